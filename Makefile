@@ -1,0 +1,47 @@
+# Two commands set everything up on a fresh machine: `make quickstart` and `make test`.
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+
+# Two torch processes that spin for work stall each other; waiting passively costs nothing.
+export OMP_WAIT_POLICY = passive
+export GOMP_SPINCOUNT = 0
+
+.PHONY: help install quickstart test test-all lint types bench-quick clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(INSTALLED)  ## create .venv and install fewstep with everything its tests need
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into $(VENV): about 6 GB, a minute or more"
+	$(PYTHON) -c 'import sys; sys.exit("fewstep needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q -c constraints.txt -e '.[test]'
+	@touch $@
+
+quickstart: install  ## teacher and D-MMD student on handwritten digits, with a report (under 10 minutes on two cores)
+	$(BIN)/fewstep benchmark quickstart --out results/quickstart
+
+test: install  ## the tests, without the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: install  ## every test
+	$(BIN)/python -m pytest
+
+lint: install  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install  ## static types
+	$(BIN)/mypy
+
+bench-quick: install  ## the quickstart suite, shortened to check that everything works
+	$(BIN)/fewstep benchmark quickstart --quick --out results/quickstart-quick
+
+clean:  ## remove what was installed and computed
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,52 @@
+"""fewstep: few-step generators distilled from discrete diffusion models.
+
+Importing this package stays cheap: torch is loaded by the first component that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "BACKBONES": "fewstep.backbones.base",
+    "Backbone": "fewstep.backbones.base",
+    "Component": "fewstep.component",
+    "ComponentConfig": "fewstep.component",
+    "DATASETS": "fewstep.data.base",
+    "Dataset": "fewstep.data.base",
+    "Denoiser": "fewstep.denoiser",
+    "FewstepError": "fewstep.errors",
+    "ForwardProcess": "fewstep.processes.base",
+    "LossOutput": "fewstep.objectives.base",
+    "METRICS": "fewstep.metrics.base",
+    "Metric": "fewstep.metrics.base",
+    "NoiseSchedule": "fewstep.schedules.base",
+    "OBJECTIVES": "fewstep.objectives.base",
+    "Objective": "fewstep.objectives.base",
+    "PROCESSES": "fewstep.processes.base",
+    "Phase": "fewstep.objectives.base",
+    "Prediction": "fewstep.prediction",
+    "Recipe": "fewstep.recipe.models",
+    "RoleSpec": "fewstep.objectives.base",
+    "SAMPLERS": "fewstep.samplers.base",
+    "SCHEDULES": "fewstep.schedules.base",
+    "Sampler": "fewstep.samplers.base",
+    "StepContext": "fewstep.objectives.base",
+    "Trainer": "fewstep.training.trainer",
+    "load_recipe": "fewstep.recipe",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fewstep' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

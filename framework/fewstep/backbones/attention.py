@@ -1,0 +1,137 @@
+"""Bidirectional attention behind one function, with xformers, PyTorch's SDPA or plain operations underneath.
+
+The only file that touches xformers, and the only one that knows which layout each implementation wants.
+
+Shapes: B batch, L tokens, K heads, Dh head dimension.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Literal
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from fewstep.errors import UserError
+
+AttentionName = Literal["auto", "xformers", "sdpa", "math"]
+
+log = logging.getLogger("fewstep")
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str, segments: Sequence[int] | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(Dh)) v for each head, without a causal mask.
+
+    Args:
+        q, k, v: [B, L, K, Dh], of one dtype.
+        backend: what `resolve_backend` returned: "xformers", "sdpa" or "math".
+        segments: lengths of the sequences packed into the row (B = 1); tokens see only their own sequence.
+
+    Returns:
+        [B, L, K, Dh].
+
+    Raises:
+        ValueError: `segments` do not fill the row, or the backend is unknown.
+        UserError: xformers has no operator for these tensors.
+    """
+    if segments is not None:
+        check_segments(segments, q.shape[0], q.shape[1])
+    if backend == "sdpa":
+        return _sdpa(q, k, v, segments)
+    if backend == "xformers":
+        return _xformers(q, k, v, segments)
+    if backend == "math":
+        return _math(q, k, v, segments)
+    raise ValueError(f"unknown attention backend '{backend}'; resolve_backend() returns xformers, sdpa or math")
+
+
+@functools.cache
+def resolve_backend(name: AttentionName, device: str) -> str:
+    """The backend that `name` means on a type of device ("cpu", "cuda"); the first answer for each is logged.
+
+    Raises:
+        UserError: xformers was asked for by name, but is not importable or has no operator on this device.
+    """
+    backend: str = name
+    if name == "auto":
+        backend = "xformers" if device == "cuda" and _import_xformers() is not None else "sdpa"
+    elif name == "xformers":
+        if device != "cuda":
+            raise UserError(f"attention: xformers has no {device} operator; use `attention: auto` or `sdpa`")
+        if _import_xformers() is None:
+            raise UserError(
+                "attention: xformers is not installed or cannot be imported; use `attention: auto` or `sdpa`"
+            )
+    log.info("attention on %s: %s%s", device, backend, " (chosen by auto)" if name == "auto" else "")
+    return backend
+
+
+def segment_mask(segments: Sequence[int], device: torch.device) -> Tensor:
+    """BoolTensor [L, L], true where two tokens belong to the same packed sequence."""
+    lengths = torch.tensor(segments, device=device)
+    owner = torch.arange(len(segments), device=device).repeat_interleave(lengths)
+    return owner[:, None] == owner[None, :]
+
+
+def check_segments(segments: Sequence[int], batch: int, length: int) -> None:
+    """Raise ValueError unless `segments` are the lengths of sequences that fill a single row of `length` tokens."""
+    if batch != 1:
+        raise ValueError(f"packed sequences need a batch of one row, not {batch}")
+    if min(segments, default=0) < 1 or sum(segments) != length:
+        raise ValueError(f"segments {list(segments)} must be positive and add up to the {length} tokens of the row")
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None) -> Tensor:
+    mask = None if segments is None else segment_mask(segments, q.device)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def _math(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None) -> Tensor:
+    """Spelled out: the reference in tests, and the one that can be differentiated any number of times."""
+    q, k, v = (rearrange(x, "b l k d -> b k l d") for x in (q, k, v))
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if segments is not None:
+        scores = scores.masked_fill(~segment_mask(segments, q.device), -math.inf)
+    return rearrange(scores.float().softmax(-1).to(v.dtype) @ v, "b k l d -> b l k d")
+
+
+def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None) -> Tensor:
+    fmha = _import_xformers()
+    if fmha is None or not q.is_cuda:
+        raise UserError(f"attention: xformers cannot run on {q.device.type} here; use `attention: auto` or `sdpa`")
+    bias = None if segments is None else fmha.attn_bias.BlockDiagonalMask.from_seqlens(list(segments))
+    try:
+        out: Tensor = fmha.memory_efficient_attention(q, k, v, attn_bias=bias)
+    except NotImplementedError as error:
+        reason = f"head dimension {q.shape[-1]} in {str(q.dtype).removeprefix('torch.')}"
+        raise UserError(f"attention: xformers has no operator for {reason}; use `attention: sdpa`") from error
+    return out
+
+
+@functools.cache
+def _import_xformers() -> ModuleType | None:
+    """`xformers.ops.fmha`, or None.
+
+    Its import warns when its C++ extensions do not fit this PyTorch; attention does not need them, since it
+    dispatches to PyTorch's own kernels, so those warnings would only alarm.
+    """
+    noisy = logging.getLogger("xformers")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return import_module("xformers.ops.fmha")
+    except (ImportError, OSError):
+        return None
+    finally:
+        noisy.setLevel(level)

@@ -1,0 +1,70 @@
+"""Backbones: networks that know no noise schedule.
+
+Shapes: B batch, L tokens, S input states, V output vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fewstep.component import Component
+from fewstep.registry import Registry
+
+
+@dataclass(frozen=True)
+class TokenSpace:
+    """What a backbone reads and writes: `num_states` input symbols, `vocab_size` output symbols, `length`
+    tokens a sample, and for images the `grid` (height, width, channels) that the tokens fill row by row."""
+
+    num_states: int
+    vocab_size: int
+    length: int
+    grid: tuple[int, int, int] | None = None
+
+
+class Backbone(nn.Module, Component, ABC):
+    """Maps noised tokens and a time to hidden states; `head` maps rows of hidden states [N, D] to logits [N, V].
+
+    Keeping the two apart lets a `Prediction` apply the head only at the positions that need it. A subclass sets
+    `head`, `width` (D) and `time_conditioned` (whether t makes a difference).
+    """
+
+    head: nn.Module
+    width: int
+    time_conditioned: bool
+
+    def __init__(self, config: Any, *, tokens: TokenSpace) -> None:
+        nn.Module.__init__(self)
+        Component.__init__(self, config)
+        self.tokens = tokens
+
+    @abstractmethod
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
+    ) -> Tensor:
+        """Hidden states [B, L, D].
+
+        Args:
+            x_t: ids [B, L], or probabilities over states [B, L, S] (embedded as their mean embedding).
+            t: [B], in [0, 1]; ignored unless the backbone is conditioned on time. A packed row may have one time for
+                each of its sequences.
+            residual: [B, L, D] added to the token embedding (noise input).
+            segments: lengths of the sequences packed into the row, if any (B must be 1); they do not see each other,
+                and each starts at position 0.
+        """
+
+    def num_parameters(self) -> int:
+        """How many trainable numbers it holds."""
+        return sum(p.numel() for p in self.parameters())
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from ()
+
+
+BACKBONES: Registry[Backbone] = Registry("backbone", Backbone, "fewstep.backbones")

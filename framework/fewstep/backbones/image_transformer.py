@@ -1,0 +1,71 @@
+"""Transformer over the pixels of an image.
+
+Shapes: L tokens (H W C, row by row, channels last), H, W, C height, width and channels of the grid, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from einops import repeat
+from pydantic import Field
+from torch import Tensor, nn
+
+from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.backbones.trunk import TransformerTrunk, TrunkConfig
+from fewstep.errors import UserError
+from fewstep.registries import registry
+
+
+@BACKBONES.register("image_transformer")
+class ImageTransformer(TransformerTrunk):
+    """Bidirectional transformer over the tokens of an image, with rotary positions along rows and columns.
+
+    Half of each head turns with the row and half with the column (axial rotary embedding, arXiv 2403.13298);
+    tokens of one pixel are told apart by an embedding of their channel.
+
+    Raises:
+        UserError: the tokens have no grid, or do not fill it.
+    """
+
+    class Config(TrunkConfig):
+        head_multiple: ClassVar[int] = 4
+
+        type: Literal["image_transformer"] = "image_transformer"
+        rotary_base: float = Field(
+            100.0, gt=1, description="ratio of the fastest to the slowest rotary frequency; grids are short, so small"
+        )
+
+    def __init__(self, config: Config, *, tokens: TokenSpace) -> None:
+        if tokens.grid is None:
+            raise UserError("backbone image_transformer needs image data (tokens on a grid); use backbone transformer")
+        height, width, channels = tokens.grid
+        if height * width * channels != tokens.length:
+            raise UserError(f"a grid of {height} x {width} x {channels} does not hold {tokens.length} tokens")
+        super().__init__(config, tokens=tokens, coordinates=_grid_coordinates(*tokens.grid))
+        self.channels = nn.Embedding(channels, config.width) if channels > 1 else None
+        if self.channels is not None:
+            nn.init.normal_(self.channels.weight, std=0.02)
+
+    def embed(self, x_t: Tensor) -> Tensor:
+        x = super().embed(x_t)
+        if self.channels is None:
+            return x
+        count = self.channels.num_embeddings
+        return x + repeat(self.channels.weight, "c d -> (pixels c) d", pixels=x.shape[1] // count)
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from super().check_recipe(config, recipe)
+        kind = registry("datasets").get(recipe.data.type).cls.kind
+        if kind != "image":
+            yield "type", f"image_transformer needs image data, and {recipe.data.type} holds {kind}; use transformer"
+
+
+def _grid_coordinates(height: int, width: int, channels: int) -> Tensor:
+    """Row and column of each token: float [H W C, 2]."""
+    rows = repeat(torch.arange(height), "h -> (h w c)", w=width, c=channels)
+    columns = repeat(torch.arange(width), "w -> (h w c)", h=height, c=channels)
+    return torch.stack((rows, columns), -1).float()

@@ -1,0 +1,135 @@
+"""Building blocks of the transformers: rotary positions, time conditioning, and the block itself.
+
+Shapes: B batch, L tokens, K heads, Dh head dimension, D width, R rows of modulation (B, or packed sequences).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewstep.backbones.attention import attention
+
+
+def rotary_table(coordinates: Tensor, head_dim: int, base: float) -> Tensor:
+    """Rotations of rotary position embedding (arXiv 2104.09864); several axes share the head dimension equally.
+
+    Args:
+        coordinates: float [L, A], the position of each token on each of A axes.
+        head_dim: divisible by 2 A.
+        base: the slowest frequency of an axis is about 1 / base radians a step.
+
+    Returns:
+        float32 [L, Dh / 2, 2]: cosine and sine of the angle that each pair of channels is turned by.
+    """
+    pairs = head_dim // (2 * coordinates.shape[1])
+    frequencies = base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    angles = (coordinates.double()[:, :, None] * frequencies).flatten(1)
+    return torch.stack((angles.cos(), angles.sin()), -1).float()
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn neighbouring pairs of channels of `x` [B, L, ..., Dh] by the angles in `table` [L, Dh / 2, 2].
+
+    One complex product reads and writes each number once; spelled out in real numbers it takes six passes,
+    three times the time on a CPU.
+    """
+    pairs = torch.view_as_complex(x.to(torch.promote_types(x.dtype, torch.float32)).view(*x.shape[:-1], -1, 2))
+    turns = torch.view_as_complex(table)
+    turns = turns.view(turns.shape[0], *[1] * (x.ndim - 3), turns.shape[1])
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+def sinusoids(positions: Tensor, channels: int, *, scale: float, base: float = 10_000.0) -> Tensor:
+    """cos and sin of `scale` x positions [N] at frequencies 1 ... 1 / base: float32 [N, channels]."""
+    half = math.ceil(channels / 2)
+    frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(base) / half))
+    angles = positions.float()[:, None] * (scale * frequencies)
+    return torch.cat((angles.cos(), angles.sin()), -1)[:, :channels]
+
+
+class TimeModulation(nn.Module):
+    """Times -> shifts, scales and gates of every block and of the last norm, all in one matrix product.
+
+    adaLN-Zero (DiT, arXiv 2212.09748): the last layer starts at zero, so every block starts as the identity.
+    Gates leave zero at the first step, since their gradient is that of the branch behind them.
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.width, self.depth = width, depth
+        self.embed = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.out = nn.Linear(width, (6 * depth + 2) * width)
+
+    def forward(self, t: Tensor) -> list[tuple[Tensor, ...]]:
+        """`t` [R] -> for each block six tensors [R, D], and two for the last norm (see `modulate`)."""
+        # DiT's sinusoids are made for t in [0, 1000].
+        hidden = self.embed(sinusoids(t, self.width, scale=1000.0))
+        parts = self.out(hidden).unflatten(-1, (-1, self.width)).unbind(-2)
+        return [tuple(parts[i : i + 6]) for i in range(0, 6 * self.depth, 6)] + [tuple(parts[-2:])]
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift, in one pass."""
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+@dataclass(frozen=True)
+class AttentionContext:
+    """What all blocks share in one forward pass: rotations [L, Dh / 2, 2], the implementation, packed lengths."""
+
+    rotations: Tensor
+    backend: str
+    segments: Sequence[int] | None
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); with time, shifts and scales act on norms and gates on sums.
+
+    The MLP is GELU (exact): at equal size SwiGLU reads and writes more, and on small models memory traffic,
+    not arithmetic, is what costs time.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, *, qk_norm: bool, modulated: bool, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=not modulated)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=not modulated)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qk_gain = nn.Parameter(torch.ones(2, 1, width // heads)) if qk_norm else None
+        self.out = nn.Linear(width, width)
+        self.mlp_in = nn.Linear(width, hidden)
+        self.mlp_out = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor, context: AttentionContext, modulation: tuple[Tensor, ...] | None) -> Tensor:
+        """[B, L, D] -> [B, L, D]; `modulation` is six tensors that broadcast over tokens, or None."""
+        if modulation is None:
+            x = x + self._drop(self._attend(self.norm1(x), context))
+            return x + self._drop(self._mlp(self.norm2(x)))
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation
+        branch = self._attend(modulate(self.norm1(x), shift1, scale1), context)
+        x = torch.addcmul(x, gate1, self._drop(branch))
+        branch = self._mlp(modulate(self.norm2(x), shift2, scale2))
+        return torch.addcmul(x, gate2, self._drop(branch))
+
+    def _attend(self, x: Tensor, context: AttentionContext) -> Tensor:
+        # Queries and keys stay in one tensor until the last moment: one norm and one rotation serve both.
+        qk, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).split((2, 1), dim=2)
+        if self.qk_gain is not None:
+            qk = (F.rms_norm(qk, qk.shape[-1:]) * self.qk_gain).to(v.dtype)
+        q, k = rotate(qk, context.rotations).unbind(2)
+        mixed = attention(q, k, v.squeeze(2), backend=context.backend, segments=context.segments)
+        out: Tensor = self.out(mixed.flatten(2))
+        return out
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        out: Tensor = self.mlp_out(F.gelu(self.mlp_in(x)))
+        return out
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -1,0 +1,175 @@
+"""The transformer that the built-in backbones share; they differ in what they know about positions.
+
+Shapes: B batch, L tokens, S input states, D width, A position axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from fewstep.backbones.attention import AttentionName, check_segments, resolve_backend
+from fewstep.backbones.base import Backbone, TokenSpace
+from fewstep.backbones.layers import AttentionContext, Block, TimeModulation, modulate, rotary_table, sinusoids
+from fewstep.component import ComponentConfig
+
+
+class TrunkConfig(ComponentConfig):
+    """Settings that every transformer has."""
+
+    head_multiple: ClassVar[int] = 2
+    """What the head dimension must be a multiple of: two channels a rotation, for each position axis."""
+
+    width: int = Field(128, gt=0, description="channels of the residual stream (D)")
+    depth: int = Field(4, gt=0, description="blocks")
+    heads: int = Field(4, gt=0, validate_default=True, description="attention heads; must divide width")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden channels of the MLP, as a multiple of width")
+    qk_norm: bool = Field(False, description="RMS-normalise queries and keys (steadier at high rates, slower on CPU)")
+    time_conditioned: bool = Field(
+        False, description="adaLN-Zero on t; masked states tell the time by their number of masks, uniform ones do not"
+    )
+    attention: AttentionName = Field(
+        "auto", description="auto takes xformers on a GPU where it is importable, else sdpa"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of each branch's channels dropped in training")
+    rotary_base: float = Field(10_000.0, gt=1, description="ratio of the fastest to the slowest rotary frequency")
+    positions: Literal["rotary", "rotary_absolute"] = Field(
+        "rotary_absolute",
+        description="rotary alone knows distances only, so where all tokens are equal (all masks) all predictions are",
+    )
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width")
+        if width is None:
+            return heads
+        if width % heads:
+            raise ValueError(f"heads ({heads}) must divide width ({width})")
+        if (width // heads) % cls.head_multiple:
+            raise ValueError(
+                f"width / heads is {width // heads}; it must be a multiple of {cls.head_multiple} for rotary positions"
+            )
+        return heads
+
+
+class TransformerTrunk(Backbone):
+    """Bidirectional pre-norm transformer with rotary positions.
+
+    Args:
+        config: settings.
+        tokens: what it reads and writes.
+        coordinates: float [L, A], the position of each token on each axis.
+    """
+
+    config: TrunkConfig
+    rotations: Tensor
+    positions: Tensor
+
+    def __init__(self, config: TrunkConfig, *, tokens: TokenSpace, coordinates: Tensor) -> None:
+        super().__init__(config, tokens=tokens)
+        width = self.width = config.width
+        self.time_conditioned = config.time_conditioned
+        self.embedding = nn.Embedding(tokens.num_states, width)
+        self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.time = TimeModulation(width, config.depth) if config.time_conditioned else None
+        self.norm = nn.LayerNorm(width, elementwise_affine=self.time is None)
+        self.head = nn.Linear(width, tokens.vocab_size)
+        self.register_buffer(
+            "rotations", rotary_table(coordinates, width // config.heads, config.rotary_base), persistent=False
+        )
+        self.absolute: nn.Linear | None = None
+        if config.positions == "rotary_absolute":
+            self.absolute = nn.Linear(width, width, bias=False)
+            self.register_buffer("positions", _position_features(coordinates, width), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Normal weights of standard deviation 0.02, less at the end of each branch so that their sum stays (GPT-2).
+
+        The head is not zero: zero would hide the first step's gradient from everything before it. Time and absolute
+        positions start at zero, as additions to a network that works without them.
+        """
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for block in (module for module in self.modules() if isinstance(module, Block)):
+            for last in (block.out, block.mlp_out):
+                nn.init.normal_(last.weight, std=0.02 / (2 * len(self.blocks)) ** 0.5)
+        if self.time is not None:
+            nn.init.zeros_(self.time.out.weight)
+        if self.absolute is not None:
+            nn.init.zeros_(self.absolute.weight)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
+    ) -> Tensor:
+        x = self.embed(x_t)
+        if residual is not None:
+            x = x + residual
+        if segments is not None:
+            check_segments(segments, x.shape[0], x.shape[1])
+        if self.absolute is not None:
+            x = x + _of_tokens(self.absolute(self.positions), x.shape[1], segments)
+        backend = resolve_backend(self.config.attention, x.device.type)
+        context = AttentionContext(_of_tokens(self.rotations, x.shape[1], segments), backend, segments)
+        if self.time is None:
+            for block in self.blocks:
+                x = block(x, context, None)
+            hidden: Tensor = self.norm(x)
+            return hidden
+        *modulations, last = self._modulations(self.time, t, segments)
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            x = block(x, context, modulation)
+        return modulate(self.norm(x), *last)
+
+    def embed(self, x_t: Tensor) -> Tensor:
+        """Ids [B, L] or probabilities [B, L, S] -> embeddings [B, L, D]."""
+        weight = self.embedding.weight
+        return x_t.to(weight.dtype) @ weight if x_t.is_floating_point() else nn.functional.embedding(x_t, weight)
+
+    def _modulations(self, time: TimeModulation, t: Tensor, segments: Sequence[int] | None) -> list[tuple[Tensor, ...]]:
+        """Modulations that broadcast over tokens: [B, 1, D], or [1, L, D] for packed sequences."""
+        if segments is None:
+            return [tuple(part[:, None] for part in parts) for parts in time(t)]
+        lengths = torch.tensor(segments, device=t.device)
+        rows = time(t.expand(len(segments)))
+        return [tuple(part.repeat_interleave(lengths, 0)[None] for part in parts) for parts in rows]
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if config.attention == "xformers" and recipe.train.device == "cpu":
+            yield "attention", "xformers has no CPU operator; use auto or sdpa, or set train.device to cuda"
+
+
+def _block(config: TrunkConfig) -> Block:
+    return Block(
+        config.width,
+        config.heads,
+        round(config.mlp_ratio * config.width),
+        qk_norm=config.qk_norm,
+        modulated=config.time_conditioned,
+        dropout=config.dropout,
+    )
+
+
+def _position_features(coordinates: Tensor, width: int) -> Tensor:
+    """Coordinates [L, A] -> sinusoids [L, D], the channels shared by the axes."""
+    shares = [(width + i) // coordinates.shape[1] for i in range(coordinates.shape[1])]
+    return torch.cat([sinusoids(x, n, scale=1.0) for x, n in zip(coordinates.T, shares, strict=True)], -1)
+
+
+def _of_tokens(table: Tensor, length: int, segments: Sequence[int] | None) -> Tensor:
+    """Rows of a table over positions for each token of a row; packed sequences all start at position 0."""
+    longest = length if segments is None else max(segments)
+    if longest > table.shape[0]:
+        raise ValueError(
+            f"a sequence of {longest} tokens is longer than the {table.shape[0]} this backbone is made for"
+        )
+    return table[:length] if segments is None else torch.cat([table[:n] for n in segments])

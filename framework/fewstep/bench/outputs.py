@@ -1,0 +1,37 @@
+"""What a person gets to see of results: files, and the last lines on the console."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from fewstep.bench.plot import draw_plot
+from fewstep.bench.report import write_report
+from fewstep.bench.results import Results
+from fewstep.bench.tables import QUICK_NOTE, conclusion, console_table, markdown
+
+
+def write_outputs(results: Results, folder: Path) -> None:
+    """Write table, plot and report beside `results.json`."""
+    (folder / "results.md").write_text(markdown(results), encoding="utf-8")
+    draw_plot(results, folder / "quality_vs_nfe.png")
+    write_report(results, folder)
+
+
+def announce(results: Results, folder: Path, say: Callable[[str], None]) -> None:
+    """Tell a person what came out, and where to look."""
+    from rich.console import Console
+
+    # Away from a terminal there is no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    with console.capture() as captured:
+        console.print(console_table(results))
+    say("")
+    for line in captured.get().rstrip().splitlines():
+        say(line.rstrip())
+    say("")
+    for line in [*[QUICK_NOTE] * results.suite.quick, *(claim.text for claim in results.claims), conclusion(results)]:
+        say(line)
+    say(f"report: {folder / 'report.html'}")
+    say(f"pictures: {folder / 'samples'}, {folder / 'quality_vs_nfe.png'}")

@@ -1,0 +1,162 @@
+"""The report: one self-contained HTML page, without scripts and without anything from a network."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from pathlib import Path
+
+from fewstep.bench.results import ClaimResult, Results, Row
+from fewstep.bench.tables import (
+    REAL,
+    Grid,
+    commands,
+    conclusion,
+    environment_lines,
+    model_grid,
+    notes,
+    value_grid,
+)
+from fewstep.recipe.yaml_loader import dump_yaml
+
+_TEXT_SHOWN = 6000
+"""Characters of a text sheet that are shown."""
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1b1f24; --soft: #59636e; --page: #ffffff; --box: #f3f5f7; --line: #d5dae0;
+        --good: #0a6b4f; --bad: #b03a00; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e9ed; --soft: #9aa4af; --page: #14171b; --box: #1f242a; --line: #39414a;
+          --good: #4fd1a5; --bad: #ff9a63; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.2rem; max-width: 68rem; color: var(--text); background: var(--page);
+       font: 1rem/1.55 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.4rem 0; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 0.6rem; }
+.soft, figcaption { color: var(--soft); font-size: 0.9rem; }
+.note { border-left: 4px solid var(--bad); padding: 0.5rem 0.9rem; background: var(--box); }
+.seen { font-size: 1.1rem; }
+ul { padding-left: 0; list-style: none; }
+li { margin: 0.45rem 0; padding-left: 1.7rem; text-indent: -1.7rem; }
+li b { display: inline-block; width: 1.7rem; text-indent: 0; }
+.good { color: var(--good); } .bad { color: var(--bad); }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.3rem 0.8rem 0.3rem 0; text-align: right; white-space: nowrap;
+         border-bottom: 1px solid var(--line); }
+th.word, td.word { text-align: left; white-space: normal; min-width: 5rem; }
+.plot { background: #ffffff; border-radius: 8px; max-width: 52rem; padding: 0.4rem; overflow-x: auto; }
+.plot img { min-width: 30rem; }
+img { max-width: 100%; height: auto; display: block; }
+.sheets { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.2rem; }
+figure { margin: 0; }
+figcaption { padding-top: 0.35rem; }
+figure img { width: 100%; border-radius: 4px; image-rendering: pixelated; }
+pre { background: var(--box); padding: 0.8rem; border-radius: 6px; overflow: auto; max-height: 28rem;
+      font-size: 0.82rem; line-height: 1.4; margin: 0.3rem 0; }
+.wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
+summary { cursor: pointer; padding: 0.3rem 0; }
+"""
+
+
+def write_report(results: Results, folder: Path) -> Path:
+    """Write `report.html` from the results and the pictures that lie beside them."""
+    suite = results.suite
+    parts = [
+        f"<h1>{escape(suite.title)}</h1>",
+        f'<p class="soft">suite {escape(suite.name)}, {escape(results.date)}, '
+        f"{escape(str(results.environment['hardware']))}</p>",
+        *(f'<p class="note">{escape(note)}</p>' for note in notes(results)),
+        f'<p class="seen">{escape(conclusion(results))}</p>',
+        _claims(results.claims),
+        "<h2>Quality by evaluations</h2>",
+        f'<div class="plot">{_image(folder / "quality_vs_nfe.png", "quality by number of evaluations")}</div>',
+        "<h2>All values</h2>",
+        f'<p class="soft">{escape(_how_measured(results))}</p>',
+        _table(value_grid(results)),
+        f"<h2>Samples</h2>{_sheets(results, folder)}",
+        f"<h2>Models</h2>{_table(model_grid(results))}",
+        *_recipes(results),
+        "<h2>How to repeat this</h2>",
+        f'<pre class="wrap">{escape(chr(10).join(commands(results)))}</pre>',
+        f"<details><summary>Hardware and versions</summary>"
+        f'<pre class="wrap">{escape(chr(10).join(environment_lines(results)))}</pre></details>',
+    ]
+    path = folder / "report.html"
+    path.write_text(_page(suite.title, "\n".join(parts)), encoding="utf-8")
+    return path
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _claims(claims: tuple[ClaimResult, ...]) -> str:
+    """Each expectation as a sentence with a mark."""
+    marks = {True: ("good", "✓"), False: ("bad", "✗"), None: ("soft", "–")}
+    items = []
+    for claim in claims:
+        kind, mark = marks[claim.holds]
+        items.append(f'<li><b class="{kind}">{mark}</b>{escape(claim.text)}</li>')
+    return f"<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _how_measured(results: Results) -> str:
+    seeds = len(results.suite.seeds)
+    spread = f"mean ± standard error over {seeds} seeds" if seeds > 1 else "one seed, so no spread"
+    return (
+        f"{results.suite.samples} samples in each row; {spread}. ↓ lower is better, ↑ higher is better; values "
+        f"without an arrow are for comparison with those of the {REAL}, which are fresh draws where the data's law is "
+        "known, and otherwise training samples (so that they count as copies). NFE: network evaluations, counted by "
+        "the network."
+    )
+
+
+def _table(grid: Grid) -> str:
+    def cells(tag: str, row: list[str]) -> str:
+        kinds = [' class="word"' if index < grid.words else "" for index in range(len(row))]
+        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+
+    head, rows = cells("th", grid.header), "".join(f"<tr>{cells('td', row)}</tr>" for row in grid.rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _sheets(results: Results, folder: Path) -> str:
+    """Sample sheets side by side, real samples first."""
+    figures = []
+    for row in results.rows:
+        if row.sheet is None:
+            continue
+        caption = _caption(results, row)
+        if row.sheet.endswith(".png"):
+            shown = _image(folder / row.sheet, caption)
+        else:
+            text = (folder / row.sheet).read_text(encoding="utf-8")
+            shown = f"<pre>{escape(text[:_TEXT_SHOWN])}{' …' if len(text) > _TEXT_SHOWN else ''}</pre>"
+        figures.append(f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>")
+    return f'<div class="sheets">{"".join(figures)}</div>'
+
+
+def _caption(results: Results, row: Row) -> str:
+    case = results.case(row.case)
+    who = case.label if case else REAL
+    where = "" if row.nfe is None else f", {row.nfe} NFE"
+    return f"{who}{where}: {results.headline} {row.values[results.headline]:.4g}, seed {row.seed}"
+
+
+def _image(path: Path, alt: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def _recipes(results: Results) -> list[str]:
+    """Complete recipes, folded."""
+    return [
+        f"<details><summary>Recipe of {escape(case.name)}, with every default</summary>"
+        f"<pre>{escape(dump_yaml(case.resolved))}</pre></details>"
+        for case in results.cases
+    ]

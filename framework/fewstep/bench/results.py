@@ -1,0 +1,170 @@
+"""Results of a suite: a versioned file that says what was measured, on what, and how to measure it again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from fewstep.bench.suite import Expectation
+from fewstep.component import Strict
+from fewstep.errors import UserError
+
+VERSION = 1
+Verdict = Literal["better", "level", "worse"]
+"""Outcome of a comparison: beyond two standard errors of the difference, or within."""
+
+
+class SuiteInfo(Strict):
+    """What was run."""
+
+    name: str
+    title: str
+    digest: str = Field(description="changes with what is measured and with every model")
+    quick: bool = Field(description="reduced by --quick: the numbers show that the suite runs and nothing else")
+    seeds: tuple[int, ...] = Field(description="sampling seeds")
+    samples: int = Field(description="samples asked for in each row")
+    command: str
+
+
+class CaseResult(Strict):
+    """One model."""
+
+    name: str
+    label: str
+    recipe: str = Field(description="as the suite names it")
+    set: tuple[str, ...] = Field(description="changes to that recipe")
+    digest: str = Field(description="changes with anything that the model depends on")
+    teacher: str | None = Field(description="case that it learned from")
+    oracle: bool
+    parameters: int | None = Field(description="weights of the sampled network; null if it was not trained")
+    train_steps: int | None
+    train_seconds: float | None = Field(description="time in the training loop, over all sessions")
+    run: str | None = Field(description="run folder, relative to this file")
+    commit: str | None = Field(description="of fewstep, when it was trained")
+    resolved: dict[str, Any] = Field(
+        description="the recipe with every default; the teacher's run relative to this file"
+    )
+
+
+class Row(Strict):
+    """The values of one set of samples; `steps` and `nfe` are null for real samples."""
+
+    key: str = Field(
+        description="digest of all that the values depend on; rows with the same key are not measured again"
+    )
+    case: str
+    steps: int | None
+    nfe: int | None = Field(description="evaluations that each sample took, counted by the network")
+    seed: int
+    samples: int
+    seconds: float = Field(description="time to draw the samples")
+    sampler: dict[str, Any] | None
+    values: dict[str, float]
+    sheet: str | None = Field(description="picture or text of samples, relative to this file")
+    commit: str | None = Field(description="of fewstep, when the row was measured")
+
+
+class Estimate(Strict):
+    """Mean over `n` seeds and its standard error (standard deviation / sqrt(n)); no error with one seed."""
+
+    mean: float
+    stderr: float | None
+    n: int
+
+
+class Summary(Strict):
+    """The rows of one case at one number of steps, over seeds."""
+
+    case: str
+    steps: int | None
+    nfe: int | None
+    values: dict[str, Estimate]
+
+
+class ClaimResult(Strict):
+    """One expectation and what was measured; null where a side is missing."""
+
+    case: str
+    steps: int
+    against: str
+    at: int
+    expect: Expectation
+    value: str
+    ours: Estimate | None
+    theirs: Estimate | None
+    difference: float | None = Field(description="ours - theirs")
+    stderr: float | None = Field(description="of the difference; null if no side has a spread")
+    verdict: Verdict | None
+    holds: bool | None
+    text: str = Field(description="all of it as one sentence")
+
+
+class Failure(Strict):
+    """A case that could not be completed, or was left out because its teacher could not."""
+
+    case: str
+    reason: str
+
+
+class Results(Strict):
+    """All of `results.json`."""
+
+    schema_version: Literal[1] = 1
+    suite: SuiteInfo
+    complete: bool = Field(description="false while the suite runs, after it was stopped, and if a case failed")
+    environment: dict[str, Any] = Field(description="versions, hardware, threads")
+    commit: str | None = Field(description="of fewstep, when this file was last written")
+    date: str = Field(description="when this file was last written, UTC")
+    headline: str
+    direction: Literal["lower", "higher"] = Field(description="which way the headline is better")
+    directions: dict[str, str] = Field(description="every value: lower or higher is better, or info (neither)")
+    cases: tuple[CaseResult, ...]
+    rows: tuple[Row, ...]
+    summary: tuple[Summary, ...]
+    claims: tuple[ClaimResult, ...]
+    failures: tuple[Failure, ...]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Results:
+        """Read a results file.
+
+        Raises:
+            UserError: there is none, it is damaged, or another version of fewstep wrote it.
+        """
+        path = Path(path)
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read '{path}': {error.strerror}") from None
+        except ValueError as error:
+            raise UserError(f"'{path}' is damaged ({error}); delete it to measure again") from None
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != VERSION:
+            raise UserError(
+                f"'{path}' has schema_version {version!r}, this fewstep reads {VERSION}; use another folder"
+            )
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(map(str, first["loc"]))
+            raise UserError(f"'{path}' is damaged ({key}: {first['msg']}); delete it to measure again") from None
+
+    def save(self, path: Path) -> None:
+        """Write the file in one move, so that it is whole at any moment."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+
+    def find(self, case: str, steps: int | None) -> Summary | None:
+        """The summary of one case at one number of steps."""
+        return next((s for s in self.summary if (s.case, s.steps) == (case, steps)), None)
+
+    def case(self, name: str) -> CaseResult | None:
+        """One model, if it got so far."""
+        return next((case for case in self.cases if case.name == name), None)

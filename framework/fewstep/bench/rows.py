@@ -1,0 +1,193 @@
+"""One row of results: which samples it is about, how they are drawn, and what they score."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.bench.plan import Plan, PreparedCase, digest_of
+from fewstep.bench.results import CaseResult, Row
+from fewstep.bench.suite import REFERENCE
+from fewstep.data.base import Dataset
+from fewstep.denoiser import Denoiser
+from fewstep.errors import OperationError
+from fewstep.samplers.base import SAMPLERS, Sampler
+from fewstep.seeding import generator_for
+from fewstep.sheets import save_sheet
+from fewstep.training.build import build_process, load_model
+from fewstep.training.generate import draw, score
+from fewstep.training.rundir import RunDir
+
+SHEET = 50
+"""Samples shown to a person."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A row that the suite asks for; `key` is a digest of everything that its values depend on."""
+
+    case: str
+    steps: int | None
+    seed: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """What samples are drawn from; an oracle has no weights."""
+
+    denoiser: Denoiser
+    sampler: Sampler
+    batch_size: int
+    parameters: int | None
+
+
+def plan_slots(plan: Plan) -> list[Slot]:
+    """Every row of a suite in order: real samples, then cases by steps and seed."""
+    suite = plan.suite
+    common = {"samples": suite.samples, "metrics": [metric.model_dump(mode="json") for metric in suite.metrics]}
+
+    def slot(case: str, digest: str, steps: int | None, seed: int, sampler: Any) -> Slot:
+        facts = {"case": case, "digest": digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
+        return Slot(case, steps, seed, digest_of(facts))
+
+    slots = [slot(REFERENCE, plan.dataset.fingerprint, None, seed, None) for seed in suite.seeds]
+    for case in plan.cases:
+        sampler = case.recipe.sampler.model_dump(mode="json")
+        slots += [
+            slot(case.name, case.digest, steps, seed, sampler) for steps in case.spec.steps for seed in suite.seeds
+        ]
+    return slots
+
+
+def open_model(case: PreparedCase, dataset: Dataset) -> Model:
+    """The trained network of a case, or its source's oracle, with the recipe's sampler."""
+    sampler, section = SAMPLERS.build(case.recipe.sampler), case.recipe.evaluate
+    if case.spec.oracle:
+        oracle = dataset.oracle(build_process(case.recipe, dataset))  # type: ignore[attr-defined]
+        return Model(oracle, sampler, section.batch_size, None)
+    device = case.recipe.train.device
+    denoiser = load_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
+    parameters = sum(weight.numel() for weight in denoiser.parameters())
+    return Model(denoiser, sampler, section.batch_size, parameters)
+
+
+def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, progress: Callable[[int], None]) -> Row:
+    """Draw and score the samples of one row; those of the suite's first seed are also written as a sheet.
+
+    Args:
+        model: None for real samples.
+        progress: called with the number of samples drawn so far.
+
+    Raises:
+        OperationError: a value is not finite.
+    """
+    begun = time.monotonic()
+    tokens, nfe = _tokens(plan, slot, model, progress)
+    seconds = time.monotonic() - begun
+    values = score(tokens, plan.dataset, plan.suite.metrics)
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} (steps {slot.steps}, seed {slot.seed})")
+    return Row(
+        key=slot.key,
+        case=slot.case,
+        steps=slot.steps,
+        nfe=nfe,
+        seed=slot.seed,
+        samples=len(tokens),
+        seconds=round(seconds, 3),
+        sampler=model.sampler.config.model_dump(mode="json") if model else None,
+        values=values,
+        sheet=_sheet(plan, slot, tokens),
+        commit=commit,
+    )
+
+
+def _tokens(plan: Plan, slot: Slot, model: Model | None, progress: Callable[[int], None]) -> tuple[Tensor, int | None]:
+    """The samples of a row, and the evaluations that each of them took."""
+    count = plan.suite.samples
+    if model is None or slot.steps is None:
+        return real_samples(plan.dataset, count, slot.seed), None
+    return draw(
+        model.sampler,
+        model.denoiser,
+        count,
+        steps=slot.steps,
+        seed=slot.seed,
+        batch_size=model.batch_size,
+        progress=lambda done, _: progress(done),
+    )
+
+
+def real_samples(dataset: Dataset, count: int, seed: int) -> Tensor:
+    """Exact draws from a source with a known law, else training samples without repetition (all, if they are fewer)."""
+    generator = generator_for(seed, "bench/real")
+    if hasattr(dataset, "draw"):
+        drawn: Tensor = dataset.draw(count, generator)
+        return drawn
+    return dataset.train[torch.randperm(len(dataset), generator=generator)[:count]]
+
+
+def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:
+    """A sheet of the suite's first seed; its path relative to the results."""
+    if slot.seed != plan.suite.seeds[0]:
+        return None
+    name = slot.case if slot.steps is None else f"{slot.case}-steps{slot.steps}"
+    return save_sheet(plan.folder / "samples" / name, plan.dataset, tokens[:SHEET]).relative_to(plan.folder).as_posix()
+
+
+def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> CaseResult:
+    """What is known about a case's model."""
+    resolved, trained = case.recipe.model_dump(mode="json"), not case.spec.oracle
+    if case.recipe.teacher:
+        resolved["teacher"]["run"] = _relative(case.recipe.teacher.run, plan.folder)
+    return CaseResult(
+        name=case.name,
+        label=case.label,
+        recipe=case.spec.recipe,
+        set=case.spec.set,
+        digest=case.digest,
+        teacher=case.spec.teacher,
+        oracle=case.spec.oracle,
+        parameters=parameters,
+        train_steps=case.recipe.train.steps if trained else None,
+        train_seconds=train_seconds(case.run) if trained else None,
+        run=_relative(case.run.path, plan.folder) if trained else None,
+        commit=_trained_with(case.run) if trained else None,
+        resolved=resolved,
+    )
+
+
+def trained_steps(run: RunDir) -> int:
+    """Step of a run's newest checkpoint, 0 without one."""
+    checkpoint = run.last_checkpoint()
+    return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+
+
+def train_seconds(run: RunDir) -> float:
+    """Time in the training loop, by the run's log: within a session it rises, and each session starts anew."""
+    total = last = 0.0
+    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
+    for line in lines:
+        seconds = json.loads(line)["seconds"]
+        total, last = total + seconds - (last if seconds >= last else 0.0), seconds
+    return round(total, 3)
+
+
+def _trained_with(run: RunDir) -> str | None:
+    commit: str | None = json.loads(run.environment.read_text())["commit"] if run.environment.exists() else None
+    return commit
+
+
+def _relative(path: str | Path, folder: Path) -> str:
+    path = Path(path)
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

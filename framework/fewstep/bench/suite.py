@@ -1,0 +1,219 @@
+"""The suite: one validated YAML file that says which recipes are trained, sampled and compared, and how.
+
+Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PositiveInt, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
+
+from fewstep.component import ComponentConfig, Strict, custom_error, did_you_mean
+from fewstep.errors import Problem, RecipeError
+from fewstep.recipe import locate, validate_file
+from fewstep.recipe.compose import compose
+from fewstep.recipe.fields import From
+from fewstep.recipe.yaml_loader import Key, Node, dotted
+
+REFERENCE = "data"
+"""What the row of real samples is called."""
+
+Expectation = Literal["better", "not_worse"]
+
+
+def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    # pydantic's own `min_length` would also complain about a list whose only item is wrong.
+    if not values:
+        raise ValueError("at least one is needed")
+    return values
+
+
+Some = AfterValidator(_some)
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Seed = Annotated[int, Field(ge=0)]
+Steps = Annotated[tuple[PositiveInt, ...], Some]
+Seeds = Annotated[tuple[Seed, ...], Some]
+Found = Iterator[tuple[Key, str]]
+
+
+class CaseSpec(Strict):
+    """One model: a recipe to train (or a source's own oracle), and the numbers of steps to sample it with."""
+
+    name: Name = Field(description="names it in results, claims and files")
+    recipe: str = Field(description="shipped recipe, or a path relative to the suite")
+    steps: Steps = Field(description="numbers of sampling steps to measure")
+    label: str | None = Field(None, description="what plots and tables call it; its name if left out")
+    teacher: str | None = Field(None, description="earlier case whose model is this one's teacher")
+    oracle: bool = Field(False, description="sample the data source's exact denoiser; nothing is trained")
+    set: tuple[str, ...] = Field((), description="changes to the recipe, such as train.steps=100")
+
+
+class ClaimSpec(Strict):
+    """An expectation about the headline value, to be measured: `case` at `steps` against another at `at`."""
+
+    case: str
+    steps: PositiveInt
+    against: str
+    at: PositiveInt | None = Field(None, description="steps of the other case; the same if left out")
+    expect: Expectation = Field(description="better: by over two standard errors; not_worse: not worse by so many")
+
+    @property
+    def sides(self) -> tuple[tuple[str, int], tuple[str, int]]:
+        """(case, steps) of both."""
+        return (self.case, self.steps), (self.against, self.at or self.steps)
+
+
+class QuickSpec(Strict):
+    """What `--quick` changes, so that a suite can be seen to run in a minute."""
+
+    samples: PositiveInt | None = Field(None, description="samples of each row")
+    seeds: Seeds | None = Field(None, description="sampling seeds")
+    steps: Steps | None = Field(None, description="numbers of sampling steps, for every case")
+    set: tuple[str, ...] = Field((), description="further changes to every recipe")
+
+
+class Suite(Strict):
+    """Models of one dataset that are trained, sampled and scored under the same conditions."""
+
+    schema_version: Literal[1] = Field(1, description="version of this format")
+    name: Name = Field(description="names the folder of the results")
+    title: str = Field(description="one line for the head of report and plot")
+    seeds: Seeds = Field(description="sampling seeds; the spread of a value is over these")
+    samples: PositiveInt = Field(description="samples of each row")
+    metrics: Annotated[tuple[Annotated[ComponentConfig, From("metrics")], ...], Some] = Field(description="by name")
+    headline: str = Field(description="value that is plotted and that claims compare")
+    cases: Annotated[tuple[CaseSpec, ...], Some]
+    claims: tuple[ClaimSpec, ...] = ()
+    quick: QuickSpec | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Suite:
+        found = [*self._names(), *self._teachers(), *self._headline(), *self._claims()]
+        if found:
+            details = [InitErrorDetails(type=custom_error("suite", m), loc=key, input=None) for key, m in found]
+            raise ValidationError.from_exception_data("Suite", details)
+        return self
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """Every value that the metrics return, and which way is better."""
+        from fewstep.metrics.base import METRICS
+
+        return {name: way for m in self.metrics for name, way in METRICS.get(m.type).cls.directions.items()}
+
+    def shrunk(self) -> Suite:
+        """The suite as `--quick` runs it; itself if it does not say how."""
+        quick = self.quick
+        if quick is None:
+            return self
+        cases = tuple(
+            case.model_copy(update={"steps": quick.steps or case.steps, "set": (*case.set, *quick.set)})
+            for case in self.cases
+        )
+        changes = {"cases": cases, "samples": quick.samples or self.samples, "seeds": quick.seeds or self.seeds}
+        return self.model_copy(update=changes)
+
+    def _names(self) -> Found:
+        """Names, seeds and steps occur once."""
+        for index, case in enumerate(self.cases):
+            if case.name == REFERENCE:
+                yield ("cases", index, "name"), f"'{REFERENCE}' is the name of the row of real samples; use another"
+            if case.name in [earlier.name for earlier in self.cases[:index]]:
+                yield ("cases", index, "name"), f"another case is called '{case.name}' already"
+            yield from _repeated(("cases", index, "steps"), case.steps)
+        yield from _repeated(("seeds",), self.seeds)
+        if self.quick:
+            yield from _repeated(("quick", "seeds"), self.quick.seeds or ())
+            yield from _repeated(("quick", "steps"), self.quick.steps or ())
+
+    def _teachers(self) -> Found:
+        """A teacher is an earlier case that is trained."""
+        for index, case in enumerate(self.cases):
+            key: Key = ("cases", index, "teacher")
+            if case.teacher is None:
+                continue
+            earlier = {other.name: other for other in self.cases[:index]}
+            if case.oracle:
+                yield key, "an oracle learns from nobody; remove `teacher` or `oracle`"
+            elif case.teacher in earlier:
+                if earlier[case.teacher].oracle:
+                    yield key, f"case '{case.teacher}' is an oracle; a teacher must be a trained model"
+            elif case.teacher in [other.name for other in self.cases]:
+                yield key, f"case '{case.teacher}' must come before the case that learns from it"
+            else:
+                yield key, _unknown("case", case.teacher, list(earlier))
+
+    def _headline(self) -> Found:
+        """It is a value that a metric returns, and one way is better."""
+        ways = self.directions
+        if self.headline not in ways:
+            yield ("headline",), _unknown("value of these metrics", self.headline, list(ways))
+        elif ways[self.headline] == "info":
+            judged = ", ".join(name for name, way in ways.items() if way != "info") or "none"
+            yield ("headline",), f"neither high nor low is better for '{self.headline}'; values that compare: {judged}"
+
+    def _claims(self) -> Found:
+        """Both sides are measured, and they are two."""
+        steps = {case.name: case.steps for case in self.cases}
+        for index, claim in enumerate(self.claims):
+            places = (("case", "steps"), ("against", "at" if claim.at else "steps"))
+            for (name, count), (name_key, count_key) in zip(claim.sides, places, strict=True):
+                if name not in steps:
+                    yield ("claims", index, name_key), _unknown("case", name, list(steps))
+                elif count not in steps[name]:
+                    listed = ", ".join(map(str, steps[name]))
+                    yield (
+                        ("claims", index, count_key),
+                        f"case '{name}' is not measured at {count} steps; it is at {listed}",
+                    )
+            if claim.sides[0] == claim.sides[1]:
+                yield ("claims", index), "compares a case with itself"
+
+
+@dataclass(frozen=True)
+class LoadedSuite:
+    """A valid suite, reduced by then if it is to be quick, and where each of its values stands."""
+
+    suite: Suite
+    source: str
+    path: Path
+    root: Node
+    quick: bool
+
+    def problem(self, key: Key, message: str) -> Problem:
+        """A problem at the value that `key` names, or at what surrounds it."""
+        return self.root.follow(key)[0].problem(message, dotted(key))
+
+    def set_key(self, index: int, number: int) -> Key:
+        """Where the `number`-th change (from 1) of the case at `index` was written."""
+        own = self.root.follow(("cases", index, "set"))[0].value
+        count = len(own) if isinstance(own, list) else 0
+        return ("cases", index, "set", number - 1) if number <= count else ("quick", "set", number - 1 - count)
+
+
+def load_suite(source: str, *, quick: bool = False) -> LoadedSuite:
+    """Read a suite, a path or a shipped name.
+
+    Raises:
+        RecipeError: everything that is wrong with it, or `quick` is asked of a suite that does not say how.
+    """
+    path, name = locate("suite", source)
+    suite, root = validate_file(name, Suite), compose(Path(name), name)
+    if quick and suite.quick is None:
+        raise RecipeError([root.problem("--quick needs a section `quick:` that says what to reduce")])
+    return LoadedSuite(suite.shrunk() if quick else suite, source, path, root, quick)
+
+
+def _repeated(key: Key, values: Sequence[int]) -> Found:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        yield key, f"{twice[0]} is listed twice"
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+    return f"no {what} named '{name}'{did_you_mean(name, known) or ';'} known: {', '.join(known) or 'none'}"

@@ -1,0 +1,88 @@
+"""Means over seeds, and expectations judged by them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from fewstep.bench.results import ClaimResult, Estimate, Row, Summary, Verdict
+from fewstep.bench.suite import ClaimSpec
+
+_MARGIN = 2.0
+"""Standard errors that a difference must exceed to count."""
+
+_FOUND: dict[Verdict, str] = {"better": "better", "level": "no difference beyond two standard errors", "worse": "worse"}
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and standard error of at least one value."""
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Estimate(mean=statistics.fmean(values), stderr=spread, n=len(values))
+
+
+def summarise(rows: Iterable[Row]) -> list[Summary]:
+    """Rows that differ in their seed only, joined; in order of first appearance."""
+    groups: dict[tuple[str, int | None], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.case, row.steps), []).append(row)
+    return [
+        Summary(
+            case=case,
+            steps=steps,
+            nfe=group[0].nfe,
+            values={name: estimate([row.values[name] for row in group]) for name in group[0].values},
+        )
+        for (case, steps), group in groups.items()
+    ]
+
+
+def judge(claim: ClaimSpec, value: str, direction: str, summaries: Sequence[Summary]) -> ClaimResult:
+    """Measure one expectation.
+
+    The difference of the means is compared with two standard errors of it, sqrt(se_1^2 + se_2^2); where there is
+    only one seed, that side's error is unknown and counts as 0.
+    """
+    found = {(s.case, s.steps): s for s in summaries}
+    ours, theirs = (found.get(side) for side in claim.sides)
+    result = {**claim.model_dump(), "at": claim.sides[1][1], "value": value}
+    if ours is None or theirs is None:
+        text = f"{_at(*claim.sides[0])} against {_at(*claim.sides[1])}: not measured in this run."
+        empty = dict.fromkeys(("ours", "theirs", "difference", "stderr", "verdict", "holds"))
+        return ClaimResult.model_validate({**result, **empty, "text": text})
+    a, b = ours.values[value], theirs.values[value]
+    difference, error = a.mean - b.mean, _error(a, b)
+    verdict = compare(difference, error or 0.0, direction)
+    holds = verdict == "better" if claim.expect == "better" else verdict != "worse"
+    sides = f"{_at(ours.case, ours.nfe)}: {value} {shown(a)}, {_at(theirs.case, theirs.nfe)}: {shown(b)}"
+    text = f"{sides}: {_FOUND[verdict]}."
+    text += f" Expected {claim.expect.replace('_', ' ')}: {'holds' if holds else 'does NOT hold'}."
+    text += " (One seed, so the spread is unknown.)" if error is None else ""
+    measured = {"ours": a, "theirs": b, "difference": difference, "stderr": error, "verdict": verdict, "holds": holds}
+    return ClaimResult.model_validate({**result, **measured, "text": text})
+
+
+def compare(difference: float, error: float, direction: str) -> Verdict:
+    """What ours - theirs means if its standard error is `error`."""
+    gain = difference if direction == "higher" else -difference
+    if gain > _MARGIN * error:
+        return "better"
+    return "worse" if gain < -_MARGIN * error else "level"
+
+
+def shown(value: Estimate) -> str:
+    """`27.13 ± 0.52`: the error with two digits, the mean to the same place; the mean alone where all seeds agree."""
+    if not value.stderr:
+        return f"{value.mean:.4g}"
+    places = min(8, max(0, 1 - math.floor(math.log10(value.stderr))))
+    return f"{value.mean:.{places}f} ± {value.stderr:.{places}f}"
+
+
+def _error(a: Estimate, b: Estimate) -> float | None:
+    if a.stderr is None and b.stderr is None:
+        return None
+    return math.hypot(a.stderr or 0.0, b.stderr or 0.0)
+
+
+def _at(case: str, nfe: int | None) -> str:
+    return f"{case} at {nfe} NFE"

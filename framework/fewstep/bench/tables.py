@@ -1,0 +1,189 @@
+"""Results in words and tables: for Markdown, for the report, and for the console."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.bench.results import CaseResult, Results, Summary
+from fewstep.bench.suite import REFERENCE
+from fewstep.bench.summary import shown
+from fewstep.training.loggers import clock
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
+REAL = "real samples"
+"""What the reference row is called in tables."""
+QUICK_NOTE = "This was a quick run: it shows that the suite runs, and its numbers say nothing about the models."
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts, whose first `words` columns are no numbers."""
+
+    header: list[str]
+    rows: list[list[str]]
+    words: int = 1
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        align = ["---" if index < self.words else "---:" for index in range(len(self.header))]
+        lines = [self.header, align, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def value_grid(results: Results) -> Grid:
+    """All values: rows are cases by NFE, columns are values with the way that is better."""
+    names = sorted(results.directions, key=lambda name: name != results.headline)
+    header = ["model", "NFE", *(name + _ARROWS[results.directions[name]] for name in names)]
+    rows = [
+        [titled(results, summary), "" if summary.nfe is None else str(summary.nfe)]
+        + [shown(summary.values[name]) for name in names]
+        for summary in results.summary
+    ]
+    return Grid(header, rows)
+
+
+def model_grid(results: Results) -> Grid:
+    """What the models are."""
+    header = ["model", "recipe", "teacher", "commit", "parameters", "training steps", "training time"]
+    return Grid(header, [_model_row(case) for case in results.cases], words=4)
+
+
+def _model_row(case: CaseResult) -> list[str]:
+    parameters = "none (exact law)" if case.oracle else "" if case.parameters is None else f"{case.parameters:,}"
+    seconds = "" if case.train_seconds is None else clock(case.train_seconds)
+    recipe = " ".join([case.recipe, *(f"--set {change}" for change in case.set)])
+    steps = "" if case.train_steps is None else f"{case.train_steps:,}"
+    return [case.name, recipe, case.teacher or "", short(case.commit), parameters, steps, seconds]
+
+
+def titled(results: Results, summary: Summary) -> str:
+    """`student (D-MMD, noise input)`."""
+    case = results.case(summary.case)
+    if case is None:
+        return REAL if summary.case == REFERENCE else summary.case
+    return case.name if case.label == case.name else f"{case.name} ({case.label})"
+
+
+def short(commit: str | None) -> str:
+    """A commit's first digits, and whether there were changes on top of it."""
+    digits, plus, changes = (commit or "unknown").partition("+")
+    return digits[:10] + plus + changes
+
+
+def commits(results: Results) -> str:
+    """Every commit that rows were measured at."""
+    return ", ".join(sorted({short(row.commit) for row in results.rows})) or short(results.commit)
+
+
+def conclusion(results: Results) -> str:
+    """One sentence about all that was seen of trained models."""
+    value = results.headline
+    trained = [case.name for case in results.cases if not case.oracle]
+    measured = [s for s in results.summary if s.case in trained]
+    if not measured:
+        return "No trained model was measured."
+    best, fewest = _best(results, measured), min(s.nfe or 0 for s in measured)
+    first = _best(results, [s for s in measured if s.nfe == fewest])
+    parts = [_expectations(results), f"the best {value} is {_where(best, value)}"]
+    if best.nfe != fewest:
+        parts.append(f"with the fewest evaluations it is {_where(first, value)}")
+    real = results.find(REFERENCE, None)
+    parts.append(f"real samples score {shown(real.values[value])}" if real else "")
+    text = "; ".join(filter(None, parts)) + "."
+    return text[0].upper() + text[1:]
+
+
+def _expectations(results: Results) -> str:
+    judged = [claim for claim in results.claims if claim.holds is not None]
+    held = sum(bool(claim.holds) for claim in judged)
+    open_ = len(results.claims) - len(judged)
+    parts = [f"{held} of {len(judged)} expectations hold"] if judged else []
+    parts += [f"{open_} could not be measured in this run"] if open_ else []
+    return ", ".join(parts)
+
+
+def _best(results: Results, among: list[Summary]) -> Summary:
+    sign = 1 if results.direction == "lower" else -1
+    return min(among, key=lambda summary: sign * summary.values[results.headline].mean)
+
+
+def _where(summary: Summary, value: str) -> str:
+    return f"{shown(summary.values[value])} ({summary.case} at {summary.nfe} NFE)"
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader must know before the numbers: reduced, or cases that failed."""
+    found = [QUICK_NOTE] if results.suite.quick else []
+    return [*found, *(f"Case '{failure.case}' is not complete: {failure.reason}" for failure in results.failures)]
+
+
+def commands(results: Results) -> list[str]:
+    """How to repeat all of it, then single models."""
+    lines = [results.suite.command, "", "# single models, from the folder of these results"]
+    for case in results.cases:
+        if case.run is None:
+            continue
+        sets = [part for change in case.set for part in ("--set", change)]
+        teacher = results.case(case.teacher) if case.teacher else None
+        verb = ["distill", case.recipe, "--teacher", str(teacher.run)] if teacher else ["train", case.recipe]
+        lines.append(shlex.join(["fewstep", *verb, *sets]))
+        steps = [s.steps for s in results.summary if s.case == case.name]
+        if steps:
+            lines.append(shlex.join(["fewstep", "sample", case.run, "-n", "50", "--steps", str(steps[0])]))
+    return lines
+
+
+def environment_lines(results: Results) -> list[str]:
+    """Hardware and versions."""
+    environment = results.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    lines = [f"hardware: {environment['hardware']}, {environment['threads']} threads", f"versions: {versions}"]
+    if environment["plugins"]:
+        lines.append(f"plugins: {', '.join(environment['plugins'])}")
+    seeds = ", ".join(map(str, results.suite.seeds))
+    return [*lines, f"commit: {commits(results)}", f"date: {results.date}", f"sampling seeds: {seeds}"]
+
+
+def markdown(results: Results) -> str:
+    """All of `results.md`."""
+    suite = results.suite
+    spread = "mean ± standard error" if len(suite.seeds) > 1 else "one seed, so no spread"
+    parts = [
+        f"# {suite.title}",
+        *(f"**{note}**" for note in notes(results)),
+        conclusion(results),
+        "\n".join(f"- {claim.text}" for claim in results.claims),
+        f"{suite.samples} samples for each of {len(suite.seeds)} seed{'s' if len(suite.seeds) > 1 else ''} ({spread}); "
+        "↓ lower is better, ↑ higher is better.",
+        value_grid(results).markdown(),
+        "![quality by evaluations](quality_vs_nfe.png)",
+        model_grid(results).markdown(),
+        "```bash\n" + "\n".join(commands(results)) + "\n```",
+        "\n".join(f"- {line}" for line in environment_lines(results)),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def console_table(results: Results) -> Table:
+    """The headline value: cases by NFE."""
+    from rich import box
+    from rich.table import Table
+
+    counts = sorted({s.nfe for s in results.summary if s.nfe is not None})
+    name = results.headline + _ARROWS[results.direction]
+    table = Table(title=f"{name} by NFE", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for count in counts:
+        table.add_column(str(count), justify="right")
+    for case in dict.fromkeys(s.case for s in results.summary if s.nfe is not None):
+        found = {s.nfe: shown(s.values[results.headline]) for s in results.summary if s.case == case}
+        table.add_row(case, *(found.get(count, "") for count in counts))
+    real = results.find(REFERENCE, None)
+    if real:
+        table.caption, table.caption_justify = f"{REAL}: {shown(real.values[results.headline])}", "left"
+    return table

@@ -1,0 +1,135 @@
+"""`fewstep list` and `fewstep show`: what there is to name in a recipe."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fewstep.cli.output import echo_json, echo_table
+from fewstep.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from fewstep.component import Strict
+
+_FILES = ("recipes", "suites")
+_SIGNS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+Row = dict[str, str]
+
+
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="objectives, samplers, ... recipes, suites or plugins; all if left out")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """List components, recipes, suites and plugins."""
+    from fewstep.plugins import failure_notes
+    from fewstep.registries import KINDS, kind_named
+
+    kinds = (*KINDS, *_FILES, "plugins")
+    found = {name: _rows(name) for name in ([kind_named(kind, kinds)] if kind else kinds)}
+    if as_json:
+        echo_json(found)
+        return
+    for name, rows in found.items():
+        echo_table(name, rows)
+    for note in failure_notes():
+        typer.echo(f"warning: {note}", err=True)
+
+
+def show(
+    kind: Annotated[str, typer.Argument(help="objective, sampler, ... recipe or suite")],
+    name: Annotated[str, typer.Argument(help="name, as `fewstep list` shows it")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Show what one of them does. Prints a component's keys, or the text of a recipe or suite."""
+    from fewstep.registries import KINDS, kind_named, registry
+
+    kind = kind_named(kind, (*KINDS, *_FILES))
+    if kind in _FILES:
+        path = _shipped_file(kind, name)
+        text = path.read_text(encoding="utf-8")
+        echo_json({"kind": kind, "name": name, "origin": str(path), "text": text}) if as_json else typer.echo(text)
+        return
+    try:
+        entry = registry(kind).get(name)
+    except LookupError as error:
+        raise UserError(str(error.args[0])) from None
+    doc, keys = inspect.getdoc(entry.cls) or "", list(_keys(entry.cls.Config))
+    if as_json:
+        echo_json({"kind": kind, "name": name, "origin": entry.origin, "doc": doc, "keys": keys})
+        return
+    typer.echo(f"{registry(kind).kind} '{name}'\nfrom {entry.origin}\n\n{doc}\n")
+    echo_table("keys", keys)
+
+
+def _rows(kind: str) -> list[Row]:
+    if kind == "plugins":
+        from fewstep import plugins
+
+        plugins.load_entry_points()
+        return [
+            {"name": p.name, "origin": f"{p.distribution} {p.version}".strip(), "summary": p.error or "loaded"}
+            for p in plugins.loaded()
+        ]
+    if kind in _FILES:
+        from fewstep.recipe.compose import shown
+        from fewstep.recipe.shipped import shipped_recipes, shipped_suites, summary
+
+        files = shipped_recipes() if kind == "recipes" else shipped_suites()
+        return [{"name": name, "origin": shown(path), "summary": summary(path)} for name, path in files.items()]
+    from fewstep.registries import registry
+
+    return [
+        {"name": e.name, "origin": " ".join(e.distribution).strip(), "summary": e.summary}
+        for e in registry(kind).entries()
+    ]
+
+
+def _shipped_file(kind: str, name: str) -> Path:
+    from fewstep.recipe.shipped import find_shipped
+
+    return find_shipped("suite" if kind == "suites" else "recipe", name)
+
+
+def _keys(config: type[Strict], prefix: str = "") -> Iterator[Row]:
+    """One row for each key, those of nested sections too."""
+    from pydantic_core import to_jsonable_python
+
+    for name, field in config.model_fields.items():
+        if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields") and not _kind(field):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
+            continue
+        required = field.is_required()
+        default = (
+            "required" if required else json.dumps(to_jsonable_python(field.get_default(call_default_factory=True)))
+        )
+        yield {"key": prefix + name, "type": _type(field), "default": default, "description": field.description or ""}
+
+
+def _kind(field: FieldInfo) -> str:
+    """The kind of component that a field holds, if it holds one."""
+    from fewstep.recipe.fields import From
+    from fewstep.registries import registry
+
+    return next((registry(part.kind).kind for part in field.metadata if isinstance(part, From)), "")
+
+
+def _type(field: FieldInfo) -> str:
+    if kind := _kind(field):
+        return kind
+    text = re.sub(
+        r"\b(typing|annotated_types|fewstep|pydantic)[\w.]*\.(?=\w)", "", inspect.formatannotation(field.annotation)
+    )
+    limits: list[Any] = []
+    for part in field.metadata:
+        limits += [f"{sign} {getattr(part, name)}" for name, sign in _SIGNS if hasattr(part, name)]
+    return " ".join([text, ", ".join(limits)]).strip()

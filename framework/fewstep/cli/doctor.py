@@ -1,0 +1,124 @@
+"""`fewstep doctor`: is everything there that fewstep can use?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+
+import fewstep
+from fewstep.cli.output import echo_json
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked for: whether it is there, what was found, and what to do if it is not."""
+
+    name: str
+    ok: bool
+    found: str
+    advice: str = ""
+    needed: bool = True
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """Check this installation and machine. Exit code 1 if something that every run needs is missing."""
+    findings = [finding for check in _CHECKS for finding in check()]
+    if as_json:
+        echo_json([asdict(finding) for finding in findings])
+    else:
+        width = max(len(finding.name) for finding in findings)
+        for f in findings:
+            state = "ok     " if f.ok else "missing"
+            typer.echo(f"{state}  {f.name:<{width}}  {f.found}{f'; {f.advice}' if f.advice and not f.ok else ''}")
+    raise typer.Exit(int(any(finding.needed and not finding.ok for finding in findings)))
+
+
+def _python() -> list[Finding]:
+    found = f"{platform.python_version()} at {sys.executable}"
+    return [
+        Finding("python", sys.version_info >= (3, 10), found, "fewstep needs Python 3.10 or newer"),
+        Finding("fewstep", True, f"{fewstep.__version__} at {os.path.dirname(fewstep.__file__)}"),
+        Finding("cores", True, str(os.cpu_count())),
+    ]
+
+
+def _torch() -> list[Finding]:
+    reinstall = "install the tested set: pip install -c constraints.txt torch torchvision xformers"
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return [Finding("torch", False, f"cannot be imported ({error})", reinstall)]
+    findings = [Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} threads")]
+    try:
+        import torchvision
+
+        findings.append(Finding("torchvision", True, str(torchvision.__version__)))
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: built for another torch
+        findings.append(Finding("torchvision", False, f"cannot be imported ({error})", reinstall, needed=False))
+    cuda = torch.cuda.is_available()
+    gpu = torch.cuda.get_device_name() if cuda else "no GPU that torch can use"
+    findings.append(Finding("cuda", cuda, gpu, "everything runs on the CPU, slowly", needed=False))
+    return findings + _attention("cuda" if cuda else "cpu")
+
+
+def _attention(device: str) -> list[Finding]:
+    from fewstep.backbones.attention import resolve_backend
+    from fewstep.errors import UserError
+
+    try:
+        found = f"{version('xformers')} installed"
+    except PackageNotFoundError:
+        found = "not installed"
+    usable, advice = ["sdpa", "math"], ""
+    try:
+        usable.insert(0, resolve_backend("xformers", device))
+    except UserError as error:
+        advice = str(error).removeprefix("attention: ")
+    return [
+        Finding("xformers", "xformers" in usable, found, advice, needed=False),
+        Finding("attention", True, f"{', '.join(usable)} on {device}; auto takes {resolve_backend('auto', device)}"),
+    ]
+
+
+def _plugins() -> list[Finding]:
+    from fewstep import plugins
+
+    plugins.load_entry_points()
+    return [
+        Finding(
+            f"plugin {plugin.name}",
+            plugin.error is None,
+            plugin.error or f"{plugin.distribution} {plugin.version}".strip(),
+            "repair or uninstall it, or leave it out with FEWSTEP_PLUGINS",
+            needed=False,
+        )
+        for plugin in plugins.loaded()
+    ] or [Finding("plugins", True, "none installed")]
+
+
+def _files() -> list[Finding]:
+    from fewstep.recipe.shipped import shipped_recipes, shipped_suites
+
+    count = len(shipped_recipes())
+    try:
+        with tempfile.TemporaryFile(dir="."):
+            writable, reason = True, "writable"
+    except OSError as error:
+        writable, reason = False, f"not writable ({error.strerror})"
+    return [
+        Finding(
+            "recipes", count > 0, f"{count} shipped, {len(shipped_suites())} suites", "reinstall fewstep", needed=False
+        ),
+        Finding("current folder", writable, reason, "runs are written below it; use another folder, or --run-dir"),
+    ]
+
+
+_CHECKS: tuple[Callable[[], list[Finding]], ...] = (_python, _torch, _plugins, _files)

@@ -1,0 +1,35 @@
+"""How commands print: tables for people, JSON for programs, errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+
+
+def echo_json(value: Any) -> None:
+    """Print plain data as indented JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def echo_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows that share their keys; the first column is never broken over lines."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    typer.secho(title, bold=True)
+    if not rows:
+        typer.echo("  (none)\n")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(rows[0]):
+        table.add_column(name, no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    # Away from a terminal there is no width to keep to; long lines are easier to search.
+    Console(width=None if sys.stdout.isatty() else 180).print(table)

@@ -1,0 +1,118 @@
+"""`fewstep validate`, `schema` and `cp`: work with recipe files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fewstep.cli.output import echo_json
+from fewstep.errors import Problem, RecipeError, UserError
+
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one key; may be repeated")]
+
+
+def validate(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="paths or names of shipped recipes")],
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Check recipes without running them. Exit code 2 if anything is wrong."""
+    from fewstep.recipe import load_recipe
+
+    results: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    for source in recipes:
+        try:
+            loaded = load_recipe(source, sets or [])
+        except RecipeError as error:
+            problems += error.problems
+            results.append({"source": source, "ok": False, "problems": [p.as_dict() for p in error.problems]})
+            continue
+        results.append({"source": source, "ok": True, "name": loaded.recipe.name, "problems": []})
+        if not as_json:
+            typer.echo(f"ok {loaded.recipe.name} ({source})")
+    if as_json:
+        echo_json(results)
+        raise typer.Exit(RecipeError.exit_code if problems else 0)
+    if problems:
+        raise RecipeError(problems)
+
+
+def schema(out: Annotated[Path | None, typer.Option(help="file to write; printed if left out")] = None) -> None:
+    """Write a JSON schema of recipes for editors. It includes the plugins that are installed."""
+    from fewstep.recipe.schema import recipe_schema
+
+    text = json.dumps(recipe_schema(), indent=2, ensure_ascii=False)
+    if out is None:
+        typer.echo(text)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(f"wrote {out}")
+
+
+def cp(
+    recipe: Annotated[str, typer.Argument(help="path, or name of a shipped recipe")],
+    file: Annotated[Path, typer.Argument(help="where to put the copy: a file or a folder")],
+    force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
+) -> None:
+    """Copy a recipe to start your own from. What it extends is still found from the new place."""
+    from fewstep.recipe import locate
+    from fewstep.recipe.yaml_loader import load_mapping, read_text
+
+    source, name = locate("recipe", recipe)
+    text = read_text(source, name)
+    load_mapping(text, name)  # complain about broken YAML before anything is written
+    target = file / source.name if file.is_dir() else file
+    if target.exists() and not force:
+        raise UserError(f"'{target}' exists; name another file, or replace it with --force")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(_modeline(target) + _retarget(text, source, target), encoding="utf-8")
+    typer.echo(f"wrote {target}")
+
+
+def _modeline(target: Path) -> str:
+    """The comment that gives editors the schema, if one was written in or above the target's folder."""
+    folder = target.parent.resolve()
+    for place in (folder, *folder.parents):
+        schema_file = place / ".schema" / "recipe.json"
+        if schema_file.is_file():
+            return f"# yaml-language-server: $schema={Path(os.path.relpath(schema_file, folder)).as_posix()}\n"
+    return ""
+
+
+def _retarget(text: str, source: Path, target: Path) -> str:
+    """The recipe's text with all paths in `extends` and `plugins` meaning the same from the new place."""
+    import yaml
+
+    text = re.sub(r"\A# yaml-language-server:.*\n", "", text)
+    edits: list[tuple[yaml.Node, str]] = []
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    for key, value in root.value if root else ():
+        if key.value == "extends" and isinstance(value, yaml.ScalarNode) and value.value.endswith((".yaml", ".yml")):
+            edits.append((value, _base_from(source.parent / value.value, target)))
+        if key.value == "plugins" and isinstance(value, yaml.SequenceNode):
+            files = [item for item in value.value if str(item.value).endswith(".py")]
+            edits += [(item, _relative(source.parent / item.value, target)) for item in files]
+    for node, path in sorted(edits, key=lambda edit: -edit[0].start_mark.index):
+        written = path if re.fullmatch(r"[\w./-]+", path) else json.dumps(path, ensure_ascii=False)
+        text = text[: node.start_mark.index] + written + text[node.end_mark.index :]
+    return text
+
+
+def _base_from(base: Path, target: Path) -> str:
+    """How a copy names what it extends: by name if that is shipped, else by path."""
+    from fewstep.recipe.shipped import shipped_bases, shipped_recipes
+
+    shipped = {path.resolve(): name for name, path in {**shipped_recipes(), **shipped_bases()}.items()}
+    return shipped.get(base.resolve()) or _relative(base, target)
+
+
+def _relative(path: Path, target: Path) -> str:
+    relative = Path(os.path.relpath(path.resolve(), target.parent.resolve())).as_posix()
+    return relative if relative.startswith(".") else f"./{relative}"

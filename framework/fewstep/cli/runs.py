@@ -1,0 +1,106 @@
+"""`fewstep train`, `distill`, `sample`, `evaluate` and `benchmark`: thin layers over the modules that do the work."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from fewstep.cli.output import echo_json, echo_table
+from fewstep.cli.recipes import Sets
+from fewstep.errors import UserError
+
+RecipeArgument = Annotated[str, typer.Argument(help="path, or name of a shipped recipe")]
+RunArgument = Annotated[str, typer.Argument(help="run folder; `runs/NAME/latest` is the newest run of recipe NAME")]
+Teacher = Annotated[str | None, typer.Option(metavar="RUN", help="run folder of the teacher")]
+RunFolder = Annotated[str | None, typer.Option("--run-dir", help="new folder for the run; chosen if left out")]
+Resume = Annotated[
+    str | None, typer.Option(metavar="auto|RUN", help="continue a run; auto takes the recipe's newest unfinished one")
+]
+
+
+class Weights(str, Enum):
+    """Which weights to sample from."""
+
+    ema = "ema"
+    raw = "raw"
+
+
+def train(
+    recipe: RecipeArgument, teacher: Teacher = None, run_dir: RunFolder = None, resume: Resume = None, sets: Sets = None
+) -> None:
+    """Train what a recipe describes."""
+    from fewstep.training.launch import launch
+
+    launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=sets or [])
+
+
+def distill(
+    recipe: RecipeArgument, teacher: Teacher = None, run_dir: RunFolder = None, resume: Resume = None, sets: Sets = None
+) -> None:
+    """Distil a teacher into a student. Like train, with a teacher that --teacher or the recipe names."""
+    from fewstep.recipe import load_recipe
+
+    if teacher is None and load_recipe(recipe, sets or []).recipe.teacher is None:
+        raise UserError(
+            f"recipe '{recipe}' trains without a teacher; name one with --teacher RUN, or use `fewstep train`"
+        )
+    train(recipe, teacher, run_dir, resume, sets)
+
+
+def sample(
+    run: RunArgument,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="how many samples")] = 16,
+    steps: Annotated[int | None, typer.Option(min=1, help="sampling steps; the recipe's first if left out")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")] = 0,
+    out: Annotated[str | None, typer.Option(help="folder to write; inside the run folder if left out")] = None,
+    weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
+    temperature: Annotated[float | None, typer.Option(help="below 1 sharpens; the recipe's if left out")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="share of probability drawn from; the recipe's if left out")
+    ] = None,
+) -> None:
+    """Draw samples from a trained model."""
+    from fewstep.training.generate import sample_run
+
+    typer.echo(f"wrote {sample_run(run, count, steps, seed, out, weights.value, temperature, top_p)}")
+
+
+def evaluate(
+    run: RunArgument,
+    steps: Annotated[str | None, typer.Option(metavar="4,8", help="sampling steps; the recipe's if left out")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="samples for each; the recipe's if left out")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Score samples of a trained model. The recipe says by which metrics."""
+    from fewstep.training.generate import evaluate_run
+
+    rows = evaluate_run(run, _numbers(steps), samples, seed)
+    if as_json:
+        echo_json(rows)
+        return
+    flat = [{**{key: row[key] for key in ("steps", "nfe", "samples")}, **row["metrics"]} for row in rows]
+    texts = [{key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in flat]
+    echo_table(f"{run}, seed {seed}", texts)
+
+
+def benchmark(
+    suite: Annotated[str, typer.Argument(help="path, or name of a shipped suite")],
+    out: Annotated[str | None, typer.Option(help="folder for results; chosen if left out")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="shrink everything, to see that the suite runs")] = False,
+) -> None:
+    """Run a suite and write tables and plots. A suite names recipes, numbers of steps and seeds."""
+    from fewstep.bench.runner import run_suite
+
+    typer.echo(f"wrote {run_suite(suite, out, quick)}")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"expected numbers from 1, such as 4,8,16, not '{text}'", param_hint="--steps")
+    return [int(part) for part in parts]

@@ -1,0 +1,75 @@
+"""Any UTF-8 text file as windows of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.component import ComponentConfig
+from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.tokenizers import CharTokenizer, SentencePieceTokenizer, Tokenizer
+from fewstep.errors import UserError
+
+
+class TextConfig(ComponentConfig):
+    """Settings of every dataset that is made of one long text."""
+
+    length: int = Field(128, ge=2, description="tokens a window")
+    tokenizer: Literal["char", "sentencepiece"] = Field("char", description="characters, or trained byte-pair pieces")
+    pieces: int = Field(512, ge=16, description="vocabulary of the sentencepiece tokenizer")
+
+
+class TextWindows(Dataset):
+    """Consecutive windows of one text; the last, incomplete one is left out."""
+
+    kind = "text"
+    tokenizer: Tokenizer
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        text = self.read()
+        c = self.config
+        self.tokenizer = CharTokenizer(text) if c.tokenizer == "char" else SentencePieceTokenizer(text, c.pieces)
+        ids = torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+        windows = ids.numel() // c.length
+        if not windows:
+            raise UserError(f"data.length: the text has {ids.numel()} tokens, fewer than one window of {c.length}")
+        self.train = ids[: windows * c.length].view(windows, c.length)
+        self.spec = DataSpec(vocab_size=self.tokenizer.vocab_size, length=c.length)
+
+    def read(self) -> str:
+        """The whole text."""
+        return read_utf8(Path(self.config.path))
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        return [self.tokenizer.decode(row) for row in samples.tolist()]
+
+
+@DATASETS.register("text")
+class Text(TextWindows):
+    """Any UTF-8 text file, as windows of characters or sentencepiece pieces."""
+
+    class Config(TextConfig):
+        type: Literal["text"] = "text"
+        path: str = Field(description="the text file")
+
+
+def read_utf8(path: Path) -> str:
+    """Contents of a text file.
+
+    Raises:
+        UserError: missing, unreadable, empty or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.path: '{path}' is not UTF-8 text (byte {error.start}: {error.reason})") from None
+    except OSError as error:
+        raise UserError(f"data.path: cannot read '{path}': {error.strerror}") from None
+    if not text:
+        raise UserError(f"data.path: '{path}' is empty")
+    return text

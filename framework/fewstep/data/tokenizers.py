@@ -1,0 +1,75 @@
+"""Tokenizers for text: characters, or sentencepiece pieces trained on the text itself."""
+
+from __future__ import annotations
+
+import io
+from abc import ABC, abstractmethod
+
+from fewstep.errors import UserError
+
+
+class Tokenizer(ABC):
+    """Text to ids and back."""
+
+    vocab_size: int
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of the whole text."""
+
+    @abstractmethod
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids."""
+
+
+class CharTokenizer(Tokenizer):
+    """One symbol for each distinct character of the training text, in code-point order."""
+
+    def __init__(self, text: str) -> None:
+        self.alphabet = sorted(set(text))
+        self.vocab_size = len(self.alphabet)
+        self._ids = {character: i for i, character in enumerate(self.alphabet)}
+
+    def encode(self, text: str) -> list[int]:
+        unknown = sorted(set(text) - self._ids.keys())
+        if unknown:
+            raise UserError(f"character {unknown[0]!r} does not occur in the training text")
+        return [self._ids[character] for character in text]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.alphabet[i] for i in ids)
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """Byte-pair pieces trained on the training text, in memory and deterministic."""
+
+    def __init__(self, text: str, vocab_size: int) -> None:
+        import sentencepiece
+
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(text.splitlines()),
+                model_writer=model,
+                vocab_size=vocab_size,
+                model_type="bpe",
+                character_coverage=1.0,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                user_defined_symbols=["\n"],
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0].rsplit("] ", 1)[-1]
+            raise UserError(
+                f"data.pieces: sentencepiece cannot make {vocab_size} pieces of this text: {reason}"
+            ) from None
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        self.vocab_size = self._processor.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._processor.encode(text))
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._processor.decode(ids))

@@ -1,0 +1,71 @@
+"""`Denoiser`: a backbone, a process and a parameterisation that together predict the clean tokens.
+
+Shapes: B batch, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fewstep.backbones.base import Backbone
+from fewstep.noise_input import NoiseInput
+from fewstep.prediction import HeadPrediction, Prediction
+from fewstep.processes.base import ForwardProcess
+
+
+class Denoiser(nn.Module, ABC):
+    """Predicts x from z_t, and counts its own evaluations in `nfe`.
+
+    Masked processes carry over: tokens that are not [MASK] are clean and copied (MDLM's SUBS). Uniform
+    processes predict every token. `length` is the number of tokens a sample.
+    """
+
+    def __init__(self, process: ForwardProcess, length: int) -> None:
+        super().__init__()
+        self.process = process
+        self.length = length
+        self.nfe = 0
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its tensors live."""
+
+    @abstractmethod
+    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+        """What `forward` returns, uncounted."""
+
+    def forward(self, x_t: Tensor, t: Tensor, *, generator: Generator | None = None) -> Prediction:
+        """Predict clean tokens.
+
+        Args:
+            x_t: noised ids [B, L].
+            t: times [B] in [0, 1].
+            generator: source of the noise input's randomness, for denoisers that have one.
+        """
+        self.nfe += 1
+        return self.predict(x_t, t, generator)
+
+
+class NetworkDenoiser(Denoiser):
+    """A denoiser whose prediction comes from a backbone, with an optional noise input."""
+
+    def __init__(self, backbone: Backbone, process: ForwardProcess, noise_input: NoiseInput | None = None) -> None:
+        super().__init__(process, backbone.tokens.length)
+        self.backbone = backbone
+        self.noise_input = noise_input
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+        residual = None
+        if self.noise_input is not None:
+            residual = self.noise_input((x_t.shape[0], x_t.shape[1]), generator)
+        hidden = self.backbone(x_t, t, residual=residual)
+        where = self.process.to_predict(x_t)
+        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)

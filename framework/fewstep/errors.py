@@ -1,0 +1,50 @@
+"""Errors that a person reads: one sentence each, with the exit code that the command line returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class FewstepError(Exception):
+    """Base of every error that is reported without a traceback."""
+
+    exit_code = 1
+
+
+class OperationError(FewstepError):
+    """Something went wrong while working: a full disk, a loss that is not finite (exit code 1)."""
+
+    exit_code = 1
+
+
+class UserError(FewstepError):
+    """What was asked for cannot be done as asked: a wrong name, path or value (exit code 2)."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a recipe: where it stands, what is wrong, and what to write instead."""
+
+    source: str
+    line: int | None
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.source if self.line is None else f"{self.source}:{self.line}"
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class RecipeError(UserError):
+    """A recipe or suite with one or more problems; all of them are listed at once."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))

@@ -1,0 +1,89 @@
+"""A small classifier trained on a labelled image dataset; its penultimate layer is the feature space of the metrics.
+
+Shapes: N images, C classes, F features.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.data.base import Dataset
+from fewstep.seeding import derived_seed, generator_for
+
+_SEED = 0
+_EPOCHS = 12
+_FEATURES = 64
+
+
+class Classifier(nn.Module):
+    """Two convolutions and one hidden layer: images [N, channels, H, W] -> features [N, F] -> logits [N, C]."""
+
+    def __init__(self, grid: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        height, width, channels = grid
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1), nn.GELU(),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2), nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(32 * ((height + 1) // 2) * ((width + 1) // 2), _FEATURES), nn.GELU(),
+        )  # fmt: skip
+        self.head = nn.Linear(_FEATURES, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """float64 [N, F], without gradients."""
+        with torch.no_grad():
+            return cast(Tensor, self.body(images)).double()
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Most likely class of each image (LongTensor [N])."""
+        with torch.no_grad():
+            return cast(Tensor, self.head(self.body(images))).argmax(1)
+
+
+def classifier_for(dataset: Dataset) -> Classifier:
+    """The classifier of a labelled image dataset: trained once a process, always from the same seed."""
+    return _trained(_Key(dataset))
+
+
+class _Key:
+    """Lets the cache tell datasets apart by content."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __hash__(self) -> int:
+        return hash(self.dataset.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and other.dataset.fingerprint == self.dataset.fingerprint
+
+
+@lru_cache(maxsize=4)
+def _trained(key: _Key) -> Classifier:
+    dataset = key.dataset
+    images, labels = dataset.to_images(dataset.train), dataset.labels
+    assert images is not None
+    assert labels is not None
+    assert dataset.spec.grid is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(_SEED, "classifier/init"))
+        model = Classifier(dataset.spec.grid, int(labels.max()) + 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    order = generator_for(_SEED, "classifier/order")
+    with torch.enable_grad():
+        for _ in range(_EPOCHS):
+            for rows in torch.randperm(len(labels), generator=order).split(128):
+                loss = nn.functional.cross_entropy(model.head(model.body(images[rows])), labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return model.requires_grad_(False).eval()
+
+
+def needs_labelled_images(dataset_type: type[Dataset]) -> str | None:
+    """Reason why feature metrics cannot score a dataset, or None."""
+    return None if dataset_type.kind == "image" else "it needs labelled images"

@@ -1,0 +1,42 @@
+"""Entropy of single samples."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+
+
+@METRICS.register("sample_entropy")
+class SampleEntropy(Metric):
+    """Shannon entropy in nats of the token counts within one sample, averaged over samples.
+
+    Samples that repeat themselves score low; `entropy_data` is the value of the training data.
+    """
+
+    directions: ClassVar = {"sample_entropy": "info", "entropy_data": "info"}
+
+    class Config(ComponentConfig):
+        type: Literal["sample_entropy"] = "sample_entropy"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.values: list[Tensor] = []
+
+    def update(self, samples: Tensor) -> None:
+        self.values.append(self._entropy(samples.cpu()))
+
+    def compute(self) -> dict[str, float]:
+        data = self._entropy(self.dataset.train[:2000])
+        return {"sample_entropy": float(torch.cat(self.values).mean()), "entropy_data": float(data.mean())}
+
+    def _entropy(self, tokens: Tensor) -> Tensor:
+        """float64 [N]."""
+        counts = torch.zeros(tokens.shape[0], self.dataset.spec.vocab_size, dtype=torch.float64)
+        counts.scatter_add_(1, tokens, torch.ones(tokens.shape, dtype=torch.float64))
+        return torch.special.entr(counts / tokens.shape[1]).sum(1)

@@ -1,0 +1,117 @@
+"""Objectives: what is trained against what. Teacher training and distillation share this one interface.
+
+An objective names its roles and phases and computes a loss. Optimisers, precision, averaging, checkpoints
+and logging belong to the trainer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from fewstep.component import Component
+from fewstep.denoiser import Denoiser
+from fewstep.processes.base import ForwardProcess
+from fewstep.registry import Registry
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """How one network takes part.
+
+    Args:
+        trained: whether any phase updates it.
+        starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
+        noise_input: whether the recipe's `noise_input` adapter is attached to it.
+    """
+
+    trained: bool = True
+    starts_from: str | None = None
+    noise_input: bool = False
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of optimiser step: the roles in `train` are updated `repeat` times before the next phase."""
+
+    name: str
+    train: tuple[str, ...]
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clean tokens `x0` (LongTensor [B, L])."""
+
+    x0: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.x0.shape[0]
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A scalar `loss` to minimise (mean over the batch) and detached scalars to log."""
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class StepContext:
+    """What an objective may use during a step.
+
+    `generators` holds independent random streams by purpose ("time", "noise", "sample"); every one of them
+    is part of the checkpoint, so that a resumed run draws what the uninterrupted run would have drawn.
+    """
+
+    roles: Mapping[str, Denoiser]
+    process: ForwardProcess
+    generators: Mapping[str, Generator]
+    device: torch.device
+    step: int = 0
+
+    def sample_time(self, count: int, *, antithetic: bool = False) -> Tensor:
+        """Times ~ U(0, 1) [count]; `antithetic` spreads them evenly with one shared random shift (MDLM, C.3)."""
+        rng = self.generators["time"]
+        if not antithetic:
+            return torch.rand(count, generator=rng, device=self.device)
+        shift = torch.rand(1, generator=rng, device=self.device)
+        return (torch.arange(count, device=self.device) / count + shift) % 1.0
+
+
+class Objective(Component, ABC):
+    """A loss over one or more networks. The role called "student" is the one that is exported and sampled."""
+
+    roles: ClassVar[Mapping[str, RoleSpec]] = {"student": RoleSpec()}
+    spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
+
+    def setup(self, ctx: StepContext) -> None:
+        """Called once, after the roles are built and before the first step."""
+
+    def phases(self) -> Sequence[Phase]:
+        """The cycle of optimiser steps; by default one phase that trains every trained role."""
+        return [Phase("train", tuple(name for name, role in self.roles.items() if role.trained))]
+
+    @abstractmethod
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        """Loss of one (micro-)batch; only the roles in `phase.train` receive gradients."""
+
+    def after_step(self, phase: Phase, ctx: StepContext) -> None:
+        """Called after each optimiser step (teacher refresh, rounds)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State that a resumed run needs (round counters); tensors, numbers, strings, lists and dicts."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+
+OBJECTIVES: Registry[Objective] = Registry("objective", Objective, "fewstep.objectives")

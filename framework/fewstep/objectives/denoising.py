@@ -1,0 +1,37 @@
+"""Denoising: the training of teachers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fewstep.component import ComponentConfig
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, StepContext
+
+
+@OBJECTIVES.register("denoising")
+class Denoising(Objective):
+    """Weighted cross entropy of the clean tokens given noised ones; trains teachers of every process.
+
+    L = w(t) CE(x | x_theta(z_t)) (arXiv 2603.20155, section 2), whose optimum is E_q[x | z_t] for the uniform
+    process too. `weighting: elbo` is -alpha'/(1 - alpha), which for the masked process makes the loss a bound
+    on the negative log-likelihood (MDLM, eq. 10). Reduced to a mean over all L tokens of the batch.
+    """
+
+    class Config(ComponentConfig):
+        type: Literal["denoising"] = "denoising"
+        weighting: Literal["constant", "elbo"] = Field("constant", description="w(t)")
+        antithetic: bool = Field(True, description="spread the times of a batch evenly over [0, 1]")
+        min_time: float = Field(1e-3, ge=0, lt=1, description="smallest time drawn")
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        c = self.config
+        t = c.min_time + (1 - c.min_time) * ctx.sample_time(batch.size, antithetic=c.antithetic)
+        corrupted = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"])
+        prediction = ctx.roles["student"](corrupted.x_t, t, generator=ctx.generators["noise"])
+        nll = prediction.nll(batch.x0)
+        weight = ctx.process.schedule.elbo_weight(t) if c.weighting == "elbo" else t.new_ones(t.shape)
+        loss = (weight[:, None] * nll).mean()
+        noised = corrupted.noised.sum().clamp_min(1)
+        return LossOutput(loss, {"nll_noised": (nll.detach() * corrupted.noised).sum() / noised})

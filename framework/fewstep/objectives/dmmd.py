@@ -1,0 +1,119 @@
+"""D-MMD: Discrete Moment Matching Distillation (arXiv 2603.20155, Algorithm 1).
+
+Shapes: B batch, L tokens, V vocabulary. z_t and z_s are noised ids [B, L], s < t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.component import ComponentConfig
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.prediction import Prediction, expectation, rowwise
+
+
+@OBJECTIVES.register("dmmd")
+class DMMD(Objective):
+    """Discrete moment matching: a few-step student whose samples teacher and auxiliary cannot tell apart.
+
+    From real data noised to t the student takes one sampling step to s. The auxiliary learns to denoise what
+    the student makes, the student moves its probabilities to where the teacher's log-probabilities exceed the
+    auxiliary's, and they agree when the student draws the teacher's law (arXiv 2603.20155, eq. 9-12).
+    """
+
+    roles: ClassVar = {
+        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "student": RoleSpec(starts_from="teacher", noise_input=True),
+        "auxiliary": RoleSpec(starts_from="teacher"),
+    }
+
+    class Config(ComponentConfig):
+        type: Literal["dmmd"] = "dmmd"
+        k: int = Field(8, ge=1, description="sampling steps that the student is trained for; steps span up to 1/k")
+        aux_target: Literal["auto", "soft", "hard"] = Field(
+            "auto",
+            description="what the auxiliary learns: drawn tokens (hard), or the student's probabilities (soft; masked only)",
+        )
+        aux_steps: int = Field(1, ge=1, description="auxiliary updates after each update of the student")
+        regulariser: float = Field(
+            1.0, ge=0, description="weight of the term that keeps the auxiliary near the teacher"
+        )
+        weighting: Literal["constant", "elbo"] = Field("constant", description="w(s)")
+        min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        from fewstep.registries import registry
+
+        process = registry("processes").get(recipe.process.type).cls
+        if config.aux_target == "soft" and not process.carry_over:
+            yield (
+                "aux_target",
+                f"soft targets are biased for the {recipe.process.type} process, whose z_s depends on the drawn "
+                "tokens; use 'hard' or 'auto'",
+            )
+
+    def phases(self) -> Sequence[Phase]:
+        return [Phase("student", ("student",)), Phase("auxiliary", ("auxiliary",), repeat=self.config.aux_steps)]
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        t, s = self._times(batch.size, ctx)
+        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+
+        with torch.set_grad_enabled(phase.name == "student"):
+            student = ctx.roles["student"](z_t, t, generator=ctx.generators["noise"])
+        x = student.sample(generator=ctx.generators["sample"])
+        z_s = ctx.process.posterior_sample(x, z_t, t, s, generator=ctx.generators["sample"])
+
+        with torch.no_grad():
+            teacher = ctx.roles["teacher"](z_s, s)
+        with torch.set_grad_enabled(phase.name == "auxiliary"):
+            auxiliary = ctx.roles["auxiliary"](z_s, s)
+
+        weight = self._weight(s, ctx)
+        if phase.name == "student":
+            return self._student_loss(student, teacher, auxiliary, weight)
+        return self._auxiliary_loss(x, student, teacher, auxiliary, weight, ctx)
+
+    def _times(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """s ~ U(0, 1), t = min(1, s + U(0, 1/k)); both [B]."""
+        s = self.config.min_time + (1 - self.config.min_time) * ctx.sample_time(count)
+        step = ctx.sample_time(count) / self.config.k
+        return (s + step).clamp(max=1.0), s
+
+    def _weight(self, s: Tensor, ctx: StepContext) -> Tensor:
+        weight = ctx.process.schedule.elbo_weight(s) if self.config.weighting == "elbo" else torch.ones_like(s)
+        return weight[:, None]
+
+    def _student_loss(
+        self, student: Prediction, teacher: Prediction, auxiliary: Prediction, weight: Tensor
+    ) -> LossOutput:
+        """L_GEN = sum_c p_c (log aux_c - log teacher_c), p the student's soft probabilities (eq. 11)."""
+        value = rowwise(lambda p, a, q: expectation(p, a - q), [student, auxiliary, teacher], where=teacher.where)
+        with torch.no_grad():
+            entropy = student.entropy().sum() / student.where.sum().clamp_min(1)
+        return LossOutput((weight * value).mean(), {"student_entropy": entropy})
+
+    def _auxiliary_loss(
+        self,
+        x: Tensor,
+        student: Prediction,
+        teacher: Prediction,
+        auxiliary: Prediction,
+        weight: Tensor,
+        ctx: StepContext,
+    ) -> LossOutput:
+        """L_AUX = CE(x | aux) + r CE(teacher | aux), x hard or the student's probabilities (eq. 12)."""
+        soft = self.config.aux_target == "soft" or (self.config.aux_target == "auto" and ctx.process.carry_over)
+        fit = auxiliary.cross_entropy(student) if soft else auxiliary.nll(x)
+        near = auxiliary.cross_entropy(teacher) if self.config.regulariser else torch.zeros_like(fit)
+        loss = (weight * (fit + self.config.regulariser * near)).mean()
+        with torch.no_grad():
+            gap = rowwise(lambda a, q: (a - q).abs().mean(1), [auxiliary, teacher], where=teacher.where)
+            gap = gap.sum() / teacher.where.sum().clamp_min(1)
+        return LossOutput(loss, {"log_ratio": gap})

@@ -1,0 +1,212 @@
+"""Lazy predictions: categorical distributions over clean tokens, computed only where they are needed.
+
+At 50 k symbols and 1,024 tokens one dense float32 prediction is 200 MB a sample, and distillation needs
+three of them. A `Prediction` therefore keeps the hidden states and the head, and offers row-wise operations.
+
+Shapes: B batch, L tokens, V vocabulary, N selected rows, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 25
+"""Rows x V above which row operations run in chunks that the backward pass recomputes (128 MiB in float32)."""
+
+RowMap = Callable[[Tensor], Tensor]
+"""Normalised log-probabilities [N, V] -> normalised log-probabilities [N, V]."""
+
+
+class Prediction(ABC):
+    """p(x | z_t), one categorical distribution a token.
+
+    Args:
+        known: ids [B, L] that carried-over positions take.
+        where: BoolTensor [B, L], true at the positions that are predicted; elsewhere the token is known.
+    """
+
+    def __init__(self, known: Tensor, where: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
+        self.known = known
+        self.where = where
+        self._shaping = shaping
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """V."""
+
+    @abstractmethod
+    def _source(self, where: Tensor) -> Tensor:
+        """What rows are computed from, at the selected positions: [N, ...]."""
+
+    @abstractmethod
+    def _to_log_probs(self, source: Tensor) -> Tensor:
+        """Rows [N, ...] of the source -> normalised float log-probabilities [N, V]."""
+
+    @abstractmethod
+    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        """The same prediction with other row maps."""
+
+    def shaped(self, row_map: RowMap) -> Prediction:
+        """This prediction with `row_map` applied to its rows (temperature, top-p); nothing is computed yet."""
+        return self._with((*self._shaping, row_map))
+
+    def _rows(self, source: Tensor) -> Tensor:
+        log_p = self._to_log_probs(source)
+        for row_map in self._shaping:
+            log_p = row_map(log_p)
+        return log_p
+
+    def log_probs(self, where: Tensor | None = None) -> Tensor:
+        """Log-probabilities [N, V] at the true positions of `where` (default: all that are predicted)."""
+        return self._rows(self._source(self.where if where is None else where))
+
+    def dense_probs(self) -> Tensor:
+        """Probabilities [B, L, V], one-hot at known positions. For small vocabularies, tests and soft data."""
+        known = self.known.clamp(max=self.vocab_size - 1)
+        dense = torch.nn.functional.one_hot(known, self.vocab_size).to(torch.float32)
+        rows = self.log_probs().exp()
+        return dense.to(rows.dtype).masked_scatter(self.where[..., None], rows)
+
+    def sample(self, *, generator: Generator | None = None, where: Tensor | None = None) -> Tensor:
+        """Hard draw x ~ Cat(p) (LongTensor [B, L]); tokens outside `where` keep their known ids.
+
+        Drawn with float64 exponentials, whose resolution does not sharpen rare tokens.
+        """
+        where = self.where if where is None else where & self.where
+        source = self._source(where).detach()
+        out = self.known.clone()
+        if source.shape[0]:
+            with torch.no_grad():
+                draws = [
+                    sample_categorical(self._rows(part), generator) for part in torch.split(source, self._chunk_rows())
+                ]
+            out[where] = torch.cat(draws)
+        return out
+
+    def nll(self, ids: Tensor) -> Tensor:
+        """-log p(ids) [B, L]; zero at known positions."""
+        return rowwise(lambda log_p, i: -log_p.gather(1, i[:, None])[:, 0], [self], [ids], where=self.where)
+
+    def cross_entropy(self, target: Prediction) -> Tensor:
+        """-sum_c target_c log p_c [B, L], at the positions that this prediction predicts; zero elsewhere."""
+        return rowwise(lambda log_p, log_q: -expectation(log_q, log_p), [self, target], where=self.where)
+
+    def entropy(self) -> Tensor:
+        """Shannon entropy in nats [B, L]; zero at known positions."""
+        return rowwise(lambda log_p: -expectation(log_p, log_p), [self], where=self.where)
+
+    def _chunk_rows(self) -> int:
+        return max(1, CHUNK_ELEMENTS // self.vocab_size)
+
+
+class HeadPrediction(Prediction):
+    """Hidden states [B, L, D] and the head that maps rows of them to logits."""
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        head: Callable[[Tensor], Tensor],
+        vocab_size: int,
+        known: Tensor,
+        where: Tensor,
+        shaping: tuple[RowMap, ...] = (),
+    ) -> None:
+        super().__init__(known, where, shaping)
+        self._hidden, self._head, self._vocab_size = hidden, head, vocab_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
+    def _source(self, where: Tensor) -> Tensor:
+        return self._hidden[where]
+
+    def _to_log_probs(self, source: Tensor) -> Tensor:
+        return self._head(source).float().log_softmax(-1)
+
+    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        return HeadPrediction(self._hidden, self._head, self._vocab_size, self.known, self.where, shaping)
+
+
+class TablePrediction(Prediction):
+    """A dense table of log-probabilities [B, L, V]: exact oracles and tests."""
+
+    def __init__(self, table: Tensor, known: Tensor, where: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
+        super().__init__(known, where, shaping)
+        self._table = table
+
+    @property
+    def vocab_size(self) -> int:
+        return self._table.shape[-1]
+
+    def _source(self, where: Tensor) -> Tensor:
+        return self._table[where]
+
+    def _to_log_probs(self, source: Tensor) -> Tensor:
+        return source
+
+    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        return TablePrediction(self._table, self.known, self.where, shaping)
+
+
+def rowwise(
+    fn: Callable[..., Tensor],
+    predictions: list[Prediction],
+    extras: list[Tensor] | None = None,
+    *,
+    where: Tensor,
+) -> Tensor:
+    """Apply `fn` to rows of several predictions and put the results back in place.
+
+    The one primitive behind every loss: it touches only the rows selected by `where`, and above
+    `CHUNK_ELEMENTS` it works in chunks recomputed in the backward pass, so memory stays bounded.
+
+    Args:
+        fn: takes log-probabilities [n, V] of each prediction, then rows [n, ...] of each extra; returns [n].
+        predictions: read at the positions in `where`.
+        extras: tensors [B, L, ...] read at the same positions.
+        where: BoolTensor [B, L].
+
+    Returns:
+        float [B, L], zero outside `where`.
+    """
+    sources = [p._source(where) for p in predictions]
+    rest = [extra[where] for extra in extras or []]
+
+    def run(*args: Tensor) -> Tensor:
+        rows = [p._rows(source) for p, source in zip(predictions, args, strict=False)]
+        return fn(*rows, *args[len(predictions) :])
+
+    count = sources[0].shape[0]
+    size = min(p._chunk_rows() for p in predictions)
+    if count <= size:
+        values = run(*sources, *rest)
+    else:
+        chunks = [math.ceil(count / size)] * (len(sources) + len(rest))
+        parts = zip(*(x.tensor_split(n) for x, n in zip([*sources, *rest], chunks, strict=True)), strict=True)
+        values = torch.cat([checkpoint(run, *part, use_reentrant=False) for part in parts])
+    return torch.zeros(where.shape, dtype=values.dtype, device=values.device).masked_scatter(where, values)
+
+
+def expectation(log_p: Tensor, values: Tensor) -> Tensor:
+    """sum_c p_c values_c of each row [N, V] -> [N]; symbols of probability 0 count nothing, whatever their value.
+
+    Without that care 0 x inf makes `nan` of rows that top-p has cut.
+    """
+    return (log_p.exp() * values.masked_fill(log_p.isneginf(), 0.0)).sum(-1)
+
+
+def sample_categorical(log_p: Tensor, generator: Generator | None) -> Tensor:
+    """Exact draw from each row [..., V] by the exponential race, argmin E_c / p_c with float64 E_c ~ Exp(1).
+
+    Float32 noise has 24 bits, which starves rare tokens (arXiv 2409.02908): never use it for a whole row.
+    """
+    race = torch.empty(log_p.shape, dtype=torch.float64, device=log_p.device).exponential_(generator=generator)
+    return (log_p.double() - race.log()).argmax(-1)

@@ -1,0 +1,78 @@
+"""Masked (absorbing) process: a token is either clean or [MASK].
+
+Shapes: B batch, L tokens, V clean vocabulary; the state V is [MASK].
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot
+
+from fewstep.component import ComponentConfig
+from fewstep.prediction import Prediction
+from fewstep.processes.base import PROCESSES, TINY, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
+from fewstep.recipe.fields import From
+
+
+@PROCESSES.register("masked")
+class MaskedProcess(ForwardProcess):
+    """Absorbing diffusion: each token is kept with probability alpha(t), else it is [MASK].
+
+    The stationary distribution is one-hot on [MASK] (arXiv 2603.20155, section 2; MDLM, arXiv 2406.07524).
+    """
+
+    carry_over = True
+
+    class Config(ComponentConfig):
+        type: Literal["masked"] = "masked"
+        schedule: Annotated[ComponentConfig, From("schedules")] = Field("linear", validate_default=True)
+
+    @property
+    def num_states(self) -> int:
+        return self.vocab_size + 1
+
+    @property
+    def mask_id(self) -> int:
+        """The state that means [MASK]: one past the vocabulary."""
+        return self.vocab_size
+
+    def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Generator | None) -> Tensor:
+        return torch.full(shape, self.mask_id, dtype=torch.long, device=device)
+
+    def corrupt(self, x0: Tensor, t: Tensor, *, generator: Generator | None) -> Corrupted:
+        x0 = hard_ids(x0, generator)
+        u = torch.rand(x0.shape, generator=generator, device=x0.device)
+        noised = u >= per_token(self.schedule.alpha(t))
+        return Corrupted(x0.masked_fill(noised, self.mask_id), noised)
+
+    def to_predict(self, x_t: Tensor) -> Tensor:
+        return x_t == self.mask_id
+
+    def unmask_prob(self, t: Tensor, s: Tensor) -> Tensor:
+        """(alpha_s - alpha_t) / (1 - alpha_t): chance that a mask at t is revealed by s, in [0, 1]."""
+        alpha_t, alpha_s = self.schedule.alpha(t.double()), self.schedule.alpha(s.double())
+        return ((alpha_s - alpha_t) / (1 - alpha_t).clamp_min(TINY)).clamp(0, 1)
+
+    def posterior_probs(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        clean = soft_rows(x0, self.vocab_size)
+        reveal = per_token(self.unmask_prob(t, s))[..., None]
+        masked = torch.cat([reveal * clean, (1 - reveal).expand(*clean.shape[:2], 1)], dim=-1)
+        return torch.where(self.to_predict(x_t)[..., None], masked, one_hot(x_t, self.num_states).double())
+
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generator | None) -> Tensor:
+        return torch.where(self._revealed(x_t, t, s, generator), x0, x_t)
+
+    def step_back(
+        self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Generator | None
+    ) -> Tensor:
+        # Which tokens appear does not depend on what they are, so only those are drawn.
+        revealed = self._revealed(x_t, t, s, generator)
+        return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x_t)
+
+    def _revealed(self, x_t: Tensor, t: Tensor, s: Tensor, generator: Generator | None) -> Tensor:
+        u = torch.rand(x_t.shape, generator=generator, device=x_t.device, dtype=torch.float64)
+        return self.to_predict(x_t) & (u < per_token(self.unmask_prob(t, s)))

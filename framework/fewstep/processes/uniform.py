@@ -1,0 +1,78 @@
+"""Uniform process: noise replaces a token by one drawn from the whole vocabulary.
+
+Shapes: B batch, L tokens, V vocabulary (also the number of states).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot
+
+from fewstep.component import ComponentConfig
+from fewstep.processes.base import PROCESSES, TINY, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
+from fewstep.recipe.fields import From
+
+
+@PROCESSES.register("uniform")
+class UniformProcess(ForwardProcess):
+    """Uniform diffusion: each token is kept with probability alpha(t), else replaced by a uniform draw.
+
+    The stationary distribution is 1/V on every symbol (arXiv 2603.20155, section 2).
+    """
+
+    carry_over = False
+
+    class Config(ComponentConfig):
+        type: Literal["uniform"] = "uniform"
+        schedule: Annotated[ComponentConfig, From("schedules")] = Field("linear", validate_default=True)
+
+    @property
+    def num_states(self) -> int:
+        return self.vocab_size
+
+    def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Generator | None) -> Tensor:
+        return torch.randint(self.vocab_size, shape, device=device, generator=generator)
+
+    def corrupt(self, x0: Tensor, t: Tensor, *, generator: Generator | None) -> Corrupted:
+        x0 = hard_ids(x0, generator)
+        u = torch.rand(x0.shape, generator=generator, device=x0.device)
+        noised = u >= per_token(self.schedule.alpha(t))
+        noise = self.prior((x0.shape[0], x0.shape[1]), device=x0.device, generator=generator)
+        return Corrupted(torch.where(noised, noise, x0), noised)
+
+    def to_predict(self, x_t: Tensor) -> Tensor:
+        return torch.ones_like(x_t, dtype=torch.bool)
+
+    def posterior_probs(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        keep, swap, alpha_s = self._levels(t, s)
+        now = one_hot(x_t, self.vocab_size).double()
+        clean = soft_rows(x0, self.vocab_size)
+        weights = (keep[..., None] * now + swap[..., None]) * (
+            alpha_s[..., None] * clean + (1 - alpha_s[..., None]) / self.vocab_size
+        )
+        return weights / weights.sum(-1, keepdim=True)
+
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generator | None) -> Tensor:
+        """Draw z_s exactly as a mixture of three: stay at z_t, jump to x, or draw uniformly.
+
+        For hard x the posterior weight of c is (a 1[c = z_t] + b)(d 1[c = x] + e); multiplied out, its terms are
+        those three branches. No row over V is formed and no probability is rounded away at small steps.
+        """
+        keep, swap, alpha_s = self._levels(t, s)
+        rest = (1 - alpha_s) / self.vocab_size
+        stay = keep * (rest + alpha_s * (x0 == x_t))
+        jump = (swap * alpha_s).expand_as(stay)
+        spread = (swap * rest * self.vocab_size).expand_as(stay)
+        u = torch.rand(x_t.shape, generator=generator, device=x_t.device, dtype=torch.float64) * (stay + jump + spread)
+        uniform = self.prior((x_t.shape[0], x_t.shape[1]), device=x_t.device, generator=generator)
+        return torch.where(u < stay, x_t, torch.where(u < stay + jump, x0, uniform))
+
+    def _levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """alpha_{t|s}, (1 - alpha_{t|s}) / V and alpha_s, float64, broadcast over tokens."""
+        alpha_t, alpha_s = self.schedule.alpha(t.double()), self.schedule.alpha(s.double())
+        keep = (alpha_t / alpha_s.clamp_min(TINY)).clamp(0, 1)
+        return per_token(keep), per_token((1 - keep) / self.vocab_size), per_token(alpha_s)

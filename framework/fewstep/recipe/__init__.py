@@ -1,0 +1,21 @@
+"""Recipes: YAML files that are composed, validated and checked before anything heavy starts."""
+
+from fewstep.recipe.loading import (
+    LoadedRecipe,
+    dump_recipe,
+    load_recipe,
+    load_run_recipe,
+    locate,
+    parse_recipe,
+    validate_file,
+)
+
+__all__ = [
+    "LoadedRecipe",
+    "dump_recipe",
+    "load_recipe",
+    "load_run_recipe",
+    "locate",
+    "parse_recipe",
+    "validate_file",
+]

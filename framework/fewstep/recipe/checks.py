@@ -1,0 +1,131 @@
+"""What cannot be seen in one section alone: do the named components fit together?
+
+Each check takes a recipe and yields `(key, message)` for every reason why it cannot run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from fewstep.component import Component, ComponentConfig, did_you_mean
+from fewstep.recipe.yaml_loader import Key, dotted
+from fewstep.registries import KINDS, registry
+
+if TYPE_CHECKING:
+    from fewstep.recipe.models import Recipe
+
+Found = Iterator[tuple[str, str]]
+
+
+def check_teacher(recipe: Recipe) -> Found:
+    """Distillation needs a teacher, and nothing else has use for one."""
+    wanted = "teacher" in _objective(recipe).roles
+    if wanted and recipe.teacher is None:
+        yield (
+            "teacher",
+            f"objective '{recipe.objective.type}' needs a teacher; "
+            "add `teacher: {run: RUN}` or use `fewstep distill RECIPE --teacher RUN`",
+        )
+    if recipe.teacher and not wanted:
+        yield "teacher", f"objective '{recipe.objective.type}' has no role for a teacher; remove this section"
+
+
+def check_spaces(recipe: Recipe) -> Found:
+    """The objective and the sampler must know the process's kind of data."""
+    space = _class("processes", recipe.process).space
+    for section, kind in (("objective", "objectives"), ("sampler", "samplers")):
+        config: ComponentConfig = getattr(recipe, section)
+        spaces = _class(kind, config).spaces
+        if space not in spaces:
+            fitting = [entry.name for entry in registry(kind).entries() if space in entry.cls.spaces]
+            yield (
+                section,
+                f"{section} '{config.type}' works on {', '.join(sorted(spaces))} data, but process "
+                f"'{recipe.process.type}' is {space}; {section}s for it: {', '.join(fitting) or 'none'}",
+            )
+
+
+def check_noise_input(recipe: Recipe) -> Found:
+    """Noise goes into the roles that ask for it."""
+    if recipe.noise_input and not any(role.noise_input for role in _objective(recipe).roles.values()):
+        yield "noise_input", f"objective '{recipe.objective.type}' has no role that takes noise; remove this section"
+
+
+def check_batch(recipe: Recipe) -> Found:
+    """Micro-batches are of one size."""
+    size, parts = recipe.train.batch_size, recipe.train.accumulate
+    if size % parts:
+        yield "train.batch_size", f"{size} cannot be split into {parts} equal micro-batches (train.accumulate)"
+
+
+def check_optimised_roles(recipe: Recipe) -> Found:
+    """`optim.roles` names roles that are trained."""
+    trained = [name for name, role in _objective(recipe).roles.items() if role.trained]
+    for name in recipe.optim.roles:
+        if name not in trained:
+            yield (
+                f"optim.roles.{name}",
+                f"objective '{recipe.objective.type}' trains no role '{name}'"
+                f"{did_you_mean(name, trained) or ';'} trained: {', '.join(trained)}",
+            )
+
+
+def check_metrics(recipe: Recipe) -> Found:
+    """Metrics can score this kind of data."""
+    dataset = _class("datasets", recipe.data)
+    for index, config in enumerate(recipe.evaluate.metrics):
+        if reason := _class("metrics", config).unsuited(dataset):
+            yield f"evaluate.metrics[{index}]", f"metric '{config.type}' cannot score '{recipe.data.type}': {reason}"
+
+
+def check_components(recipe: Recipe) -> Found:
+    """Each component's own `check_recipe`."""
+    for key, config in component_configs(recipe):
+        for below, message in _owner(config).check_recipe(config, recipe):
+            yield ".".join(filter(None, [dotted(key), below])), message
+
+
+CHECKS: tuple[Callable[[Recipe], Found], ...] = (
+    check_teacher,
+    check_spaces,
+    check_noise_input,
+    check_batch,
+    check_optimised_roles,
+    check_metrics,
+    check_components,
+)
+
+
+def check_recipe(recipe: Recipe) -> list[tuple[str, str]]:
+    """Everything that the checks find, as (dotted key, message)."""
+    return [found for check in CHECKS for found in check(recipe)]
+
+
+def component_configs(value: Any, key: Key = ()) -> Iterator[tuple[Key, ComponentConfig]]:
+    """Every component's config within a section, however deeply nested, with its key."""
+    if isinstance(value, ComponentConfig):
+        yield key, value
+    below: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, BaseModel | dict):
+        below = value.items() if isinstance(value, dict) else value
+    elif isinstance(value, list | tuple):
+        below = enumerate(value)
+    for step, item in below:
+        yield from component_configs(item, (*key, step))
+
+
+def _class(kind: str, config: ComponentConfig) -> Any:
+    return registry(kind).get(config.type).cls
+
+
+def _objective(recipe: Recipe) -> Any:
+    return _class("objectives", recipe.objective)
+
+
+def _owner(config: ComponentConfig) -> type[Component]:
+    """The component that `config` belongs to."""
+    entries = (entry for kind in KINDS for entry in registry(kind).entries())
+    return next((entry.cls for entry in entries if entry.cls.Config is type(config)), Component)

@@ -1,0 +1,144 @@
+"""From files to one tree: `extends`, `--set`, `${env:NAME}`; every value keeps the place that it came from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from fewstep.errors import Problem, RecipeError, UserError
+from fewstep.recipe.shipped import find_shipped, is_path
+from fewstep.recipe.yaml_loader import Key, Node, dotted, load_mapping, load_value, read_text, to_node
+
+_ENV = re.compile(r"\$\{env:([^}]*)\}")
+_ENV_KEYS = ("path", "run")
+
+
+def compose(path: Path, source: str, sets: Sequence[str] = (), *, teacher: str | None = None) -> Node:
+    """One file with all that it extends, then `--set` overrides, then the teacher; problems call it `source`.
+
+    Raises:
+        RecipeError: a file cannot be read or parsed, or an override cannot be applied.
+    """
+    root = _load(path, source)
+    problems: list[Problem] = []
+    for index, text in enumerate(sets, start=1):
+        try:
+            root = merge(root, _parse_set(text, index, root))
+        except RecipeError as error:
+            problems += error.problems
+    if teacher is not None:
+        root = merge(root, to_node({"teacher": {"run": teacher}}, "--teacher"))
+    root = _substitute(root, problems)
+    if problems:
+        raise RecipeError(problems)
+    return root
+
+
+def merge(base: Node, over: Node) -> Node:
+    """`over` on top of `base`: mappings key by key, everything else replaced.
+
+    A component may be written as its bare name. Where the `type` changes, nothing of the old component stays,
+    so that its settings cannot leak into the new one.
+    """
+    old, new = _longhand(base, over), _longhand(over, base)
+    if not (isinstance(old.value, dict) and isinstance(new.value, dict)):
+        return over
+    before, after = old.child("type"), new.child("type")
+    if before and after and before.value != after.value:
+        return over
+    merged = {key: merge(old.value[key], child) if key in old.value else child for key, child in new.value.items()}
+    return Node({**old.value, **merged}, over.source, over.line)
+
+
+def _longhand(node: Node, other: Node) -> Node:
+    """`digits` as `{type: digits}` where it meets a mapping."""
+    if isinstance(node.value, str) and isinstance(other.value, dict):
+        return Node({"type": node}, node.source, node.line)
+    return node
+
+
+def _load(path: Path, source: str, extended_by: tuple[Path, ...] = ()) -> Node:
+    """A file merged over what it extends."""
+    node = _anchor_plugins(load_mapping(read_text(path, source), source), path.parent)
+    extends = node.child("extends")
+    if extends is None:
+        return node
+    if not isinstance(extends.value, str):
+        raise RecipeError([extends.problem("expected one string: a path, or the name of a shipped recipe", "extends")])
+    base, chain = _base_path(extends, path.parent), (*extended_by, path.resolve())
+    if base.resolve() in chain:
+        circle = " -> ".join(shown(file) for file in (*chain[chain.index(base.resolve()) :], base))
+        raise RecipeError([extends.problem(f"goes round in a circle: {circle}", "extends")])
+    if not base.is_file():
+        raise RecipeError([extends.problem(f"no such file: {shown(base)}", "extends")])
+    own = {key: child for key, child in node.value.items() if key != "extends"}
+    return merge(_load(base, shown(base), chain), Node(own, node.source, node.line))
+
+
+def _base_path(extends: Node, folder: Path) -> Path:
+    if is_path(extends.value):
+        return folder / str(extends.value)
+    try:
+        return find_shipped("base", extends.value)
+    except UserError as error:
+        raise RecipeError([extends.problem(str(error), "extends")]) from None
+
+
+def shown(path: Path) -> str:
+    """A path as a person would write it: relative if it lies below the current folder."""
+    path, here = path.resolve(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _anchor_plugins(root: Node, folder: Path) -> Node:
+    """Make `plugins: [./file.py]` absolute, since it is meant relative to the file that says so."""
+    plugins = root.child("plugins")
+    if plugins is None or not isinstance(plugins.value, list):
+        return root
+    items = [
+        Node(str((folder / item.value).resolve()), item.source, item.line)
+        if isinstance(item.value, str) and item.value.endswith(".py")
+        else item
+        for item in plugins.value
+    ]
+    return Node({**root.value, "plugins": Node(items, plugins.source, plugins.line)}, root.source, root.line)
+
+
+def _parse_set(text: str, index: int, root: Node) -> Node:
+    """`a.b=1`, the `index`-th override, as a mapping that can be merged over `root`."""
+    key, equals, value = text.partition("=")
+    steps = key.strip().split(".")
+    place = Node(None, "--set", index)
+    if not equals or not all(steps):
+        raise RecipeError([place.problem(f"expected KEY=VALUE with a dotted key, as in train.steps=100, not '{text}'")])
+    node = load_value(value, "--set", line=index, key=tuple(steps))
+    if node is None:
+        raise RecipeError([place.problem("no value after '='; write null for none", key)])
+    deepest, depth = root.follow(tuple(steps))
+    if depth < len(steps) and not isinstance(deepest.value, dict | str | None):
+        kind = "a list; set all of it" if isinstance(deepest.value, list) else "a value, not keys"
+        raise RecipeError([place.problem(f"'{dotted(tuple(steps[:depth]))}' holds {kind}", key)])
+    for step in reversed(steps):
+        node = Node({step: node}, "--set", index)
+    return _anchor_plugins(node, Path.cwd())
+
+
+def _substitute(node: Node, problems: list[Problem], key: Key = ()) -> Node:
+    """Replace `${env:NAME}` in the strings that may hold it, and report it in all others."""
+    if isinstance(node.value, dict):
+        children = {step: _substitute(child, problems, (*key, step)) for step, child in node.value.items()}
+        return Node(children, node.source, node.line)
+    if isinstance(node.value, list):
+        items = [_substitute(item, problems, (*key, index)) for index, item in enumerate(node.value)]
+        return Node(items, node.source, node.line)
+    names = _ENV.findall(node.value) if isinstance(node.value, str) else []
+    if names and key[-1] not in _ENV_KEYS:
+        allowed = " and ".join(f"`{name}`" for name in _ENV_KEYS)
+        problems.append(node.problem(f"${{env:...}} is understood in {allowed} only", dotted(key)))
+    elif missing := [name for name in names if name not in os.environ]:
+        problems += [node.problem(f"environment variable '{name}' is not set", dotted(key)) for name in missing]
+    elif names:
+        return Node(_ENV.sub(lambda match: os.environ[match[1]], node.value), node.source, node.line)
+    return node

@@ -1,0 +1,38 @@
+"""A JSON schema of recipe files, for editors; it knows the plugins that are installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Schema of the files that people write, as opposed to complete recipes.
+
+    A file that extends another may leave out any key, so only a file without `extends` has required ones, and
+    those at the top level only; `fewstep validate` sees the rest.
+    """
+    from fewstep.recipe.models import Recipe
+
+    schema = Recipe.model_json_schema()
+    required = schema["required"]
+    _drop_required(schema)
+    extends = {"type": "string", "description": "recipe that this one changes: a path, or a shipped recipe's name"}
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        **schema,
+        "title": "fewstep recipe",
+        "properties": {"extends": extends, **schema["properties"]},
+        "anyOf": [{"required": ["extends"]}, {"required": required}],
+    }
+
+
+def _drop_required(schema: Any) -> None:
+    """Make every key of every object optional."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            schema.pop("required", None)
+        for value in schema.values():
+            _drop_required(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            _drop_required(value)

@@ -1,0 +1,79 @@
+"""The recipes and suites that come with fewstep: inside an installed wheel, or in the checkout. Loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import fewstep
+from fewstep.component import did_you_mean
+from fewstep.errors import UserError
+
+_CHECKOUT = {"recipes": "recipes", "suites": "benchmarks/suites"}
+
+
+def shipped_folder(kind: Literal["recipes", "suites"]) -> Path | None:
+    """Where they are, or None if this installation has none."""
+    package = Path(fewstep.__file__).resolve().parent
+    installed, checkout = package / "shipped" / kind, package.parents[1]
+    if installed.is_dir():
+        return installed
+    source = checkout / _CHECKOUT[kind]
+    return source if source.is_dir() and (checkout / "pyproject.toml").is_file() else None
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Every recipe that can be run, by name (the file's name without `.yaml`)."""
+    return {path.stem: path for name, path in _files("recipes").items() if not _is_base(name)}
+
+
+def shipped_bases() -> dict[str, Path]:
+    """What recipes extend: everything below a name that starts with `_`, by path (`_base/digits`)."""
+    return {name: path for name, path in _files("recipes").items() if _is_base(name)}
+
+
+def shipped_suites() -> dict[str, Path]:
+    """Every benchmark suite, by name."""
+    return {path.stem: path for path in _files("suites").values()}
+
+
+def find_shipped(kind: Literal["recipe", "base", "suite"], name: str) -> Path:
+    """Look a shipped file up ("base" finds recipes too).
+
+    Raises:
+        UserError: no such name; the message suggests the nearest.
+    """
+    known = shipped_suites() if kind == "suite" else shipped_recipes()
+    if kind == "base":
+        known = {**shipped_bases(), **known}
+    if name not in known:
+        what = "suite" if kind == "suite" else "recipe"
+        hint = did_you_mean(name, known) or f"; `fewstep list {what}s` shows them, and a path ends in .yaml"
+        raise UserError(f"no shipped {what} named '{name}'{hint}")
+    return known[name]
+
+
+def is_path(source: str) -> bool:
+    """Whether `source` names a file rather than something shipped."""
+    return source.endswith((".yaml", ".yml")) or source.startswith(".")
+
+
+def summary(path: Path) -> str:
+    """The first line of a file's opening comment."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            return ""
+        text = line.lstrip("#").strip()
+        if text and not text.startswith("yaml-language-server:"):
+            return text
+    return ""
+
+
+def _files(kind: Literal["recipes", "suites"]) -> dict[str, Path]:
+    folder = shipped_folder(kind)
+    paths = sorted(folder.rglob("*.yaml")) if folder else []
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths if folder}
+
+
+def _is_base(name: str) -> bool:
+    return any(part.startswith("_") for part in name.split("/"))

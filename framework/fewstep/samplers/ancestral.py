@@ -1,0 +1,55 @@
+"""Ancestral sampling in two stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Generator
+
+from fewstep.component import ComponentConfig
+from fewstep.denoiser import Denoiser
+from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
+from fewstep.shaping import shape
+
+
+@SAMPLERS.register("ancestral")
+class AncestralSampler(Sampler):
+    """Walks t from 1 to 0 in equal steps: x ~ Cat(prediction), then z_s ~ q(z_s | z_t, x).
+
+    Both draws are separate, so a small step never multiplies a rare token's probability below the resolution
+    of a random number. The last step ends at s = 0, where the posterior returns x. Temperature and top-p
+    shape the first draw (arXiv 2603.20155, sections 2 and A.2).
+    """
+
+    class Config(ComponentConfig):
+        type: Literal["ancestral"] = "ancestral"
+        temperature: float = Field(1.0, gt=0, description="below 1 sharpens every draw of a clean token")
+        top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest symbols that hold this mass")
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: Denoiser,
+        count: int,
+        *,
+        steps: int,
+        generator: Generator,
+        on_step: Callable[[StepState], None] | None = None,
+    ) -> Samples:
+        process, device, before = denoiser.process, denoiser.device, denoiser.nfe
+        x = process.prior((count, denoiser.length), device=device, generator=generator)
+        for index in range(steps):
+            t, s = 1 - index / steps, 1 - (index + 1) / steps
+            now, then = (torch.full((count,), time, device=device, dtype=torch.float64) for time in (t, s))
+            prediction = denoiser(x, now.float(), generator=generator)
+            prediction = shape(prediction, temperature_=self.config.temperature, top_p_=self.config.top_p)
+            if index == steps - 1:
+                x = prediction.sample(generator=generator)
+            else:
+                x = process.step_back(x, prediction, now, then, generator=generator)
+            if on_step is not None:
+                on_step(StepState(index, t, s, x))
+        return Samples(x, denoiser.nfe - before)

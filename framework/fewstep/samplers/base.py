@@ -1,0 +1,54 @@
+"""Samplers: turn a denoiser into data in a set number of network evaluations (NFE)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Generator, Tensor
+
+from fewstep.component import Component
+from fewstep.denoiser import Denoiser
+from fewstep.registry import Registry
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What a sampler shows its `on_step` callback: step index (from 0), times t -> s, and tokens z_s [B, L]."""
+
+    index: int
+    t: float
+    s: float
+    x: Tensor
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Clean tokens `x` (LongTensor [B, L]) and `nfe`, the network evaluations that each of them took,
+    counted by the network itself."""
+
+    x: Tensor
+    nfe: int
+
+
+class Sampler(Component, ABC):
+    """Draws samples from a denoiser; all randomness comes from the generator that it is given."""
+
+    spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
+
+    @abstractmethod
+    def sample(
+        self,
+        denoiser: Denoiser,
+        count: int,
+        *,
+        steps: int,
+        generator: Generator,
+        on_step: Callable[[StepState], None] | None = None,
+    ) -> Samples:
+        """Draw `count` samples in `steps` steps on the denoiser's device."""
+
+
+SAMPLERS: Registry[Sampler] = Registry("sampler", Sampler, "fewstep.samplers")

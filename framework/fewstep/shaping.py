@@ -1,0 +1,44 @@
+"""Row maps that shape a prediction: temperature and top-p. Rows are normalised log-probabilities [N, V]."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fewstep.prediction import Prediction, RowMap
+
+
+def temperature(value: float) -> RowMap:
+    """p^(1/value), renormalised."""
+
+    def apply(log_p: Tensor) -> Tensor:
+        return (log_p / value).log_softmax(-1)
+
+    return apply
+
+
+def top_p(mass: float) -> RowMap:
+    """Keep the smallest set of likeliest symbols that holds at least `mass`; the rest get probability 0."""
+
+    def apply(log_p: Tensor) -> Tensor:
+        return log_p.masked_fill(outside_top_p(log_p, mass), -float("inf")).log_softmax(-1)
+
+    return apply
+
+
+def outside_top_p(log_p: Tensor, mass: float) -> Tensor:
+    """BoolTensor [N, V], true for the symbols that top-p leaves out; the likeliest always stays."""
+    ordered, index = log_p.sort(-1, descending=True)
+    p = ordered.exp()
+    before = p.cumsum(-1) - p
+    drop = before >= mass
+    drop[..., 0] = False
+    return drop.scatter(-1, index, drop)
+
+
+def shape(prediction: Prediction, *, temperature_: float = 1.0, top_p_: float = 1.0) -> Prediction:
+    """Temperature first, then top-p; 1.0 leaves a prediction as it is."""
+    if temperature_ != 1.0:
+        prediction = prediction.shaped(temperature(temperature_))
+    if top_p_ < 1.0:
+        prediction = prediction.shaped(top_p(top_p_))
+    return prediction

@@ -1,0 +1,37 @@
+"""Sample sheets: many samples on one picture or page, for a person to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fewstep.data.base import Dataset
+
+_CELL = 48
+"""Images are enlarged, without smoothing, to at least this many pixels a side."""
+
+
+def image_sheet(images: Tensor, columns: int) -> Tensor:
+    """Grid of images: float [N, C, H, W] in [0, 1] -> [3, H', W']."""
+    from torchvision.utils import make_grid
+
+    scale = max(1, -(-_CELL // images.shape[-1]))
+    enlarged = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    return make_grid(enlarged, nrow=columns, padding=max(2, scale // 2), pad_value=0.35)
+
+
+def save_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns: int = 10) -> Path:
+    """Write samples (LongTensor [N, L]) as `path`.png for images or `path`.txt otherwise; returns what was written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = dataset.to_images(samples.cpu())
+    if images is None:
+        file = path.with_suffix(".txt")
+        file.write_text("\n\n".join(dataset.to_text(samples)) + "\n", encoding="utf-8")
+        return file
+    from torchvision.utils import save_image
+
+    file = path.with_suffix(".png")
+    save_image(image_sheet(images.to(torch.float32), columns), file)
+    return file

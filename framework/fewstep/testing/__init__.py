@@ -1,0 +1,27 @@
+"""Conformance checks for components: the ones that fewstep's own components pass, offered to plugin authors.
+
+Each asserts a contract and names what is broken::
+
+    from fewstep.testing import check_objective
+
+    def test_mine() -> None:
+        check_objective("my_objective")
+"""
+
+from fewstep.testing.backbones import check_backbone
+from fewstep.testing.datasets import check_dataset
+from fewstep.testing.metrics import check_metric
+from fewstep.testing.objectives import check_objective
+from fewstep.testing.processes import check_process
+from fewstep.testing.samplers import check_sampler
+from fewstep.testing.schedules import check_schedule
+
+__all__ = [
+    "check_backbone",
+    "check_dataset",
+    "check_metric",
+    "check_objective",
+    "check_process",
+    "check_sampler",
+    "check_schedule",
+]

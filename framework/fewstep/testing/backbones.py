@@ -1,0 +1,140 @@
+"""What every backbone must do.
+
+Shapes: B batch, L tokens, S input states, V output vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
+
+TINY = TokenSpace(num_states=6, vocab_size=5, length=12, grid=(2, 3, 2))
+"""Small, and good for sequences as well as for images; one state more than symbols, as masking has."""
+
+BATCH = 3
+
+
+def check_backbone(config: Any, *, tokens: TokenSpace = TINY) -> None:
+    """Check a backbone's shapes, gradients, inputs, sense of time and order, determinism and mixed precision.
+
+    Weights are perturbed first: parts that start at zero on purpose would hide what is connected to what.
+
+    Raises:
+        AssertionError: something does not hold.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = BACKBONES.build(config, tokens=tokens)
+        _check_initial_state(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        x, t = torch.randint(tokens.num_states, (BATCH, tokens.length)), torch.tensor([0.1, 0.5, 0.9])
+        for check in (_check_gradients, _check_autocast):
+            check(model, x, t)
+        model.eval()
+        with torch.no_grad():
+            for check in (_check_inputs, _check_time, _check_mixing, _check_independence, _check_packing):
+                check(model, x, t)
+            _check_state(model, BACKBONES.build(config, tokens=tokens).eval(), x, t)
+
+
+def _loss(model: Backbone, hidden: Tensor) -> Tensor:
+    logits: Tensor = model.head(hidden)
+    return (logits.float() * torch.linspace(-1, 1, logits.numel()).view_as(logits).cos()).sum()
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() > 1e-4)
+
+
+def _check_initial_state(model: Backbone) -> None:
+    tokens = model.tokens
+    hidden = model(torch.zeros(BATCH, tokens.length, dtype=torch.long), torch.full((BATCH,), 0.5))
+    assert hidden.shape == (BATCH, tokens.length, model.width), f"hidden states have shape {tuple(hidden.shape)}"
+    assert hidden.isfinite().all(), "the output is not finite"
+    rows = model.head(hidden[0])
+    assert rows.shape == (tokens.length, tokens.vocab_size), f"head turns [L, D] into {tuple(rows.shape)}"
+    torch.testing.assert_close(model.head(hidden)[0], rows, msg=lambda m: f"head does not act on each row alone: {m}")
+    torch.autograd.backward(_loss(model, hidden))
+    assert any(p.grad is not None and p.grad.any() for p in model.parameters()), "nothing learns at the first step"
+    model.zero_grad()
+
+
+def _check_gradients(model: Backbone, x: Tensor, t: Tensor) -> None:
+    probs = nn.functional.one_hot(x, model.tokens.num_states).float().requires_grad_()
+    residual = torch.zeros(*x.shape, model.width, requires_grad=True)
+    for given in (x, probs):
+        torch.autograd.backward(_loss(model, model(given, t, residual=residual)))
+    for name, tensor in [("probabilities", probs), ("residual", residual), *model.named_parameters()]:
+        assert tensor.grad is not None, f"{name} gets no gradient"
+        assert tensor.grad.any(), f"{name} gets a gradient of zero"
+        assert tensor.grad.isfinite().all(), f"the gradient of {name} is not finite"
+    model.zero_grad()
+
+
+def _check_autocast(model: Backbone, x: Tensor, t: Tensor) -> None:
+    was_training = model.training
+    model.eval()
+    exact = model.head(model(x, t)).detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model(x, t)
+        loss = _loss(model, hidden)
+        logits = model.head(hidden).float()
+    torch.autograd.backward(loss)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), "bf16 gradients are not finite"
+    error = (logits - exact).pow(2).mean().sqrt() / exact.pow(2).mean().sqrt()
+    assert error < 0.1, f"bf16 changes the logits by {float(error):.0%}"
+    model.zero_grad()
+    model.train(was_training)
+
+
+def _check_inputs(model: Backbone, x: Tensor, t: Tensor) -> None:
+    base = model(x, t)
+    torch.testing.assert_close(model(x, t), base, rtol=0, atol=0, msg=lambda m: f"two evaluations differ: {m}")
+    one_hot = nn.functional.one_hot(x, model.tokens.num_states)
+    for dtype in (torch.float32, torch.float64):
+        soft = model(one_hot.to(dtype), t)
+        torch.testing.assert_close(soft, base, msg=lambda m: f"ids and one-hot probabilities differ: {m}")
+    residual = torch.zeros(*x.shape, model.width)
+    torch.testing.assert_close(model(x, t, residual=residual), base, msg=lambda m: f"a zero residual matters: {m}")
+    assert _differ(model(x, t, residual=torch.randn_like(residual)), base), "the residual is ignored"
+
+
+def _check_time(model: Backbone, x: Tensor, t: Tensor) -> None:
+    matters = _differ(model(x, t), model(x, 1 - t + 0.05))
+    assert matters == model.time_conditioned, f"time_conditioned is {model.time_conditioned}, but t says otherwise"
+
+
+def _check_mixing(model: Backbone, x: Tensor, t: Tensor) -> None:
+    base = model(x, t)
+    for changed, seen in ((0, -1), (-1, 0)):
+        other = x.clone()
+        other[:, changed] = (x[:, changed] + 1) % model.tokens.num_states
+        assert _differ(model(other, t)[:, seen], base[:, seen]), f"token {seen} does not see token {changed}"
+    assert _differ(model(x.flip(1), t).flip(1), base), "the order of tokens makes no difference"
+
+
+def _check_independence(model: Backbone, x: Tensor, t: Tensor) -> None:
+    alone = torch.cat([model(x[i : i + 1], t[i : i + 1]) for i in range(BATCH)])
+    torch.testing.assert_close(model(x, t), alone, rtol=1e-4, atol=1e-5, msg=lambda m: f"samples see each other: {m}")
+
+
+def _check_packing(model: Backbone, x: Tensor, t: Tensor) -> None:
+    separate = model(x, t).flatten(0, 1)
+    packed = model(x.view(1, -1), t, segments=[x.shape[1]] * BATCH)[0]
+    torch.testing.assert_close(
+        packed, separate, rtol=1e-4, atol=1e-5, msg=lambda m: f"packed sequences differ from separate ones: {m}"
+    )
+
+
+def _check_state(model: Backbone, other: Backbone, x: Tensor, t: Tensor) -> None:
+    other.load_state_dict(model.state_dict())
+    torch.testing.assert_close(
+        other(x, t), model(x, t), rtol=0, atol=0, msg=lambda m: f"the state does not hold all: {m}"
+    )
+    assert model.num_parameters() == sum(p.numel() for p in model.parameters() if p.requires_grad) > 0

@@ -1,0 +1,41 @@
+"""Conformance of datasets: shapes, ranges, repeatability, and something for a person to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fewstep.data.base import DATASETS
+
+
+def check_dataset(config: Any) -> None:
+    """Assert that a dataset keeps the contract of `Dataset`.
+
+    Raises:
+        AssertionError: naming what differs.
+    """
+    dataset = DATASETS.build(config)
+    spec, train = dataset.spec, dataset.train
+    assert train.dtype == torch.long, "training tokens must be a LongTensor"
+    assert train.shape == (len(dataset), spec.length), (
+        f"train is {tuple(train.shape)}, the spec says length {spec.length}"
+    )
+    assert len(dataset) > 0, "no training samples"
+    assert int(train.min()) >= 0, "negative token"
+    assert int(train.max()) < spec.vocab_size, f"token {int(train.max())} in a vocabulary of {spec.vocab_size}"
+    assert DATASETS.build(config).fingerprint == dataset.fingerprint, "the same config must give the same data"
+    assert dataset.labels is None or dataset.labels.shape == (len(dataset),), "one label for each sample"
+
+    shown = dataset.to_text(train[:3])
+    assert len(shown) == 3, "to_text must return one text for each sample"
+    assert all(isinstance(text, str) and text for text in shown), "to_text must return text"
+    images = dataset.to_images(train[:3])
+    assert (images is not None) == (dataset.kind == "image"), "image data, and only it, has images"
+    if images is not None:
+        assert spec.grid is not None
+        height, width, channels = spec.grid
+        assert height * width * channels == spec.length, "the grid must hold exactly the tokens of a sample"
+        assert images.shape == (3, channels, height, width), f"images are {tuple(images.shape)}"
+        assert float(images.min()) >= 0, "pixels lie in [0, 1]"
+        assert float(images.max()) <= 1, "pixels lie in [0, 1]"

@@ -1,0 +1,48 @@
+"""Conformance of metrics: declared values, batching that does not matter, and unsuited data refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from fewstep.data.base import DATASETS
+from fewstep.metrics.base import METRICS
+
+
+def check_metric(config: Any, *, data: Any = None) -> None:
+    """Assert that a metric keeps the contract of `Metric`.
+
+    Args:
+        data: dataset to score; by default the first of `markov`, `digits`, `coins` that suits it.
+
+    Raises:
+        AssertionError: naming what differs.
+    """
+    metric_type = METRICS.get(METRICS.parse(config).type).cls
+    name = DATASETS.parse(data).type if data else _suited(metric_type)
+    dataset = DATASETS.build(data or {"type": name, **({"size": 512} if name == "markov" else {})})
+    samples = dataset.train[:96]
+
+    whole, parts = METRICS.build(config, dataset=dataset), METRICS.build(config, dataset=dataset)
+    whole.update(samples)
+    for part in samples.split(41):
+        parts.update(part)
+    values, again = whole.compute(), parts.compute()
+    assert values.keys() == metric_type.directions.keys(), (
+        f"returns {sorted(values)}, declares {sorted(metric_type.directions)}"
+    )
+    assert set(metric_type.directions.values()) <= {"lower", "higher", "info"}
+    for key, value in values.items():
+        assert isinstance(value, float), f"{key} must be a float"
+        assert math.isfinite(value), f"{key} is {value} on training data"
+        assert math.isclose(value, again[key], rel_tol=1e-6, abs_tol=1e-9), f"{key} depends on the size of batches"
+    assert torch.equal(samples, dataset.train[:96]), "a metric must not change its samples"
+
+
+def _suited(metric_type: Any) -> str:
+    for name in ("markov", "digits", "coins"):
+        if metric_type.unsuited(DATASETS.get(name).cls) is None:
+            return name
+    raise AssertionError(f"{metric_type.__name__} suits none of the small datasets; pass data=")

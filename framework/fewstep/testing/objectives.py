@@ -1,0 +1,137 @@
+"""Conformance of objectives: finite loss, gradients only where the phase says, frozen roles untouched, exact resume."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewstep.objectives.base import OBJECTIVES, Batch
+from fewstep.recipe import dump_recipe, parse_recipe
+from fewstep.recipe.models import Recipe
+from fewstep.training.checkpoint import list_checkpoints
+from fewstep.training.loggers import VOLATILE
+from fewstep.training.rundir import RunDir
+from fewstep.training.trainer import Trainer
+
+
+def check_objective(config: Any, *, processes: tuple[str, ...] = ("masked", "uniform"), steps: int = 6) -> None:
+    """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
+
+    Args:
+        config: name, mapping or config of a registered objective.
+        processes: names of the processes it is for.
+        steps: length of the runs that are compared for exact resume.
+
+    Raises:
+        AssertionError: naming what differs.
+    """
+    for process in processes:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            teacher = _train(_recipe("denoising", process, 4, None), root / "teacher")
+            recipe = _recipe(config, process, steps, teacher.run.path)
+            _check_gradients(Trainer(recipe, _run(recipe, root / "gradients"), echo=_silent))
+            _check_resume(recipe, root)
+
+
+def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> Recipe:
+    parsed = OBJECTIVES.parse(objective)
+    roles = OBJECTIVES.get(parsed.type).cls.roles
+    raw: dict[str, Any] = {
+        "name": "conformance",
+        "data": {"type": "markov", "vocab_size": 4, "length": 6, "size": 64},
+        "process": process,
+        "backbone": {"type": "transformer", "width": 16, "depth": 1, "heads": 2},
+        "objective": parsed.model_dump(mode="json"),
+        "train": {
+            "steps": steps,
+            "batch_size": 8,
+            "log_every": 2,
+            "checkpoint_every": (steps + 1) // 2,
+            "device": "cpu",
+        },
+    }
+    if any(role.noise_input for role in roles.values()):
+        raw["noise_input"] = {"channels": 4}
+    if "teacher" in roles:
+        raw["teacher"] = {"run": str(teacher)}
+    return parse_recipe(raw)
+
+
+def _silent(line: str) -> None:
+    """The runs of a test need no console."""
+
+
+def _run(recipe: Recipe, path: Path) -> RunDir:
+    run = RunDir.create(recipe.name, path)
+    run.resolved.write_text(dump_recipe(recipe))
+    return run
+
+
+def _train(recipe: Recipe, path: Path) -> Trainer:
+    trainer = Trainer(recipe, _run(recipe, path), echo=_silent)
+    trainer.fit()
+    return trainer
+
+
+def _check_gradients(trainer: Trainer) -> None:
+    trainer.objective.setup(trainer.ctx)
+    batch = Batch(trainer.tokens[:8])
+    with torch.no_grad():  # roles that start equal may have nothing to tell each other
+        for role in trainer.roles.values():
+            for parameter in role.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    for phase in trainer.objective.phases():
+        unknown = [name for name in phase.train if name not in trainer.trained]
+        assert not unknown, f"phase '{phase.name}' trains {unknown}, which are not trained roles"
+        for name, role in trainer.roles.items():
+            role.requires_grad_(name in phase.train)
+            role.zero_grad()
+        out = trainer.objective.loss(phase, batch, trainer.ctx)
+        assert out.loss.ndim == 0, "a loss is a scalar"
+        assert torch.isfinite(out.loss), f"loss of phase '{phase.name}' is {out.loss}"
+        assert not any(value.requires_grad for value in out.metrics.values()), "metrics must be detached"
+        out.loss.backward()
+        for name, role in trainer.roles.items():
+            moved = any(p.grad is not None and p.grad.abs().sum() > 0 for p in role.parameters())
+            assert moved == (name in phase.train), f"phase '{phase.name}': gradient reaches '{name}': {moved}"
+
+
+def _check_resume(recipe: Recipe, root: Path) -> None:
+    """A run that died after half of its steps ends like one that did not, bit for bit."""
+    straight = _train(recipe, root / "straight")
+    shutil.copytree(straight.run.path, root / "resumed")
+    run = RunDir(root / "resumed")
+    shutil.rmtree(list_checkpoints(run.checkpoints)[-1])
+    resumed = Trainer(recipe, run, echo=_silent)
+    resumed.fit()
+    _assert_equal(straight.state_dict(), resumed.state_dict(), "")
+    assert _metrics(straight.run) == _metrics(resumed.run), "metrics.jsonl differs after a resume"
+    fresh = Trainer(recipe, RunDir(root / "unused"), echo=_silent)
+    for name in [name for name, role in straight.objective.roles.items() if not role.trained]:
+        _assert_equal(fresh.roles[name].state_dict(), straight.roles[name].state_dict(), f"frozen role {name}")
+
+
+def _metrics(run: RunDir) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in VOLATILE} for row in rows]
+
+
+def _assert_equal(a: Any, b: Any, path: str) -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), f"{path} differs"
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), f"{path}: {a.keys()} against {b.keys()}"
+        for key in a:
+            _assert_equal(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), f"{path}: lengths differ"
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            _assert_equal(x, y, f"{path}/{i}")
+    else:
+        assert a == b, f"{path}: {a!r} against {b!r}"

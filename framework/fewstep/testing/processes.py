@@ -1,0 +1,129 @@
+"""Conformance of processes: what is drawn agrees with what is computed, and both with Bayes' rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.prediction import TablePrediction
+from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.testing.statistics import assert_same_law
+
+_DRAWS = 20_000
+
+
+def check_process(config: Any, *, vocab_size: int = 4) -> None:
+    """Assert that a discrete process keeps the contract of `ForwardProcess`.
+
+    Args:
+        config: name, mapping or config of a registered process.
+        vocab_size: small, since states are enumerated.
+
+    Raises:
+        AssertionError: naming what differs.
+    """
+    process = PROCESSES.build(config, vocab_size=vocab_size)
+    _check_corrupt(process)
+    _check_prior(process)
+    for t, s in ((0.9, 0.6), (0.5, 0.5 - 1 / 1024), (1.0, 0.7)):
+        _check_posterior_is_bayes(process, t, s)
+        _check_posterior_draws(process, t, s)
+    _check_step_back_at_zero(process)
+    _check_shapes(process)
+
+
+def _marginal(process: ForwardProcess, x0: Tensor, t: float) -> Tensor:
+    """q(z_t | x) for each clean token: float64 [V, S], from alpha and the prior's law."""
+    alpha = process.schedule.alpha(torch.tensor([t], dtype=torch.float64))
+    law = _prior_law(process)
+    clean = torch.nn.functional.one_hot(x0, process.num_states).double()
+    return alpha * clean + (1 - alpha) * law
+
+
+def _prior_law(process: ForwardProcess) -> Tensor:
+    law = torch.zeros(process.num_states, dtype=torch.float64)
+    if process.num_states > process.vocab_size:
+        law[process.vocab_size :] = 1 / (process.num_states - process.vocab_size)
+    else:
+        law[:] = 1 / process.num_states
+    return law
+
+
+def _check_corrupt(process: ForwardProcess) -> None:
+    rng = torch.Generator().manual_seed(1)
+    tokens = torch.arange(process.vocab_size)
+    for t in (0.0, 0.3, 0.8, 1.0):
+        x0 = tokens.repeat(_DRAWS, 1)
+        out = process.corrupt(x0, torch.full((_DRAWS,), t), generator=rng)
+        assert (out.x_t[~out.noised] == x0[~out.noised]).all(), "tokens that are not noised must stay"
+        for token in tokens:
+            counts = torch.bincount(out.x_t[:, token], minlength=process.num_states)
+            assert_same_law(counts, _marginal(process, token, t), f"corrupt at t={t}")
+    soft = torch.rand(1, 1, process.vocab_size, dtype=torch.float64)
+    soft /= soft.sum()
+    drawn = process.corrupt(soft.expand(_DRAWS, 1, -1), torch.full((_DRAWS,), 0.4), generator=rng).x_t
+    law = (soft[0, 0][:, None] * _marginal(process, tokens, 0.4)).sum(0)
+    assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), law, "corrupt of soft data")
+
+
+def _check_prior(process: ForwardProcess) -> None:
+    drawn = process.prior((_DRAWS, 2), device="cpu", generator=torch.Generator().manual_seed(2))
+    assert drawn.shape == (_DRAWS, 2)
+    assert drawn.dtype == torch.long
+    assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), _prior_law(process), "prior")
+
+
+def _joint(process: ForwardProcess, x0: Tensor, t: float, s: float) -> Tensor:
+    """q(z_s, z_t | x) by the Markov property of the forward process: float64 [S_s, S_t]."""
+    alpha_t, alpha_s = (process.schedule.alpha(torch.tensor([time], dtype=torch.float64)) for time in (t, s))
+    ratio = alpha_t / alpha_s
+    step = ratio * torch.eye(process.num_states, dtype=torch.float64) + (1 - ratio) * _prior_law(process)
+    return _marginal(process, x0, s)[:, None] * step
+
+
+def _check_posterior_is_bayes(process: ForwardProcess, t: float, s: float) -> None:
+    times = [torch.tensor([v], dtype=torch.float64) for v in (t, s)]
+    for token in range(process.vocab_size):
+        joint = _joint(process, torch.tensor(token), t, s)
+        for state in range(process.num_states):
+            evidence = joint[:, state].sum()
+            if evidence <= 1e-12:
+                continue
+            got = process.posterior_probs(torch.tensor([[token]]), torch.tensor([[state]]), *times)[0, 0]
+            torch.testing.assert_close(got, joint[:, state] / evidence, rtol=1e-9, atol=1e-12)
+
+
+def _check_posterior_draws(process: ForwardProcess, t: float, s: float) -> None:
+    rng = torch.Generator().manual_seed(3)
+    for token in (0, process.vocab_size - 1):
+        for state in {0, process.vocab_size - 1, process.num_states - 1}:
+            if _joint(process, torch.tensor(token), t, s)[:, state].sum() <= 1e-12:
+                continue
+            x0, x_t = torch.full((_DRAWS, 1), token), torch.full((_DRAWS, 1), state)
+            times = [torch.full((_DRAWS,), v, dtype=torch.float64) for v in (t, s)]
+            law = process.posterior_probs(x0[:1], x_t[:1], *(v[:1] for v in times))[0, 0]
+            drawn = process.posterior_sample(x0, x_t, *times, generator=rng)
+            assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), law, f"posterior {t}->{s}")
+
+
+def _check_step_back_at_zero(process: ForwardProcess) -> None:
+    """The last step, to s = 0, leaves nothing but clean tokens if alpha(0) = 1."""
+    alpha = process.schedule.alpha(torch.zeros(1, dtype=torch.float64))
+    if alpha < 1:
+        return
+    x_t = process.prior((64, 3), device="cpu", generator=torch.Generator().manual_seed(4))
+    table = torch.randn(64, 3, process.vocab_size).log_softmax(-1)
+    prediction = TablePrediction(table, x_t, process.to_predict(x_t))
+    ends = [torch.full((64,), v, dtype=torch.float64) for v in (0.5, 0.0)]
+    out = process.step_back(x_t, prediction, *ends, generator=torch.Generator().manual_seed(5))
+    assert (out < process.vocab_size).all(), "a step to s = 0 must leave clean tokens only"
+
+
+def _check_shapes(process: ForwardProcess) -> None:
+    x0 = torch.randint(process.vocab_size, (2, 5))
+    by_token = torch.rand(2, 5)
+    out = process.corrupt(x0, by_token, generator=None)
+    assert out.x_t.shape == out.noised.shape == x0.shape, "times of shape [B, L] must be understood"
+    assert process.to_predict(out.x_t).dtype == torch.bool

@@ -1,0 +1,113 @@
+"""Checkpoints: a tree of tensors, numbers and strings as one safetensors file and one JSON file.
+
+Nothing is pickled, so loading a checkpoint runs no code. A checkpoint is a folder `step-00001000` that holds
+`DONE` once it is whole; folders without it are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fewstep.errors import OperationError
+
+_TENSORS, _TREE, _DONE = "state.safetensors", "state.json", "DONE"
+_TENSOR = "__tensor__"
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last: int) -> Path:
+    """Write `state` as the checkpoint of `step`, then delete all but the newest `keep_last`.
+
+    The new folder appears under its name only when it is complete and on disk.
+    """
+    final = folder / f"step-{step:08d}"
+    partial = folder / f".partial-{step:08d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors: dict[str, Tensor] = {}
+    tree = _split(state, "", tensors)
+    save_file(tensors, partial / _TENSORS)
+    (partial / _TREE).write_text(json.dumps(tree))
+    (partial / _DONE).write_text(f"{step}\n")
+    for file in partial.iterdir():
+        _flush(file)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    for old in list_checkpoints(folder)[:-keep_last]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / _DONE).exists())
+
+
+def load_checkpoint(path: Path, only: str = "") -> dict[str, Any]:
+    """Read a checkpoint, or the part of it below the dotted prefix `only` ("ema", "roles/student").
+
+    Raises:
+        OperationError: the files are damaged.
+    """
+    try:
+        node = json.loads((path / _TREE).read_text())
+        for key in filter(None, only.split("/")):
+            node = node[key]
+        with safe_open(path / _TENSORS, framework="pt") as file:
+            joined: dict[str, Any] = _join(node, file)
+            return joined
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise OperationError(
+            f"checkpoint '{path}' is damaged ({error}); delete that folder to use the one before it"
+        ) from None
+
+
+def _split(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Move tensors out of a tree, leaving their names in place."""
+    if isinstance(node, Tensor):
+        tensors[path] = node.detach().to("cpu", copy=True).contiguous()
+        return {_TENSOR: path}
+    if isinstance(node, dict):
+        # JSON knows only string keys; optimisers count their parameters, so integer keys are marked.
+        return {_key(k): _split(v, f"{path}/{k}" if path else str(k), tensors) for k, v in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_split(v, f"{path}/{i}", tensors) for i, v in enumerate(node)]
+    return node
+
+
+def _join(node: Any, file: Any) -> Any:
+    if isinstance(node, dict):
+        if _TENSOR in node:
+            return file.get_tensor(node[_TENSOR])
+        return {_unkey(k): _join(v, file) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_join(v, file) for v in node]
+    return node
+
+
+def _key(key: Any) -> str:
+    return f"#{key}" if isinstance(key, int) else str(key)
+
+
+def _unkey(key: str) -> Any:
+    return int(key[1:]) if key.startswith("#") else key
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())
+
+
+def export_weights(file: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write weights as one safetensors file with the recipe in its metadata."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(".partial")
+    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, partial, metadata=metadata)
+    partial.replace(file)

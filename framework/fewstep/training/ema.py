@@ -1,0 +1,37 @@
+"""Exponential moving average of a module's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Average of the weights, with a counter that warms the decay up: min(decay, (1 + n) / (10 + n)).
+
+    Shards are averaged in place, so the same code serves sharded parameters.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Move the average towards the module's present weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        present = [p.detach() for _, p in module.named_parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), present, 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "weights": dict(self.weights)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.updates = state["updates"]
+        for name, weight in self.weights.items():
+            weight.copy_(state["weights"][name])

@@ -1,0 +1,130 @@
+"""Sampling from and scoring of trained runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fewstep.data.base import Dataset
+from fewstep.denoiser import Denoiser
+from fewstep.errors import UserError
+from fewstep.metrics.base import METRICS
+from fewstep.samplers.base import SAMPLERS, Sampler
+from fewstep.seeding import generator_for
+from fewstep.sheets import save_sheet
+from fewstep.training.build import Weights, load_model
+
+Progress = Callable[[int, int], None]
+"""Called with samples drawn and samples wanted."""
+
+
+def draw(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    count: int,
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> tuple[Tensor, int]:
+    """Draw `count` samples in batches.
+
+    Returns:
+        Tokens (LongTensor [count, L], on the CPU) and the network evaluations that each sample took.
+    """
+    generator = generator_for(seed, "generate", denoiser.device)
+    parts: list[Tensor] = []
+    nfe = 0
+    for first in range(0, count, batch_size):
+        samples = sampler.sample(denoiser, min(batch_size, count - first), steps=steps, generator=generator)
+        parts.append(samples.x.cpu())
+        nfe = samples.nfe
+        if progress is not None:
+            progress(min(first + batch_size, count), count)
+    return torch.cat(parts), nfe
+
+
+def score(samples: Tensor, dataset: Dataset, metrics: Sequence[Any]) -> dict[str, float]:
+    """Values of all `metrics` (configs or names) over the samples."""
+    values: dict[str, float] = {}
+    for config in metrics:
+        metric = METRICS.build(config, dataset=dataset)
+        metric.update(samples)
+        values.update(metric.compute())
+    return values
+
+
+def sample_run(
+    run: str,
+    count: int,
+    steps: int | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    weights: Weights = "ema",
+    temperature: float | None = None,
+    top_p: float | None = None,
+) -> Path:
+    """Draw samples from a run into a folder: a sheet to look at, the tokens, and how they were made.
+
+    Raises:
+        UserError: no such run, or a setting that its sampler does not have.
+    """
+    model = load_model(run, weights=weights)
+    recipe = model.recipe
+    changes = {k: v for k, v in {"temperature": temperature, "top_p": top_p}.items() if v is not None}
+    unknown = changes.keys() - type(recipe.sampler).model_fields.keys()
+    if unknown:
+        raise UserError(f"sampler '{recipe.sampler.type}' has no setting '{sorted(unknown)[0]}'")
+    sampler = SAMPLERS.build({**recipe.sampler.model_dump(), **changes})
+    steps = steps or recipe.evaluate.steps[0]
+    folder = Path(out) if out else model.run.samples / f"steps{steps}-seed{seed}"
+    begun = time.monotonic()
+    tokens, nfe = draw(sampler, model.denoiser, count, steps=steps, seed=seed, batch_size=recipe.evaluate.batch_size)
+    sheet = save_sheet(folder / "samples", model.dataset, tokens)
+    save_file({"tokens": tokens}, folder / "samples.safetensors")
+    about = {
+        "run": str(model.run.path),
+        "step": model.step,
+        "weights": weights,
+        "sampler": sampler.config.model_dump(mode="json"),
+        "samples": count,
+        "steps": steps,
+        "nfe": nfe,
+        "seed": seed,
+        "seconds": round(time.monotonic() - begun, 3),
+    }
+    (folder / "sample.json").write_text(json.dumps(about, indent=2) + "\n")
+    return sheet
+
+
+def evaluate_run(
+    run: str, steps: Sequence[int] | None = None, samples: int | None = None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Score a run at several numbers of steps; the rows are also kept in the run folder.
+
+    Raises:
+        UserError: no such run, or a recipe that names no metrics.
+    """
+    model = load_model(run)
+    section = model.recipe.evaluate
+    if not section.metrics:
+        raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
+    model = load_model(run, weights=section.weights, dataset=model.dataset) if section.weights != "ema" else model
+    sampler = SAMPLERS.build(model.recipe.sampler)
+    rows = []
+    for count in steps or section.steps:
+        wanted = samples or section.samples
+        tokens, nfe = draw(sampler, model.denoiser, wanted, steps=count, seed=seed, batch_size=section.batch_size)
+        values = score(tokens, model.dataset, section.metrics)
+        rows.append({"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "metrics": values})
+    model.run.evaluate.mkdir(exist_ok=True)
+    (model.run.evaluate / f"step-{model.step:08d}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    return rows

@@ -1,0 +1,98 @@
+"""`fewstep train` and `fewstep distill`: from a recipe's name to a finished run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewstep.data.base import Dataset
+from fewstep.errors import FewstepError, UserError
+from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
+from fewstep.recipe.models import Recipe
+from fewstep.training.rundir import RUNS, RunDir, describe_environment
+from fewstep.training.trainer import FitResult, Trainer
+
+_MAY_CHANGE = {"train.steps", "train.log_every", "train.checkpoint_every", "train.keep_last", "train.device"}
+
+
+def launch(
+    source: str,
+    *,
+    teacher: str | None = None,
+    run_dir: str | None = None,
+    resume: str | None = None,
+    sets: Sequence[str] = (),
+) -> Path:
+    """Train a recipe (shipped name or path) in a new run folder, or continue an old one.
+
+    Args:
+        resume: a run folder, or "auto" for the recipe's newest run that is not finished (a new one if none).
+
+    Raises:
+        FewstepError: with one sentence for the person who typed the command.
+    """
+    loaded = load_recipe(source, sets, teacher=teacher)
+    run = _resumed(loaded.recipe, resume, run_dir) if resume else None
+    run = run or RunDir.create(loaded.recipe.name, run_dir)
+    print(f"run folder: {run.path}")
+    result = fit(loaded, run)
+    if result.finished:
+        print(f"finished: {run.path}")
+        print(f"next: fewstep sample {run.path} -n 50   or   fewstep evaluate {run.path}")
+    return run.path
+
+
+def fit(
+    loaded: LoadedRecipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = print
+) -> FitResult:
+    """Train in `run`, which is new or holds an earlier part of the same training."""
+    prepare(loaded, run)
+    try:
+        trainer = Trainer(loaded.recipe, run, dataset=dataset, echo=echo)
+    except FewstepError as error:
+        run.set_status("failed", error=str(error))
+        raise
+    record = {**describe_environment(), "data": trainer.dataset.fingerprint, "seed": loaded.recipe.seed}
+    run.environment.write_text(json.dumps(record, indent=2) + "\n")
+    return trainer.fit()
+
+
+def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
+    """Write the recipe into a run folder, as given and resolved.
+
+    Raises:
+        UserError: the folder holds a run of a different recipe.
+    """
+    if run.resolved.exists():
+        changed = _differences(
+            loaded.recipe.model_dump(mode="json"), load_run_recipe(run.resolved).model_dump(mode="json")
+        )
+        changed = [key for key in changed if key not in _MAY_CHANGE]
+        if changed:
+            raise UserError(
+                f"run '{run.path}' was made by another recipe (different: {', '.join(changed)}); "
+                "resume it with its own recipe, or start a new run"
+            )
+    run.path.mkdir(parents=True, exist_ok=True)
+    run.recipe.write_text(loaded.text, encoding="utf-8")
+    run.resolved.write_text(dump_recipe(loaded.recipe), encoding="utf-8")
+
+
+def _resumed(recipe: Recipe, resume: str, run_dir: str | None) -> RunDir | None:
+    if resume != "auto":
+        return RunDir.open(resume)
+    if run_dir:
+        return RunDir.open(run_dir) if (Path(run_dir) / "recipe.resolved.yaml").exists() else None
+    runs = [RunDir(p.parent) for p in sorted((RUNS / recipe.name).glob("*/recipe.resolved.yaml"))]
+    unfinished = [run for run in runs if run.status["state"] != "finished"]
+    return unfinished[-1] if unfinished else None
+
+
+def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys())
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{path}.{key}" if path else key)]
+    return [] if a == b else [path]

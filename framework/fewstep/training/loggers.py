@@ -1,0 +1,84 @@
+"""Where a run's numbers go: console lines, log.txt, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from fewstep.training.rundir import RunDir
+
+VOLATILE = ("seconds", "tokens_per_second")
+"""Fields of a metrics line that depend on the machine's speed."""
+
+
+class RunLogger:
+    """Writes one line of numbers to every destination.
+
+    `metrics.jsonl` is the source of truth: on resume it is cut back to the checkpoint's step, so that it ends
+    up the same as that of a run that never stopped.
+    """
+
+    def __init__(self, run: RunDir, *, start: int, total: int, echo: Callable[[str], None]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.run, self.total, self.echo = run, total, echo
+        self._start, self._begun = start, time.monotonic()
+        _cut(run, start)
+        self._writer: Any = SummaryWriter(str(run.tensorboard), purge_step=start + 1 if start else None)
+
+    def say(self, line: str) -> None:
+        """A sentence for the console and the log."""
+        self.echo(line)
+        with self.run.log.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def row(self, step: int, values: dict[str, float], tokens: int) -> None:
+        """Log `values` of `step`; `tokens` were processed since the start of this session."""
+        seconds = time.monotonic() - self._begun
+        speed = tokens / max(seconds, 1e-9)
+        row = {"step": step, **values, "seconds": round(seconds, 3), "tokens_per_second": round(speed, 1)}
+        with self.run.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in values.items():
+            self._writer.add_scalar(_tag(name), value, step)
+        self._writer.add_scalar("throughput/tokens_per_second", speed, step)
+        left = seconds / max(1, step - self._start) * (self.total - step)
+        self.say(_line(step, self.total, values, speed, left))
+
+    def text(self, tag: str, text: str) -> None:
+        """A block of text for TensorBoard."""
+        self._writer.add_text(tag, "    " + text.replace("\n", "\n    "))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _tag(name: str) -> str:
+    """`student/loss` -> `train/loss/student`; `student/lr` -> `optim/student/lr`."""
+    if "/" not in name:
+        return f"train/{name}"
+    owner, value = name.split("/", 1)
+    return f"optim/{owner}/{value}" if value in ("lr", "grad_norm") else f"train/{value}/{owner}"
+
+
+def _line(step: int, total: int, values: dict[str, float], speed: float, left: float) -> str:
+    losses = "  ".join(f"{name.split('/')[0]} {value:.4f}" for name, value in values.items() if name.endswith("/loss"))
+    return f"step {step:>{len(str(total))}}/{total}  loss: {losses}  {speed / 1000:.1f}k tok/s  left {clock(left)}"
+
+
+def clock(seconds: float) -> str:
+    """`mm:ss`, or `h:mm:ss` from one hour on."""
+    whole = math.ceil(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
+
+
+def _cut(run: RunDir, step: int) -> None:
+    """Drop lines of metrics.jsonl that lie after `step` (the run was stopped behind its last checkpoint)."""
+    if run.metrics.exists():
+        lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        run.metrics.write_text("".join(whole), encoding="utf-8")

@@ -1,0 +1,41 @@
+"""Optimisers and learning rates of the trained roles."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from fewstep.recipe.models import OptimSection
+
+
+def settings_of(section: OptimSection, role: str) -> OptimSection:
+    """`optim` with the role's own values in place of the common ones."""
+    own = section.roles.get(role)
+    return section.model_copy(update=own.model_dump(exclude_none=True)) if own else section
+
+
+def build_optimizer(section: OptimSection, module: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that `section` (already the role's own) describes, over all parameters of `module`."""
+    algorithm = torch.optim.AdamW if section.optimizer == "adamw" else torch.optim.Adam
+    return algorithm(
+        module.parameters(),
+        lr=section.lr,
+        betas=section.betas,
+        eps=section.eps,
+        weight_decay=section.weight_decay if section.optimizer == "adamw" else 0.0,
+        fused=True,
+    )
+
+
+def learning_rate(section: OptimSection, done: int, total: int) -> float:
+    """Rate of a role's next update, after `done` of its `total` updates."""
+    if done < section.warmup_steps:
+        return section.lr * (done + 1) / section.warmup_steps
+    progress = (done - section.warmup_steps) / max(1, total - section.warmup_steps)
+    if section.decay == "linear":
+        return section.lr * (1 - progress)
+    if section.decay == "cosine":
+        return section.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return section.lr

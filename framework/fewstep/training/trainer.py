@@ -1,0 +1,278 @@
+"""The training loop: owns optimisers, precision, averaging, checkpoints and logging, for every objective."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.data.base import Dataset
+from fewstep.denoiser import Denoiser, NetworkDenoiser
+from fewstep.errors import OperationError
+from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
+from fewstep.recipe import dump_recipe
+from fewstep.recipe.models import Recipe
+from fewstep.seeding import derived_seed, generator_for
+from fewstep.training.build import build_dataset, build_denoiser, build_process, load_teacher, resolve_device
+from fewstep.training.checkpoint import export_weights, load_checkpoint, save_checkpoint
+from fewstep.training.ema import Ema
+from fewstep.training.loggers import RunLogger
+from fewstep.training.optim import build_optimizer, learning_rate, settings_of
+from fewstep.training.order import EpochOrder
+from fewstep.training.rundir import RunDir
+
+_STREAMS = ("time", "noise", "sample")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a call of `fit` ended: `finished`, or stopped early by a signal, at `step`."""
+
+    finished: bool
+    step: int
+
+
+class Trainer:
+    """Trains the roles of a recipe's objective in a run folder; resumes exactly from the folder's last checkpoint.
+
+    Args:
+        recipe: validated recipe.
+        run: folder that the run lives in.
+        dataset: the recipe's data, if it is in memory already.
+        echo: where console lines go.
+
+    Raises:
+        UserError: the teacher does not fit, or data cannot be read.
+    """
+
+    def __init__(
+        self, recipe: Recipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = print
+    ) -> None:
+        self.recipe, self.run, self.echo = recipe, run, echo
+        self.device = resolve_device(recipe.train.device)
+        self.dataset = dataset or build_dataset(recipe)
+        self.tokens = self.dataset.train.to(self.device)
+        self.process = build_process(recipe, self.dataset)
+        self.objective: Objective = OBJECTIVES.build(recipe.objective)
+        self.roles = self._build_roles()
+        self.trained = [name for name, role in self.objective.roles.items() if role.trained]
+        self.cycle = [phase for phase in self.objective.phases() for _ in range(phase.repeat)]
+
+        self.settings = {name: settings_of(recipe.optim, name) for name in self.trained}
+        self.optimizers = {name: build_optimizer(self.settings[name], self.roles[name]) for name in self.trained}
+        self.ema = Ema(self.roles["student"], recipe.ema.decay)
+        self.order = EpochOrder(len(self.dataset), derived_seed(recipe.seed, "order"))
+        streams = {name: generator_for(recipe.seed, name, self.device) for name in _STREAMS}
+        self.ctx = StepContext(self.roles, self.process, streams, self.device)
+        self.updates = dict.fromkeys(self.trained, 0)
+        self.sums: dict[str, tuple[Any, float]] = {}
+        self._stop = threading.Event()
+
+    def _build_roles(self) -> dict[str, Denoiser]:
+        """Every role's network; those that start from another role get its weights."""
+        built: dict[str, NetworkDenoiser] = {}
+        if "teacher" in self.objective.roles:
+            built["teacher"] = load_teacher(self.recipe, self.dataset)
+        for name, role in self.objective.roles.items():
+            if name in built:
+                continue
+            built[name] = build_denoiser(
+                self.recipe, self.dataset, self.process, noise_input=role.noise_input, purpose=name
+            )
+            if role.starts_from:
+                built[name].backbone.load_state_dict(built[role.starts_from].backbone.state_dict())
+        for name, role in self.objective.roles.items():
+            built[name].to(self.device).train(role.trained)
+        return dict(built)
+
+    # ---------------------------------------------------------------- loop
+
+    def fit(self) -> FitResult:
+        """Train to the last step, or until SIGTERM or Ctrl-C, which save a checkpoint and return.
+
+        Raises:
+            OperationError: a loss or gradient is not finite; nothing was updated with it.
+        """
+        self.objective.setup(self.ctx)
+        self._resume()
+        total, every = self.recipe.train.steps, self.recipe.train
+        self.logger = RunLogger(self.run, start=self.ctx.step, total=total, echo=self.echo)
+        self.logger.text("recipe", dump_recipe(self.recipe))
+        self._status("running")
+        begun, size = self.ctx.step, self.recipe.train.batch_size * self.dataset.spec.length
+        try:
+            with self._signals():
+                while self.ctx.step < total and not self._stop.is_set():
+                    self._step()
+                    if self.ctx.step % every.log_every == 0 or self.ctx.step == total:
+                        self.logger.row(self.ctx.step, self._flush_metrics(), (self.ctx.step - begun) * size)
+                    if self.ctx.step % every.checkpoint_every == 0 and self.ctx.step < total:
+                        self.save()
+                return self._end()
+        except BaseException as error:
+            self._status("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.logger.close()
+
+    def _end(self) -> FitResult:
+        path = self.save()
+        finished = self.ctx.step >= self.recipe.train.steps
+        if finished:
+            metadata = {"recipe": dump_recipe(self.recipe), "step": str(self.ctx.step), "format": "fewstep/1"}
+            export_weights(self.run.export, self.ema.weights, metadata)
+        else:
+            self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")
+        self._status("finished" if finished else "stopped")
+        return FitResult(finished, self.ctx.step)
+
+    def _step(self) -> None:
+        """One optimiser step of the phase whose turn it is."""
+        phase = self.cycle[self.ctx.step % len(self.cycle)]
+        for name, role in self.roles.items():
+            role.requires_grad_(name in phase.train)
+        losses = [self._micro_batch(phase, part) for part in self._batches()]
+        self._check_finite(phase, "loss", torch.stack(losses).sum())
+        norms = {name: self._clip(phase, name) for name in phase.train}
+        for name in phase.train:
+            self._update(name)
+        if "student" in phase.train:
+            self.ema.update(self.roles["student"])
+        self.ctx.step += 1
+        self.objective.after_step(phase, self.ctx)
+        self._collect({f"{phase.name}/loss": torch.stack(losses).sum()})
+        self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
+
+    def _batches(self) -> list[Tensor]:
+        indices = self.order.take(self.recipe.train.batch_size)
+        return list(self.tokens[indices.to(self.device)].chunk(self.recipe.train.accumulate))
+
+    def _micro_batch(self, phase: Phase, x0: Tensor) -> Tensor:
+        """Backward pass of one micro-batch; returns its share of the batch's mean loss."""
+        share = x0.shape[0] / self.recipe.train.batch_size
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
+            out = self.objective.loss(phase, Batch(x0), self.ctx)
+        (out.loss * share).backward()
+        self._collect({f"{phase.name}/{name}": value * share for name, value in out.metrics.items()}, share)
+        return out.loss.detach() * share
+
+    def _clip(self, phase: Phase, name: str) -> Tensor:
+        limit = self.settings[name].clip
+        norm = torch.nn.utils.clip_grad_norm_(self.roles[name].parameters(), limit or float("inf"))
+        self._check_finite(phase, f"gradient of '{name}'", norm)
+        return norm
+
+    def _check_finite(self, phase: Phase, what: str, value: Tensor) -> None:
+        if torch.isfinite(value):
+            return
+        last = self.run.last_checkpoint()
+        where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        raise OperationError(
+            f"{what} is {value.item()} in phase '{phase.name}' at step {self.ctx.step + 1}; stopped before the "
+            f"update; {where}; a lower optim.lr or a smaller optim.clip may help"
+        )
+
+    def _update(self, name: str) -> None:
+        share = sum(name in phase.train for phase in self.cycle) / len(self.cycle)
+        total = round(self.recipe.train.steps * share)
+        rate = learning_rate(self.settings[name], self.updates[name], total)
+        optimizer = self.optimizers[name]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.updates[name] += 1
+        self._collect({f"{name}/lr": torch.tensor(rate)})
+
+    # ------------------------------------------------------------- numbers
+
+    def _collect(self, values: dict[str, Tensor], weight: float = 1.0) -> None:
+        """Add to the sums whose means the next log line shows."""
+        for name, value in values.items():
+            total, count = self.sums.get(name, (0.0, 0.0))
+            self.sums[name] = (total + value.detach().double(), count + weight)
+
+    def _flush_metrics(self) -> dict[str, float]:
+        means = {name: float(total) / weight for name, (total, weight) in self.sums.items()}
+        self.sums.clear()
+        return means
+
+    def _status(self, state: str, **details: Any) -> None:
+        self.run.set_status(state, step=self.ctx.step, steps=self.recipe.train.steps, **details)
+
+    # --------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "step": self.ctx.step,
+            "updates": self.updates,
+            "roles": {name: role.state_dict() for name, role in self.roles.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "ema": self.ema.state_dict(),
+            "objective": self.objective.state_dict(),
+            "generators": {name: generator.get_state() for name, generator in self.ctx.generators.items()},
+            "order": {"position": self.order.position},
+            "sums": {name: [float(total), weight] for name, (total, weight) in self.sums.items()},
+            "data": self.dataset.fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            OperationError: the data are not those that the run began with.
+        """
+        if state["data"] != self.dataset.fingerprint:
+            raise OperationError(f"run '{self.run.path}' was trained on other data than this recipe gives now")
+        self.ctx.step = state["step"]
+        self.updates = dict(state["updates"])
+        for name, role in self.roles.items():
+            role.load_state_dict(state["roles"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.ema.load_state_dict(state["ema"])
+        self.objective.load_state_dict(state["objective"])
+        for name, generator in self.ctx.generators.items():
+            generator.set_state(state["generators"][name])
+        self.order.position = state["order"]["position"]
+        self.sums = {name: tuple(pair) for name, pair in state["sums"].items()}
+
+    def save(self) -> Path:
+        """Write a checkpoint of the present step."""
+        return save_checkpoint(
+            self.run.checkpoints, self.ctx.step, self.state_dict(), keep_last=self.recipe.train.keep_last
+        )
+
+    def _resume(self) -> None:
+        checkpoint = self.run.last_checkpoint()
+        if checkpoint is not None:
+            self.load_state_dict(load_checkpoint(checkpoint))
+            self.echo(f"resumed at step {self.ctx.step} from {checkpoint}")
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGTERM or SIGINT asks the loop to save and end; a second one acts as usual."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def ask(number: int, frame: Any) -> None:
+            self._stop.set()
+            signal.signal(number, previous[signal.Signals(number)])
+
+        for number in previous:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

@@ -1,0 +1,138 @@
+"""The verbs that work on runs hand their arguments over as they should; the work itself is tested elsewhere."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from fewstep.bench import runner
+from fewstep.cli.main import main
+from fewstep.training import generate, launch
+
+ROWS = [{"steps": 4, "nfe": 4, "seed": 1, "samples": 10, "metrics": {"agreement": 0.123456, "classes": 7}}]
+RECIPE = "name: small\ndata: coins\nprocess: masked\nbackbone: transformer\nobjective: denoising\ntrain: {steps: 10}\n"
+Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
+    """The modules that do the work, replaced by ones that take notes."""
+    made: Calls = []
+
+    def record(name: str, result: Any) -> Any:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            made.append((name, args, kwargs))
+            return result
+
+        return called
+
+    for module, functions in {
+        "fewstep.training.launch": {"launch": Path("runs/x")},
+        "fewstep.training.generate": {"sample_run": Path("samples/x"), "evaluate_run": ROWS},
+        "fewstep.bench.runner": {"run_suite": Path("results/x")},
+    }.items():
+        fake = ModuleType(module)
+        for name, result in functions.items():
+            setattr(fake, name, record(name, result))
+        monkeypatch.setitem(sys.modules, module, fake)
+    monkeypatch.chdir(tmp_path)
+    return made
+
+
+def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[Any, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    return caught.value.code, *capsys.readouterr()
+
+
+def test_train(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
+    assert run(capsys, "train", "r", "--set", "a=1", "--set", "b.c=[1, 2]", "--resume", "auto")[0] == 0
+    assert run(capsys, "train", "r", "--run-dir", "d", "--teacher", "t")[0] == 0
+    first = {"teacher": None, "run_dir": None, "resume": "auto", "sets": ["a=1", "b.c=[1, 2]"]}
+    second = {"teacher": "t", "run_dir": "d", "resume": None, "sets": []}
+    assert calls == [("launch", ("r",), first), ("launch", ("r",), second)]
+
+
+def test_distill_wants_a_teacher(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
+    Path("plain.yaml").write_text(RECIPE)
+    Path("lacks.yaml").write_text(RECIPE.replace("denoising", "dmmd"))
+    Path("names.yaml").write_text(RECIPE.replace("denoising", "dmmd") + "teacher: {run: t}\n")
+    code, _, err = run(capsys, "distill", "plain.yaml")
+    assert code == 2
+    assert (
+        err
+        == "error: recipe 'plain.yaml' trains without a teacher; name one with --teacher RUN, or use `fewstep train`\n"
+    )
+    code, _, err = run(capsys, "distill", "lacks.yaml")
+    assert code == 2
+    assert "or use `fewstep distill RECIPE --teacher RUN`" in err
+    assert calls == []
+    assert run(capsys, "distill", "names.yaml")[0] == 0
+    assert run(capsys, "distill", "lacks.yaml", "--teacher", "t", "--set", "seed=1")[0] == 0
+    assert [(args, kwargs["teacher"], kwargs["sets"]) for _, args, kwargs in calls] == [
+        (("names.yaml",), None, []),
+        (("lacks.yaml",), "t", ["seed=1"]),
+    ]
+
+
+def test_sample(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
+    assert run(capsys, "sample", "r") == (0, "wrote samples/x\n", "")
+    args = [
+        "-n",
+        "3",
+        "--steps",
+        "8",
+        "--seed",
+        "5",
+        "--out",
+        "o",
+        "--weights",
+        "raw",
+        "--temperature",
+        "0.5",
+        "--top-p",
+        "0.9",
+    ]
+    assert run(capsys, "sample", "r", *args)[0] == 0
+    assert [call[1] for call in calls] == [
+        ("r", 16, None, 0, None, "ema", None, None),
+        ("r", 3, 8, 5, "o", "raw", 0.5, 0.9),
+    ]
+
+
+def test_evaluate(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
+    code, out, _ = run(capsys, "evaluate", "r", "--steps", "4, 8", "--samples", "10", "--seed", "1")
+    assert code == 0
+    header, _, row = [line.split() for line in out.splitlines()[1:] if line.strip()]
+    assert dict(zip(header, row, strict=True)) == {
+        "steps": "4", "nfe": "4", "samples": "10", "agreement": "0.1235", "classes": "7",
+    }  # fmt: skip
+    assert json.loads(run(capsys, "evaluate", "r", "--json")[1]) == ROWS
+    assert [call[1] for call in calls] == [("r", [4, 8], 10, 1), ("r", None, None, 0)]
+
+
+@pytest.mark.parametrize("steps", ["", "a", "4,,8", "0", "-1", "4.5"])
+def test_steps_are_positive_numbers(capsys: pytest.CaptureFixture[str], calls: Calls, steps: str) -> None:
+    code, _, err = run(capsys, "evaluate", "r", f"--steps={steps}")
+    assert code == 2
+    assert "expected numbers from 1, such as 4,8,16" in err
+    assert calls == []
+
+
+def test_benchmark(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
+    assert run(capsys, "benchmark", "s", "--quick") == (0, "wrote results/x\n", "")
+    assert run(capsys, "benchmark", "s", "--out", "o")[0] == 0
+    assert [call[1] for call in calls] == [("s", None, True), ("s", "o", False)]
+
+
+def test_the_real_modules_take_these_arguments() -> None:
+    inspect.signature(launch.launch).bind("r", teacher=None, run_dir=None, resume=None, sets=[])
+    inspect.signature(generate.sample_run).bind("r", 16, None, 0, None, "ema", None, None)
+    inspect.signature(generate.evaluate_run).bind("r", [4, 8], None, 0)
+    inspect.signature(runner.run_suite).bind("s", None, True)

@@ -1,0 +1,19 @@
+"""Every registered dataset keeps its contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fewstep.data.base import DATASETS
+from fewstep.testing import check_dataset
+
+TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 40
+
+
+@pytest.mark.parametrize("name", DATASETS.names())
+def test_dataset_conforms(name: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    needed = {"text": {"path": str(tmp_path / "text.txt"), "length": 32}, "markov": {"size": 256}}
+    check_dataset({"type": name, **needed.get(name, {})})

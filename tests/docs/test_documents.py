@@ -1,0 +1,163 @@
+"""What the pages say is so: blocks run, links lead somewhere, and what is named exists."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from pages import LANGUAGES, ROOT, Block, Reader, all_pages, anchors, blocks, inline_code, links, prose
+from pydantic import BaseModel
+
+from fewstep.cli.main import app
+from fewstep.recipe.models import Recipe
+
+PAGES = all_pages()
+MOST_UNRUN = 10
+SECTIONS = {
+    name: field.annotation
+    for name, field in Recipe.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and field.annotation.model_fields
+}
+"""Sections of a recipe whose keys are always the same (train, optim, ...)."""
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+WRITTEN_BY_RUNS = {"status.json", "metrics.jsonl", "environment.json", "sample.json", "results.json", "state.json"}
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def has_runnable(page: Path) -> bool:
+    return any(block.language in ("bash", "python", "yaml") and block.unrun is None for block in blocks(page))
+
+
+def code_of(page: Path) -> list[tuple[int, str]]:
+    """Inline code, and the lines of bash blocks."""
+    lines = [(b.line, line) for b in blocks(page) if b.language == "bash" for line in b.text.splitlines()]
+    return inline_code(page) + lines
+
+
+def test_there_are_pages() -> None:
+    names = {named(page) for page in PAGES}
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/dmmd.md", "plugins/README.md"} <= names
+    assert len(names) >= 12
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if has_runnable(page)], ids=named)
+def test_blocks_run(page: Path, tmp_path: Path) -> None:
+    reader = Reader(tmp_path)
+    for block in blocks(page):
+        reader.do(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_blocks_say_what_they_are(page: Path) -> None:
+    unknown = [f"{b}: {b.language or 'no language'}" for b in blocks(page) if b.language not in LANGUAGES]
+    assert not unknown
+
+
+def test_few_blocks_are_not_run_and_each_says_why() -> None:
+    unrun = [block for page in PAGES for block in blocks(page) if block.unrun is not None]
+    assert len(unrun) <= MOST_UNRUN, [str(block) for block in unrun]
+    assert all(len(block.unrun or "") > 8 for block in unrun)
+    toml = [block for page in PAGES for block in blocks(page) if block.language == "toml"]
+    for block in toml:
+        assert_valid_toml(block)
+
+
+def assert_valid_toml(block: Block) -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 brought it")
+    tomllib.loads(block.text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page: Path) -> None:
+    for line, target in links(page):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), f"{named(page)}:{line}: no such file: {target}"
+        assert other.is_relative_to(ROOT), f"{named(page)}:{line}: leaves the repository: {target}"
+        assert not anchor or anchor in anchors(other), f"{named(page)}:{line}: no such heading: {target}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    seen, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen:
+            continue
+        seen.add(page)
+        targets = [(page.parent / target.partition("#")[0]).resolve() for _, target in links(page)]
+        waiting += [target for target in targets if target.suffix == ".md" and target.exists()]
+    assert {named(page) for page in PAGES} - {named(page) for page in seen} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_mentioned_files_exist(page: Path) -> None:
+    tops = {entry.name for entry in ROOT.iterdir()} - {"runs", "results"}
+    written = {block.file_name for block in blocks(page)} | WRITTEN_BY_RUNS
+    places = (ROOT, ROOT / "framework/fewstep", page.parent)
+    for line, code in inline_code(page):
+        name = code.rstrip("/")
+        of_the_tree = "/" in code and code.split("/")[0] in tops
+        a_file = re.search(r"\.(py|md|toml)$", name) and "*" not in name
+        if not re.fullmatch(r"[\w./-]+", code) or not (of_the_tree or a_file) or name.removeprefix("./") in written:
+            continue
+        assert any((place / name).exists() for place in places), f"{named(page)}:{line}: no such file: {code}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_mentioned_commands_exist(page: Path) -> None:
+    for line, code in code_of(page):
+        found = re.match(r"fewstep ([a-z-]+)(.*)", code.split("#")[0])
+        if not found:
+            continue
+        assert found[1] in COMMANDS, f"{named(page)}:{line}: no such command: {code}"
+        known = {option for parameter in COMMANDS[found[1]].params for option in parameter.opts}
+        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", found[2]):
+            assert option in known, f"{named(page)}:{line}: {found[1]} has no option {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_mentioned_keys_exist(page: Path) -> None:
+    pattern = re.compile(rf"({'|'.join(SECTIONS)})\.(\w+)(=.*)?")
+    for line, code in inline_code(page):
+        found = pattern.fullmatch(code)
+        if found and found[2] not in ("py", "md"):
+            fields = SECTIONS[found[1]].model_fields  # type: ignore[union-attr]
+            assert found[2] in fields, f"{named(page)}:{line}: no such key: {code}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_mentioned_names_can_be_imported(page: Path) -> None:
+    for line, code in inline_code(page):
+        if re.fullmatch(r"fewstep(\.\w+)+", code):
+            assert resolves(code), f"{named(page)}:{line}: no such module or name: {code}"
+
+
+def resolves(dotted: str) -> bool:
+    """Whether a module, or something in a module, has this name."""
+    try:
+        import_module(dotted)
+    except ModuleNotFoundError:
+        module, _, name = dotted.rpartition(".")
+        return hasattr(import_module(module), name)
+    return True
+
+
+def test_the_readme_shows_every_command() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [verb for verb in COMMANDS if f"fewstep {verb}" not in readme]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_no_page_knows_a_machine(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"/(home|root|work|Users)/", text)
+    assert not [line for line, words in prose(page) if len(words) > 120 and "|" not in words and "](" not in words]

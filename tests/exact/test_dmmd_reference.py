@@ -1,0 +1,192 @@
+"""D-MMD's losses and gradients against plain-Python float64 references on enumerable cases."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from fewstep.denoiser import Denoiser
+from fewstep.objectives.base import Batch, Phase, StepContext
+from fewstep.objectives.dmmd import DMMD
+from fewstep.prediction import Prediction, TablePrediction
+from fewstep.processes.base import PROCESSES, ForwardProcess
+
+V, L = 3, 2
+
+
+class Table(Denoiser):
+    """One row of logits for every state of the sequence and every position: the freest denoiser there is."""
+
+    def __init__(self, process: ForwardProcess, seed: int, length: int = L) -> None:
+        super().__init__(process, length)
+        rng = Generator().manual_seed(seed)
+        shape = (process.num_states**length, length, process.vocab_size)
+        self.logits = nn.Parameter(torch.randn(*shape, generator=rng, dtype=torch.float64))
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.logits.device
+
+    def index(self, x_t: Tensor) -> Tensor:
+        return sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))  # type: ignore[return-value]
+
+    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+        self.calls.append((x_t, t))
+        table = self.logits[self.index(x_t)].log_softmax(-1)
+        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+def make(process_name: str, length: int = L) -> tuple[StepContext, dict[str, Table]]:
+    process = PROCESSES.build(process_name, vocab_size=V)
+    roles = {name: Table(process, seed, length) for seed, name in enumerate(("teacher", "student", "auxiliary"))}
+    streams = {name: Generator().manual_seed(seed) for seed, name in enumerate(("time", "noise", "sample"))}
+    return StepContext(dict(roles), process, streams, torch.device("cpu")), roles
+
+
+def run(
+    ctx: StepContext, roles: dict[str, Table], objective: DMMD, phase: str, batch: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Loss of one batch, with only the phase's role trained (as the trainer does); also the hard draw x."""
+    drawn: list[Tensor] = []
+    draw = ctx.process.posterior_sample
+
+    def spy(x0: Tensor, *args: Tensor, generator: Generator | None) -> Tensor:
+        drawn.append(x0)
+        return draw(x0, *args, generator=generator)
+
+    ctx.process.posterior_sample = spy  # type: ignore[method-assign]
+    for name, role in roles.items():
+        role.requires_grad_(name == phase)
+    data = torch.randint(V, (batch, roles["student"].length), generator=Generator().manual_seed(7))
+    out = objective.loss(Phase(phase, (phase,)), Batch(data), ctx)
+    return out.loss, drawn[0]
+
+
+def softmax(logits: list[float]) -> list[float]:
+    top = max(logits)
+    exps = [math.exp(v - top) for v in logits]
+    return [e / sum(exps) for e in exps]
+
+
+def row(table: Table, state: list[int], position: int) -> list[float]:
+    index = sum(token * table.process.num_states**i for i, token in enumerate(state))
+    return softmax(table.logits[index, position].tolist())
+
+
+@pytest.mark.parametrize("weighting", ["constant", "elbo"])
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+def test_student_loss_and_gradient(process: str, weighting: str) -> None:
+    ctx, roles = make(process)
+    objective = DMMD(DMMD.Config(k=3, weighting=weighting))
+    loss, _ = run(ctx, roles, objective, "student")
+    student, teacher, auxiliary = roles["student"], roles["teacher"], roles["auxiliary"]
+    (z_t, _), (z_s, s) = student.calls[0], teacher.calls[0]
+    expected, gradient = 0.0, torch.zeros_like(student.logits)
+    weights = ctx.process.schedule.elbo_weight(s) if weighting == "elbo" else torch.ones_like(s)
+    for b in range(len(z_t)):
+        for i in range(L):
+            if process == "masked" and z_s[b, i] != V:
+                continue
+            p = row(student, z_t[b].tolist(), i)
+            r = [
+                math.log(a) - math.log(q)
+                for a, q in zip(row(auxiliary, z_s[b].tolist(), i), row(teacher, z_s[b].tolist(), i), strict=True)
+            ]
+            share = float(weights[b]) / (len(z_t) * L)
+            mean = sum(pc * rc for pc, rc in zip(p, r, strict=True))
+            expected += share * mean
+            index = int(student.index(z_t[b : b + 1]))
+            for c in range(V):
+                gradient[index, i, c] += share * p[c] * (r[c] - mean)
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    torch.testing.assert_close(student.logits.grad, gradient, rtol=1e-6, atol=1e-9)
+    assert teacher.logits.grad is None
+    assert auxiliary.logits.grad is None
+
+
+@pytest.mark.parametrize(("process", "target"), [("masked", "soft"), ("masked", "hard"), ("uniform", "hard")])
+def test_auxiliary_loss_and_gradient(process: str, target: str) -> None:
+    ctx, roles = make(process)
+    objective = DMMD(DMMD.Config(k=3, aux_target=target, regulariser=0.7))
+    loss, x = run(ctx, roles, objective, "auxiliary")
+    student, teacher, auxiliary = roles["student"], roles["teacher"], roles["auxiliary"]
+    (z_t, _), (z_s, _) = student.calls[0], teacher.calls[0]
+    expected, gradient = 0.0, torch.zeros_like(auxiliary.logits)
+    share = 1 / (len(z_t) * L)
+    for b in range(len(z_t)):
+        for i in range(L):
+            if process == "masked" and z_s[b, i] != V:
+                continue
+            soft = row(student, z_t[b].tolist(), i)
+            wanted = soft if target == "soft" else [float(c == int(x[b, i])) for c in range(V)]
+            near = row(teacher, z_s[b].tolist(), i)
+            q = row(auxiliary, z_s[b].tolist(), i)
+            index = int(auxiliary.index(z_s[b : b + 1]))
+            for c in range(V):
+                expected -= share * (wanted[c] + 0.7 * near[c]) * math.log(q[c])
+                gradient[index, i, c] += share * (1.7 * q[c] - wanted[c] - 0.7 * near[c])
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    loss.backward()
+    torch.testing.assert_close(auxiliary.logits.grad, gradient, rtol=1e-6, atol=1e-9)
+    assert student.logits.grad is None
+    assert teacher.logits.grad is None
+
+
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+def test_targets_follow_the_process_when_auto(process: str) -> None:
+    chosen = {"masked": "soft", "uniform": "hard"}[process]
+    losses = []
+    for target in ("auto", chosen):
+        ctx, roles = make(process)
+        losses.append(run(ctx, roles, DMMD(DMMD.Config(aux_target=target)), "auxiliary")[0])
+    assert torch.equal(losses[0], losses[1])
+
+
+def gradient_at_fixed_point(process: str, phase: str, **settings: object) -> tuple[Tensor, float]:
+    """Gradient at student = teacher = auxiliary = E[x | z] of one token, and the spread of its noise."""
+    ctx, roles = make(process, length=1)
+    law = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    data = torch.multinomial(law, 200_000, replacement=True, generator=Generator().manual_seed(5))[:, None]
+    ctx.roles = {name: TimedOracle(ctx.process, law) for name in roles}
+    loss = DMMD(DMMD.Config(k=4, **settings)).loss(Phase(phase, (phase,)), Batch(data), ctx).loss
+    (gradient,) = torch.autograd.grad(loss, ctx.roles[phase].bias)  # type: ignore[arg-type]
+    return gradient, 1 / math.sqrt(len(data))
+
+
+@pytest.mark.parametrize("phase", ["student", "auxiliary"])
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+def test_fixed_point(process: str, phase: str) -> None:
+    """At the fixed point neither player moves, in expectation."""
+    gradient, spread = gradient_at_fixed_point(process, phase)
+    assert gradient.abs().max() < 5 * spread
+
+
+class TimedOracle(Denoiser):
+    """E[x | z_t] of a single token with a known law, plus a bias a state on its logits to take gradients at."""
+
+    def __init__(self, process: ForwardProcess, law: Tensor) -> None:
+        super().__init__(process, 1)
+        self.law = law
+        self.bias = nn.Parameter(torch.zeros(process.num_states, V, dtype=torch.float64))
+
+    @property
+    def device(self) -> torch.device:
+        return self.law.device
+
+    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+        alpha = self.process.schedule.alpha(t.double())[:, None, None]
+        same = (x_t[..., None] == torch.arange(V)).double()
+        evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V
+        table = ((evidence * self.law).log() + self.bias[x_t]).log_softmax(-1)
+        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+def test_soft_targets_are_biased_for_the_uniform_process() -> None:
+    """Why hard targets are forced there, and proof that the fixed-point test can fail."""
+    gradient, spread = gradient_at_fixed_point("uniform", "auxiliary", aux_target="soft")
+    assert gradient.abs().max() > 10 * spread
