@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from preloaded import Preloaded
+
 ROOT = Path(__file__).resolve().parents[2]
 LANGUAGES = {"bash", "python", "yaml", "text", "toml", "bibtex"}
 _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<language>\w*)\s*$")
@@ -106,26 +108,27 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def reader_environment() -> dict[str, str]:
+    """Where a reader's commands find fewstep: in this checkout, and the example plugin too."""
+    sources = [ROOT / "framework", *(ROOT / "plugins").glob("*/src")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sources)), "OMP_NUM_THREADS": "1"}
+
+
 class Reader:
     """Does what a page says, in a folder that looks like the root of the checkout, with `fewstep` on the PATH."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, preloaded: Preloaded) -> None:
         self.folder = folder
         self.printed = ""
-        commands = folder / ".bin"
-        commands.mkdir()
-        for name, start in {"fewstep": f"{sys.executable} -m fewstep", "python": sys.executable}.items():
-            (commands / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
-            (commands / name).chmod(0o755)
+        self.commands = folder / ".bin"
+        self.commands.mkdir()
+        preloaded.command(self.commands / "fewstep", "fewstep")
+        preloaded.command(self.commands / "block", "block")
+        (self.commands / "python").symlink_to(sys.executable)
         for entry in ("benchmarks", "constraints.txt", "docs", "framework", "plugins", "recipes"):
             (folder / entry).symlink_to(ROOT / entry)
-        sources = [ROOT / "framework", *(ROOT / "plugins").glob("*/src")]
-        self.environment = {
-            **os.environ,
-            "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join(map(str, sources)),
-            "OMP_NUM_THREADS": "1",
-        }
+        path = f"{self.commands}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**reader_environment(), "PATH": path}
 
     def do(self, block: Block) -> None:
         """Run, write or check one block.
@@ -145,19 +148,15 @@ class Reader:
 
     def _python(self, block: Block) -> None:
         if not block.file_name:  # a file is run by what the page says next
-            self._run(block, [sys.executable, "-c", block.text])
+            self._run(block, [str(self.commands / "block"), block.text])
 
     def _yaml(self, block: Block) -> None:
         """A file is checked as it is, a fragment as a change to smoke-dmmd."""
-        if re.search(r"^cases:", block.text, re.MULTILINE):
-            code = f"from fewstep.bench.suite import load_suite; load_suite({block.file_name!r})"
-            self._run(block, [sys.executable, "-c", code])
-            return
         name = block.file_name
         if not name:
             name = "fragment.yaml"
             (self.folder / name).write_text("extends: smoke-dmmd\n" + block.text, encoding="utf-8")
-        self._run(block, [str(self.folder / ".bin/fewstep"), "validate", name])
+        self._run(block, [str(self.commands / "fewstep"), "validate", name])
 
     def _run(self, block: Block, command: list[str]) -> None:
         done = subprocess.run(

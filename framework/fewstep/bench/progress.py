@@ -39,13 +39,12 @@ class SuiteClock:
         self.stages = list(stages)
         self._now = now
         self._stage = self.stages[0]
-        self._begun = 0.0
-        self.start(0)
+        self._begun = now()
 
     def start(self, index: int) -> None:
         """Turn to a stage; its time runs from here."""
         self._stage = self.stages[index]
-        self._begun = self._now() - self._stage.seconds
+        self._begun = self._now()
 
     def advance(self, work: float) -> None:
         """Some of the present stage's work was done."""

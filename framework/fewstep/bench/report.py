@@ -21,6 +21,8 @@ from fewstep.recipe.yaml_loader import dump_yaml
 
 _TEXT_SHOWN = 6000
 """Characters of a text sheet that are shown."""
+_LONG = 40
+"""Characters from which on a table's cell may be broken over lines."""
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #59636e; --page: #ffffff; --box: #f3f5f7; --line: #d5dae0;
@@ -44,9 +46,10 @@ li b { display: inline-block; width: 1.7rem; text-indent: 0; }
 table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.8rem 0.3rem 0; text-align: right; white-space: nowrap;
          border-bottom: 1px solid var(--line); }
-th.word, td.word { text-align: left; white-space: normal; min-width: 5rem; }
+th.word, td.word { text-align: left; }
+td.long { white-space: normal; min-width: 16rem; }
 .plot { background: #ffffff; border-radius: 8px; max-width: 52rem; padding: 0.4rem; overflow-x: auto; }
-.plot img { min-width: 30rem; }
+.plot img { min-width: 26rem; }
 img { max-width: 100%; height: auto; display: block; }
 .sheets { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.2rem; }
 figure { margin: 0; }
@@ -118,8 +121,10 @@ def _how_measured(results: Results) -> str:
 
 def _table(grid: Grid) -> str:
     def cells(tag: str, row: list[str]) -> str:
-        kinds = [' class="word"' if index < grid.words else "" for index in range(len(row))]
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
+        return "".join(f'<{tag} class="{kind(i, cell)}">{escape(cell)}</{tag}>' for i, cell in enumerate(row))
+
+    def kind(column: int, cell: str) -> str:
+        return "number" if column >= grid.words else "word long" if len(cell) > _LONG else "word"
 
     head, rows = cells("th", grid.header), "".join(f"<tr>{cells('td', row)}</tr>" for row in grid.rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'

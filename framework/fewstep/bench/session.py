@@ -14,6 +14,7 @@ from fewstep.bench.results import CaseResult, Failure, Results, Row, SuiteInfo
 from fewstep.bench.rows import Model, Slot, describe_case, measure, open_model, plan_slots, trained_steps
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.summary import estimate, judge, shown, summarise
+from fewstep.bench.tables import titled
 from fewstep.errors import FewstepError, UserError
 from fewstep.training.launch import fit
 from fewstep.training.rundir import describe_environment
@@ -59,9 +60,8 @@ class Session:
         if (old.suite.name, old.suite.quick) != (self.suite.name, self.plan.loaded.quick):
             held = f"{'a quick run' if old.suite.quick else 'a full run'} of suite '{old.suite.name}'"
             raise UserError(f"'{self.plan.folder}' holds {held}; choose another folder with --out")
-        planned = {slot.key for slot in self.slots}
         whole = [row for row in old.rows if row.sheet is None or (self.plan.folder / row.sheet).exists()]
-        self.rows = {row.key: row for row in whole if row.key in planned}
+        self.rows = {row.key: row for row in whole}
         digests = {case.name: case.digest for case in self.plan.cases}
         self.cases = {case.name: case for case in old.cases if digests.get(case.name) == case.digest}
 
@@ -106,9 +106,9 @@ class Session:
         """Train a case unless that was done; False if a signal stopped it."""
         stage, total, done = f"train {case.name}", case.recipe.train.steps, trained_steps(case.run)
         if done == total and case.run.status["state"] == "finished":
-            self._announce(stage, f"train {titled(case)}: finished before, reused")
+            self._announce(stage, f"train {titled(case.name, case.label)}: finished before, reused")
             return True
-        self._announce(stage, f"train {titled(case)}: {total} steps")
+        self._announce(stage, f"train {titled(case.name, case.label)}: {total} steps")
         try:
             result = fit(case.loaded, case.run, dataset=self.plan.dataset, echo=self._training_lines(case, done))
         finally:
@@ -132,7 +132,9 @@ class Session:
 
     def _measure(self, case: PreparedCase) -> None:
         """Sample and score a case."""
-        self._announce(f"sample {case.name}", f"sample {titled(case)}: {self._amount(case.spec.steps)}")
+        self._announce(
+            f"sample {case.name}", f"sample {titled(case.name, case.label)}: {self._amount(case.spec.steps)}"
+        )
         model = open_model(case, self.plan.dataset)
         self._record(case, model.parameters)
         self._sample(case.name, model)
@@ -232,8 +234,3 @@ class Session:
             claims=tuple(judge(claim, suite.headline, direction, summary) for claim in suite.claims),
             failures=tuple(self.failures),
         )
-
-
-def titled(case: PreparedCase) -> str:
-    """`student (D-MMD, noise input)`."""
-    return case.name if case.label == case.name else f"{case.name} ({case.label})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def value_grid(results: Results) -> Grid:
     names = sorted(results.directions, key=lambda name: name != results.headline)
     header = ["model", "NFE", *(name + _ARROWS[results.directions[name]] for name in names)]
     rows = [
-        [titled(results, summary), "" if summary.nfe is None else str(summary.nfe)]
+        [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe)]
         + [shown(summary.values[name]) for name in names]
         for summary in results.summary
     ]
@@ -61,12 +62,15 @@ def _model_row(case: CaseResult) -> list[str]:
     return [case.name, recipe, case.teacher or "", short(case.commit), parameters, steps, seconds]
 
 
-def titled(results: Results, summary: Summary) -> str:
-    """`student (D-MMD, noise input)`."""
+def titled(name: str, label: str) -> str:
+    """`student (D-MMD, noise input)`, or the label alone if it contains the name."""
+    plain = [re.sub(r"[-_]", " ", text).casefold() for text in (name, label)]
+    return label if plain[0] in plain[1] else f"{name} ({label})"
+
+
+def _titled(results: Results, summary: Summary) -> str:
     case = results.case(summary.case)
-    if case is None:
-        return REAL if summary.case == REFERENCE else summary.case
-    return case.name if case.label == case.name else f"{case.name} ({case.label})"
+    return titled(case.name, case.label) if case else REAL if summary.case == REFERENCE else summary.case
 
 
 def short(commit: str | None) -> str:
@@ -100,10 +104,11 @@ def conclusion(results: Results) -> str:
 
 def _expectations(results: Results) -> str:
     judged = [claim for claim in results.claims if claim.holds is not None]
-    held = sum(bool(claim.holds) for claim in judged)
     open_ = len(results.claims) - len(judged)
-    parts = [f"{held} of {len(judged)} expectations hold"] if judged else []
-    parts += [f"{open_} could not be measured in this run"] if open_ else []
+    parts = [f"{sum(bool(claim.holds) for claim in judged)} of {len(judged)} expectations hold"] if judged else []
+    if open_:
+        what = "" if judged else " expectations" if open_ > 1 else " expectation"
+        parts.append(f"{open_}{what} could not be measured in this run")
     return ", ".join(parts)
 
 

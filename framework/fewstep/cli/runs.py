@@ -94,7 +94,7 @@ def benchmark(
     """Run a suite and write tables and plots. A suite names recipes, numbers of steps and seeds."""
     from fewstep.bench.runner import run_suite
 
-    typer.echo(f"wrote {run_suite(suite, out, quick)}")
+    run_suite(suite, out, quick)
 
 
 def _numbers(text: str | None) -> list[int] | None:

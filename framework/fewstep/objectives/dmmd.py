@@ -39,6 +39,10 @@ class DMMD(Objective):
             "auto",
             description="what the auxiliary learns: drawn tokens (hard), or the student's probabilities (soft; masked only)",
         )
+        updates: Literal["alternating", "simultaneous"] = Field(
+            "alternating",
+            description="one role a step (Algorithm 1), or both from the same draws: a third less work for the same updates",
+        )
         aux_steps: int = Field(1, ge=1, description="auxiliary updates after each update of the student")
         regulariser: float = Field(
             1.0, ge=0, description="weight of the term that keeps the auxiliary near the teacher"
@@ -50,6 +54,8 @@ class DMMD(Objective):
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
         from fewstep.registries import registry
 
+        if config.updates == "simultaneous" and config.aux_steps > 1:
+            yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
         process = registry("processes").get(recipe.process.type).cls
         if config.aux_target == "soft" and not process.carry_over:
             yield (
@@ -59,26 +65,36 @@ class DMMD(Objective):
             )
 
     def phases(self) -> Sequence[Phase]:
+        if self.config.updates == "simultaneous":
+            return [Phase("both", ("student", "auxiliary"))]
         return [Phase("student", ("student",)), Phase("auxiliary", ("auxiliary",), repeat=self.config.aux_steps)]
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        # 1. Two times, and real data noised to the later one.
         t, s = self._times(batch.size, ctx)
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
 
-        with torch.set_grad_enabled(phase.name == "student"):
+        # 2. One sampling step of the student: soft probabilities, a hard draw x, and z_s ~ q(z_s | z_t, x).
+        with torch.set_grad_enabled("student" in phase.train):
             student = ctx.roles["student"](z_t, t, generator=ctx.generators["noise"])
         x = student.sample(generator=ctx.generators["sample"])
         z_s = ctx.process.posterior_sample(x, z_t, t, s, generator=ctx.generators["sample"])
 
+        # 3. What teacher and auxiliary make of z_s.
         with torch.no_grad():
             teacher = ctx.roles["teacher"](z_s, s)
-        with torch.set_grad_enabled(phase.name == "auxiliary"):
+        with torch.set_grad_enabled("auxiliary" in phase.train):
             auxiliary = ctx.roles["auxiliary"](z_s, s)
 
+        # 4. The losses of the roles whose turn it is.
         weight = self._weight(s, ctx)
-        if phase.name == "student":
-            return self._student_loss(student, teacher, auxiliary, weight)
-        return self._auxiliary_loss(x, student, teacher, auxiliary, weight, ctx)
+        parts = []
+        if "student" in phase.train:
+            parts.append(self._student_loss(student, teacher, auxiliary, weight))
+        if "auxiliary" in phase.train:
+            parts.append(self._auxiliary_loss(x, student, teacher, auxiliary, weight, ctx))
+        metrics = {name: value for part in parts for name, value in part.metrics.items()}
+        return LossOutput(torch.stack([part.loss for part in parts]).sum(), metrics)
 
     def _times(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """s ~ U(0, 1), t = min(1, s + U(0, 1/k)); both [B]."""
@@ -94,10 +110,13 @@ class DMMD(Objective):
         self, student: Prediction, teacher: Prediction, auxiliary: Prediction, weight: Tensor
     ) -> LossOutput:
         """L_GEN = sum_c p_c (log aux_c - log teacher_c), p the student's soft probabilities (eq. 11)."""
-        value = rowwise(lambda p, a, q: expectation(p, a - q), [student, auxiliary, teacher], where=teacher.where)
+        value = rowwise(
+            lambda p, a, q: expectation(p, (a - q).detach()), [student, auxiliary, teacher], where=teacher.where
+        )
+        loss = (weight * value).mean()
         with torch.no_grad():
             entropy = student.entropy().sum() / student.where.sum().clamp_min(1)
-        return LossOutput((weight * value).mean(), {"student_entropy": entropy})
+        return LossOutput(loss, {"student_loss": loss.detach(), "student_entropy": entropy})
 
     def _auxiliary_loss(
         self,
@@ -110,10 +129,10 @@ class DMMD(Objective):
     ) -> LossOutput:
         """L_AUX = CE(x | aux) + r CE(teacher | aux), x hard or the student's probabilities (eq. 12)."""
         soft = self.config.aux_target == "soft" or (self.config.aux_target == "auto" and ctx.process.carry_over)
-        fit = auxiliary.cross_entropy(student) if soft else auxiliary.nll(x)
+        fit = auxiliary.cross_entropy(student.shaped(Tensor.detach)) if soft else auxiliary.nll(x)
         near = auxiliary.cross_entropy(teacher) if self.config.regulariser else torch.zeros_like(fit)
         loss = (weight * (fit + self.config.regulariser * near)).mean()
         with torch.no_grad():
             gap = rowwise(lambda a, q: (a - q).abs().mean(1), [auxiliary, teacher], where=teacher.where)
             gap = gap.sum() / teacher.where.sum().clamp_min(1)
-        return LossOutput(loss, {"log_ratio": gap})
+        return LossOutput(loss, {"auxiliary_loss": loss.detach(), "log_ratio": gap})

@@ -48,11 +48,16 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_line_breaks(self, text: str) -> yaml.Node:
+        # Unquoted, NEL and the Unicode separators would be read back as plain line breaks.
+        return self.represent_scalar(_TAG + "str", text, style='"' if set(text) & set("\x85\u2028\u2029") else None)
+
     def represent_short_list(self, items: list[Any]) -> yaml.Node:
         nested = any(isinstance(item, list | dict) for item in items)
         return self.represent_sequence(_TAG + "seq", items, flow_style=not nested)
 
 
+_Dumper.add_representer(str, _Dumper.represent_line_breaks)
 for _name, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
     _Dumper.add_implicit_resolver(_TAG + _name, _pattern, _first)

@@ -14,7 +14,7 @@ from fewstep.recipe.models import Recipe
 from fewstep.training.rundir import RUNS, RunDir, describe_environment
 from fewstep.training.trainer import FitResult, Trainer
 
-_MAY_CHANGE = {"train.steps", "train.log_every", "train.checkpoint_every", "train.keep_last", "train.device"}
+_MAY_CHANGE = {"teacher.run", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep_last", "train.device"}
 
 
 def launch(

@@ -1,0 +1,352 @@
+"""Running suites: what is measured, what is reused, and what interruptions and failures leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tiny_suite import SUITE, write_files
+
+from fewstep.bench import runner, session
+from fewstep.bench.results import Results
+from fewstep.bench.runner import run_suite
+from fewstep.bench.suite import REFERENCE
+from fewstep.errors import OperationError, UserError
+from fewstep.training.rundir import RunDir
+
+Write = Callable[..., str]
+
+
+def load(folder: Path) -> Results:
+    return Results.load(folder / "results.json")
+
+
+def timeless(results: Results) -> list[dict[str, Any]]:
+    return [row.model_dump(exclude={"seconds"}) for row in results.rows]
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
+    """Names of the cases that `session.NAME` is called for from now on."""
+    calls, real = [], getattr(session, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        subject = args[1]
+        calls.append(subject.case if name == "measure" else subject.path.name.split("-")[0])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(session, name, counted)
+    return calls
+
+
+def interrupt_measuring(monkeypatch: pytest.MonkeyPatch, after: int, number: int) -> None:
+    """A signal in the middle of a row, after so many rows."""
+    real, done = session.measure, []
+
+    def measure(*args: Any, **kwargs: Any) -> Any:
+        if len(done) == after:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        done.append(1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(session, "measure", measure)
+
+
+# ------------------------------------------------------------------ complete
+
+
+def test_every_row_is_measured_and_evaluations_are_counted(finished: Path) -> None:
+    results = load(finished)
+    steps = {spec["name"]: spec["steps"] for spec in SUITE["cases"]}
+    expected = [(REFERENCE, None, seed) for seed in (0, 1, 2)]
+    expected += [(name, count, seed) for name, counts in steps.items() for count in counts for seed in (0, 1, 2)]
+    assert [(row.case, row.steps, row.seed) for row in results.rows] == expected
+    assert all(row.nfe == row.steps for row in results.rows)
+    assert all(row.samples == 60 and row.values.keys() == results.directions.keys() for row in results.rows)
+    assert results.complete
+    assert not results.failures
+
+
+def test_what_is_known_about_the_models(finished: Path) -> None:
+    teacher, student, oracle = load(finished).cases
+    assert (teacher.train_steps, teacher.teacher, teacher.oracle) == (20, None, False)
+    assert teacher.parameters is not None
+    assert teacher.train_seconds is not None
+    assert (finished / str(teacher.run) / "export" / "student_ema.safetensors").exists()
+    assert (student.teacher, student.label) == ("teacher", "D-MMD")
+    assert student.resolved["teacher"]["run"] == teacher.run, "paths are relative to the results"
+    assert (oracle.parameters, oracle.run, oracle.train_steps) == (None, None, None)
+
+
+def test_seeds_and_steps_draw_different_samples_and_the_oracle_beats_an_untrained_network(finished: Path) -> None:
+    results = load(finished)
+    values = [row.values["exact_nll"] for row in results.rows]
+    assert len(set(values)) == len(values)
+    oracle, teacher = results.find("oracle", 2), results.find("teacher", 2)
+    assert oracle
+    assert teacher
+    assert oracle.values["exact_nll"].mean < teacher.values["exact_nll"].mean
+    assert results.claims[1].holds is True
+    assert results.claims[1].text.startswith("oracle at 2 NFE: ngram_tv ")
+
+
+def test_the_console_tells_stages_time_left_and_the_outcome(
+    write_suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_suite(write_suite(), str(tmp_path / "out"))
+    out = capsys.readouterr().out
+    for line in (
+        "[1/6] score real samples: 60 samples, 3 seeds  | suite: time left not known yet",
+        "[2/6] train teacher: 20 steps  | suite: time left not known yet",
+        "[3/6] sample teacher: at 2, 4 steps, 60 samples, 3 seeds  | suite: about ",
+        "[4/6] train student (D-MMD): 20 steps  | suite: about ",
+        "[6/6] sample oracle: at 2 steps, 60 samples, 3 seeds  | suite: about ",
+    ):
+        assert f"{line}" in out
+    logged = [line for line in out.splitlines() if line.startswith("  step ")]
+    assert len(logged) == 8
+    assert all(" | suite: about " in line for line in logged)
+    results = load(tmp_path / "out")
+    assert all(claim.text in out for claim in results.claims)
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in out
+
+
+def test_nothing_finished_is_done_again(write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = write_suite(), tmp_path / "out"
+    run_suite(source, str(out))
+    before, weights = load(out), sorted(out.rglob("*.safetensors"))
+    written = [path.stat().st_mtime_ns for path in weights]
+    trained, measured = count_calls(monkeypatch, "fit"), count_calls(monkeypatch, "measure")
+    run_suite(source, str(out))
+    assert (trained, measured) == ([], [])
+    assert [path.stat().st_mtime_ns for path in weights] == written
+    after = load(out)
+    assert after.rows == before.rows
+    assert after.cases == before.cases
+
+
+def test_quick_has_a_folder_of_its_own(write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = write_suite()
+    assert run_suite(source, quick=True) == Path("results/tiny-quick")
+    results = load(Path("results/tiny-quick"))
+    assert results.suite.quick
+    assert {(row.samples, row.seed) for row in results.rows} == {(16, 5)}
+    assert [case.train_steps for case in results.cases] == [4, 4, None]
+    assert results.claims[0].holds is None, "the quick run does not sample the teacher at 4 steps"
+    with pytest.raises(UserError, match="holds a quick run of suite 'tiny'; choose another folder"):
+        run_suite(source, "results/tiny-quick")
+
+
+# ------------------------------------------------------------------- changed
+
+
+def test_a_changed_recipe_is_measured_anew_and_only_that(
+    write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run_suite(write_suite(), str(out))
+    before = load(out)
+    trained, measured = count_calls(monkeypatch, "fit"), count_calls(monkeypatch, "measure")
+    cases = [dict(spec) for spec in SUITE["cases"]]
+    cases[1]["set"] = ["optim.lr=0.01"]
+    run_suite(write_suite(cases=cases), str(out))
+    after = load(out)
+    assert trained == ["student"]
+    assert measured == ["student"] * 6
+    assert [row for row in after.rows if row.case != "student"] == [row for row in before.rows if row.case != "student"]
+    old, new = (results.case("student") for results in (before, after))
+    assert old
+    assert new
+    assert old.run != new.run
+    assert (out / str(old.run)).exists(), "the old run is not touched"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"samples": 50}, {"metrics": [{"type": "ngram_distance", "order": 1}, "exact_nll"]}]
+)
+def test_changed_conditions_measure_all_rows_anew_but_train_nothing(
+    write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    out = tmp_path / "out"
+    run_suite(write_suite(), str(out))
+    trained, measured = count_calls(monkeypatch, "fit"), count_calls(monkeypatch, "measure")
+    run_suite(write_suite(**changes), str(out))
+    assert trained == []
+    assert len(measured) == 18
+
+
+def test_a_row_whose_sheet_is_gone_is_measured_again(
+    write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write_suite(), tmp_path / "out"
+    run_suite(source, str(out))
+    (out / "samples" / "oracle-steps2.txt").unlink()
+    measured = count_calls(monkeypatch, "measure")
+    run_suite(source, str(out))
+    assert measured == ["oracle"]
+    assert (out / "samples" / "oracle-steps2.txt").exists()
+
+
+def test_results_of_another_suite_are_left_alone(write_suite: Write, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_suite(write_suite(), str(out), quick=True)
+    before = (out / "results.json").read_bytes()
+    with pytest.raises(UserError, match="holds a quick run of suite 'tiny'"):
+        run_suite(write_suite(name="other"), str(out), quick=True)
+    assert (out / "results.json").read_bytes() == before
+
+
+# --------------------------------------------------------------- interrupted
+
+
+@pytest.mark.parametrize(("after", "number"), [(1, signal.SIGINT), (5, signal.SIGTERM), (11, signal.SIGINT)])
+def test_interrupted_sampling_continues_to_the_same_rows(
+    finished: Path, write_suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int, number: int
+) -> None:
+    source, out = write_suite(), tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_measuring(patch, after, number)
+        assert run_suite(source, str(out)) == out, "a stop is no error"
+    assert f"the same command continues: fewstep benchmark {source} --out {out}" in capsys.readouterr().out
+    stopped = load(out)
+    assert len(stopped.rows) == after
+    assert not stopped.complete
+    assert not (out / "report.html").exists()
+
+    with pytest.MonkeyPatch.context() as patch:
+        trained, measured = count_calls(patch, "fit"), count_calls(patch, "measure")
+        run_suite(source, str(out))
+    assert len(measured) == 18 - after
+    assert len(trained) == 2 - len(stopped.cases)
+    assert timeless(load(out)) == timeless(load(finished))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_training_continues_to_the_same_rows(
+    finished: Path, write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    source, out, lines = write_suite(), tmp_path / "out", []
+    handlers = [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)]
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("  step 10/20 ") and any("train student" in earlier for earlier in lines):
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "say", say)
+        run_suite(source, str(out))
+    assert "stopped" in lines[-1]
+    assert [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)] == handlers
+    student = next((out / "runs").glob("student-*"))
+    status = RunDir(student).status
+    assert status["state"] == "stopped"
+    assert 10 <= status["step"] < 20
+
+    trained = count_calls(monkeypatch, "fit")
+    run_suite(source, str(out))
+    assert trained == ["student"]
+    assert timeless(load(out)) == timeless(load(finished))
+
+
+# -------------------------------------------------------------------- failed
+
+
+def test_a_case_that_fails_stops_only_those_that_learn_from_it(write_suite: Write, tmp_path: Path) -> None:
+    cases = [
+        {"name": "wild", "recipe": "./teacher.yaml", "steps": [2], "set": ["optim.lr=1e30", "optim.clip=null"]},
+        {"name": "pupil", "recipe": "./student.yaml", "teacher": "wild", "steps": [2]},
+        {"name": "grandpupil", "recipe": "./student.yaml", "teacher": "pupil", "steps": [2]},
+        {"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]},
+        {"name": "misfit", "recipe": "./student.yaml", "teacher": "teacher", "steps": [2], "set": ["backbone.width=8"]},
+        {"name": "oracle", "recipe": "./teacher.yaml", "oracle": True, "steps": [2]},
+    ]
+    claims = [{"case": "pupil", "steps": 2, "against": "teacher", "expect": "better"}]
+    with pytest.raises(OperationError, match=r"4 of 6 cases failed: wild: .*pupil: .*grandpupil: .*misfit: ") as caught:
+        run_suite(write_suite(cases=cases, claims=claims), str(tmp_path / "out"))
+    assert caught.value.exit_code == 1
+    results = load(tmp_path / "out")
+    assert {row.case for row in results.rows} == {REFERENCE, "teacher", "oracle"}
+    reasons = {failure.case: failure.reason for failure in results.failures}
+    assert "lower optim.lr" in reasons["wild"]
+    assert reasons["pupil"] == "skipped, since its teacher 'wild' failed"
+    assert reasons["grandpupil"] == "skipped, since its teacher 'pupil' failed"
+    assert "backbone.width" in reasons["misfit"]
+    assert results.claims[0].holds is None
+    assert not results.complete
+    assert "Case 'wild' is not complete: " in unescape((tmp_path / "out" / "report.html").read_text())
+
+
+def test_a_failed_case_is_tried_again(write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = write_suite(), tmp_path / "out"
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OperationError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "open_model", fail)
+        with pytest.raises(OperationError, match="3 of 3 cases failed: teacher: the disk is full"):
+            run_suite(source, str(out))
+    assert len(load(out).failures) == 3
+    run_suite(source, str(out))
+    assert load(out).complete
+
+
+def test_a_value_that_is_not_finite_fails_the_case(
+    write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fewstep.bench import rows
+
+    real, seen = rows.score, []
+
+    def score(*args: Any) -> dict[str, float]:
+        seen.append(1)
+        return {**real(*args), **({"exact_nll": float("nan")} if len(seen) == 5 else {})}
+
+    monkeypatch.setattr(rows, "score", score)
+    with pytest.raises(OperationError, match=r"exact_nll is nan for teacher \(steps 2, seed 1\)"):
+        run_suite(write_suite(claims=None), str(tmp_path / "out"))
+    assert "NaN" not in (tmp_path / "out" / "results.json").read_text()
+
+
+# ------------------------------------------------------------------- details
+
+
+def test_real_samples_of_a_finite_data_set_are_its_own(tmp_path: Path) -> None:
+    import torch
+
+    from fewstep.bench.rows import real_samples
+    from fewstep.data.base import DATASETS
+
+    digits = DATASETS.build("digits")
+    drawn = real_samples(digits, 30, 0)
+    assert drawn.shape == (30, 64)
+    assert all((digits.train == row).all(1).any() for row in drawn)
+    assert not torch.equal(drawn, real_samples(digits, 30, 1))
+    assert len(real_samples(digits, 10_000, 0)) == len(digits)
+
+
+def test_training_time_is_summed_over_sessions(tmp_path: Path) -> None:
+    from fewstep.bench.rows import train_seconds
+
+    run = RunDir(tmp_path)
+    assert train_seconds(run) == 0.0
+    run.metrics.write_text("".join(f'{{"step": 1, "seconds": {s}}}\n' for s in (1.0, 2.0, 3.0, 0.5, 1.5)))
+    assert train_seconds(run) == 4.5
+
+
+def test_recipes_lie_beside_the_suite_wherever_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "suites").mkdir()
+    write_files(tmp_path / "suites", claims=None)
+    monkeypatch.chdir(tmp_path)
+    assert load(run_suite("suites/suite.yaml", "out", quick=True)).complete
+    resolved = yaml.safe_load(next(Path("out/runs").glob("student-*/recipe.resolved.yaml")).read_text())
+    assert resolved["teacher"]["run"].startswith("out/runs/teacher-")

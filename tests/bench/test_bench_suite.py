@@ -1,0 +1,154 @@
+"""Suites: every mistake is reported at once, where it was made, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewstep.bench.plan import make_plan
+from fewstep.bench.suite import load_suite
+from fewstep.errors import RecipeError
+
+Write = Callable[..., str]
+
+
+def problems(source: str) -> dict[str, str]:
+    """Messages by key, after a check that each says where in the suite it stands."""
+    with pytest.raises(RecipeError) as caught:
+        make_plan(load_suite(source), Path("unused"))
+    assert all(problem.source == source and problem.line for problem in caught.value.problems)
+    return {problem.key: problem.message for problem in caught.value.problems}
+
+
+def case(name: str, **changes: Any) -> dict[str, Any]:
+    return {"name": name, "recipe": "./teacher.yaml", "steps": [2], **changes}
+
+
+def test_line_of_an_unknown_key_and_its_nearest(write_suite: Write) -> None:
+    source = write_suite(headlin="ngram_tv", headline=None)
+    with pytest.raises(RecipeError) as caught:
+        load_suite(source)
+    line = Path(source).read_text().splitlines().index("headlin: ngram_tv") + 1
+    assert f"{source}:{line}: headlin: unknown key 'headlin'; did you mean 'headline'?" in str(caught.value)
+
+
+def test_unknown_metric(write_suite: Write) -> None:
+    found = problems(write_suite(metrics=["exact_nl"]))
+    assert "no metric named 'exact_nl'; did you mean 'exact_nll'?" in found["metrics[0]"]
+
+
+@pytest.mark.parametrize(
+    ("headline", "message"),
+    [
+        ("ngram_t", "no value of these metrics named 'ngram_t'; did you mean 'ngram_tv'?"),
+        ("exact_nll", "neither high nor low is better for 'exact_nll'; values that compare: ngram_tv"),
+    ],
+)
+def test_headline_must_be_a_value_that_compares(write_suite: Write, headline: str, message: str) -> None:
+    assert message in problems(write_suite(headline=headline))["headline"]
+
+
+def test_names_seeds_and_steps_occur_once(write_suite: Write) -> None:
+    cases = [case("a", steps=[2, 2]), case("a"), case("data")]
+    found = problems(write_suite(cases=cases, claims=None, seeds=[1, 1]))
+    assert found["seeds"] == "1 is listed twice"
+    assert found["cases[0].steps"] == "2 is listed twice"
+    assert "another case is called 'a'" in found["cases[1].name"]
+    assert "'data' is the name of the row of real samples" in found["cases[2].name"]
+
+
+def test_a_teacher_is_an_earlier_trained_case(write_suite: Write) -> None:
+    cases = [
+        case("a", teacher="late"),
+        case("b", teacher="nobody"),
+        case("exact", oracle=True),
+        case("c", teacher="exact"),
+        case("d", oracle=True, teacher="a"),
+        case("late"),
+    ]
+    found = problems(write_suite(cases=cases, claims=None))
+    assert "must come before" in found["cases[0].teacher"]
+    assert "no case named 'nobody'" in found["cases[1].teacher"]
+    assert "must be a trained model" in found["cases[3].teacher"]
+    assert "learns from nobody" in found["cases[4].teacher"]
+
+
+def test_claims_name_cases_and_steps_that_are_measured(write_suite: Write) -> None:
+    claims = [
+        {"case": "studnt", "steps": 2, "against": "teacher", "at": 3, "expect": "better"},
+        {"case": "student", "steps": 8, "against": "student", "expect": "better"},
+        {"case": "student", "steps": 2, "against": "student", "expect": "not_worse"},
+    ]
+    found = problems(write_suite(claims=claims))
+    assert "no case named 'studnt'; did you mean 'student'?" in found["claims[0].case"]
+    assert found["claims[0].at"] == "case 'teacher' is not measured at 3 steps; it is at 2, 4"
+    assert "not measured at 8 steps" in found["claims[1].steps"]
+    assert found["claims[2]"] == "compares a case with itself"
+
+
+def test_mistakes_in_recipes_are_found_before_training(write_suite: Write) -> None:
+    cases = [
+        case("a", set=["optim.lr=1e-3", "train.step=3"]),
+        case("b", recipe="./student.yaml"),
+        case("c", recipe="no-such-recipe"),
+        case("d", recipe="./gone.yaml"),
+        case("e", teacher="a"),
+    ]
+    found = problems(write_suite(cases=cases, claims=None))
+    assert found["cases[0].set[1]"] == "train.step: unknown key 'step'; did you mean 'steps'?"
+    assert "name its case with `teacher: CASE`" in found["cases[1].recipe"]
+    assert "no shipped recipe named 'no-such-recipe'" in found["cases[2].recipe"]
+    assert "no such file" in found["cases[3].recipe"]
+    assert "no role for a teacher" in found["cases[4].teacher"]
+
+
+def test_all_cases_share_their_data_and_metrics_suit_them(write_suite: Write) -> None:
+    cases = [case("a"), case("b", set=["data.vocab_size=5"]), case("c", set=["data=coins"], oracle=True)]
+    found = problems(write_suite(cases=cases, claims=None, metrics=["ngram_distance", "feature_frechet"]))
+    assert found["cases[1].recipe"] == "its data are not those of case 'a'; all cases must share them"
+    assert found["cases[2].oracle"] == "dataset 'coins' has no oracle; those that have one: markov"
+    assert "it needs labelled images" in found["metrics[1]"]
+
+
+def test_a_quick_change_that_no_recipe_knows_is_reported_where_it_was_written(write_suite: Write) -> None:
+    cases = [case("a", set=["optim.lr=1e-3"])]
+    source = write_suite(cases=cases, claims=None, quick={"set": ["train.steps=4", "train.stes=4"]})
+    with pytest.raises(RecipeError) as caught:
+        make_plan(load_suite(source, quick=True), Path("unused"))
+    assert [problem.key for problem in caught.value.problems] == ["quick.set[1]"]
+
+
+def test_quick_replaces_samples_seeds_and_steps_and_adds_changes(write_suite: Write) -> None:
+    suite = load_suite(write_suite(), quick=True).suite
+    assert (suite.samples, suite.seeds) == (16, (5,))
+    assert all(spec.steps == (2,) and spec.set == ("train.steps=4",) for spec in suite.cases)
+
+
+def test_quick_without_its_section_is_refused(write_suite: Write) -> None:
+    with pytest.raises(RecipeError, match="needs a section `quick:`"):
+        load_suite(write_suite(quick=None), quick=True)
+
+
+def test_unknown_suite_name() -> None:
+    with pytest.raises(RecipeError, match="no shipped suite named 'no-such-suite'"):
+        load_suite("no-such-suite")
+
+
+def test_digests_follow_recipe_teacher_and_data(write_suite: Write, tmp_path: Path) -> None:
+    def digests(folder: str, *sets: str, on: int = 0) -> list[str]:
+        cases = [case("a"), case("b", recipe="./student.yaml", teacher="a"), case("c", oracle=True)]
+        cases[on]["set"] = list(sets)
+        plan = make_plan(load_suite(write_suite(cases=cases, claims=None)), tmp_path / folder)
+        return [prepared.digest for prepared in plan.cases]
+
+    first = digests("x")
+    assert digests("y") == first, "the folder does not matter"
+    assert len(set(first)) == 3
+    changed = digests("x", "optim.lr=1e-3")
+    assert changed[0] != first[0]
+    assert changed[1] != first[1], "a student's model depends on its teacher's"
+    assert changed[2] == first[2]
+    assert digests("x", "optim.lr=1e-3", on=1)[0] == first[0], "but not the other way round"

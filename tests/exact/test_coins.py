@@ -1,0 +1,48 @@
+"""Two coins that always agree, in one step: who can draw them (arXiv 2603.20155, section 3.1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fewstep.recipe import load_recipe
+from fewstep.training.generate import evaluate_run
+from fewstep.training.launch import fit
+from fewstep.training.rundir import RunDir
+
+
+def distance(recipe: str, folder: Path, teacher: Path | None = None) -> dict[str, float]:
+    """Train a shipped recipe and measure its one-step samples."""
+    loaded = load_recipe(recipe, teacher=str(teacher) if teacher else None)
+    fit(loaded, RunDir(folder), echo=lambda line: None)
+    return evaluate_run(str(folder), steps=[1], samples=4000)[0]["metrics"]
+
+
+@pytest.fixture(scope="module")
+def masked_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("masked") / "teacher"
+    distance("coins-teacher", folder)
+    return folder
+
+
+def test_a_teacher_cannot(masked_teacher: Path) -> None:
+    few, many = evaluate_run(str(masked_teacher), steps=[1, 64], samples=4000)
+    assert 0.45 < few["metrics"]["coin_tv"] < 0.55, "independent coins"
+    assert many["metrics"]["coin_tv"] < 0.05, "it knows the law, given steps"
+
+
+def test_dmmd_with_noise_input_can(masked_teacher: Path, tmp_path: Path) -> None:
+    assert distance("coins-dmmd", tmp_path / "student", masked_teacher)["coin_tv"] < 0.1
+
+
+def test_dmmd_without_noise_input_cannot(masked_teacher: Path, tmp_path: Path) -> None:
+    """It draws independent coins, or always the same side: nothing else is open to a function of all masks."""
+    values = distance("coins-dmmd-plain", tmp_path / "student", masked_teacher)
+    assert values["coin_tv"] > 0.45, values
+
+
+def test_the_uniform_process_can(tmp_path: Path) -> None:
+    distance("coins-uniform-teacher", tmp_path / "teacher")
+    values = distance("coins-uniform-dmmd", tmp_path / "student", tmp_path / "teacher")
+    assert values["coin_tv"] < 0.2, values

@@ -1,0 +1,96 @@
+"""Every recipe that ships: well named, launched as its comment says, trained for two steps; the smoke ones in full."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fewstep.recipe import load_recipe
+from fewstep.recipe.shipped import shipped_bases, shipped_recipes
+from fewstep.registries import registry
+from fewstep.training.generate import evaluate_run, sample_run
+from fewstep.training.launch import launch
+from fewstep.training.rundir import RunDir
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
+RECIPES = shipped_recipes()
+LEAST = 23
+"""Files when this was last looked at: 19 recipes and 4 bases. Fewer means that a folder is not searched any more."""
+
+
+def teacher_of(name: str) -> str | None:
+    """The shipped recipe whose run a recipe learns from."""
+    teacher = load_recipe(RECIPES[name]).recipe.teacher
+    return teacher.run.removeprefix("runs/").removesuffix("/latest") if teacher else None
+
+
+def header(path: Path) -> str:
+    """The opening comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+    return "\n".join(line.lstrip("# ") for line in comment)
+
+
+def test_every_file_is_known() -> None:
+    assert len(FILES) >= LEAST
+    assert sorted([*RECIPES.values(), *shipped_bases().values()]) == FILES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_is_valid_and_says_how_to_launch_it(name: str) -> None:
+    recipe = load_recipe(RECIPES[name]).recipe
+    assert recipe.name == name
+    found = re.search(r"^Launch: (.+?)(?:\s{2,}.*)?$", header(RECIPES[name]), re.MULTILINE)
+    assert found, "no line `# Launch: ...`"
+    teacher = teacher_of(name)
+    verb = ["distill", name, "--teacher", f"runs/{teacher}/latest"] if teacher else ["train", name]
+    assert shlex.split(found[1]) == ["fewstep", *verb]
+    assert not teacher or teacher in RECIPES
+    assert not teacher or f"Needs: a run of {teacher}" in header(RECIPES[name])
+
+
+def test_every_base_is_used() -> None:
+    extended = {(path.parent / name).resolve() for path in FILES for name in extends(path)}
+    assert set(shipped_bases().values()) <= extended
+
+
+def extends(path: Path) -> list[str]:
+    """What a file says that it extends; recipes name their bases by path."""
+    return re.findall(r"^extends: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_every_objective_and_process_has_a_recipe() -> None:
+    loaded = [load_recipe(path).recipe for path in RECIPES.values()]
+    assert {recipe.objective.type for recipe in loaded} >= set(own("objectives"))
+    assert {recipe.process.type for recipe in loaded} >= set(own("processes"))
+
+
+def own(kind: str) -> list[str]:
+    return [entry.name for entry in registry(kind).entries() if entry.distribution[0] == "fewstep"]
+
+
+@pytest.mark.parametrize("family", sorted({path.parent.name for path in RECIPES.values()}))
+def test_family_trains_for_two_steps(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network is built, every loss computed, every student started from its teacher; on small batches."""
+    monkeypatch.chdir(tmp_path)
+    short = ["train.steps=2", "train.batch_size=4", "train.device=cpu", *["data.size=64"] * (family == "markov")]
+    names = [name for name, path in RECIPES.items() if path.parent.name == family]
+    for name in sorted(names, key=lambda name: teacher_of(name) is not None):
+        run = launch(name, sets=short)
+        assert RunDir(run).status == {"state": "finished", "step": 2, "steps": 2}
+
+
+def test_smoke_recipes_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("smoke-teacher", "smoke-dmmd"):
+        run = launch(name)
+        assert RunDir(run).export.is_file()
+        assert sample_run(str(run), 4).is_file()
+        rows = evaluate_run(str(run))
+        assert [row["nfe"] for row in rows] == [row["steps"] for row in rows]
+    smoke = [name for name, path in RECIPES.items() if path.parent.name == "smoke"]
+    assert sorted(smoke) == ["smoke-dmmd", "smoke-teacher"], "a new smoke recipe belongs in this test"

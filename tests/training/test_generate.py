@@ -1,0 +1,69 @@
+"""Sampling and scoring of runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from fewstep.errors import UserError
+from fewstep.recipe import parse_recipe
+from fewstep.training.build import load_model
+from fewstep.training.generate import evaluate_run, sample_run
+from fewstep.training.rundir import RunDir
+
+Train = Callable[..., RunDir]
+
+
+def test_samples_are_repeatable_and_described(train: Train, tmp_path: Path) -> None:
+    run = train("smoke-teacher", "run")
+    tokens = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        sheet = sample_run(str(run.path), 12, steps=3, seed=seed, out=str(tmp_path / name))
+        assert len(sheet.read_text().split("\n\n")) == 12
+        tokens.append(load_file(tmp_path / name / "samples.safetensors")["tokens"])
+    assert torch.equal(tokens[0], tokens[1])
+    assert not torch.equal(tokens[0], tokens[2])
+    about = json.loads((tmp_path / "a" / "sample.json").read_text())
+    assert (about["nfe"], about["steps"], about["samples"], about["weights"]) == (3, 3, 12, "ema")
+
+
+def test_a_student_with_noise_input_is_repeatable_too(train: Train, tmp_path: Path) -> None:
+    student = train("smoke-dmmd", "student", teacher=train("smoke-teacher", "teacher"))
+    sheets = [sample_run(str(student.path), 8, steps=2, seed=3, out=str(tmp_path / n)).read_text() for n in "ab"]
+    assert sheets[0] == sheets[1]
+
+
+def test_weights_and_sampler_settings_matter(train: Train, tmp_path: Path) -> None:
+    run = train("smoke-teacher", "run", "train.steps=100", "optim.lr=1e-2")
+    kinds = {"ema": {}, "raw": {"weights": "raw"}, "cold": {"temperature": 0.05}, "top": {"top_p": 0.1}}
+    texts = {n: sample_run(str(run.path), 64, 4, 0, str(tmp_path / n), **k).read_text() for n, k in kinds.items()}  # type: ignore[arg-type]
+    assert len(set(texts.values())) == 4
+
+
+def test_evaluation_counts_and_keeps_rows(train: Train) -> None:
+    run = train("smoke-teacher", "run")
+    rows = evaluate_run(str(run.path), steps=[1, 5], samples=40)
+    assert [(row["steps"], row["nfe"], row["samples"]) for row in rows] == [(1, 1, 40), (5, 5, 40)]
+    assert {"ngram_tv", "exact_nll"} <= rows[0]["metrics"].keys()
+    assert json.loads((run.evaluate / "step-00000020.json").read_text()) == rows
+
+
+def test_a_recipe_without_metrics_says_so(train: Train) -> None:
+    run = train("smoke-teacher", "run", "evaluate.metrics=[]")
+    with pytest.raises(UserError, match=r"names no metrics; add them under evaluate\.metrics"):
+        evaluate_run(str(run.path))
+
+
+def test_the_export_carries_its_recipe(train: Train) -> None:
+    run = train("smoke-teacher", "run")
+    with safe_open(run.export, framework="pt") as file:
+        metadata = file.metadata()
+        names = set(file.keys())
+    assert parse_recipe(metadata["recipe"]) == load_model(run.path).recipe
+    assert names == set(dict(load_model(run.path).denoiser.named_parameters()))
