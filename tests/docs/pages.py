@@ -40,7 +40,8 @@ class Block:
     note: str
 
     def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        page = self.page.relative_to(ROOT) if self.page.is_relative_to(ROOT) else self.page
+        return f"{page}:{self.line}"
 
     @property
     def unrun(self) -> str | None:
@@ -124,7 +125,8 @@ class Reader:
         self.commands.mkdir()
         preloaded.command(self.commands / "fewstep", "fewstep")
         preloaded.command(self.commands / "block", "block")
-        (self.commands / "python").symlink_to(sys.executable)
+        (self.commands / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (self.commands / "python").chmod(0o755)
         for entry in ("benchmarks", "constraints.txt", "docs", "framework", "plugins", "recipes"):
             (folder / entry).symlink_to(ROOT / entry)
         path = f"{self.commands}{os.pathsep}{os.environ['PATH']}"

@@ -76,7 +76,7 @@ def serve(address: str) -> None:
 
 def _import_everything() -> None:
     import sklearn.datasets  # noqa: F401
-    import torch.utils.tensorboard
+    import torch.utils.tensorboard  # noqa: F401
     import torchvision.utils  # noqa: F401
 
     import fewstep.cli.main

@@ -89,8 +89,10 @@ def test_ancestral_sampling_converges_to_the_exact_law(name: str) -> None:
 def test_one_step_draws_independent_tokens(source: Markov) -> None:
     """What few steps cost, exactly: one masked step draws each token from the stationary law, ignoring the others."""
     process = PROCESSES.build("masked", vocab_size=V)
-    x = SAMPLERS.build("ancestral").sample(
-        source.oracle(process), 30_000, steps=1, generator=torch.Generator().manual_seed(0)
-    ).x
+    x = (
+        SAMPLERS.build("ancestral")
+        .sample(source.oracle(process), 30_000, steps=1, generator=torch.Generator().manual_seed(0))
+        .x
+    )
     pairs = torch.bincount(x[:, 1] * V + x[:, 2], minlength=V * V)
     assert_same_law(pairs, torch.outer(source.initial, source.initial).flatten(), "one step")

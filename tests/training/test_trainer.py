@@ -35,7 +35,15 @@ def rows(run: RunDir) -> list[dict[str, float]]:
 def test_a_run_folder_tells_everything(train: Train) -> None:
     run = train("smoke-teacher", "run")
     names = {path.name for path in run.path.iterdir()}
-    wanted = {"recipe.yaml", "recipe.resolved.yaml", "environment.json", "log.txt", "metrics.jsonl", "tb", "status.json"}
+    wanted = {
+        "recipe.yaml",
+        "recipe.resolved.yaml",
+        "environment.json",
+        "log.txt",
+        "metrics.jsonl",
+        "tb",
+        "status.json",
+    }
     assert wanted | {"checkpoints", "export"} <= names
     assert run.status == {"state": "finished", "step": 20, "steps": 20}
     environment = json.loads(run.environment.read_text())
@@ -179,14 +187,20 @@ def test_a_run_is_not_resumed_with_another_recipe(train: Train) -> None:
 
 def test_a_teacher_that_does_not_fit_is_refused(train: Train) -> None:
     teacher = train("smoke-teacher", "teacher")
-    for change, key in (("backbone.width=32", "backbone.width"), ("process=uniform", "process"), ("data.size=100", "data")):
+    for change, key in (
+        ("backbone.width=32", "backbone.width"),
+        ("process=uniform", "process"),
+        ("data.size=100", "data"),
+    ):
         with pytest.raises(UserError, match=key):
             train("smoke-dmmd", key, change, teacher=teacher)
 
 
 def test_missing_runs_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no run in 'runs/digits-teacher'; train one first: fewstep train digits-teacher"):
+    with pytest.raises(
+        UserError, match="no run in 'runs/digits-teacher'; train one first: fewstep train digits-teacher"
+    ):
         load_model("runs/digits-teacher/latest")
     with pytest.raises(UserError, match="not a run folder"):
         load_model(str(tmp_path))

@@ -6,7 +6,7 @@ Shapes: B batch, L tokens, S input states, V output vocabulary, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,13 +58,13 @@ class Backbone(nn.Module, Component, ABC):
                 and each starts at position 0.
         """
 
+    def settled(self, device_type: str) -> dict[str, str]:
+        """What settings that say "auto" come to on this kind of device; told, and stored with the run."""
+        return {}
+
     def num_parameters(self) -> int:
         """How many trainable numbers it holds."""
         return sum(p.numel() for p in self.parameters())
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from ()
 
 
 BACKBONES: Registry[Backbone] = Registry("backbone", Backbone, "fewstep.backbones")

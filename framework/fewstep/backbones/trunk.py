@@ -129,6 +129,9 @@ class TransformerTrunk(Backbone):
             x = block(x, context, modulation)
         return modulate(self.norm(x), *last)
 
+    def settled(self, device_type: str) -> dict[str, str]:
+        return {"attention": resolve_backend(self.config.attention, device_type)}
+
     def embed(self, x_t: Tensor) -> Tensor:
         """Ids [B, L] or probabilities [B, L, S] -> embeddings [B, L, D]."""
         weight = self.embedding.weight

@@ -5,6 +5,7 @@ Shapes: B batch, L tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -32,6 +33,14 @@ class Markov(Dataset):
         )
         source_seed: int = Field(0, ge=0, description="seed of the transition matrix and of the training samples")
         size: int = Field(65536, gt=0, description="training samples drawn from the chain")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if config.successors > config.vocab_size:
+            yield (
+                "successors",
+                f"{config.successors} successors, but there are only {config.vocab_size} states (vocab_size)",
+            )
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -107,7 +116,7 @@ def _normalised(rows: Tensor) -> Tensor:
 
 def _transition(config: Any, generator: Generator) -> Tensor:
     """Row-stochastic float64 [V, V]: `successors` random entries a row hold all but the smoothing mass."""
-    v, k = config.vocab_size, min(config.successors, config.vocab_size)
+    v, k = config.vocab_size, config.successors
     likely = torch.rand(v, v, generator=generator, dtype=torch.float64).argsort(1)[:, :k]
     weights = 0.25 + torch.rand(v, k, generator=generator, dtype=torch.float64)
     sparse = torch.zeros(v, v, dtype=torch.float64).scatter(1, likely, _normalised(weights))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,12 @@ class TextWindows(Dataset):
 
     kind = "text"
     tokenizer: Tokenizer
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        # A resolved recipe spells the default out, which is no mistake.
+        if config.tokenizer == "char" and config.pieces != TextConfig.model_fields["pieces"].default:
+            yield "pieces", "a vocabulary of pieces needs `tokenizer: sentencepiece`; characters are all taken"
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)

@@ -37,11 +37,11 @@ class DMMD(Objective):
         k: int = Field(8, ge=1, description="sampling steps that the student is trained for; steps span up to 1/k")
         aux_target: Literal["auto", "soft", "hard"] = Field(
             "auto",
-            description="what the auxiliary learns: drawn tokens (hard), or the student's probabilities (soft; masked only)",
+            description="what the auxiliary learns: drawn tokens (hard) or probabilities (soft); auto: soft if masked",
         )
         updates: Literal["alternating", "simultaneous"] = Field(
             "alternating",
-            description="one role a step (Algorithm 1), or both from the same draws: a third less work for the same updates",
+            description="one role a step (Algorithm 1), or both from the same draws, which is cheaper",
         )
         aux_steps: int = Field(1, ge=1, description="auxiliary updates after each update of the student")
         regulariser: float = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -102,17 +102,24 @@ def load_teacher(recipe: Recipe, dataset: Dataset) -> NetworkDenoiser:
     """
     assert recipe.teacher is not None
     teacher = load_model(recipe.teacher.run, weights=recipe.teacher.weights, device="cpu")
+    ours, theirs = dataset.spec, teacher.dataset.spec
+    if (ours.vocab_size, ours.length) != (theirs.vocab_size, theirs.length):
+        raise UserError(
+            f"data: teacher '{teacher.run.path}' knows {theirs.vocab_size} symbols in samples of "
+            f"{theirs.length} tokens, this recipe's data have {ours.vocab_size} in {ours.length}; use the teacher's data section"
+        )
     if teacher.dataset.fingerprint != dataset.fingerprint:
         raise UserError(f"data: teacher '{teacher.run.path}' was trained on other data; use its data section")
     for section in ("process", "backbone"):
-        ours, theirs = getattr(recipe, section).model_dump(), getattr(teacher.recipe, section).model_dump()
-        keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-        keys = [key for key in keys if key not in ("attention", "dropout")]
-        if keys:
-            key = keys[0]
-            raise UserError(
-                f"{section}.{key}: teacher '{teacher.run.path}' has {theirs.get(key)!r}, "
-                f"this recipe has {ours.get(key)!r}; "
-                f"a student starts from its teacher's weights, so their {section} must agree"
-            )
+        _check_section(section, getattr(recipe, section).model_dump(), teacher)
     return teacher.denoiser
+
+
+def _check_section(section: str, ours: dict[str, Any], teacher: TrainedModel) -> None:
+    theirs = getattr(teacher.recipe, section).model_dump()
+    keys = (ours.keys() | theirs.keys()) - {"attention", "dropout"}
+    for key in sorted(key for key in keys if ours.get(key) != theirs.get(key)):
+        raise UserError(
+            f"{section}.{key}: teacher '{teacher.run.path}' has {theirs.get(key)!r}, this recipe {ours.get(key)!r}; "
+            f"a student starts from its teacher's weights, so their {section} must agree"
+        )

@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.base import Dataset
+from fewstep.denoiser import NetworkDenoiser
 from fewstep.errors import FewstepError, UserError
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.training.rundir import RUNS, RunDir, describe_environment
 from fewstep.training.trainer import FitResult, Trainer
 
-_MAY_CHANGE = {"teacher.run", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep_last", "train.device"}
+_MAY_CHANGE = {
+    "teacher.run",
+    "train.steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.device",
+}
 
 
 def launch(
@@ -54,7 +62,18 @@ def fit(
     except FewstepError as error:
         run.set_status("failed", error=str(error))
         raise
-    record = {**describe_environment(), "data": trainer.dataset.fingerprint, "seed": loaded.recipe.seed}
+    student = trainer.roles["student"]
+    settled = student.backbone.settled(trainer.device.type) if isinstance(student, NetworkDenoiser) else {}
+    choices = ", ".join(f"{name} {value}" for name, value in {"device": trainer.device.type, **settled}.items())
+    size = sum(p.numel() for p in student.parameters())
+    echo(f"{loaded.recipe.name}: {size / 1e6:.2f} M parameters, {len(trainer.dataset)} samples, {choices}")
+    record = {
+        **describe_environment(),
+        **settled,
+        "device": trainer.device.type,
+        "data": trainer.dataset.fingerprint,
+        "seed": loaded.recipe.seed,
+    }
     run.environment.write_text(json.dumps(record, indent=2) + "\n")
     return trainer.fit()
 

@@ -65,8 +65,11 @@ def _tag(name: str) -> str:
 
 
 def _line(step: int, total: int, values: dict[str, float], speed: float, left: float) -> str:
-    losses = "  ".join(f"{name.split('/')[0]} {value:.4f}" for name, value in values.items() if name.endswith("/loss"))
-    return f"step {step:>{len(str(total))}}/{total}  loss: {losses}  {speed / 1000:.1f}k tok/s  left {clock(left)}"
+    """One line for the console; losses that an objective names itself (`student_loss`) say more than their sum."""
+    parts = {name.split("/")[1].removesuffix("_loss"): v for name, v in values.items() if name.endswith("_loss")}
+    losses = parts or {name.split("/")[0]: v for name, v in values.items() if name.endswith("/loss")}
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
+    return f"step {step:>{len(str(total))}}/{total}  loss: {shown}  {speed / 1000:.1f}k tok/s  left {clock(left)}"
 
 
 def clock(seconds: float) -> str:

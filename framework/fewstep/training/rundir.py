@@ -51,17 +51,18 @@ class RunDir:
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:
-        """An existing run; `.../latest` is the newest run of that folder.
+        """An existing run; `.../latest` is the newest run of that folder that has a checkpoint.
 
         Raises:
             UserError: there is no run.
         """
         folder = Path(path)
         if folder.name == "latest" and not folder.exists():
-            runs = sorted(p for p in folder.parent.glob("*") if (p / "recipe.resolved.yaml").exists())
+            runs = [cls(path.parent) for path in sorted(folder.parent.glob("*/recipe.resolved.yaml"))]
+            runs = [run for run in runs if run.last_checkpoint()] or runs
             if not runs:
                 raise UserError(f"no run in '{folder.parent}'; train one first: fewstep train {folder.parent.name}")
-            return cls(runs[-1])
+            return runs[-1]
         if not (folder / "recipe.resolved.yaml").exists():
             raise UserError(f"'{folder}' is not a run folder (it holds no recipe.resolved.yaml)")
         return cls(folder)
