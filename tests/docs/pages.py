@@ -132,6 +132,11 @@ class Reader:
         path = f"{self.commands}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**reader_environment(), "PATH": path}
 
+    def read(self, page: Path) -> None:
+        """Do what the blocks of a page say, from top to bottom."""
+        for block in blocks(page):
+            self.do(block)
+
     def do(self, block: Block) -> None:
         """Run, write or check one block.
 

@@ -75,10 +75,8 @@ LIES = {
 def test_a_page_that_is_wrong_is_caught(text: str, complaint: str, tmp_path: Path, preloaded: Preloaded) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# A page\n\n{text}\n")
-    reader = Reader(tmp_path, preloaded)
     with pytest.raises(AssertionError, match=complaint):
-        for block in blocks(page):
-            reader.do(block)
+        Reader(tmp_path, preloaded).read(page)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +87,7 @@ def preloaded() -> Iterator[Preloaded]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if has_runnable(page)], ids=named)
 def test_blocks_run(page: Path, tmp_path: Path, preloaded: Preloaded) -> None:
-    reader = Reader(tmp_path, preloaded)
-    for block in blocks(page):
-        reader.do(block)
+    Reader(tmp_path, preloaded).read(page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

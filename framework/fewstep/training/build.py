@@ -106,7 +106,8 @@ def load_teacher(recipe: Recipe, dataset: Dataset) -> NetworkDenoiser:
     if (ours.vocab_size, ours.length) != (theirs.vocab_size, theirs.length):
         raise UserError(
             f"data: teacher '{teacher.run.path}' knows {theirs.vocab_size} symbols in samples of "
-            f"{theirs.length} tokens, this recipe's data have {ours.vocab_size} in {ours.length}; use the teacher's data section"
+            f"{theirs.length} tokens, this recipe's data have {ours.vocab_size} in {ours.length}; "
+            "use the teacher's data section"
         )
     if teacher.dataset.fingerprint != dataset.fingerprint:
         raise UserError(f"data: teacher '{teacher.run.path}' was trained on other data; use its data section")
