@@ -13,9 +13,11 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "BACKBONES": "fewstep.backbones.base",
     "Backbone": "fewstep.backbones.base",
+    "Batch": "fewstep.objectives.base",
     "Component": "fewstep.component",
     "ComponentConfig": "fewstep.component",
     "DATASETS": "fewstep.data.base",
+    "DataSpec": "fewstep.data.base",
     "Dataset": "fewstep.data.base",
     "Denoiser": "fewstep.denoiser",
     "FewstepError": "fewstep.errors",
@@ -34,9 +36,14 @@ _PUBLIC = {
     "SAMPLERS": "fewstep.samplers.base",
     "SCHEDULES": "fewstep.schedules.base",
     "Sampler": "fewstep.samplers.base",
+    "Samples": "fewstep.samplers.base",
     "StepContext": "fewstep.objectives.base",
+    "StepState": "fewstep.samplers.base",
+    "TokenSpace": "fewstep.backbones.base",
     "Trainer": "fewstep.training.trainer",
+    "load_model": "fewstep.training.build",
     "load_recipe": "fewstep.recipe",
+    "rowwise": "fewstep.prediction",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -127,6 +127,16 @@ def failure_notes() -> list[str]:
     return [f"plugin '{plugin.name}' failed to load: {plugin.error}" for plugin in loaded() if plugin.error]
 
 
+def blame(error: BaseException) -> str | None:
+    """One sentence about an error that a plugin's own line raised or passed on; None if no plugin took part."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        top = _top(frame.f_globals.get("__name__", ""))
+        for plugin in loaded():
+            if top == _top(plugin.module):
+                return f"plugin '{plugin.name}': {_told(error, top)}"
+    return None
+
+
 def distribution_of(module: str) -> tuple[str, str]:
     """Name and version of what brought a module: "fewstep", a distribution, or a recipe's plugin file."""
     top = _top(module)

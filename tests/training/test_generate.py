@@ -51,7 +51,17 @@ def test_evaluation_counts_and_keeps_rows(train: Train) -> None:
     rows = evaluate_run(str(run.path), steps=[1, 5], samples=40)
     assert [(row["steps"], row["nfe"], row["samples"]) for row in rows] == [(1, 1, 40), (5, 5, 40)]
     assert {"ngram_tv", "exact_nll"} <= rows[0]["metrics"].keys()
-    assert json.loads((run.evaluate / "step-00000020.json").read_text()) == rows
+    more = evaluate_run(str(run.path), steps=[5, 2], samples=40)
+    kept = json.loads((run.evaluate / "step-00000020.json").read_text())
+    assert [row["steps"] for row in kept] == [1, 2, 5]
+    assert kept[1:] == [more[1], more[0]]
+
+
+def test_without_a_number_of_steps_a_student_takes_those_it_was_made_for(train: Train) -> None:
+    student = train("smoke-dmmd", "student", "objective.k=3", teacher=train("smoke-teacher", "teacher"))
+    sheet = sample_run(str(student.path), 4)
+    assert json.loads((sheet.parent / "sample.json").read_text())["steps"] == 3
+    assert sheet.parent.name == "steps3-seed0-n4"
 
 
 def test_a_recipe_without_metrics_says_so(train: Train) -> None:

@@ -204,3 +204,25 @@ def test_missing_runs_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
         load_model("runs/digits-teacher/latest")
     with pytest.raises(UserError, match="not a run folder"):
         load_model(str(tmp_path))
+
+
+def test_a_run_names_the_very_teacher_it_had(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = launch("smoke-teacher")
+    student = RunDir(launch("smoke-dmmd"))
+    assert load_recipe(student.resolved).recipe.teacher.run == str(teacher.absolute())  # type: ignore[union-attr]
+
+
+def test_a_missing_teacher_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="train one first: fewstep train smoke-teacher"):
+        launch("smoke-dmmd")
+    assert not any(tmp_path.iterdir())
+
+
+def test_training_leaves_the_callers_random_stream_alone(train: Train) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train("smoke-teacher", "run", "backbone.dropout=0.1")
+    assert torch.equal(torch.rand(3), expected)

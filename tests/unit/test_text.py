@@ -11,14 +11,16 @@ from fewstep.data.base import DATASETS
 from fewstep.data.tokenizers import CharTokenizer, SentencePieceTokenizer
 from fewstep.errors import UserError
 
-TEXT = "To be, or not to be, that is the question:\n  Whether 'tis nobler in the mind to suffer\n\nÄpfel & \ttabs\n" * 30
+TEXT = (
+    "To be, or not to be, that is the question:\n  Whether 'tis nobler in the mind to suffer\n\nÄpfel & \ttabs\n" * 30
+)
 
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer(TEXT), SentencePieceTokenizer(TEXT, 120)])
 def test_tokenizers_lose_nothing(tokenizer: CharTokenizer | SentencePieceTokenizer) -> None:
     ids = tokenizer.encode(TEXT)
     assert tokenizer.decode(ids) == TEXT
-    assert 0 <= min(ids)
+    assert min(ids) >= 0
     assert max(ids) < tokenizer.vocab_size
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep import __version__
+from fewstep import __version__, plugins
 from fewstep.cli import catalogue, doctor, recipes, runs
 from fewstep.errors import FewstepError, RecipeError
 
@@ -76,4 +76,7 @@ def describe(error: Exception) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return f"error: out of memory ({text}); lower train.batch_size, or split it with train.accumulate"
+    blamed = plugins.blame(error)
+    if blamed:
+        return f"error in {blamed} (FEWSTEP_DEBUG=1 shows the traceback)"
     return f"internal error: {text}; this is a bug, please report it (FEWSTEP_DEBUG=1 shows the traceback)"

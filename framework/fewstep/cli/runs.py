@@ -11,8 +11,10 @@ from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
 from fewstep.errors import UserError
 
-RecipeArgument = Annotated[str, typer.Argument(help="path, or name of a shipped recipe")]
-RunArgument = Annotated[str, typer.Argument(help="run folder; `runs/NAME/latest` is the newest run of recipe NAME")]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="path, or name of a shipped recipe")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="run folder; `runs/NAME/latest` is the newest run of recipe NAME")
+]
 Teacher = Annotated[str | None, typer.Option(metavar="RUN", help="run folder of the teacher")]
 RunFolder = Annotated[str | None, typer.Option("--run-dir", help="new folder for the run; chosen if left out")]
 Resume = Annotated[
@@ -52,7 +54,9 @@ def distill(
 def sample(
     run: RunArgument,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="how many samples")] = 16,
-    steps: Annotated[int | None, typer.Option(min=1, help="sampling steps; the recipe's first if left out")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="sampling steps; what the model is made for if left out")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")] = 0,
     out: Annotated[str | None, typer.Option(help="folder to write; inside the run folder if left out")] = None,
     weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
@@ -87,7 +91,7 @@ def evaluate(
 
 
 def benchmark(
-    suite: Annotated[str, typer.Argument(help="path, or name of a shipped suite")],
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="path, or name of a shipped suite")],
     out: Annotated[str | None, typer.Option(help="folder for results; chosen if left out")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="shrink everything, to see that the suite runs")] = False,
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
@@ -62,7 +62,13 @@ class Text(TextWindows):
 
     class Config(TextConfig):
         type: Literal["text"] = "text"
-        path: str = Field(description="the text file")
+        path: str = Field(description="the text file; a relative path is taken from the current folder")
+
+        @field_validator("path")
+        @classmethod
+        def _absolute(cls, path: str) -> str:
+            """A run is sampled from other folders than it was trained in."""
+            return str(Path(path).expanduser().absolute())
 
 
 def read_utf8(path: Path) -> str:

@@ -92,6 +92,11 @@ class Objective(Component, ABC):
     roles: ClassVar[Mapping[str, RoleSpec]] = {"student": RoleSpec()}
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
 
+    @classmethod
+    def usual_steps(cls, config: Any) -> int | None:
+        """Sampling steps that the student is made for, if the objective knows; used where nobody says otherwise."""
+        return None
+
     def setup(self, ctx: StepContext) -> None:
         """Called once, after the roles are built and before the first step."""
 

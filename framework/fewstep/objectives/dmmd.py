@@ -64,6 +64,10 @@ class DMMD(Objective):
                 "tokens; use 'hard' or 'auto'",
             )
 
+    @classmethod
+    def usual_steps(cls, config: Any) -> int | None:
+        return int(config.k)
+
     def phases(self) -> Sequence[Phase]:
         if self.config.updates == "simultaneous":
             return [Phase("both", ("student", "auxiliary"))]

@@ -46,7 +46,7 @@ def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> R
         "name": "conformance",
         "data": {"type": "markov", "vocab_size": 4, "length": 6, "size": 64},
         "process": process,
-        "backbone": {"type": "transformer", "width": 16, "depth": 1, "heads": 2},
+        "backbone": {"type": "transformer", "width": 16, "depth": 1, "heads": 2, "dropout": 0.1},
         "objective": parsed.model_dump(mode="json"),
         "train": {
             "steps": steps,

@@ -16,6 +16,7 @@ from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
 from fewstep.metrics.base import METRICS
+from fewstep.objectives.base import OBJECTIVES
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
@@ -84,8 +85,10 @@ def sample_run(
     if unknown:
         raise UserError(f"sampler '{recipe.sampler.type}' has no setting '{sorted(unknown)[0]}'")
     sampler = SAMPLERS.build({**recipe.sampler.model_dump(), **changes})
-    steps = steps or recipe.evaluate.steps[0]
-    folder = Path(out) if out else model.run.samples / f"steps{steps}-seed{seed}"
+    usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
+    steps = steps or usual or max(recipe.evaluate.steps)
+    marks = [f"steps{steps}", f"seed{seed}", f"n{count}", *(f"{k}{v}" for k, v in changes.items())]
+    folder = Path(out) if out else model.run.samples / "-".join(marks + ["raw"] * (weights == "raw"))
     begun = time.monotonic()
     tokens, nfe = draw(sampler, model.denoiser, count, steps=steps, seed=seed, batch_size=recipe.evaluate.batch_size)
     sheet = save_sheet(folder / "samples", model.dataset, tokens)
@@ -125,6 +128,17 @@ def evaluate_run(
         tokens, nfe = draw(sampler, model.denoiser, wanted, steps=count, seed=seed, batch_size=section.batch_size)
         values = score(tokens, model.dataset, section.metrics)
         rows.append({"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "metrics": values})
-    model.run.evaluate.mkdir(exist_ok=True)
-    (model.run.evaluate / f"step-{model.step:08d}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
     return rows
+
+
+def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a file; those of the same steps, seed and count are replaced."""
+
+    def key(row: dict[str, Any]) -> tuple[int, int, int]:
+        return row["steps"], row["seed"], row["samples"]
+
+    old = json.loads(file.read_text()) if file.exists() else []
+    merged = {key(row): row for row in [*old, *rows]}
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps([merged[k] for k in sorted(merged)], indent=2) + "\n")

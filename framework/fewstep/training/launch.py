@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +45,7 @@ def launch(
     Raises:
         FewstepError: with one sentence for the person who typed the command.
     """
-    loaded = load_recipe(source, sets, teacher=teacher)
+    loaded = _with_real_teacher(load_recipe(source, sets, teacher=teacher))
     run = _resumed(loaded.recipe, resume, run_dir) if resume else None
     run = run or RunDir.create(loaded.recipe.name, run_dir)
     print(f"run folder: {run.path}")
@@ -66,8 +70,9 @@ def fit(
     settled = student.backbone.settled(trainer.device.type) if isinstance(student, NetworkDenoiser) else {}
     choices = ", ".join(f"{name} {value}" for name, value in {"device": trainer.device.type, **settled}.items())
     size = sum(p.numel() for p in student.parameters())
-    echo(f"{loaded.recipe.name}: {size / 1e6:.2f} M parameters, {len(trainer.dataset)} samples, {choices}")
+    echo(f"{loaded.recipe.name}: {size:,} parameters, {len(trainer.dataset):,} samples, {choices}")
     record = {
+        "command": shlex.join(sys.argv),
         **describe_environment(),
         **settled,
         "device": trainer.device.type,
@@ -97,6 +102,23 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     run.recipe.write_text(loaded.text, encoding="utf-8")
     run.resolved.write_text(dump_recipe(loaded.recipe), encoding="utf-8")
+    for plugin in [Path(name) for name in loaded.recipe.plugins if name.endswith(".py")]:
+        run.plugins.mkdir(exist_ok=True)
+        shutil.copy(plugin, run.plugins / plugin.name)
+
+
+def _with_real_teacher(loaded: LoadedRecipe) -> LoadedRecipe:
+    """Put the very folder in the place of `.../latest`, so that the run says which teacher it had.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    section = loaded.recipe.teacher
+    if section is None:
+        return loaded
+    run = str(RunDir.open(section.run).path.absolute())
+    recipe = loaded.recipe.model_copy(update={"teacher": section.model_copy(update={"run": run})})
+    return replace(loaded, recipe=recipe)
 
 
 def _resumed(recipe: Recipe, resume: str, run_dir: str | None) -> RunDir | None:

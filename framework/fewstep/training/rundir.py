@@ -30,6 +30,7 @@ class RunDir:
         self.log = path / "log.txt"
         self.tensorboard = path / "tb"
         self.checkpoints = path / "checkpoints"
+        self.plugins = path / "plugins"
         self.samples = path / "samples"
         self.evaluate = path / "evaluate"
         self.export = path / "export" / "student_ema.safetensors"

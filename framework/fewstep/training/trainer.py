@@ -71,6 +71,7 @@ class Trainer:
         self.order = EpochOrder(len(self.dataset), derived_seed(recipe.seed, "order"))
         streams = {name: generator_for(recipe.seed, name, self.device) for name in _STREAMS}
         self.ctx = StepContext(self.roles, self.process, streams, self.device)
+        self.generators = {**streams, **_global_generators(self.device)}
         self.updates = dict.fromkeys(self.trained, 0)
         self.sums: dict[str, tuple[Any, float]] = {}
         self._stop = threading.Event()
@@ -100,6 +101,12 @@ class Trainer:
         Raises:
             OperationError: a loss or gradient is not finite; nothing was updated with it.
         """
+        with torch.random.fork_rng():
+            return self._fit()
+
+    def _fit(self) -> FitResult:
+        for name, generator in _global_generators(self.device).items():
+            generator.manual_seed(derived_seed(self.recipe.seed, name))
         self.objective.setup(self.ctx)
         self._resume()
         total, every = self.recipe.train.steps, self.recipe.train
@@ -218,7 +225,7 @@ class Trainer:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "ema": self.ema.state_dict(),
             "objective": self.objective.state_dict(),
-            "generators": {name: generator.get_state() for name, generator in self.ctx.generators.items()},
+            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "order": {"position": self.order.position},
             "sums": {name: [float(total), weight] for name, (total, weight) in self.sums.items()},
             "data": self.dataset.fingerprint,
@@ -240,7 +247,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
         self.ema.load_state_dict(state["ema"])
         self.objective.load_state_dict(state["objective"])
-        for name, generator in self.ctx.generators.items():
+        for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         self.order.position = state["order"]["position"]
         self.sums = {name: tuple(pair) for name, pair in state["sums"].items()}
@@ -276,3 +283,11 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def _global_generators(device: torch.device) -> dict[str, torch.Generator]:
+    """torch's own generators, which dropout draws from; every other draw has a stream of its own."""
+    found = {"torch": torch.default_generator}
+    if device.type == "cuda":
+        found["torch_cuda"] = torch.cuda.default_generators[torch.cuda.current_device()]
+    return found
