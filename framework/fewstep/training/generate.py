@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fewstep.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
@@ -81,10 +82,7 @@ def sample_run(
     model = load_model(run, weights=weights)
     recipe = model.recipe
     changes = {k: v for k, v in {"temperature": temperature, "top_p": top_p}.items() if v is not None}
-    unknown = changes.keys() - type(recipe.sampler).model_fields.keys()
-    if unknown:
-        raise UserError(f"sampler '{recipe.sampler.type}' has no setting '{sorted(unknown)[0]}'")
-    sampler = SAMPLERS.build({**recipe.sampler.model_dump(), **changes})
+    sampler = _sampler(recipe.sampler, changes)
     usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
     steps = steps or usual or max(recipe.evaluate.steps)
     marks = [f"steps{steps}", f"seed{seed}", f"n{count}", *(f"{k}{v}" for k, v in changes.items())]
@@ -106,6 +104,14 @@ def sample_run(
     }
     (folder / "sample.json").write_text(json.dumps(about, indent=2) + "\n")
     return sheet
+
+
+def _sampler(config: ComponentConfig, changes: dict[str, float]) -> Sampler:
+    """The recipe's sampler with other settings."""
+    unknown = changes.keys() - type(config).model_fields.keys()
+    if unknown:
+        raise UserError(f"sampler '{config.type}' has no setting '{min(unknown)}'")
+    return SAMPLERS.build({**config.model_dump(), **changes})
 
 
 def evaluate_run(

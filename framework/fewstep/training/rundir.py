@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import secrets
 import subprocess
@@ -104,10 +105,18 @@ def describe_environment() -> dict[str, Any]:
         "versions": versions,
         "plugins": [str(plugin) for plugin in plugins.loaded()],
         "commit": _commit(),
-        "hardware": torch.cuda.get_device_name() if cuda else f"{platform.machine()} CPU",
+        "hardware": torch.cuda.get_device_name() if cuda else _processor(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
     }
+
+
+def _processor() -> str:
+    """Model and number of cores of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def _commit() -> str | None:
