@@ -190,3 +190,21 @@ def test_soft_targets_are_biased_for_the_uniform_process() -> None:
     """Why hard targets are forced there, and proof that the fixed-point test can fail."""
     gradient, spread = gradient_at_fixed_point("uniform", "auxiliary", aux_target="soft")
     assert gradient.abs().max() > 10 * spread
+
+
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+def test_simultaneous_updates_have_the_gradients_of_separate_ones(process: str) -> None:
+    """Both losses share their draws, and neither leaks into the other's network."""
+    separate = {}
+    for phase in ("student", "auxiliary"):
+        ctx, roles = make(process)
+        run(ctx, roles, DMMD(DMMD.Config()), phase)[0].backward()
+        separate[phase] = roles[phase].logits.grad
+    ctx, roles = make(process)
+    objective = DMMD(DMMD.Config(updates="simultaneous"))
+    (both,) = objective.phases()
+    data = torch.randint(V, (64, L), generator=Generator().manual_seed(7))
+    objective.loss(both, Batch(data), ctx).loss.backward()
+    for phase, gradient in separate.items():
+        torch.testing.assert_close(roles[phase].logits.grad, gradient)
+    assert roles["teacher"].logits.grad is None

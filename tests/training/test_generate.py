@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from fewstep.errors import UserError
 from fewstep.recipe import parse_recipe
 from fewstep.training.build import load_model
-from fewstep.training.generate import evaluate_run, sample_run
+from fewstep.training.generate import Narrator, evaluate_run, sample_run
 from fewstep.training.rundir import RunDir
 
 Train = Callable[..., RunDir]
@@ -77,3 +77,13 @@ def test_the_export_carries_its_recipe(train: Train) -> None:
         names = set(file.keys())
     assert parse_recipe(metadata["recipe"]) == load_model(run.path).recipe
     assert names == set(dict(load_model(run.path).denoiser.named_parameters()))
+
+
+def test_long_jobs_say_how_far_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    narrator = Narrator("8 steps", every=0.0)
+    narrator.begun -= 10
+    narrator(20, 100)
+    narrator(100, 100)
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert out.err == "8 steps: 20/100 samples, left 00:41\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,9 +23,25 @@ from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
 from fewstep.training.build import Weights, load_model
+from fewstep.training.loggers import clock
 
 Progress = Callable[[int, int], None]
 """Called with samples drawn and samples wanted."""
+
+
+class Narrator:
+    """Says on standard error, every few seconds, how far a long job is; short jobs hear nothing of it."""
+
+    def __init__(self, what: str, every: float = 5.0) -> None:
+        self.what, self.every = what, every
+        self.begun = self.said = time.monotonic()
+
+    def __call__(self, done: int, wanted: int) -> None:
+        now = time.monotonic()
+        if now - self.said >= self.every and done < wanted:
+            self.said = now
+            left = clock((now - self.begun) / done * (wanted - done))
+            print(f"{self.what}: {done}/{wanted} samples, left {left}", file=sys.stderr, flush=True)
 
 
 def draw(
@@ -88,7 +105,15 @@ def sample_run(
     marks = [f"steps{steps}", f"seed{seed}", f"n{count}", *(f"{k}{v}" for k, v in changes.items())]
     folder = Path(out) if out else model.run.samples / "-".join(marks + ["raw"] * (weights == "raw"))
     begun = time.monotonic()
-    tokens, nfe = draw(sampler, model.denoiser, count, steps=steps, seed=seed, batch_size=recipe.evaluate.batch_size)
+    tokens, nfe = draw(
+        sampler,
+        model.denoiser,
+        count,
+        steps=steps,
+        seed=seed,
+        batch_size=recipe.evaluate.batch_size,
+        progress=Narrator(f"{steps} steps"),
+    )
     sheet = save_sheet(folder / "samples", model.dataset, tokens)
     save_file({"tokens": tokens}, folder / "samples.safetensors")
     about = {
@@ -131,7 +156,15 @@ def evaluate_run(
     rows = []
     for count in steps or section.steps:
         wanted = samples or section.samples
-        tokens, nfe = draw(sampler, model.denoiser, wanted, steps=count, seed=seed, batch_size=section.batch_size)
+        tokens, nfe = draw(
+            sampler,
+            model.denoiser,
+            wanted,
+            steps=count,
+            seed=seed,
+            batch_size=section.batch_size,
+            progress=Narrator(f"{count} steps"),
+        )
         values = score(tokens, model.dataset, section.metrics)
         rows.append({"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
