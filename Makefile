@@ -19,7 +19,7 @@ install: $(INSTALLED)  ## create .venv and install fewstep with everything its t
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): about 6 GB, a minute or more"
-	$(PYTHON) -c 'import sys; sys.exit("fewstep needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit("fewstep needs Python 3.10 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt -e '.[test]'
 	@touch $@

@@ -52,8 +52,11 @@ class PreparedCase:
         """Forward passes over a sample, or what costs as much, that the training takes."""
         if self.spec.oracle:
             return 0.0
-        train, roles = self.recipe.train, OBJECTIVES.get(self.recipe.objective.type).cls.roles
-        return float(train.steps * train.batch_size * (2 + len(roles)))
+        train, objective = self.recipe.train, OBJECTIVES.build(self.recipe.objective)
+        phases = objective.phases()
+        trained = sum(len(phase.train) * phase.repeat for phase in phases) / sum(phase.repeat for phase in phases)
+        # Every role looks at the batch, and a backward pass costs about two forward ones.
+        return train.steps * train.batch_size * (len(objective.roles) + 2 * trained)
 
 
 @dataclass(frozen=True)
