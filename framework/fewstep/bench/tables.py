@@ -147,7 +147,8 @@ def environment_lines(results: Results) -> list[str]:
     """Hardware and versions."""
     environment = results.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    lines = [f"hardware: {environment['hardware']}, {environment['threads']} threads", f"versions: {versions}"]
+    threads = "1 thread" if environment["threads"] == 1 else f"{environment['threads']} threads"
+    lines = [f"hardware: {environment['hardware']}, {threads}", f"versions: {versions}"]
     if environment["plugins"]:
         lines.append(f"plugins: {', '.join(environment['plugins'])}")
     seeds = ", ".join(map(str, results.suite.seeds))

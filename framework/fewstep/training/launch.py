@@ -16,6 +16,7 @@ from fewstep.denoiser import NetworkDenoiser
 from fewstep.errors import FewstepError, UserError
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
 from fewstep.recipe.models import Recipe
+from fewstep.training.build import resolve_device
 from fewstep.training.rundir import RUNS, RunDir, describe_environment
 from fewstep.training.trainer import FitResult, Trainer
 
@@ -46,6 +47,7 @@ def launch(
         FewstepError: with one sentence for the person who typed the command.
     """
     loaded = _with_real_teacher(load_recipe(source, sets, teacher=teacher))
+    resolve_device(loaded.recipe.train.device)  # before a folder is made for nothing
     run = _resumed(loaded.recipe, resume, run_dir) if resume else None
     run = run or RunDir.create(loaded.recipe.name, run_dir)
     print(f"run folder: {run.path}")
