@@ -226,3 +226,11 @@ def test_training_leaves_the_callers_random_stream_alone(train: Train) -> None:
     torch.manual_seed(5)
     train("smoke-teacher", "run", "backbone.dropout=0.1")
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_setting_that_this_device_lacks_is_a_failed_run(train: Train, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("xformers may run here")
+    with pytest.raises(UserError, match="xformers has no cpu operator"):
+        train("smoke-teacher", "run", "backbone.attention=xformers")
+    assert RunDir(tmp_path / "run").status["state"] == "failed"

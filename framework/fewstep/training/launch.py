@@ -65,24 +65,33 @@ def fit(
     prepare(loaded, run)
     try:
         trainer = Trainer(loaded.recipe, run, dataset=dataset, echo=echo)
+        _introduce(trainer)
     except FewstepError as error:
         run.set_status("failed", error=str(error))
         raise
+    return trainer.fit()
+
+
+def _introduce(trainer: Trainer) -> None:
+    """Say what is about to be trained, and on what, and put it on record.
+
+    Raises:
+        UserError: a setting cannot be had on this device.
+    """
     student = trainer.roles["student"]
     settled = student.backbone.settled(trainer.device.type) if isinstance(student, NetworkDenoiser) else {}
-    choices = ", ".join(f"{name} {value}" for name, value in {"device": trainer.device.type, **settled}.items())
+    choices = {"device": trainer.device.type, **settled}
+    told = ", ".join(f"{name} {value}" for name, value in choices.items())
     size = sum(p.numel() for p in student.parameters())
-    echo(f"{loaded.recipe.name}: {size:,} parameters, {len(trainer.dataset):,} samples, {choices}")
+    trainer.echo(f"{trainer.recipe.name}: {size:,} parameters, {len(trainer.dataset):,} samples, {told}")
     record = {
         "command": shlex.join(sys.argv),
         **describe_environment(),
-        **settled,
-        "device": trainer.device.type,
+        **choices,
         "data": trainer.dataset.fingerprint,
-        "seed": loaded.recipe.seed,
+        "seed": trainer.recipe.seed,
     }
-    run.environment.write_text(json.dumps(record, indent=2) + "\n")
-    return trainer.fit()
+    trainer.run.environment.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
