@@ -25,6 +25,8 @@ _PUBLIC = {
     "LossOutput": "fewstep.objectives.base",
     "METRICS": "fewstep.metrics.base",
     "Metric": "fewstep.metrics.base",
+    "NOISE_INPUTS": "fewstep.noise_inputs.base",
+    "NoiseInput": "fewstep.noise_inputs.base",
     "NoiseSchedule": "fewstep.schedules.base",
     "OBJECTIVES": "fewstep.objectives.base",
     "Objective": "fewstep.objectives.base",

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fewstep.backbones.base import Backbone
-from fewstep.noise_input import NoiseInput
+from fewstep.noise_inputs.base import NoiseInput
 from fewstep.prediction import HeadPrediction, Prediction
 from fewstep.processes.base import ForwardProcess
 
@@ -65,7 +65,7 @@ class NetworkDenoiser(Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
         residual = None
         if self.noise_input is not None:
-            residual = self.noise_input((x_t.shape[0], x_t.shape[1]), generator)
+            residual = self.noise_input(x_t.shape[0], generator)
         hidden = self.backbone(x_t, t, residual=residual)
         where = self.process.to_predict(x_t)
         return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)

@@ -14,6 +14,7 @@ _PLACES = {
     "schedules": ("fewstep.schedules.base", "SCHEDULES"),
     "processes": ("fewstep.processes.base", "PROCESSES"),
     "backbones": ("fewstep.backbones.base", "BACKBONES"),
+    "noise_inputs": ("fewstep.noise_inputs.base", "NOISE_INPUTS"),
     "samplers": ("fewstep.samplers.base", "SAMPLERS"),
     "objectives": ("fewstep.objectives.base", "OBJECTIVES"),
     "datasets": ("fewstep.data.base", "DATASETS"),

@@ -79,7 +79,7 @@ ONE_MISTAKE = {
         "add `teacher: {run: RUN}` or use `fewstep distill RECIPE --teacher RUN`"
     ),
     BASE + "teacher: {run: r}\n": ("7: teacher: objective 'denoising' has no role for a teacher; remove this section"),
-    BASE + "noise_input: {}\n": (
+    BASE + "noise_input: gaussian\n": (
         "7: noise_input: objective 'denoising' has no role that takes noise; remove this section"
     ),
     BASE + "optim:\n  roles: {studnet: {}}\n": (

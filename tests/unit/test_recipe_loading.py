@@ -87,7 +87,7 @@ def test_a_recipe_keeps_its_text_and_path(recipe: Path) -> None:
 
 
 def test_what_is_dumped_is_the_same_recipe(recipe: Path) -> None:
-    sets = ["objective=dmmd", "teacher={run: runs/x, weights: raw}", "noise_input={}", "train.batch_size=7",
+    sets = ["objective=dmmd", "teacher={run: runs/x, weights: raw}", "noise_input=gaussian", "train.batch_size=7",
             "optim.roles.auxiliary.lr=1e-5", "evaluate.metrics=[sample_entropy]", "evaluate.steps=[1, 2]"]  # fmt: skip
     first = load_recipe(recipe, sets).recipe
     text = dump_recipe(first)

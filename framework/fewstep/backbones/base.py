@@ -31,12 +31,14 @@ class Backbone(nn.Module, Component, ABC):
     """Maps noised tokens and a time to hidden states; `head` maps rows of hidden states [N, D] to logits [N, V].
 
     Keeping the two apart lets a `Prediction` apply the head only at the positions that need it. A subclass sets
-    `head`, `width` (D) and `time_conditioned` (whether t makes a difference).
+    `head`, `width` (D) and `time_conditioned` (whether t makes a difference), and `residual_sites` if it takes
+    residuals in more places than its embedding.
     """
 
     head: nn.Module
     width: int
     time_conditioned: bool
+    residual_sites: int = 1
 
     def __init__(self, config: Any, *, tokens: TokenSpace) -> None:
         nn.Module.__init__(self)
@@ -53,7 +55,8 @@ class Backbone(nn.Module, Component, ABC):
             x_t: ids [B, L], or probabilities over states [B, L, S] (embedded as their mean embedding).
             t: [B], in [0, 1]; ignored unless the backbone is conditioned on time. A packed row may have one time for
                 each of its sequences.
-            residual: [B, L, D] added to the token embedding (noise input).
+            residual: [R, B, L, D] added to the residual stream (noise input): the first to the token embedding, and if
+                R is `residual_sites`, each further one at its site (before each further block of a transformer).
             segments: lengths of the sequences packed into the row, if any (B must be 1); they do not see each other,
                 and each starts at position 0.
         """

@@ -73,6 +73,7 @@ class TransformerTrunk(Backbone):
     def __init__(self, config: TrunkConfig, *, tokens: TokenSpace, coordinates: Tensor) -> None:
         super().__init__(config, tokens=tokens)
         width = self.width = config.width
+        self.residual_sites = config.depth
         self.time_conditioned = config.time_conditioned
         self.embedding = nn.Embedding(tokens.num_states, width)
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
@@ -112,7 +113,7 @@ class TransformerTrunk(Backbone):
     ) -> Tensor:
         x = self.embed(x_t)
         if residual is not None:
-            x = x + residual
+            x = x + residual[0]
         if segments is not None:
             check_segments(segments, x.shape[0], x.shape[1])
         if self.absolute is not None:
@@ -120,13 +121,13 @@ class TransformerTrunk(Backbone):
         backend = resolve_backend(self.config.attention, x.device.type)
         context = AttentionContext(_of_tokens(self.rotations, x.shape[1], segments), backend, segments)
         if self.time is None:
-            for block in self.blocks:
-                x = block(x, context, None)
+            for index, block in enumerate(self.blocks):
+                x = block(_with_residual(x, residual, index), context, None)
             hidden: Tensor = self.norm(x)
             return hidden
         *modulations, last = self._modulations(self.time, t, segments)
-        for block, modulation in zip(self.blocks, modulations, strict=True):
-            x = block(x, context, modulation)
+        for index, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
+            x = block(_with_residual(x, residual, index), context, modulation)
         return modulate(self.norm(x), *last)
 
     def settled(self, device_type: str) -> dict[str, str]:
@@ -160,6 +161,11 @@ def _block(config: TrunkConfig) -> Block:
         modulated=config.time_conditioned,
         dropout=config.dropout,
     )
+
+
+def _with_residual(x: Tensor, residual: Tensor | None, index: int) -> Tensor:
+    """Add the residual of block `index`, if it has one; the first is already in the embedding."""
+    return x if residual is None or not 0 < index < residual.shape[0] else x + residual[index]
 
 
 def _position_features(coordinates: Tensor, width: int) -> Tensor:

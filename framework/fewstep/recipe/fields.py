@@ -19,14 +19,16 @@ class From:
     """
 
     kind: str
+    optional: bool = False
+    """Whether `null` says that there is none."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from fewstep.registries import registry
 
         return core_schema.no_info_plain_validator_function(
-            lambda raw: registry(self.kind).parse(raw),
+            lambda raw: None if raw is None and self.optional else registry(self.kind).parse(raw),
             serialization=core_schema.plain_serializer_function_ser_schema(
-                lambda config: config.model_dump(mode="json")
+                lambda config: config and config.model_dump(mode="json")
             ),
         )
 
@@ -35,6 +37,8 @@ class From:
 
         bare: list[str] = []
         choices: list[JsonSchemaValue] = [{"enum": bare, "description": f"{registry(self.kind).kind}, by name"}]
+        if self.optional:
+            choices.append({"type": "null"})
         for entry in registry(self.kind).entries():
             config = entry.cls.Config
             # Through the handler, so that what a config refers to lands in the $defs of the whole schema.

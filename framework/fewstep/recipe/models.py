@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from fewstep.component import ComponentConfig, Strict
-from fewstep.noise_input import NoiseInputConfig
 from fewstep.recipe.fields import From
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
@@ -84,7 +83,7 @@ class Recipe(Strict):
     data: Annotated[ComponentConfig, From("datasets")]
     process: Annotated[ComponentConfig, From("processes")]
     backbone: Annotated[ComponentConfig, From("backbones")]
-    noise_input: NoiseInputConfig | None = Field(
+    noise_input: Annotated[ComponentConfig | None, From("noise_inputs", optional=True)] = Field(
         None, description="fresh Gaussian noise into the student; null for none"
     )
     objective: Annotated[ComponentConfig, From("objectives")]

@@ -11,6 +11,7 @@ Each asserts a contract and names what is broken::
 from fewstep.testing.backbones import check_backbone
 from fewstep.testing.datasets import check_dataset
 from fewstep.testing.metrics import check_metric
+from fewstep.testing.noise_inputs import check_noise_input
 from fewstep.testing.objectives import check_objective
 from fewstep.testing.processes import check_process
 from fewstep.testing.samplers import check_sampler
@@ -20,6 +21,7 @@ __all__ = [
     "check_backbone",
     "check_dataset",
     "check_metric",
+    "check_noise_input",
     "check_objective",
     "check_process",
     "check_sampler",

@@ -67,7 +67,7 @@ def _check_initial_state(model: Backbone) -> None:
 
 def _check_gradients(model: Backbone, x: Tensor, t: Tensor) -> None:
     probs = nn.functional.one_hot(x, model.tokens.num_states).float().requires_grad_()
-    residual = torch.zeros(*x.shape, model.width, requires_grad=True)
+    residual = torch.zeros(model.residual_sites, *x.shape, model.width, requires_grad=True)
     for given in (x, probs):
         torch.autograd.backward(_loss(model, model(given, t, residual=residual)))
     for name, tensor in [("probabilities", probs), ("residual", residual), *model.named_parameters()]:
@@ -100,9 +100,15 @@ def _check_inputs(model: Backbone, x: Tensor, t: Tensor) -> None:
     for dtype in (torch.float32, torch.float64):
         soft = model(one_hot.to(dtype), t)
         torch.testing.assert_close(soft, base, msg=lambda m: f"ids and one-hot probabilities differ: {m}")
-    residual = torch.zeros(*x.shape, model.width)
+    residual = torch.zeros(model.residual_sites, *x.shape, model.width)
     torch.testing.assert_close(model(x, t, residual=residual), base, msg=lambda m: f"a zero residual matters: {m}")
-    assert _differ(model(x, t, residual=torch.randn_like(residual)), base), "the residual is ignored"
+    for site in range(model.residual_sites):
+        changed = residual.clone()
+        changed[site] = torch.randn_like(changed[site])
+        assert _differ(model(x, t, residual=changed), base), f"the residual of site {site} is ignored"
+        if site == 0:
+            first = model(x, t, residual=changed[:1])
+            assert _differ(first, base), "a residual for the embedding alone is ignored"
 
 
 def _check_time(model: Backbone, x: Tensor, t: Tensor) -> None:

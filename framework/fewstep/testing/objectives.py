@@ -57,7 +57,7 @@ def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> R
         },
     }
     if any(role.noise_input for role in roles.values()):
-        raw["noise_input"] = {"channels": 4}
+        raw["noise_input"] = {"type": "gaussian", "channels": 4}
     if "teacher" in roles:
         raw["teacher"] = {"run": str(teacher)}
     return parse_recipe(raw)

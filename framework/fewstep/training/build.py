@@ -12,7 +12,7 @@ from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoiser import NetworkDenoiser
 from fewstep.errors import UserError
-from fewstep.noise_input import NoiseInput
+from fewstep.noise_inputs.base import NOISE_INPUTS
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.processes.base import PROCESSES, ForwardProcess
 from fewstep.recipe import load_run_recipe
@@ -54,7 +54,11 @@ def build_denoiser(
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(recipe.seed, f"init/{purpose}"))
         backbone = BACKBONES.build(recipe.backbone, tokens=tokens)
-        adapter = NoiseInput(recipe.noise_input, backbone.width) if noise_input and recipe.noise_input else None
+        adapter = None
+        if noise_input and recipe.noise_input:
+            adapter = NOISE_INPUTS.build(
+                recipe.noise_input, tokens=tokens, width=backbone.width, sites=backbone.residual_sites
+            )
     return NetworkDenoiser(backbone, process, adapter)
 
 
