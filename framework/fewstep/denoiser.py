@@ -14,6 +14,7 @@ from fewstep.backbones.base import Backbone
 from fewstep.noise_inputs.base import NoiseInput
 from fewstep.prediction import HeadPrediction, Prediction
 from fewstep.processes.base import ForwardProcess
+from fewstep.step_input import StepInput
 
 
 class Denoiser(nn.Module, ABC):
@@ -35,37 +36,56 @@ class Denoiser(nn.Module, ABC):
         """Where its tensors live."""
 
     @abstractmethod
-    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
         """What `forward` returns, uncounted."""
 
-    def forward(self, x_t: Tensor, t: Tensor, *, generator: Generator | None = None) -> Prediction:
+    def forward(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None = None, *, generator: Generator | None = None
+    ) -> Prediction:
         """Predict clean tokens.
 
         Args:
             x_t: noised ids [B, L].
             t: times [B] in [0, 1].
+            s: times [B] that the step from t leads to, for denoisers that are told (two-time networks).
             generator: source of the noise input's randomness, for denoisers that have one.
         """
         self.nfe += 1
-        return self.predict(x_t, t, generator)
+        return self.predict(x_t, t, s, generator)
 
 
 class NetworkDenoiser(Denoiser):
-    """A denoiser whose prediction comes from a backbone, with an optional noise input."""
+    """A denoiser whose prediction comes from a backbone, with adapters that add to its residual stream."""
 
-    def __init__(self, backbone: Backbone, process: ForwardProcess, noise_input: NoiseInput | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        process: ForwardProcess,
+        noise_input: NoiseInput | None = None,
+        step_input: StepInput | None = None,
+    ) -> None:
         super().__init__(process, backbone.tokens.length)
         self.backbone = backbone
         self.noise_input = noise_input
+        self.step_input = step_input
 
     @property
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
-    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
+        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, generator))
+        where = self.process.to_predict(x_t)
+        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)
+
+    def _residual(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Tensor | None:
+        """What the adapters add, [R, B, L, D]."""
         residual = None
         if self.noise_input is not None:
             residual = self.noise_input(x_t.shape[0], generator)
-        hidden = self.backbone(x_t, t, residual=residual)
-        where = self.process.to_predict(x_t)
-        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)
+        if self.step_input is None:
+            return residual
+        if s is None:
+            raise ValueError("this denoiser is told the length of its step: call it with s")
+        told: Tensor = self.step_input(t - s).expand(1, *x_t.shape, -1)
+        return told if residual is None else torch.cat((residual[:1] + told, residual[1:]))

@@ -170,7 +170,7 @@ def rowwise(
 
     Args:
         fn: takes log-probabilities [n, V] of each prediction, then rows [n, ...] of each extra; returns [n].
-        predictions: read at the positions in `where`.
+        predictions: read at the positions in `where`; where one of them carries a token over, its row is one-hot.
         extras: tensors [B, L, ...] read at the same positions.
         where: BoolTensor [B, L].
 
@@ -178,11 +178,15 @@ def rowwise(
         float [B, L], zero outside `where`.
     """
     sources = [p._source(where) for p in predictions]
+    carried = [_carried(p, where) for p in predictions]
     rest = [extra[where] for extra in extras or []]
+    rest += [ids for ids in carried if ids is not None]
 
     def run(*args: Tensor) -> Tensor:
+        known = iter(args[len(args) - sum(ids is not None for ids in carried) :])
         rows = [p._rows(source) for p, source in zip(predictions, args, strict=False)]
-        return fn(*rows, *args[len(predictions) :])
+        rows = [r if ids is None else _copied(r, next(known)) for r, ids in zip(rows, carried, strict=True)]
+        return fn(*rows, *args[len(predictions) : len(predictions) + len(extras or [])])
 
     count = sources[0].shape[0]
     size = min(p._chunk_rows() for p in predictions)
@@ -193,6 +197,19 @@ def rowwise(
         parts = zip(*(x.tensor_split(n) for x, n in zip([*sources, *rest], chunks, strict=True)), strict=True)
         values = torch.cat([checkpoint(run, *part, use_reentrant=False) for part in parts])
     return torch.zeros(where.shape, dtype=values.dtype, device=values.device).masked_scatter(where, values)
+
+
+def _carried(prediction: Prediction, where: Tensor) -> Tensor | None:
+    """Ids [N] that carried-over tokens among `where` take, -1 for the predicted; None if all are predicted."""
+    if prediction.where is where or not (where & ~prediction.where).any():
+        return None
+    return torch.where(prediction.where, -1, prediction.known)[where]
+
+
+def _copied(rows: Tensor, ids: Tensor) -> Tensor:
+    """Rows [N, V] of log-probabilities, those with an id in `ids` [N] being certain of it."""
+    certain = torch.nn.functional.one_hot(ids.clamp_min(0), rows.shape[1]).to(rows.dtype).log()
+    return torch.where((ids < 0)[:, None], rows, certain)
 
 
 def expectation(log_p: Tensor, values: Tensor) -> Tensor:

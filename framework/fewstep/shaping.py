@@ -25,6 +25,15 @@ def top_p(mass: float) -> RowMap:
     return apply
 
 
+def lowered_top_p(mass: float, delta: float) -> RowMap:
+    """Lower the logits of what top-p leaves out by `delta`, so that gradients stay bounded (arXiv 2603.20155, 3.3)."""
+
+    def apply(log_p: Tensor) -> Tensor:
+        return (log_p - delta * outside_top_p(log_p, mass)).log_softmax(-1)
+
+    return apply
+
+
 def outside_top_p(log_p: Tensor, mass: float) -> Tensor:
     """BoolTensor [N, V], true for the symbols that top-p leaves out; the likeliest always stays."""
     ordered, index = log_p.sort(-1, descending=True)
@@ -35,10 +44,16 @@ def outside_top_p(log_p: Tensor, mass: float) -> Tensor:
     return drop.scatter(-1, index, drop)
 
 
-def shape(prediction: Prediction, *, temperature_: float = 1.0, top_p_: float = 1.0) -> Prediction:
-    """Temperature first, then top-p; 1.0 leaves a prediction as it is."""
+def shape(
+    prediction: Prediction, *, temperature_: float = 1.0, top_p_: float = 1.0, delta: float | None = None
+) -> Prediction:
+    """Temperature first, then top-p; 1.0 leaves a prediction as it is.
+
+    Args:
+        delta: lower the logits outside top-p by so much; None gives them probability 0.
+    """
     if temperature_ != 1.0:
         prediction = prediction.shaped(temperature(temperature_))
     if top_p_ < 1.0:
-        prediction = prediction.shaped(top_p(top_p_))
+        prediction = prediction.shaped(top_p(top_p_) if delta is None else lowered_top_p(top_p_, delta))
     return prediction

@@ -80,7 +80,7 @@ ONE_MISTAKE = {
     ),
     BASE + "teacher: {run: r}\n": ("7: teacher: objective 'denoising' has no role for a teacher; remove this section"),
     BASE + "noise_input: gaussian\n": (
-        "7: noise_input: objective 'denoising' has no role that takes noise; remove this section"
+        "7: noise_input: objective 'denoising' has no role that takes it; remove this section"
     ),
     BASE + "optim:\n  roles: {studnet: {}}\n": (
         "8: optim.roles.studnet: objective 'denoising' trains no role 'studnet'; "

@@ -6,75 +6,14 @@ import math
 
 import pytest
 import torch
+from tables import L, V, make, row, run
 from torch import Generator, Tensor, nn
 
 from fewstep.denoiser import Denoiser
-from fewstep.objectives.base import Batch, Phase, StepContext
+from fewstep.objectives.base import Batch, Phase
 from fewstep.objectives.dmmd import DMMD
 from fewstep.prediction import Prediction, TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
-
-V, L = 3, 2
-
-
-class Table(Denoiser):
-    """One row of logits for every state of the sequence and every position: the freest denoiser there is."""
-
-    def __init__(self, process: ForwardProcess, seed: int, length: int = L) -> None:
-        super().__init__(process, length)
-        rng = Generator().manual_seed(seed)
-        shape = (process.num_states**length, length, process.vocab_size)
-        self.logits = nn.Parameter(torch.randn(*shape, generator=rng, dtype=torch.float64))
-        self.calls: list[tuple[Tensor, Tensor]] = []
-
-    @property
-    def device(self) -> torch.device:
-        return self.logits.device
-
-    def index(self, x_t: Tensor) -> Tensor:
-        return sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))  # type: ignore[return-value]
-
-    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
-        self.calls.append((x_t, t))
-        table = self.logits[self.index(x_t)].log_softmax(-1)
-        return TablePrediction(table, x_t, self.process.to_predict(x_t))
-
-
-def make(process_name: str, length: int = L) -> tuple[StepContext, dict[str, Table]]:
-    process = PROCESSES.build(process_name, vocab_size=V)
-    roles = {name: Table(process, seed, length) for seed, name in enumerate(("teacher", "student", "auxiliary"))}
-    streams = {name: Generator().manual_seed(seed) for seed, name in enumerate(("time", "noise", "sample"))}
-    return StepContext(dict(roles), process, streams, torch.device("cpu")), roles
-
-
-def run(
-    ctx: StepContext, roles: dict[str, Table], objective: DMMD, phase: str, batch: int = 64
-) -> tuple[Tensor, Tensor]:
-    """Loss of one batch, with only the phase's role trained (as the trainer does); also the hard draw x."""
-    drawn: list[Tensor] = []
-    draw = ctx.process.posterior_sample
-
-    def spy(x0: Tensor, *args: Tensor, generator: Generator | None) -> Tensor:
-        drawn.append(x0)
-        return draw(x0, *args, generator=generator)
-
-    ctx.process.posterior_sample = spy  # type: ignore[method-assign]
-    for name, role in roles.items():
-        role.requires_grad_(name == phase)
-    data = torch.randint(V, (batch, roles["student"].length), generator=Generator().manual_seed(7))
-    out = objective.loss(Phase(phase, (phase,)), Batch(data), ctx)
-    return out.loss, drawn[0]
-
-
-def softmax(logits: list[float]) -> list[float]:
-    top = max(logits)
-    exps = [math.exp(v - top) for v in logits]
-    return [e / sum(exps) for e in exps]
-
-
-def row(table: Table, state: list[int], position: int) -> list[float]:
-    index = sum(token * table.process.num_states**i for i, token in enumerate(state))
-    return softmax(table.logits[index, position].tolist())
+from fewstep.processes.base import ForwardProcess
 
 
 @pytest.mark.parametrize("weighting", ["constant", "elbo"])
@@ -178,7 +117,7 @@ class TimedOracle(Denoiser):
     def device(self) -> torch.device:
         return self.law.device
 
-    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
         alpha = self.process.schedule.alpha(t.double())[:, None, None]
         same = (x_t[..., None] == torch.arange(V)).double()
         evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V

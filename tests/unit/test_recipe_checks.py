@@ -92,7 +92,7 @@ def test_spaces() -> None:
 def test_noise_input() -> None:
     @OBJECTIVES.register("noisy")
     class Noisy(Objective):
-        roles = {"student": RoleSpec(noise_input=True)}  # noqa: RUF012 - as authors write it
+        roles = {"student": RoleSpec(adapters=True)}  # noqa: RUF012 - as authors write it
 
         class Config(ComponentConfig):
             type: Literal["noisy"] = "noisy"
@@ -100,9 +100,9 @@ def test_noise_input() -> None:
         def loss(self, phase: Any, batch: Any, ctx: Any) -> Any:
             raise AssertionError
 
-    ((key, message),) = checks.check_noise_input(recipe(noise_input="gaussian"))
-    assert (key, message) == ("noise_input", "objective 'denoising' has no role that takes noise; remove this section")
-    assert not list(checks.check_noise_input(recipe(objective="noisy", noise_input="gaussian")))
+    ((key, message),) = checks.check_adapters(recipe(noise_input="gaussian"))
+    assert (key, message) == ("noise_input", "objective 'denoising' has no role that takes it; remove this section")
+    assert not list(checks.check_adapters(recipe(objective="noisy", noise_input="gaussian")))
 
 
 def test_batch() -> None:

@@ -90,7 +90,7 @@ class MarkovOracle(Denoiser):
     def device(self) -> torch.device:
         return self.transition.device
 
-    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
         evidence = self._evidence(x_t, t)
         length = x_t.shape[1]
         left, right = [self.initial.expand_as(evidence[:, 0])], [torch.ones_like(evidence[:, 0])]

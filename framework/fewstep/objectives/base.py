@@ -27,12 +27,12 @@ class RoleSpec:
     Args:
         trained: whether any phase updates it.
         starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
-        noise_input: whether the recipe's `noise_input` adapter is attached to it.
+        adapters: whether the recipe's `noise_input` and `step_input` are attached to it.
     """
 
     trained: bool = True
     starts_from: str | None = None
-    noise_input: bool = False
+    adapters: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A scalar `loss` to minimise (mean over the batch) and detached scalars to log."""
+    """A scalar `loss` to minimise (mean over the batch) and detached numbers to log.
+
+    A metric is a scalar (a mean over the batch), or a pair (sum, count) where batches differ in how many values they
+    have; what is logged is the mean over all batches since the last line.
+    """
 
     loss: Tensor
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor | tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,6 +80,8 @@ class StepContext:
     generators: Mapping[str, Generator]
     device: torch.device
     step: int = 0
+    diagnose: bool = False
+    """Whether this step should also measure what costs extra; the trainer asks for it now and then."""
 
     def sample_time(self, count: int, *, antithetic: bool = False) -> Tensor:
         """Times ~ U(0, 1) [count]; `antithetic` spreads them evenly with one shared random shift (MDLM, C.3)."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
+from torch import Tensor
 
-from fewstep.component import ComponentConfig
+from fewstep.matching.losses import matching_loss
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, StepContext
+from fewstep.objectives.weighting import WeightingConfig, loss_weight
 
 
 @OBJECTIVES.register("denoising")
@@ -15,13 +17,18 @@ class Denoising(Objective):
     """Weighted cross entropy of the clean tokens given noised ones; trains teachers of every process.
 
     L = w(t) CE(x | x_theta(z_t)) (arXiv 2603.20155, section 2), whose optimum is E_q[x | z_t] for the uniform
-    process too. `weighting: elbo` is -alpha'/(1 - alpha), which for the masked process makes the loss a bound
-    on the negative log-likelihood (MDLM, eq. 10). Reduced to a mean over all L tokens of the batch.
+    process too. `loss: posterior` is the traditional alternative (D3PM, multinomial diffusion; appendix D), whose
+    optimum is another one for the uniform process. `weighting: elbo` is -alpha'/(1 - alpha), which for the masked
+    process makes the cross entropy a bound on the negative log-likelihood (MDLM, eq. 10). Reduced to a mean over all
+    L tokens of the batch.
     """
 
-    class Config(ComponentConfig):
+    class Config(WeightingConfig):
         type: Literal["denoising"] = "denoising"
-        weighting: Literal["constant", "elbo"] = Field("constant", description="w(t)")
+        loss: Literal["cross_entropy", "posterior"] = Field(
+            "cross_entropy", description="of x, or of the posterior of a short step (traditional uniform diffusion)"
+        )
+        posterior_step: float = Field(0.01, gt=0, lt=1, description="length of that step")
         antithetic: bool = Field(True, description="spread the times of a batch evenly over [0, 1]")
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest time drawn")
 
@@ -31,7 +38,11 @@ class Denoising(Objective):
         corrupted = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"])
         prediction = ctx.roles["student"](corrupted.x_t, t, generator=ctx.generators["noise"])
         nll = prediction.nll(batch.x0)
-        weight = ctx.process.schedule.elbo_weight(t) if c.weighting == "elbo" else t.new_ones(t.shape)
-        loss = (weight[:, None] * nll).mean()
+        value: Tensor = nll
+        if c.loss == "posterior":
+            value = matching_loss("posterior", ctx.process, corrupted.x_t, t, c.posterior_step).fit(
+                batch.x0, prediction
+            )
+        loss = (loss_weight(c, t, ctx.process.schedule)[:, None] * value).mean()
         noised = corrupted.noised.sum().clamp_min(1)
         return LossOutput(loss, {"nll_noised": (nll.detach() * corrupted.noised).sum() / noised})

@@ -1,20 +1,24 @@
-"""D-MMD: Discrete Moment Matching Distillation (arXiv 2603.20155, Algorithm 1).
+"""D-MMD: Discrete Moment Matching Distillation (arXiv 2603.20155, Algorithm 1), and its neighbours by its switches.
 
-Shapes: B batch, L tokens, V vocabulary. z_t and z_s are noised ids [B, L], s < t.
+Shapes: B batch, L tokens, V vocabulary. z_t and z_s are noised ids [B, L].
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
+from fewstep.matching.diagnostics import diagnose
+from fewstep.matching.losses import LossName, MatchingLoss, matching_loss, mean_log_ratio
+from fewstep.matching.times import TimeLaw, draw_times, typical_steps
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.prediction import Prediction, expectation, rowwise
+from fewstep.objectives.weighting import WeightingConfig, loss_weight
+from fewstep.prediction import Prediction
+from fewstep.shaping import shape
 
 
 @OBJECTIVES.register("dmmd")
@@ -28,13 +32,21 @@ class DMMD(Objective):
 
     roles: ClassVar = {
         "teacher": RoleSpec(trained=False, starts_from="teacher"),
-        "student": RoleSpec(starts_from="teacher", noise_input=True),
+        "student": RoleSpec(starts_from="teacher", adapters=True),
         "auxiliary": RoleSpec(starts_from="teacher"),
     }
 
-    class Config(ComponentConfig):
+    class Config(WeightingConfig):
         type: Literal["dmmd"] = "dmmd"
-        k: int = Field(8, ge=1, description="sampling steps that the student is trained for; steps span up to 1/k")
+        k: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] = Field(
+            8, description="sampling steps that the student is trained for, or a range [low, high] of them"
+        )
+        times: TimeLaw = Field("uniform", description="law of (t, s): Algorithm 1's, or see docs/dmmd.md")
+        renoise: Literal["posterior", "forward", "forward_soft"] = Field(
+            "posterior", description="z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x)"
+        )
+        loss: LossName = Field("cross_entropy", description="what the players are compared by")
+        posterior_step: float = Field(0.01, gt=0, lt=1, description="length of the posterior's step (loss: posterior)")
         aux_target: Literal["auto", "soft", "hard"] = Field(
             "auto",
             description="what the auxiliary learns: drawn tokens (hard) or probabilities (soft); auto: soft if masked",
@@ -47,7 +59,11 @@ class DMMD(Objective):
         regulariser: float = Field(
             1.0, ge=0, description="weight of the term that keeps the auxiliary near the teacher"
         )
-        weighting: Literal["constant", "elbo"] = Field("constant", description="w(s)")
+        teacher_temperature: float = Field(1.0, gt=0, description="below 1 sharpens the teacher that is distilled")
+        teacher_top_p: float = Field(1.0, gt=0, le=1, description="below 1 lowers the teacher's symbols outside top-p")
+        top_p_delta: float | None = Field(
+            2.0, gt=0, description="by how much their logits are lowered; null forbids them, which diverges"
+        )
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
 
     @classmethod
@@ -56,6 +72,10 @@ class DMMD(Objective):
 
         if config.updates == "simultaneous" and config.aux_steps > 1:
             yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
+        if config.times == "independent" and config.renoise == "posterior":
+            yield "renoise", "s may lie after t when times are independent; set renoise to forward or forward_soft"
+        if isinstance(config.k, tuple) and config.k[0] >= config.k[1]:
+            yield "k", f"a range goes from few steps to more; {list(config.k)} does not"
         process = registry("processes").get(recipe.process.type).cls
         if config.aux_target == "soft" and not process.carry_over:
             yield (
@@ -66,7 +86,7 @@ class DMMD(Objective):
 
     @classmethod
     def usual_steps(cls, config: Any) -> int | None:
-        return int(config.k)
+        return typical_steps(config.times, config.k)
 
     def phases(self) -> Sequence[Phase]:
         if self.config.updates == "simultaneous":
@@ -74,69 +94,70 @@ class DMMD(Objective):
         return [Phase("student", ("student",)), Phase("auxiliary", ("auxiliary",), repeat=self.config.aux_steps)]
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
-        # 1. Two times, and real data noised to the later one.
-        t, s = self._times(batch.size, ctx)
+        # 1. Two times, and real data noised to the first.
+        c = self.config
+        t, s = draw_times(c.times, batch.size, c.k, c.min_time, ctx.sample_time)
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
 
-        # 2. One sampling step of the student: soft probabilities, a hard draw x, and z_s ~ q(z_s | z_t, x).
+        # 2. One sampling step of the student: soft probabilities, a hard draw x, and z_s.
         with torch.set_grad_enabled("student" in phase.train):
-            student = ctx.roles["student"](z_t, t, generator=ctx.generators["noise"])
+            student = ctx.roles["student"](z_t, t, s, generator=ctx.generators["noise"])
         x = student.sample(generator=ctx.generators["sample"])
-        z_s = ctx.process.posterior_sample(x, z_t, t, s, generator=ctx.generators["sample"])
+        z_s = self._renoise(student, x, z_t, t, s, ctx)
 
         # 3. What teacher and auxiliary make of z_s.
         with torch.no_grad():
-            teacher = ctx.roles["teacher"](z_s, s)
+            teacher = self._shaped(ctx.roles["teacher"](z_s, s))
         with torch.set_grad_enabled("auxiliary" in phase.train):
             auxiliary = ctx.roles["auxiliary"](z_s, s)
 
         # 4. The losses of the roles whose turn it is.
-        weight = self._weight(s, ctx)
-        parts = []
+        weight = loss_weight(c, s, ctx.process.schedule)[:, None]
+        form = matching_loss(c.loss, ctx.process, z_s, s, c.posterior_step)
+        losses: dict[str, Tensor] = {}
         if "student" in phase.train:
-            parts.append(self._student_loss(student, teacher, auxiliary, weight))
+            losses["student_loss"] = (weight * form.student(student, auxiliary, teacher)).mean()
         if "auxiliary" in phase.train:
-            parts.append(self._auxiliary_loss(x, student, teacher, auxiliary, weight, ctx))
-        metrics = {name: value for part in parts for name, value in part.metrics.items()}
-        return LossOutput(torch.stack([part.loss for part in parts]).sum(), metrics)
+            target = student if self._soft(ctx) else x
+            losses["auxiliary_loss"] = (weight * self._auxiliary_loss(form, target, teacher, auxiliary)).mean()
+        metrics: dict[str, Any] = {name: value.detach() for name, value in losses.items()}
+        metrics |= self._measures(phase, student, teacher, auxiliary)
+        if ctx.diagnose:
+            metrics |= diagnose(student, teacher, auxiliary, t, s)
+        return LossOutput(torch.stack(list(losses.values())).sum(), metrics)
 
-    def _times(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
-        """s ~ U(0, 1), t = min(1, s + U(0, 1/k)); both [B]."""
-        s = self.config.min_time + (1 - self.config.min_time) * ctx.sample_time(count)
-        step = ctx.sample_time(count) / self.config.k
-        return (s + step).clamp(max=1.0), s
+    def _renoise(self, student: Prediction, x: Tensor, z_t: Tensor, t: Tensor, s: Tensor, ctx: StepContext) -> Tensor:
+        """z_s, which carries no gradient."""
+        rng = ctx.generators["sample"]
+        if self.config.renoise == "posterior":
+            return ctx.process.posterior_sample(x, z_t, t, s, generator=rng)
+        # z_s ~ Cat(alpha_s p + (1 - alpha_s) pi) is a fresh draw from p, kept or replaced.
+        source = student.sample(generator=rng) if self.config.renoise == "forward_soft" else x
+        return ctx.process.corrupt(source, s, generator=rng).x_t
 
-    def _weight(self, s: Tensor, ctx: StepContext) -> Tensor:
-        weight = ctx.process.schedule.elbo_weight(s) if self.config.weighting == "elbo" else torch.ones_like(s)
-        return weight[:, None]
+    def _shaped(self, teacher: Prediction) -> Prediction:
+        """The teacher that is distilled, in every loss (arXiv 2603.20155, section 3.3)."""
+        c = self.config
+        return shape(teacher, temperature_=c.teacher_temperature, top_p_=c.teacher_top_p, delta=c.top_p_delta)
 
-    def _student_loss(
-        self, student: Prediction, teacher: Prediction, auxiliary: Prediction, weight: Tensor
-    ) -> LossOutput:
-        """L_GEN = sum_c p_c (log aux_c - log teacher_c), p the student's soft probabilities (eq. 11)."""
-        value = rowwise(
-            lambda p, a, q: expectation(p, (a - q).detach()), [student, auxiliary, teacher], where=teacher.where
-        )
-        loss = (weight * value).mean()
-        with torch.no_grad():
-            entropy = student.entropy().sum() / student.where.sum().clamp_min(1)
-        return LossOutput(loss, {"student_loss": loss.detach(), "student_entropy": entropy})
+    def _soft(self, ctx: StepContext) -> bool:
+        target = self.config.aux_target
+        return bool(target == "soft" or (target == "auto" and ctx.process.carry_over))
 
     def _auxiliary_loss(
-        self,
-        x: Tensor,
-        student: Prediction,
-        teacher: Prediction,
-        auxiliary: Prediction,
-        weight: Tensor,
-        ctx: StepContext,
-    ) -> LossOutput:
-        """L_AUX = CE(x | aux) + r CE(teacher | aux), x hard or the student's probabilities (eq. 12)."""
-        soft = self.config.aux_target == "soft" or (self.config.aux_target == "auto" and ctx.process.carry_over)
-        fit = auxiliary.cross_entropy(student.shaped(Tensor.detach)) if soft else auxiliary.nll(x)
-        near = auxiliary.cross_entropy(teacher) if self.config.regulariser else torch.zeros_like(fit)
-        loss = (weight * (fit + self.config.regulariser * near)).mean()
-        with torch.no_grad():
-            gap = rowwise(lambda a, q: (a - q).abs().mean(1), [auxiliary, teacher], where=teacher.where)
-            gap = gap.sum() / teacher.where.sum().clamp_min(1)
-        return LossOutput(loss, {"auxiliary_loss": loss.detach(), "log_ratio": gap})
+        self, form: MatchingLoss, target: Prediction | Tensor, teacher: Prediction, auxiliary: Prediction
+    ) -> Tensor:
+        """L_AUX = L(x, aux) + r L(teacher, aux), x hard or the student's probabilities (eq. 12); [B, L]."""
+        fit = form.fit(target, auxiliary)
+        return fit + self.config.regulariser * form.fit(teacher, auxiliary) if self.config.regulariser else fit
+
+    @staticmethod
+    @torch.no_grad()
+    def _measures(phase: Phase, student: Prediction, teacher: Prediction, auxiliary: Prediction) -> dict[str, Any]:
+        """Mean entropy of the student's output, mean |log auxiliary - log teacher| (auxiliary's turn)."""
+        found = {}
+        if "student" in phase.train:
+            found["student_entropy"] = (student.entropy().sum(), student.where.sum())
+        if "auxiliary" in phase.train:
+            found["log_ratio"] = (mean_log_ratio(auxiliary, teacher).sum(), teacher.where.sum())
+        return found

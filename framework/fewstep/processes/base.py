@@ -82,6 +82,11 @@ def per_token(level: Tensor) -> Tensor:
     return level if level.ndim == 2 else level[:, None]
 
 
+def posterior_rows(process: ForwardProcess, probs: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """q(z_s | z_t, x) of single tokens: probabilities [N, V], ids [N] and times [N] -> float64 [N, S]."""
+    return process.posterior_probs(probs[:, None], z[:, None], t, s)[:, 0]
+
+
 def hard_ids(x0: Tensor, generator: Generator | None) -> Tensor:
     """Ids [B, L] as they are; probabilities [B, L, V] as one draw from each row."""
     if not x0.is_floating_point():

@@ -48,10 +48,13 @@ def check_spaces(recipe: Recipe) -> Found:
             )
 
 
-def check_noise_input(recipe: Recipe) -> Found:
-    """Noise goes into the roles that ask for it."""
-    if recipe.noise_input and not any(role.noise_input for role in _objective(recipe).roles.values()):
-        yield "noise_input", f"objective '{recipe.objective.type}' has no role that takes noise; remove this section"
+def check_adapters(recipe: Recipe) -> Found:
+    """Adapters go into the roles that ask for them."""
+    if any(role.adapters for role in _objective(recipe).roles.values()):
+        return
+    for section in ("noise_input", "step_input"):
+        if getattr(recipe, section):
+            yield section, f"objective '{recipe.objective.type}' has no role that takes it; remove this section"
 
 
 def check_batch(recipe: Recipe) -> Found:
@@ -91,7 +94,7 @@ def check_components(recipe: Recipe) -> Found:
 CHECKS: tuple[Callable[[Recipe], Found], ...] = (
     check_teacher,
     check_spaces,
-    check_noise_input,
+    check_adapters,
     check_batch,
     check_optimised_roles,
     check_metrics,

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveInt
 
 from fewstep.component import ComponentConfig, Strict
 from fewstep.recipe.fields import From
+from fewstep.step_input import StepInputConfig
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
@@ -85,6 +86,9 @@ class Recipe(Strict):
     backbone: Annotated[ComponentConfig, From("backbones")]
     noise_input: Annotated[ComponentConfig | None, From("noise_inputs", optional=True)] = Field(
         None, description="fresh Gaussian noise into the student; null for none"
+    )
+    step_input: StepInputConfig | None = Field(
+        None, description="tells the student how far its step goes, for one student at several NFE; null for none"
     )
     objective: Annotated[ComponentConfig, From("objectives")]
     teacher: TeacherSection | None = Field(None, description="needed by distillation objectives")

@@ -11,6 +11,7 @@ from torch import Generator
 
 from fewstep.component import ComponentConfig
 from fewstep.denoiser import Denoiser
+from fewstep.prediction import sample_categorical
 from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
 from fewstep.shaping import shape
 
@@ -21,13 +22,17 @@ class AncestralSampler(Sampler):
 
     Both draws are separate, so a small step never multiplies a rare token's probability below the resolution
     of a random number. The last step ends at s = 0, where the posterior returns x. Temperature and top-p
-    shape the first draw (arXiv 2603.20155, sections 2 and A.2).
+    shape the first draw (arXiv 2603.20155, sections 2 and A.2). `posterior: plugged` is the sampler of traditional
+    uniform diffusion, z_s ~ q(z_s | z_t, probabilities of x); for the masked process both are one.
     """
 
     class Config(ComponentConfig):
         type: Literal["ancestral"] = "ancestral"
         temperature: float = Field(1.0, gt=0, description="below 1 sharpens every draw of a clean token")
         top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest symbols that hold this mass")
+        posterior: Literal["drawn", "plugged"] = Field(
+            "drawn", description="draw x first, or put its probabilities into the posterior (models trained on it)"
+        )
 
     @torch.no_grad()
     def sample(
@@ -44,9 +49,12 @@ class AncestralSampler(Sampler):
         for index in range(steps):
             t, s = 1 - index / steps, 1 - (index + 1) / steps
             now, then = (torch.full((count,), time, device=device, dtype=torch.float64) for time in (t, s))
-            prediction = denoiser(x, now.float(), generator=generator)
+            prediction = denoiser(x, now.float(), then.float(), generator=generator)
             prediction = shape(prediction, temperature_=self.config.temperature, top_p_=self.config.top_p)
-            if index == steps - 1:
+            if self.config.posterior == "plugged" and not process.carry_over:
+                rows = process.posterior_probs(prediction.dense_probs(), x, now, then)
+                x = sample_categorical(rows.log(), generator)
+            elif index == steps - 1:
                 x = prediction.sample(generator=generator)
             else:
                 x = process.step_back(x, prediction, now, then, generator=generator)

@@ -56,7 +56,7 @@ def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> R
             "device": "cpu",
         },
     }
-    if any(role.noise_input for role in roles.values()):
+    if any(role.adapters for role in roles.values()):
         raw["noise_input"] = {"type": "gaussian", "channels": 4}
     if "teacher" in roles:
         raw["teacher"] = {"run": str(teacher)}
@@ -95,7 +95,9 @@ def _check_gradients(trainer: Trainer) -> None:
         out = trainer.objective.loss(phase, batch, trainer.ctx)
         assert out.loss.ndim == 0, "a loss is a scalar"
         assert torch.isfinite(out.loss), f"loss of phase '{phase.name}' is {out.loss}"
-        assert not any(value.requires_grad for value in out.metrics.values()), "metrics must be detached"
+        for name, value in out.metrics.items():
+            parts = value if isinstance(value, tuple) else (value,)
+            assert not any(part.requires_grad for part in parts), f"metric '{name}' must be detached"
         out.loss.backward()
         for name, role in trainer.roles.items():
             moved = any(p.grad is not None and p.grad.abs().sum() > 0 for p in role.parameters())

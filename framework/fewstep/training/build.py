@@ -18,6 +18,7 @@ from fewstep.processes.base import PROCESSES, ForwardProcess
 from fewstep.recipe import load_run_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.seeding import derived_seed
+from fewstep.step_input import StepInput
 from fewstep.training.checkpoint import load_checkpoint
 from fewstep.training.rundir import RunDir
 
@@ -46,20 +47,22 @@ def build_process(recipe: Recipe, dataset: Dataset) -> ForwardProcess:
 
 
 def build_denoiser(
-    recipe: Recipe, dataset: Dataset, process: ForwardProcess, *, noise_input: bool, purpose: str = "student"
+    recipe: Recipe, dataset: Dataset, process: ForwardProcess, *, adapters: bool, purpose: str = "student"
 ) -> NetworkDenoiser:
-    """A freshly initialised network; `purpose` names the random stream of its initial weights."""
+    """A freshly initialised network; `purpose` names the random stream of its initial weights, `adapters`
+    says whether the recipe's noise and step inputs go into it."""
     spec = dataset.spec
     tokens = TokenSpace(process.num_states, spec.vocab_size, spec.length, spec.grid)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(recipe.seed, f"init/{purpose}"))
         backbone = BACKBONES.build(recipe.backbone, tokens=tokens)
         adapter = None
-        if noise_input and recipe.noise_input:
+        if adapters and recipe.noise_input:
             adapter = NOISE_INPUTS.build(
                 recipe.noise_input, tokens=tokens, width=backbone.width, sites=backbone.residual_sites
             )
-    return NetworkDenoiser(backbone, process, adapter)
+        told = StepInput(recipe.step_input, backbone.width) if adapters and recipe.step_input else None
+    return NetworkDenoiser(backbone, process, adapter, told)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def load_model(
         raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
     dataset = dataset or build_dataset(recipe)
     role = OBJECTIVES.get(recipe.objective.type).cls.roles["student"]
-    denoiser = build_denoiser(recipe, dataset, build_process(recipe, dataset), noise_input=role.noise_input)
+    denoiser = build_denoiser(recipe, dataset, build_process(recipe, dataset), adapters=role.adapters)
     part = "ema/weights" if weights == "ema" else "roles/student"
     denoiser.load_state_dict(load_checkpoint(checkpoint, part), strict=weights == "raw")
     denoiser.requires_grad_(False).eval().to(resolve_device(device))

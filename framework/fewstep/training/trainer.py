@@ -29,6 +29,8 @@ from fewstep.training.order import EpochOrder
 from fewstep.training.rundir import RunDir
 
 _STREAMS = ("time", "noise", "sample")
+_DIAGNOSE_EVERY = 10
+"""Rounds of phases between two measurements of what costs extra."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,7 @@ class Trainer:
         for name, role in self.objective.roles.items():
             if name in built:
                 continue
-            built[name] = build_denoiser(
-                self.recipe, self.dataset, self.process, noise_input=role.noise_input, purpose=name
-            )
+            built[name] = build_denoiser(self.recipe, self.dataset, self.process, adapters=role.adapters, purpose=name)
             if role.starts_from:
                 built[name].backbone.load_state_dict(built[role.starts_from].backbone.state_dict())
         for name, role in self.objective.roles.items():
@@ -145,6 +145,7 @@ class Trainer:
         phase = self.cycle[self.ctx.step % len(self.cycle)]
         for name, role in self.roles.items():
             role.requires_grad_(name in phase.train)
+        self.ctx.diagnose = self.ctx.step // len(self.cycle) % _DIAGNOSE_EVERY == 0
         losses = [self._micro_batch(phase, part) for part in self._batches()]
         self._check_finite(phase, "loss", torch.stack(losses).sum())
         norms = {name: self._clip(phase, name) for name in phase.train}
@@ -167,7 +168,9 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
             out = self.objective.loss(phase, Batch(x0), self.ctx)
         (out.loss * share).backward()
-        self._collect({f"{phase.name}/{name}": value * share for name, value in out.metrics.items()}, share)
+        for name, value in out.metrics.items():
+            total, count = value if isinstance(value, tuple) else (value * share, share)
+            self._collect({f"{phase.name}/{name}": total}, float(count))
         return out.loss.detach() * share
 
     def _clip(self, phase: Phase, name: str) -> Tensor:
@@ -207,7 +210,7 @@ class Trainer:
             self.sums[name] = (total + value.detach().double(), count + weight)
 
     def _flush_metrics(self) -> dict[str, float]:
-        means = {name: float(total) / weight for name, (total, weight) in self.sums.items()}
+        means = {name: float(total) / weight for name, (total, weight) in self.sums.items() if weight}
         self.sums.clear()
         return means
 

@@ -1,0 +1,62 @@
+"""Where a moment-matching step begins and where its result is judged: laws of (t, s).
+
+Shapes: B batch. All times are float [B] in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+TimeLaw = Literal["uniform", "grid", "start", "independent"]
+
+Draw = Callable[[int], Tensor]
+"""Number -> that many times ~ U(0, 1)."""
+
+
+def draw_times(
+    law: TimeLaw, count: int, k: int | tuple[int, int], min_time: float, draw: Draw
+) -> tuple[Tensor, Tensor]:
+    """Draw (t, s), each [B]: the student predicts from z_t, teacher and auxiliary judge z_s.
+
+    Args:
+        law: "uniform": s ~ U(0, 1), t = min(1, s + U(0, 1/k)) (arXiv 2603.20155, Algorithm 1);
+            "grid": t on the sampler's own grid of k steps and s ~ U(t - 1/k, t), so that the student is trained
+            where it will be sampled (s at the end of the step alone would leave the last step unjudged, since at
+            s = 0 nothing is noise); "start": t = 1, s ~ U(0, 1), for one-step generators (Di[M]O,
+            arXiv 2503.15457); "independent": t and s each ~ U(0, 1) (IDLM).
+        k: steps of the sampler that the student is for; a range (low, high) draws a number for each sample, uniform in
+            the logarithm.
+        min_time: smallest s, at which hardly a token is noise.
+        draw: source of uniform numbers.
+    """
+    steps = _steps(count, k, draw)
+    if law == "grid":
+        t = ((draw(count) * steps).floor() + 1) / steps
+        s = (t - draw(count) / steps).clamp(min_time, 1.0)
+        return t, torch.minimum(s, t)
+    s = min_time + (1 - min_time) * draw(count)
+    if law == "start":
+        return torch.ones_like(s), s
+    if law == "independent":
+        return min_time + (1 - min_time) * draw(count), s
+    return (s + draw(count) / steps).clamp(max=1.0), s
+
+
+def _steps(count: int, k: int | tuple[int, int], draw: Draw) -> Tensor | int:
+    if isinstance(k, int):
+        return k
+    low, high = k
+    exponent = draw(count) * math.log((high + 1) / low)
+    return (low * exponent.exp()).floor().clamp(low, high)
+
+
+def typical_steps(law: TimeLaw, k: int | tuple[int, int]) -> int:
+    """The sampling steps that a student of this law is made for; the middle of a range."""
+    if law == "start":
+        return 1
+    return k if isinstance(k, int) else round(math.sqrt(k[0] * k[1]))
