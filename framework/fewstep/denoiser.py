@@ -11,10 +11,13 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fewstep.backbones.base import Backbone
+from fewstep.condition import Condition
 from fewstep.noise_inputs.base import NoiseInput
 from fewstep.prediction import HeadPrediction, Prediction
 from fewstep.processes.base import ForwardProcess
 from fewstep.step_input import StepInput
+
+NOTHING = Condition()
 
 
 class Denoiser(nn.Module, ABC):
@@ -36,11 +39,19 @@ class Denoiser(nn.Module, ABC):
         """Where its tensors live."""
 
     @abstractmethod
-    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
         """What `forward` returns, uncounted."""
 
     def forward(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None = None, *, generator: Generator | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor | None = None,
+        *,
+        cond: Condition = NOTHING,
+        generator: Generator | None = None,
     ) -> Prediction:
         """Predict clean tokens.
 
@@ -48,10 +59,11 @@ class Denoiser(nn.Module, ABC):
             x_t: noised ids [B, L].
             t: times [B] in [0, 1].
             s: times [B] that the step from t leads to, for denoisers that are told (two-time networks).
+            cond: what else the prediction depends on.
             generator: source of the noise input's randomness, for denoisers that have one.
         """
         self.nfe += 1
-        return self.predict(x_t, t, s, generator)
+        return self.predict(x_t, t, s, cond, generator)
 
 
 class NetworkDenoiser(Denoiser):
@@ -73,7 +85,9 @@ class NetworkDenoiser(Denoiser):
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
-    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
         hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, generator))
         where = self.process.to_predict(x_t)
         return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from fewstep.condition import Condition
 from fewstep.denoiser import Denoiser
 from fewstep.prediction import Prediction, TablePrediction
 from fewstep.processes.base import PROCESSES
@@ -26,7 +27,9 @@ def test_plugged_posteriors_are_the_law_of_models_trained_on_them() -> None:
     class Constant(Denoiser):
         device = torch.device("cpu")  # type: ignore[assignment]
 
-        def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
+        def predict(
+            self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+        ) -> Prediction:
             return TablePrediction(table.log()[x_t], x_t, torch.ones_like(x_t, dtype=torch.bool))
 
     states, laws = torch.arange(3)[:, None], []

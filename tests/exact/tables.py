@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
+from fewstep.condition import Condition
 from fewstep.denoiser import Denoiser
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.objectives.dmmd import DMMD
@@ -33,7 +34,9 @@ class Table(Denoiser):
     def index(self, x_t: Tensor) -> Tensor:
         return sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))  # type: ignore[return-value]
 
-    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
         self.calls.append((x_t, t))
         table = self.logits[self.index(x_t)].log_softmax(-1)
         return TablePrediction(table, x_t, self.process.to_predict(x_t))

@@ -9,6 +9,7 @@ import torch
 from tables import L, V, make, row, run
 from torch import Generator, Tensor, nn
 
+from fewstep.condition import Condition
 from fewstep.denoiser import Denoiser
 from fewstep.objectives.base import Batch, Phase
 from fewstep.objectives.dmmd import DMMD
@@ -117,7 +118,9 @@ class TimedOracle(Denoiser):
     def device(self) -> torch.device:
         return self.law.device
 
-    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
         alpha = self.process.schedule.alpha(t.double())[:, None, None]
         same = (x_t[..., None] == torch.arange(V)).double()
         evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V

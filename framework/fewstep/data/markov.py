@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from fewstep.component import ComponentConfig
+from fewstep.condition import Condition
 from fewstep.data.base import DATASETS, Dataset, DataSpec
 from fewstep.denoiser import Denoiser
 from fewstep.prediction import Prediction, TablePrediction
@@ -90,7 +91,9 @@ class MarkovOracle(Denoiser):
     def device(self) -> torch.device:
         return self.transition.device
 
-    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Prediction:
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
         evidence = self._evidence(x_t, t)
         length = x_t.shape[1]
         left, right = [self.initial.expand_as(evidence[:, 0])], [torch.ones_like(evidence[:, 0])]

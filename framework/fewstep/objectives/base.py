@@ -15,7 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from fewstep.component import Component
-from fewstep.denoiser import Denoiser
+from fewstep.condition import Condition
+from fewstep.denoiser import NOTHING, Denoiser
 from fewstep.processes.base import ForwardProcess
 from fewstep.registry import Registry
 
@@ -46,9 +47,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean tokens `x0` (LongTensor [B, L])."""
+    """Clean tokens `x0` (LongTensor [B, L]) and what they come with, for the networks."""
 
     x0: Tensor
+    cond: Condition = NOTHING
 
     @property
     def size(self) -> int:

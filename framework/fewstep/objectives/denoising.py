@@ -36,7 +36,7 @@ class Denoising(Objective):
         c = self.config
         t = c.min_time + (1 - c.min_time) * ctx.sample_time(batch.size, antithetic=c.antithetic)
         corrupted = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"])
-        prediction = ctx.roles["student"](corrupted.x_t, t, generator=ctx.generators["noise"])
+        prediction = ctx.roles["student"](corrupted.x_t, t, cond=batch.cond, generator=ctx.generators["noise"])
         nll = prediction.nll(batch.x0)
         value: Tensor = nll
         if c.loss == "posterior":

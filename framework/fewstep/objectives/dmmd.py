@@ -101,15 +101,15 @@ class DMMD(Objective):
 
         # 2. One sampling step of the student: soft probabilities, a hard draw x, and z_s.
         with torch.set_grad_enabled("student" in phase.train):
-            student = ctx.roles["student"](z_t, t, s, generator=ctx.generators["noise"])
+            student = ctx.roles["student"](z_t, t, s, cond=batch.cond, generator=ctx.generators["noise"])
         x = student.sample(generator=ctx.generators["sample"])
         z_s = self._renoise(student, x, z_t, t, s, ctx)
 
         # 3. What teacher and auxiliary make of z_s.
         with torch.no_grad():
-            teacher = self._shaped(ctx.roles["teacher"](z_s, s))
+            teacher = self._shaped(ctx.roles["teacher"](z_s, s, cond=batch.cond))
         with torch.set_grad_enabled("auxiliary" in phase.train):
-            auxiliary = ctx.roles["auxiliary"](z_s, s)
+            auxiliary = ctx.roles["auxiliary"](z_s, s, cond=batch.cond)
 
         # 4. The losses of the roles whose turn it is.
         weight = loss_weight(c, s, ctx.process.schedule)[:, None]
