@@ -64,6 +64,16 @@ class EmaSection(Strict):
     decay: Unit = Field(0.999, description="share of the average kept at each update of the student")
 
 
+class WatchSection(Strict):
+    """Samples drawn while a student is distilled, to see what becomes of them."""
+
+    times: int = Field(10, ge=0, description="how often, at even distances; 0 for never")
+    samples: int = Field(64, ge=2, description="samples drawn each time, always from the same noise")
+    alarm: float = Field(
+        0.7, ge=0, le=1, description="warn of a collapse when their diversity falls below this share of the data's"
+    )
+
+
 class EvaluateSection(Strict):
     """How samples of the trained model are scored."""
 
@@ -96,4 +106,5 @@ class Recipe(Strict):
     optim: OptimSection = OptimSection()
     train: TrainSection
     ema: EmaSection = EmaSection()
+    watch: WatchSection = WatchSection()
     evaluate: EvaluateSection = EvaluateSection()

@@ -8,6 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
+from fewstep.data.base import Dataset
+from fewstep.sheets import image_sheet, save_sheet
 from fewstep.training.rundir import RunDir
 
 VOLATILE = ("seconds", "tokens_per_second")
@@ -35,6 +39,11 @@ class RunLogger:
         with self.run.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def warn(self, line: str, step: int) -> None:
+        """A sentence that must not be missed: on the console, in the log and in TensorBoard."""
+        self.say(f"warning: {line}")
+        self._writer.add_text("warnings", line, step)
+
     def row(self, step: int, values: dict[str, float], tokens: int) -> None:
         """Log `values` of `step`; `tokens` were processed since the start of this session."""
         seconds = time.monotonic() - self._begun
@@ -51,6 +60,15 @@ class RunLogger:
     def text(self, tag: str, text: str) -> None:
         """A block of text for TensorBoard."""
         self._writer.add_text(tag, "    " + text.replace("\n", "\n    "))
+
+    def sheet(self, tag: str, dataset: Dataset, samples: Tensor, step: int) -> None:
+        """Samples [N, L] as a picture or a text, in the run's folder and for TensorBoard."""
+        file = save_sheet(self.run.samples / f"watch-{step:08d}", dataset, samples, columns=8)
+        images = dataset.to_images(samples)
+        if images is None:
+            self._writer.add_text(tag, file.read_text(encoding="utf-8"), step)
+        else:
+            self._writer.add_image(tag, image_sheet(images.float(), 8), step)
 
     def close(self) -> None:
         self._writer.close()

@@ -19,6 +19,7 @@ from fewstep.errors import OperationError
 from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
 from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe
+from fewstep.samplers.base import SAMPLERS
 from fewstep.seeding import derived_seed, generator_for
 from fewstep.training.build import build_dataset, build_denoiser, build_process, load_teacher, resolve_device
 from fewstep.training.checkpoint import export_weights, load_checkpoint, save_checkpoint
@@ -27,6 +28,7 @@ from fewstep.training.loggers import RunLogger
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
 from fewstep.training.rundir import RunDir
+from fewstep.training.watch import Watch
 
 _STREAMS = ("time", "noise", "sample")
 _DIAGNOSE_EVERY = 10
@@ -76,6 +78,7 @@ class Trainer:
         self.generators = {**streams, **_global_generators(self.device)}
         self.updates = dict.fromkeys(self.trained, 0)
         self.sums: dict[str, tuple[Any, float]] = {}
+        self.watch = self._watch()
         self._stop = threading.Event()
 
     def _build_roles(self) -> dict[str, Denoiser]:
@@ -118,6 +121,8 @@ class Trainer:
             with self._signals():
                 while self.ctx.step < total and not self._stop.is_set():
                     self._step()
+                    if self.watch and self.ctx.step in self.watch.due:
+                        self._look(self.watch)
                     if self.ctx.step % every.log_every == 0 or self.ctx.step == total:
                         self.logger.row(self.ctx.step, self._flush_metrics(), (self.ctx.step - begun) * size)
                     if self.ctx.step % every.checkpoint_every == 0 and self.ctx.step < total:
@@ -200,6 +205,33 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         self.updates[name] += 1
         self._collect({f"{name}/lr": torch.tensor(rate)})
+
+    def _watch(self) -> Watch | None:
+        """Distillations are watched."""
+        section = self.recipe.watch
+        if not section.times or "teacher" not in self.objective.roles:
+            return None
+        steps = self.objective.usual_steps(self.objective.config) or max(self.recipe.evaluate.steps)
+        return Watch(
+            section,
+            dataset=self.dataset,
+            sampler=SAMPLERS.build(self.recipe.sampler),
+            steps=steps,
+            total=self.recipe.train.steps,
+            seed=self.recipe.seed,
+        )
+
+    def _look(self, watch: Watch) -> None:
+        look = watch.look(self.roles["student"], self.ema)
+        self._collect({"watch/diversity": torch.tensor(look.diversity)})
+        self.logger.sheet("samples/watch", self.dataset, look.samples, self.ctx.step)
+        if look.collapsed:
+            self.logger.warn(
+                f"step {self.ctx.step}: the student's samples are {look.diversity:.0%} as diverse as the data "
+                f"(alarm below {watch.section.alarm:.0%}); it may be collapsing: see {self.run.samples}; a lower "
+                "optim.lr, a higher rate for the auxiliary (optim.roles) or more aux_steps may help",
+                self.ctx.step,
+            )
 
     # ------------------------------------------------------------- numbers
 

@@ -1,0 +1,90 @@
+"""Watching a distillation: the same few samples again and again, and an alarm when they become all alike.
+
+Shapes: N samples, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.data.base import Dataset
+from fewstep.denoiser import Denoiser
+from fewstep.recipe.models import WatchSection
+from fewstep.samplers.base import Sampler
+from fewstep.seeding import generator_for
+from fewstep.training.ema import Ema
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen: `samples` [N, L], and their diversity as a share of the data's."""
+
+    samples: Tensor
+    diversity: float
+    collapsed: bool
+
+
+class Watch:
+    """Draws samples with the averaged weights at even distances of a training, always from the same noise.
+
+    Nothing of the training's own randomness is used, so that a run that is watched ends like one that is not.
+
+    Args:
+        section: settings.
+        steps: sampling steps.
+        total: optimiser steps of the training.
+    """
+
+    def __init__(
+        self, section: WatchSection, *, dataset: Dataset, sampler: Sampler, steps: int, total: int, seed: int
+    ) -> None:
+        self.section, self.sampler, self.steps, self.seed = section, sampler, steps, seed
+        self.due = {round(total * i / section.times) for i in range(1, section.times + 1)}
+        self._expected = disagreement(dataset.train[: max(section.samples, 2048)], dataset.spec.vocab_size)
+        self._symbols = dataset.spec.vocab_size
+
+    @torch.no_grad()
+    def look(self, student: Denoiser, ema: Ema) -> Look:
+        """Draw the samples as they would be drawn of the finished student."""
+        was_training, counted = student.training, student.nfe
+        generator = generator_for(self.seed, "watch", student.device)
+        student.eval()
+        with _averaged(student, ema):
+            drawn = self.sampler.sample(student, self.section.samples, steps=self.steps, generator=generator).x
+        student.train(was_training)
+        student.nfe = counted
+        share = disagreement(drawn, self._symbols) / max(self._expected, 1e-12)
+        return Look(drawn.cpu(), share, share < self.section.alarm)
+
+
+def disagreement(samples: Tensor, vocab_size: int) -> float:
+    """Chance that two different samples disagree at a position, averaged over positions; samples [N, L].
+
+    0 if all samples are one; an unbiased estimate from all pairs.
+    """
+    count = samples.shape[0]
+    tallies = torch.zeros(samples.shape[1], vocab_size, dtype=torch.float64, device=samples.device)
+    tallies.scatter_add_(1, samples.T, torch.ones_like(samples.T, dtype=torch.float64))
+    equal = (tallies * (tallies - 1)).sum(1) / (count * (count - 1))
+    return float(1 - equal.mean())
+
+
+@contextmanager
+def _averaged(module: nn.Module, ema: Ema) -> Iterator[None]:
+    """Within it, the module has the averaged weights."""
+    raw = {name: p.detach().clone() for name, p in module.named_parameters()}
+    _assign(module, ema.weights)
+    try:
+        yield
+    finally:
+        _assign(module, raw)
+
+
+def _assign(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.data.copy_(weights[name])
