@@ -6,38 +6,12 @@ import math
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from enumerable import L, Table, TimedOracle, V, row
+from torch import Generator, Tensor
 
-from fewstep.denoiser import Denoiser
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.objectives.dmmd import DMMD
-from fewstep.prediction import Prediction, TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
-
-V, L = 3, 2
-
-
-class Table(Denoiser):
-    """One row of logits for every state of the sequence and every position: the freest denoiser there is."""
-
-    def __init__(self, process: ForwardProcess, seed: int, length: int = L) -> None:
-        super().__init__(process, length)
-        rng = Generator().manual_seed(seed)
-        shape = (process.num_states**length, length, process.vocab_size)
-        self.logits = nn.Parameter(torch.randn(*shape, generator=rng, dtype=torch.float64))
-        self.calls: list[tuple[Tensor, Tensor]] = []
-
-    @property
-    def device(self) -> torch.device:
-        return self.logits.device
-
-    def index(self, x_t: Tensor) -> Tensor:
-        return sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))  # type: ignore[return-value]
-
-    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
-        self.calls.append((x_t, t))
-        table = self.logits[self.index(x_t)].log_softmax(-1)
-        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+from fewstep.processes.base import PROCESSES
 
 
 def make(process_name: str, length: int = L) -> tuple[StepContext, dict[str, Table]]:
@@ -64,17 +38,6 @@ def run(
     data = torch.randint(V, (batch, roles["student"].length), generator=Generator().manual_seed(7))
     out = objective.loss(Phase(phase, (phase,)), Batch(data), ctx)
     return out.loss, drawn[0]
-
-
-def softmax(logits: list[float]) -> list[float]:
-    top = max(logits)
-    exps = [math.exp(v - top) for v in logits]
-    return [e / sum(exps) for e in exps]
-
-
-def row(table: Table, state: list[int], position: int) -> list[float]:
-    index = sum(token * table.process.num_states**i for i, token in enumerate(state))
-    return softmax(table.logits[index, position].tolist())
 
 
 @pytest.mark.parametrize("weighting", ["constant", "elbo"])
@@ -164,26 +127,6 @@ def test_fixed_point(process: str, phase: str) -> None:
     """At the fixed point neither player moves, in expectation."""
     gradient, spread = gradient_at_fixed_point(process, phase)
     assert gradient.abs().max() < 5 * spread
-
-
-class TimedOracle(Denoiser):
-    """E[x | z_t] of a single token with a known law, plus a bias a state on its logits to take gradients at."""
-
-    def __init__(self, process: ForwardProcess, law: Tensor) -> None:
-        super().__init__(process, 1)
-        self.law = law
-        self.bias = nn.Parameter(torch.zeros(process.num_states, V, dtype=torch.float64))
-
-    @property
-    def device(self) -> torch.device:
-        return self.law.device
-
-    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
-        alpha = self.process.schedule.alpha(t.double())[:, None, None]
-        same = (x_t[..., None] == torch.arange(V)).double()
-        evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V
-        table = ((evidence * self.law).log() + self.bias[x_t]).log_softmax(-1)
-        return TablePrediction(table, x_t, self.process.to_predict(x_t))
 
 
 def test_soft_targets_are_biased_for_the_uniform_process() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fewstep.component import ComponentConfig
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.student_step import student_step, weight_at
 from fewstep.prediction import Prediction, expectation, rowwise
 
 
@@ -74,41 +75,25 @@ class DMMD(Objective):
         return [Phase("student", ("student",)), Phase("auxiliary", ("auxiliary",), repeat=self.config.aux_steps)]
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
-        # 1. Two times, and real data noised to the later one.
-        t, s = self._times(batch.size, ctx)
-        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+        # 1. From noised real data, one sampling step of the student: soft probabilities, a hard draw x, and z_s.
+        c = self.config
+        step = student_step(batch.x0, ctx, k=c.k, min_time=c.min_time, grad="student" in phase.train)
 
-        # 2. One sampling step of the student: soft probabilities, a hard draw x, and z_s ~ q(z_s | z_t, x).
-        with torch.set_grad_enabled("student" in phase.train):
-            student = ctx.roles["student"](z_t, t, generator=ctx.generators["noise"])
-        x = student.sample(generator=ctx.generators["sample"])
-        z_s = ctx.process.posterior_sample(x, z_t, t, s, generator=ctx.generators["sample"])
-
-        # 3. What teacher and auxiliary make of z_s.
+        # 2. What teacher and auxiliary make of z_s.
         with torch.no_grad():
-            teacher = ctx.roles["teacher"](z_s, s)
+            teacher = ctx.roles["teacher"](step.z_s, step.s)
         with torch.set_grad_enabled("auxiliary" in phase.train):
-            auxiliary = ctx.roles["auxiliary"](z_s, s)
+            auxiliary = ctx.roles["auxiliary"](step.z_s, step.s)
 
-        # 4. The losses of the roles whose turn it is.
-        weight = self._weight(s, ctx)
+        # 3. The losses of the roles whose turn it is.
+        weight = weight_at(step.s, ctx, c.weighting)
         parts = []
         if "student" in phase.train:
-            parts.append(self._student_loss(student, teacher, auxiliary, weight))
+            parts.append(self._student_loss(step.prediction, teacher, auxiliary, weight))
         if "auxiliary" in phase.train:
-            parts.append(self._auxiliary_loss(x, student, teacher, auxiliary, weight, ctx))
+            parts.append(self._auxiliary_loss(step.x, step.prediction, teacher, auxiliary, weight, ctx))
         metrics = {name: value for part in parts for name, value in part.metrics.items()}
         return LossOutput(torch.stack([part.loss for part in parts]).sum(), metrics)
-
-    def _times(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
-        """s ~ U(0, 1), t = min(1, s + U(0, 1/k)); both [B]."""
-        s = self.config.min_time + (1 - self.config.min_time) * ctx.sample_time(count)
-        step = ctx.sample_time(count) / self.config.k
-        return (s + step).clamp(max=1.0), s
-
-    def _weight(self, s: Tensor, ctx: StepContext) -> Tensor:
-        weight = ctx.process.schedule.elbo_weight(s) if self.config.weighting == "elbo" else torch.ones_like(s)
-        return weight[:, None]
 
     def _student_loss(
         self, student: Prediction, teacher: Prediction, auxiliary: Prediction, weight: Tensor

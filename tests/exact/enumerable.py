@@ -1,0 +1,68 @@
+"""Denoisers small enough to enumerate, in float64: what formulas are checked on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fewstep.denoiser import Denoiser
+from fewstep.prediction import Prediction, TablePrediction
+from fewstep.processes.base import ForwardProcess
+
+V, L = 3, 2
+
+
+class Table(Denoiser):
+    """One row of logits for every state of the sequence and every position: the freest denoiser there is."""
+
+    def __init__(self, process: ForwardProcess, seed: int, length: int = L) -> None:
+        super().__init__(process, length)
+        rng = Generator().manual_seed(seed)
+        shape = (process.num_states**length, length, process.vocab_size)
+        self.logits = nn.Parameter(torch.randn(*shape, generator=rng, dtype=torch.float64))
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.logits.device
+
+    def index(self, x_t: Tensor) -> Tensor:
+        return sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))  # type: ignore[return-value]
+
+    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+        self.calls.append((x_t, t))
+        table = self.logits[self.index(x_t)].log_softmax(-1)
+        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+class TimedOracle(Denoiser):
+    """E[x | z_t] of a single token with a known law, plus a bias a state on its logits to take gradients at."""
+
+    def __init__(self, process: ForwardProcess, law: Tensor) -> None:
+        super().__init__(process, 1)
+        self.law = law
+        self.bias = nn.Parameter(torch.zeros(process.num_states, V, dtype=torch.float64))
+
+    @property
+    def device(self) -> torch.device:
+        return self.law.device
+
+    def predict(self, x_t: Tensor, t: Tensor, generator: Generator | None) -> Prediction:
+        alpha = self.process.schedule.alpha(t.double())[:, None, None]
+        same = (x_t[..., None] == torch.arange(V)).double()
+        evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V
+        table = ((evidence * self.law).log() + self.bias[x_t]).log_softmax(-1)
+        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+def softmax(logits: list[float]) -> list[float]:
+    top = max(logits)
+    exps = [math.exp(v - top) for v in logits]
+    return [e / sum(exps) for e in exps]
+
+
+def row(table: Table, state: list[int], position: int) -> list[float]:
+    index = sum(token * table.process.num_states**i for i, token in enumerate(state))
+    return softmax(table.logits[index, position].tolist())
