@@ -18,8 +18,8 @@ from fewstep.training.rundir import RunDir
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
 RECIPES = shipped_recipes()
-LEAST = 23
-"""Files when this was last looked at: 19 recipes and 4 bases. Fewer means that a folder is not searched any more."""
+LEAST = 25
+"""Files when this was last looked at: 21 recipes and 4 bases. Fewer means that a folder is not searched any more."""
 
 
 def teacher_of(name: str) -> str | None:
