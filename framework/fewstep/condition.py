@@ -7,7 +7,7 @@ Shapes: B batch, L tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -24,3 +24,13 @@ class Condition:
 
     labels: Tensor | None = None
     context: Tensor | None = None
+
+    def split(self, parts: int) -> list[Condition]:
+        """The condition of each of `parts` equal shares of the batch."""
+        shares: list[dict[str, Tensor]] = [{} for _ in range(parts)]
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                for share, part in zip(shares, value.chunk(parts), strict=True):
+                    share[field.name] = part
+        return [Condition(**share) for share in shares]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep.backbones import attention as module
-from fewstep.backbones.attention import attention, check_segments, resolve_backend, segment_mask
+from fewstep.backbones.attention import attention, check_segments, plain_attention, resolve_backend, segment_mask
 from fewstep.errors import UserError
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers' attention operators exist on CUDA only")
@@ -188,3 +188,15 @@ def test_xformers_is_imported_late_and_quietly() -> None:
         pytest.skip("xformers is not installed")
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_plain_attention_stands_in_for_every_backend() -> None:
+    """And has the forward-mode derivative that fused kernels lack."""
+    inputs = [x.detach() for x in qkv()]
+    with plain_attention():
+        for backend in ("sdpa", "xformers", "math"):
+            assert torch.equal(attention(*inputs, backend=backend), attention(*inputs, backend="math"))
+        torch.func.jvp(lambda q: attention(q, *inputs[1:], backend="sdpa"), (inputs[0],), (inputs[0],))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="xformers cannot run on cpu"):
+            attention(*inputs, backend="xformers")

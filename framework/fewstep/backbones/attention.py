@@ -11,7 +11,9 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 from typing import Literal
@@ -25,6 +27,8 @@ from fewstep.errors import UserError
 AttentionName = Literal["auto", "xformers", "sdpa", "math"]
 
 log = logging.getLogger("fewstep")
+
+_PLAIN: ContextVar[bool] = ContextVar("plain attention", default=False)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str, segments: Sequence[int] | None = None) -> Tensor:
@@ -44,6 +48,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str, segments: Sequen
     """
     if segments is not None:
         check_segments(segments, q.shape[0], q.shape[1])
+    if _PLAIN.get():
+        return _math(q, k, v, segments)
     if backend == "sdpa":
         return _sdpa(q, k, v, segments)
     if backend == "xformers":
@@ -51,6 +57,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str, segments: Sequen
     if backend == "math":
         return _math(q, k, v, segments)
     raise ValueError(f"unknown attention backend '{backend}'; resolve_backend() returns xformers, sdpa or math")
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Within it attention is spelled out, whatever the backend: fused kernels have no forward-mode derivative."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 @functools.cache

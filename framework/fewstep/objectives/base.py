@@ -56,6 +56,11 @@ class Batch:
     def size(self) -> int:
         return self.x0.shape[0]
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The two halves of a batch of an even number of samples."""
+        first, second = self.x0.chunk(2)
+        return Batch(first, self.cond.split(2)[0]), Batch(second, self.cond.split(2)[1])
+
 
 @dataclass(frozen=True)
 class LossOutput:
