@@ -2,7 +2,7 @@
 
 Objectives and samplers pass it through and need not know what is in it.
 
-Shapes: B batch, L tokens.
+Shapes: B batch, L tokens, P tokens of a prefix, K heads, Dh head dimension.
 """
 
 from __future__ import annotations
@@ -13,6 +13,24 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """Clean blocks that come before the one that is predicted.
+
+    Args:
+        ids: LongTensor [B, P].
+        memory: what a network keeps of having read them: for each layer keys and values [B, P, K, Dh].
+    """
+
+    ids: Tensor
+    memory: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    @property
+    def length(self) -> int:
+        """P."""
+        return self.ids.shape[1]
+
+
+@dataclass(frozen=True)
 class Condition:
     """Nothing, or any of the following.
 
@@ -20,7 +38,9 @@ class Condition:
         labels: LongTensor [B], the class of each sample, -1 for none.
         context: LongTensor [B, L], clean tokens that a block-autoregressive backbone may look at: those of earlier
             blocks than the one that it predicts.
+        prefix: in the place of a context, where the noised tokens are one block alone: what comes before it.
     """
 
     labels: Tensor | None = None
     context: Tensor | None = None
+    prefix: Prefix | None = None
