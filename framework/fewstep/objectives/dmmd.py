@@ -18,6 +18,7 @@ from fewstep.matching.times import TimeLaw, draw_times, typical_steps
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
 from fewstep.prediction import Prediction
+from fewstep.processes.base import per_token
 from fewstep.shaping import shape
 
 
@@ -96,7 +97,7 @@ class DMMD(Objective):
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         # 1. Two times, and real data noised to the first.
         c = self.config
-        t, s = draw_times(c.times, batch.size, c.k, c.min_time, ctx.sample_time)
+        t, s = draw_times(c.times, batch.size, c.k, c.min_time, ctx.sample_time_of_blocks)
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
 
         # 2. One sampling step of the student: soft probabilities, a hard draw x, and z_s.
@@ -112,7 +113,7 @@ class DMMD(Objective):
             auxiliary = ctx.roles["auxiliary"](z_s, s, cond=batch.cond)
 
         # 4. The losses of the roles whose turn it is.
-        weight = loss_weight(c, s, ctx.process.schedule)[:, None]
+        weight = per_token(loss_weight(c, s, ctx.process.schedule))
         form = matching_loss(c.loss, ctx.process, z_s, s, c.posterior_step)
         losses: dict[str, Tensor] = {}
         if "student" in phase.train:
