@@ -12,6 +12,7 @@ from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.block_transformer import BlockTransformer
 from fewstep.backbones.blockwise import block_mask
 from fewstep.condition import Prefix
+from fewstep.denoiser import NetworkDenoiser
 from fewstep.errors import UserError
 from fewstep.objectives.base import StepContext
 from fewstep.processes.base import PROCESSES
@@ -93,12 +94,9 @@ def test_blocks_may_have_times_of_their_own() -> None:
 @pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("size", [None, 4])
 def test_times_are_drawn_for_each_block(size: int | None, antithetic: bool, rng: torch.Generator) -> None:
-    source_of = {"masked": PROCESSES.build("masked", vocab_size=5)}
-    from fewstep.denoiser import NetworkDenoiser
-
-    backbone = build() if size else build("transformer")
-    student = NetworkDenoiser(backbone, source_of["masked"])
-    ctx = StepContext({"student": student}, source_of["masked"], {"time": rng}, torch.device("cpu"))
+    process = PROCESSES.build("masked", vocab_size=5)
+    student = NetworkDenoiser(build() if size else build("transformer"), process)
+    ctx = StepContext({"student": student}, process, {"time": rng}, torch.device("cpu"))
     t = ctx.sample_time_of_blocks(50, antithetic=antithetic)
     assert t.shape == ((50, 12) if size else (50,))
     drawn = t.view(50, 3, 4)[..., 0] if size else t

@@ -122,12 +122,13 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None, m
     if fmha is None or not q.is_cuda:
         raise UserError(f"attention: xformers cannot run on {q.device.type} here; use `attention: auto` or `sdpa`")
     bias = None if segments is None else fmha.attn_bias.BlockDiagonalMask.from_seqlens(list(segments))
+    masked = mask is not None
     if mask is not None:
         bias = _mask_bias(mask, q.dtype).expand(q.shape[0], q.shape[2], -1, -1)
     try:
         out: Tensor = fmha.memory_efficient_attention(q, k, v, attn_bias=bias)
     except NotImplementedError as error:
-        reason = f"head dimension {q.shape[-1]} in {str(q.dtype).removeprefix('torch.')}"
+        reason = f"head dimension {q.shape[-1]} in {str(q.dtype).removeprefix('torch.')}{' with a mask' * masked}"
         raise UserError(f"attention: xformers has no operator for {reason}; use `attention: sdpa`") from error
     return out
 
