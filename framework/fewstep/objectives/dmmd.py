@@ -19,6 +19,7 @@ from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Ph
 from fewstep.objectives.student_step import Renoise, student_step
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
 from fewstep.prediction import Prediction
+from fewstep.processes.base import per_token
 from fewstep.shaping import shape
 
 
@@ -115,7 +116,7 @@ class DMMD(Objective):
             auxiliary = ctx.roles["auxiliary"](step.z_s, s, cond=batch.cond)
 
         # 3. The losses of the roles whose turn it is.
-        weight = loss_weight(c, s, ctx.process.schedule)[:, None]
+        weight = per_token(loss_weight(c, s, ctx.process.schedule))
         form = matching_loss(c.loss, ctx.process, step.z_s, s, c.posterior_step)
         losses: dict[str, Tensor] = {}
         if "student" in phase.train:

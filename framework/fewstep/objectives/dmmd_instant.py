@@ -19,6 +19,7 @@ from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Ph
 from fewstep.objectives.student_step import StudentStep, student_step
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
 from fewstep.prediction import expectation, rowwise
+from fewstep.processes.base import per_token
 
 
 @OBJECTIVES.register("dmmd_instant")
@@ -96,7 +97,7 @@ class DMMDInstant(Objective):
 
         # 3. The change of the teacher's loss, in which the student's soft probabilities take the place of x.
         value = rowwise(lambda p, d: -expectation(p, d), [step.prediction, change], where=change.where)
-        loss = c.step_size * (loss_weight(c, step.s, ctx.process.schedule)[:, None] * value).mean()
+        loss = c.step_size * (per_token(loss_weight(c, step.s, ctx.process.schedule)) * value).mean()
         with torch.no_grad():
             entropy = step.prediction.entropy().sum() / step.prediction.where.sum().clamp_min(1)
             norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
@@ -107,7 +108,7 @@ class DMMDInstant(Objective):
 
         The real data, too, pass through z_t, so that both have much of their noise in common.
         """
-        teacher, weight = ctx.roles["teacher"], loss_weight(self.config, step.s, ctx.process.schedule)[:, None]
+        teacher, weight = ctx.roles["teacher"], per_token(loss_weight(self.config, step.s, ctx.process.schedule))
         with torch.enable_grad(), _differentiable(teacher) as parameters:
             made = teacher(step.z_s, step.s, cond=batch.cond)
             soft = step.prediction.shaped(Tensor.detach)

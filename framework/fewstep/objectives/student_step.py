@@ -20,7 +20,10 @@ Renoise = Literal["posterior", "forward", "forward_soft"]
 
 @dataclass(frozen=True)
 class StudentStep:
-    """z_t, the student's `prediction` there, its hard draw `x`, and z_s; ids [B, L], times [B]."""
+    """z_t, the student's `prediction` there, its hard draw `x`, and z_s: ids [B, L].
+
+    Times are [B], or [B, L] of models whose blocks have times of their own.
+    """
 
     prediction: Prediction
     x: Tensor
@@ -49,7 +52,7 @@ def student_step(
         renoise: z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x), which is
             Cat(alpha_s p + (1 - alpha_s) pi).
     """
-    t, s = draw_times(times, batch.size, k, min_time, ctx.sample_time)
+    t, s = draw_times(times, batch.size, k, min_time, ctx.sample_time_of_blocks)
     z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
     with torch.set_grad_enabled(grad):
         prediction = ctx.roles["student"](z_t, t, s, cond=batch.cond, generator=ctx.generators["noise"])

@@ -1,4 +1,7 @@
-"""Ancestral sampling in two stages."""
+"""Ancestral sampling in two stages.
+
+Shapes: B batch, L tokens, S tokens a block.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Generator
+from torch import Generator, Tensor
 
 from fewstep.component import ComponentConfig
-from fewstep.denoiser import Denoiser
+from fewstep.condition import Condition
+from fewstep.denoiser import NOTHING, Denoiser
 from fewstep.prediction import sample_categorical
 from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
 from fewstep.shaping import shape
@@ -44,12 +48,26 @@ class AncestralSampler(Sampler):
         generator: Generator,
         on_step: Callable[[StepState], None] | None = None,
     ) -> Samples:
-        process, device, before = denoiser.process, denoiser.device, denoiser.nfe
-        x = process.prior((count, denoiser.length), device=device, generator=generator)
+        before = denoiser.nfe
+        x = denoiser.process.prior((count, denoiser.length), device=denoiser.device, generator=generator)
+        x = self._walk(denoiser, x, steps, NOTHING, generator, on_step)
+        return Samples(x, denoiser.nfe - before)
+
+    def _walk(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        steps: int,
+        cond: Condition,
+        generator: Generator,
+        on_step: Callable[[StepState], None] | None,
+    ) -> Tensor:
+        """From noise to clean tokens, both [B, L], or [B, S] for one block."""
+        process, count, device = denoiser.process, x.shape[0], x.device
         for index in range(steps):
             t, s = 1 - index / steps, 1 - (index + 1) / steps
             now, then = (torch.full((count,), time, device=device, dtype=torch.float64) for time in (t, s))
-            prediction = denoiser(x, now.float(), then.float(), generator=generator)
+            prediction = denoiser(x, now.float(), then.float(), cond=cond, generator=generator)
             prediction = shape(prediction, temperature_=self.config.temperature, top_p_=self.config.top_p)
             if self.config.posterior == "plugged" and not process.carry_over:
                 rows = process.posterior_probs(prediction.dense_probs(), x, now, then)
@@ -60,4 +78,4 @@ class AncestralSampler(Sampler):
                 x = process.step_back(x, prediction, now, then, generator=generator)
             if on_step is not None:
                 on_step(StepState(index, t, s, x))
-        return Samples(x, denoiser.nfe - before)
+        return x

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.condition import Condition
 from fewstep.data.base import Dataset
-from fewstep.denoiser import Denoiser, NetworkDenoiser
+from fewstep.denoiser import NOTHING, Denoiser, NetworkDenoiser
 from fewstep.errors import OperationError
 from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
 from fewstep.recipe import dump_recipe
@@ -171,12 +172,16 @@ class Trainer:
         """Backward pass of one micro-batch; returns its share of the batch's mean loss."""
         share = x0.shape[0] / self.recipe.train.batch_size
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
-            out = self.objective.loss(phase, Batch(x0), self.ctx)
+            out = self.objective.loss(phase, Batch(x0, self._condition(x0)), self.ctx)
         (out.loss * share).backward()
         for name, value in out.metrics.items():
             total, count = value if isinstance(value, tuple) else (value * share, share)
             self._collect({f"{phase.name}/{name}": total}, float(count))
         return out.loss.detach() * share
+
+    def _condition(self, x0: Tensor) -> Condition:
+        """What all roles are told about a micro-batch: the real data, if they predict a block from those before it."""
+        return Condition(context=x0) if self.roles["student"].block_size is not None else NOTHING
 
     def _clip(self, phase: Phase, name: str) -> Tensor:
         limit = self.settings[name].clip
