@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fewstep import prediction as module
 from fewstep.backbones.base import BACKBONES, TokenSpace
-from fewstep.denoiser import NetworkDenoiser
+from fewstep.condition import Condition
+from fewstep.denoiser import NOTHING, NetworkDenoiser
 from fewstep.derivative import Derivative, directional_derivative
 from fewstep.prediction import rowwise
 from fewstep.processes.base import PROCESSES
@@ -21,9 +22,10 @@ def denoiser(backbone: str = "transformer", *, process: str = "masked", timed: b
     torch.manual_seed(0)
     built = PROCESSES.build(process, vocab_size=V)
     tokens = TokenSpace(built.num_states, V, L, (2, 3, 1))
-    network = BACKBONES.build(
-        {"type": backbone, "width": 16, "depth": 2, "heads": 2, "time_conditioned": timed}, tokens=tokens
-    )
+    settings = {"type": backbone, "width": 16, "depth": 2, "heads": 2, "time_conditioned": timed}
+    if BACKBONES.get(backbone).cls.uses_context:
+        settings["block_size"] = 3
+    network = BACKBONES.build(settings, tokens=tokens)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -34,10 +36,12 @@ def inputs(network: NetworkDenoiser) -> tuple[Tensor, Tensor]:
     return torch.randint(network.process.num_states, (4, L)), torch.rand(4)
 
 
-def derivative(network: NetworkDenoiser, direction: dict[str, Tensor], z: Tensor, t: Tensor) -> Derivative:
+def derivative(
+    network: NetworkDenoiser, direction: dict[str, Tensor], z: Tensor, t: Tensor, cond: Condition = NOTHING
+) -> Derivative:
     """As in training: the network is frozen."""
     network.requires_grad_(False)
-    return directional_derivative(network, direction, z, t)
+    return directional_derivative(network, direction, z, t, cond)
 
 
 @pytest.mark.parametrize("timed", [True, False], ids=["timed", "untimed"])
@@ -47,11 +51,12 @@ def test_forward_mode_agrees_with_reverse_mode(backbone: str, process: str, time
     """<u, J nu> = <J^T u, nu>, for random u and nu."""
     network = denoiser(backbone, process=process, timed=timed)
     (z, t), parameters = inputs(network), dict(network.named_parameters())
-    rows = network(z, t).log_probs()
+    cond = Condition(context=torch.randint(V, z.shape)) if network.backbone.uses_context else Condition()
+    rows = network(z, t, cond=cond).log_probs()
     direction, weights = {name: torch.randn_like(p) for name, p in parameters.items()}, torch.randn_like(rows)
     gradients = torch.autograd.grad((rows * weights).sum(), list(parameters.values()))
     expected = sum((g * direction[name]).sum() for g, name in zip(gradients, parameters, strict=True))
-    found = derivative(network, direction, z, t)
+    found = derivative(network, direction, z, t, cond)
     assert torch.equal(found.where, network.process.to_predict(z))
     assert not found.log_probs().requires_grad
     torch.testing.assert_close((found.log_probs() * weights).sum(), expected, rtol=1e-3, atol=1e-3)
