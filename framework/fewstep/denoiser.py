@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from fewstep.backbones.base import Backbone
 from fewstep.condition import Condition
+from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NoiseInput
 from fewstep.prediction import HeadPrediction, Prediction
 from fewstep.processes.base import ForwardProcess
@@ -32,6 +33,11 @@ class Denoiser(nn.Module, ABC):
         self.process = process
         self.length = length
         self.nfe = 0
+
+    @property
+    def told_labels(self) -> bool:
+        """Whether `cond.labels` must be given."""
+        return False
 
     @property
     @abstractmethod
@@ -75,11 +81,23 @@ class NetworkDenoiser(Denoiser):
         process: ForwardProcess,
         noise_input: NoiseInput | None = None,
         step_input: StepInput | None = None,
+        label_input: LabelInput | None = None,
     ) -> None:
         super().__init__(process, backbone.tokens.length)
         self.backbone = backbone
         self.noise_input = noise_input
         self.step_input = step_input
+        self.label_input = label_input
+
+    def start_from(self, other: NetworkDenoiser) -> None:
+        """Take over the weights of another network's backbone and label input."""
+        self.backbone.load_state_dict(other.backbone.state_dict())
+        if self.label_input is not None and other.label_input is not None:
+            self.label_input.load_state_dict(other.label_input.state_dict())
+
+    @property
+    def told_labels(self) -> bool:
+        return self.label_input is not None
 
     @property
     def device(self) -> torch.device:
@@ -88,18 +106,32 @@ class NetworkDenoiser(Denoiser):
     def predict(
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
     ) -> Prediction:
-        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, generator))
+        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator))
         where = self.process.to_predict(x_t)
         return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)
 
-    def _residual(self, x_t: Tensor, t: Tensor, s: Tensor | None, generator: Generator | None) -> Tensor | None:
+    def _residual(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Tensor | None:
         """What the adapters add, [R, B, L, D]."""
         residual = None
         if self.noise_input is not None:
             residual = self.noise_input(x_t.shape[0], generator)
-        if self.step_input is None:
+        parts = self._told(t, s, cond)
+        if not parts:
             return residual
-        if s is None:
-            raise ValueError("this denoiser is told the length of its step: call it with s")
-        told: Tensor = self.step_input(t - s).expand(1, *x_t.shape, -1)
+        told = torch.stack(parts).sum(0).expand(1, *x_t.shape, -1)
         return told if residual is None else torch.cat((residual[:1] + told, residual[1:]))
+
+    def _told(self, t: Tensor, s: Tensor | None, cond: Condition) -> list[Tensor]:
+        """What is the same for all tokens of a sample: residuals [1, B, 1, D] of step and label."""
+        parts = []
+        if self.step_input is not None:
+            if s is None:
+                raise ValueError("this denoiser is told the length of its step: call it with s")
+            parts.append(self.step_input(t - s))
+        if self.label_input is not None:
+            if cond.labels is None:
+                raise ValueError("this denoiser is told a label: call it with cond.labels (-1 for none)")
+            parts.append(self.label_input(cond.labels))
+        return parts

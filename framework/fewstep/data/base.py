@@ -28,15 +28,25 @@ class DataSpec:
 
 
 class Dataset(Component, ABC):
-    """Map-style data that fits in memory: `train` is LongTensor [N, L]; `labels` is LongTensor [N] or None."""
+    """Map-style data that fits in memory: `train` is LongTensor [N, L]; `labels` is LongTensor [N] or None.
+
+    A class of data that has labels says so in `labelled`, for recipes are checked before data are read.
+    """
 
     kind: ClassVar[Literal["tokens", "text", "image"]] = "tokens"
+    labelled: ClassVar[bool] = False
     spec: DataSpec
     train: Tensor
     labels: Tensor | None = None
 
     def __len__(self) -> int:
         return self.train.shape[0]
+
+    @cached_property
+    def classes(self) -> int:
+        """Number of classes of labelled data; labels are below it."""
+        assert self.labels is not None
+        return int(self.labels.max()) + 1
 
     @cached_property
     def fingerprint(self) -> str:
