@@ -23,13 +23,23 @@ def image_sheet(images: Tensor, columns: int) -> Tensor:
 
 
 def save_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns: int = 10) -> Path:
-    """Write samples (LongTensor [N, L]) as `path`.png for images or `path`.txt otherwise; returns what was written."""
+    """Write samples (LongTensor [N, L]) as `path`.png for images or `path`.txt otherwise; returns what was written.
+
+    Data that can be drawn, such as music, get a `path`.png beside the text.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     images = dataset.to_images(samples.cpu())
-    if images is None:
-        file = path.with_suffix(".txt")
-        file.write_text("\n\n".join(dataset.to_text(samples)) + "\n", encoding="utf-8")
-        return file
+    if images is not None:
+        return _save_picture(path, images, columns)
+    drawings = dataset.to_drawings(samples.cpu())
+    if drawings is not None:
+        _save_picture(path, drawings, columns)
+    file = path.with_suffix(".txt")
+    file.write_text("\n\n".join(dataset.to_text(samples)) + "\n", encoding="utf-8")
+    return file
+
+
+def _save_picture(path: Path, images: Tensor, columns: int) -> Path:
     from torchvision.utils import save_image
 
     file = path.with_suffix(".png")

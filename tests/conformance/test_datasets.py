@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from local_data import write_chorales, write_mnist
 
 from fewstep.data.base import DATASETS
 from fewstep.testing import check_dataset
@@ -15,5 +16,10 @@ TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the m
 @pytest.mark.parametrize("name", DATASETS.names())
 def test_dataset_conforms(name: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
-    needed = {"text": {"path": str(tmp_path / "text.txt"), "length": 32}, "markov": {"size": 256}}
+    needed = {
+        "text": {"path": str(tmp_path / "text.txt"), "length": 32},
+        "markov": {"size": 256},
+        "mnist": {"path": str(write_mnist(tmp_path / "mnist")), "size": 14},
+        "chorales": {"path": str(write_chorales(tmp_path / "chorales.json"))},
+    }
     check_dataset({"type": name, **needed.get(name, {})})

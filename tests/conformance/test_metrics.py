@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from local_data import write_chorales
 
 from fewstep.metrics.base import METRICS
 from fewstep.testing import check_metric
 
 
 @pytest.mark.parametrize("name", METRICS.names())
-def test_metric_conforms(name: str) -> None:
-    check_metric(name)
+def test_metric_conforms(name: str, tmp_path: Path) -> None:
+    music = {"type": "chorales", "path": str(write_chorales(tmp_path / "chorales.json"))}
+    check_metric(name, data=music if name in ("chord_share", "chord_transitions") else None)

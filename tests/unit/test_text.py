@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from local_data import real_data
 
 from fewstep.data.base import DATASETS
 from fewstep.data.tokenizers import CharTokenizer, SentencePieceTokenizer
@@ -79,9 +80,6 @@ def test_the_language_reference_is_english() -> None:
 
 
 def test_shared_text_trains(tmp_path: Path) -> None:
-    path = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare" / "input.txt"
-    if not path.exists():
-        pytest.skip("the shared data folder is not beside this checkout")
-    data = DATASETS.build({"type": "text", "path": str(path)})
+    data = DATASETS.build({"type": "text", "path": str(real_data("tinyshakespeare/input.txt"))})
     assert data.spec.vocab_size == 65
     assert len(data) == 1_115_394 // 128

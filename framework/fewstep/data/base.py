@@ -30,6 +30,9 @@ class DataSpec:
 class Dataset(Component, ABC):
     """Map-style data that fits in memory: `train` is LongTensor [N, L]; `labels` is LongTensor [N] or None.
 
+    `held_out` (LongTensor [M, L] or None) is more of the same, never trained on: metrics score it, so that one knows
+    what a generator as good as the data would score.
+
     A class of data that has labels says so in `labelled`, for recipes are checked before data are read.
     """
 
@@ -38,6 +41,7 @@ class Dataset(Component, ABC):
     spec: DataSpec
     train: Tensor
     labels: Tensor | None = None
+    held_out: Tensor | None = None
 
     def __len__(self) -> int:
         return self.train.shape[0]
@@ -59,6 +63,10 @@ class Dataset(Component, ABC):
 
     def to_images(self, samples: Tensor) -> Tensor | None:
         """Images in [0, 1], float [N, C, H, W], for image data; None otherwise."""
+        return None
+
+    def to_drawings(self, samples: Tensor) -> Tensor | None:
+        """Pictures of samples that are no images, in [0, 1], float [N, C, H, W]; None where text says it all."""
         return None
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
 from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.files import LocalPath, read_utf8
 from fewstep.data.tokenizers import CharTokenizer, SentencePieceTokenizer, Tokenizer
 from fewstep.errors import UserError
 
@@ -62,27 +63,4 @@ class Text(TextWindows):
 
     class Config(TextConfig):
         type: Literal["text"] = "text"
-        path: str = Field(description="the text file; a relative path is taken from the current folder")
-
-        @field_validator("path")
-        @classmethod
-        def _absolute(cls, path: str) -> str:
-            """A run is sampled from other folders than it was trained in."""
-            return str(Path(path).expanduser().absolute())
-
-
-def read_utf8(path: Path) -> str:
-    """Contents of a text file.
-
-    Raises:
-        UserError: missing, unreadable, empty or not UTF-8.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"data.path: '{path}' is not UTF-8 text (byte {error.start}: {error.reason})") from None
-    except OSError as error:
-        raise UserError(f"data.path: cannot read '{path}': {error.strerror}") from None
-    if not text:
-        raise UserError(f"data.path: '{path}' is empty")
-    return text
+        path: LocalPath = Field(description="the text file; a relative path is taken from the current folder")

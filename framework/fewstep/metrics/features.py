@@ -6,7 +6,6 @@ Shapes: N images, C classes, F features.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,12 @@ from fewstep.seeding import derived_seed, generator_for
 
 _SEED = 0
 _EPOCHS = 12
+_UPDATES = 1000
+"""No more epochs are begun after these, which is enough for data that are larger than the digits."""
+_BATCH = 128
 _FEATURES = 64
+_CHUNK = 4096
+"""Images that go through the network at once: all of MNIST would take gigabytes."""
 
 
 class Classifier(nn.Module):
@@ -36,12 +40,12 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """float64 [N, F], without gradients."""
         with torch.no_grad():
-            return cast(Tensor, self.body(images)).double()
+            return torch.cat([self.body(part) for part in images.split(_CHUNK)]).double()
 
     def classify(self, images: Tensor) -> Tensor:
         """Most likely class of each image (LongTensor [N])."""
         with torch.no_grad():
-            return cast(Tensor, self.head(self.body(images))).argmax(1)
+            return torch.cat([self.head(self.body(part)).argmax(1) for part in images.split(_CHUNK)])
 
 
 def classifier_for(dataset: Dataset) -> Classifier:
@@ -75,8 +79,8 @@ def _trained(key: _Key) -> Classifier:
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     order = generator_for(_SEED, "classifier/order")
     with torch.enable_grad():
-        for _ in range(_EPOCHS):
-            for rows in torch.randperm(len(labels), generator=order).split(128):
+        for _ in range(min(_EPOCHS, -(-_UPDATES // -(-len(labels) // _BATCH)))):
+            for rows in torch.randperm(len(labels), generator=order).split(_BATCH):
                 loss = nn.functional.cross_entropy(model.head(model.body(images[rows])), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()

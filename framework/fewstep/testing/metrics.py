@@ -28,7 +28,7 @@ def check_metric(config: Any, *, data: Any = None) -> None:
     whole, parts = METRICS.build(config, dataset=dataset), METRICS.build(config, dataset=dataset)
     labels = None if dataset.labels is None else dataset.labels[:96]
     whole.update_labelled(samples, labels)
-    for first in range(0, 96, 41):
+    for first in range(0, len(samples), 41):
         own = None if labels is None else labels[first : first + 41]
         parts.update_labelled(samples[first : first + 41], own)
     values, again = whole.compute(), parts.compute()

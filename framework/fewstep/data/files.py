@@ -1,0 +1,31 @@
+"""What datasets that lie in files have in common: paths that stay valid, and text read with errors for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from fewstep.errors import UserError
+
+LocalPath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser().absolute()))]
+"""A setting that names a file or folder. It is made absolute, since a run is sampled from other folders than it was
+trained in; a relative path is taken from the current folder."""
+
+
+def read_utf8(path: Path) -> str:
+    """Contents of a text file.
+
+    Raises:
+        UserError: missing, unreadable, empty or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"data.path: '{path}' is not UTF-8 text (byte {error.start}: {error.reason})") from None
+    except OSError as error:
+        raise UserError(f"data.path: cannot read '{path}': {error.strerror}") from None
+    if not text:
+        raise UserError(f"data.path: '{path}' is empty")
+    return text

@@ -1,0 +1,63 @@
+"""Data for tests: small files in the formats that datasets read, and the real ones where they are at hand."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def real_data(name: str) -> Path:
+    """A file or folder of real data: below $FEWSTEP_TEST_DATA, or below shared/data beside the checkout.
+
+    Skips the test where it is absent.
+    """
+    path = Path(os.environ.get("FEWSTEP_TEST_DATA", ROOT.parent / "shared" / "data")) / name
+    if not path.exists():
+        pytest.skip(f"no {name} beside this checkout; FEWSTEP_TEST_DATA can name the folder that holds it")
+    return path
+
+
+def idx(array: np.ndarray) -> bytes:
+    """Bytes of an array as an IDX file."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def write_mnist(folder: Path, images: np.ndarray | None = None, labels: np.ndarray | None = None) -> Path:
+    """Training files of MNIST: by default 200 images of one random bright square each, in two classes."""
+    folder.mkdir(exist_ok=True)
+    if images is None:
+        corners = np.random.default_rng(0).integers(0, 20, (200, 2))
+        images = np.zeros((200, 28, 28))
+        for image, (top, left) in zip(images, corners, strict=True):
+            image[top : top + 8, left : left + 8] = 255
+    if labels is None:
+        labels = np.arange(len(images)) % 2
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return folder
+
+
+def random_piece(slots: int, seed: int) -> list[list[int]]:
+    """A piece whose voices walk at random, each in its own range."""
+    steps = np.random.default_rng(seed).integers(-2, 3, (slots, 4)).cumsum(0).clip(-7, 7)
+    return (steps + np.array([72, 65, 58, 50])).tolist()
+
+
+def write_chorales(path: Path, **parts: Any) -> Path:
+    """The JSON file of chorales; by default six pieces to train on and two held out."""
+    default = {
+        "train": [random_piece(40, seed) for seed in range(6)],
+        "valid": [random_piece(40, seed) for seed in (10, 11)],
+        "test": [random_piece(40, 20)],
+    }
+    path.write_text(json.dumps({**default, **parts}))
+    return path
