@@ -2,7 +2,7 @@
 
 Objectives and samplers pass it through and need not know what is in it.
 
-Shapes: B batch, L tokens.
+Shapes: B batch, L tokens, P tokens of a prefix, K heads, Dh head dimension.
 """
 
 from __future__ import annotations
@@ -14,6 +14,24 @@ from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """Clean blocks that come before the one that is predicted.
+
+    Args:
+        ids: LongTensor [B, P].
+        memory: what a network keeps of having read them: for each layer keys and values [B, P, K, Dh].
+    """
+
+    ids: Tensor
+    memory: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    @property
+    def length(self) -> int:
+        """P."""
+        return self.ids.shape[1]
+
+
+@dataclass(frozen=True)
 class Condition:
     """Nothing, or any of the following.
 
@@ -21,10 +39,19 @@ class Condition:
         labels: LongTensor [B], the class of each sample, -1 for none.
         context: LongTensor [B, L], clean tokens that a block-autoregressive backbone may look at: those of earlier
             blocks than the one that it predicts.
+        prefix: in the place of a context, where the noised tokens are one block alone: what comes before it.
     """
 
     labels: Tensor | None = None
     context: Tensor | None = None
+    prefix: Prefix | None = None
+
+    def split(self, parts: int) -> list[Condition]:
+        """The condition of each of `parts` equal shares of the batch; a prefix belongs to sampling and has no share."""
+        none = [None] * parts
+        labels = none if self.labels is None else self.labels.chunk(parts)
+        contexts = none if self.context is None else self.context.chunk(parts)
+        return [Condition(label, context) for label, context in zip(labels, contexts, strict=True)]
 
     def without_labels(self) -> Condition:
         """The same with no class for any sample."""

@@ -1,6 +1,6 @@
 """`Denoiser`: a backbone, a process and a parameterisation that together predict the clean tokens.
 
-Shapes: B batch, L tokens, D width.
+Shapes: B batch, L tokens, S tokens a block, D width.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fewstep.backbones.base import Backbone
-from fewstep.condition import Condition
+from fewstep.backbones.blockwise import BlockBackbone
+from fewstep.condition import Condition, Prefix
 from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NoiseInput
 from fewstep.prediction import HeadPrediction, Prediction
@@ -25,13 +26,15 @@ class Denoiser(nn.Module, ABC):
     """Predicts x from z_t, and counts its own evaluations in `nfe`.
 
     Masked processes carry over: tokens that are not [MASK] are clean and copied (MDLM's SUBS). Uniform
-    processes predict every token. `length` is the number of tokens a sample.
+    processes predict every token. `length` is the number of tokens a sample, `block_size` that of a block, for
+    denoisers that predict block after block from a context or a prefix, and None for all others.
     """
 
-    def __init__(self, process: ForwardProcess, length: int) -> None:
+    def __init__(self, process: ForwardProcess, length: int, block_size: int | None = None) -> None:
         super().__init__()
         self.process = process
         self.length = length
+        self.block_size = block_size
         self.nfe = 0
 
     @property
@@ -63,13 +66,17 @@ class Denoiser(nn.Module, ABC):
 
         Args:
             x_t: noised ids [B, L].
-            t: times [B] in [0, 1].
+            t: times [B] in [0, 1]; [B, L] where blocks have times of their own.
             s: times [B] that the step from t leads to, for denoisers that are told (two-time networks).
             cond: what else the prediction depends on.
             generator: source of the noise input's randomness, for denoisers that have one.
         """
         self.nfe += 1
         return self.predict(x_t, t, s, cond, generator)
+
+    def read(self, prefix: Prefix, block: Tensor) -> Prefix:
+        """`prefix` with one clean block [B, S] more; counted where it takes an evaluation of a network."""
+        return Prefix(torch.cat((prefix.ids, block), 1))
 
 
 class NetworkDenoiser(Denoiser):
@@ -83,7 +90,8 @@ class NetworkDenoiser(Denoiser):
         step_input: StepInput | None = None,
         label_input: LabelInput | None = None,
     ) -> None:
-        super().__init__(process, backbone.tokens.length)
+        block_size = backbone.block_size if isinstance(backbone, BlockBackbone) else None
+        super().__init__(process, backbone.tokens.length, block_size)
         self.backbone = backbone
         self.noise_input = noise_input
         self.step_input = step_input
@@ -106,25 +114,32 @@ class NetworkDenoiser(Denoiser):
     def predict(
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
     ) -> Prediction:
-        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator))
+        given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
+        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
         where = self.process.to_predict(x_t)
         return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)
+
+    def read(self, prefix: Prefix, block: Tensor) -> Prefix:
+        if not isinstance(self.backbone, BlockBackbone):
+            raise ValueError(f"backbone {self.backbone.config.type} has no blocks; block_transformer has")
+        self.nfe += 1
+        return self.backbone.read(prefix, block)
 
     def _residual(
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
     ) -> Tensor | None:
-        """What the adapters add, [R, B, L, D]."""
+        """What the adapters add, [R, B, L, D]; after a prefix the tokens are a block from its end on."""
         residual = None
         if self.noise_input is not None:
-            residual = self.noise_input(x_t.shape[0], generator)
-        parts = self._told(t, s, cond)
-        if not parts:
-            return residual
-        told = torch.stack(parts).sum(0).expand(1, *x_t.shape, -1)
-        return told if residual is None else torch.cat((residual[:1] + told, residual[1:]))
+            first = 0 if cond.prefix is None else cond.prefix.length
+            residual = self.noise_input(x_t.shape[0], generator)[:, :, first : first + x_t.shape[1]]
+        for told in self._told(t, s, cond):
+            here = told.expand(1, *x_t.shape, -1)
+            residual = here if residual is None else torch.cat((residual[:1] + here, residual[1:]))
+        return residual
 
     def _told(self, t: Tensor, s: Tensor | None, cond: Condition) -> list[Tensor]:
-        """What is the same for all tokens of a sample: residuals [1, B, 1, D] of step and label."""
+        """Step and label, for all tokens of a sample [1, B, 1, D], or for each [1, B, L, D]."""
         parts = []
         if self.step_input is not None:
             if s is None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.backbones.layers import sinusoids
 from fewstep.component import Strict
+from fewstep.processes.base import per_token
 
 SHORTEST = 2.0**-10
 """Steps below this length are all told as this one."""
@@ -26,7 +27,7 @@ class StepInputConfig(Strict):
 
 
 class StepInput(nn.Module):
-    """Lengths t - s [B] -> residual [1, B, 1, D]."""
+    """Lengths t - s, [B] or for each token [B, L] -> residual [1, B, 1, D] or [1, B, L, D]."""
 
     def __init__(self, config: StepInputConfig, width: int) -> None:
         super().__init__()
@@ -36,6 +37,7 @@ class StepInput(nn.Module):
         nn.init.zeros_(self.project.bias)
 
     def forward(self, length: Tensor) -> Tensor:
-        features = sinusoids(length.clamp_min(SHORTEST).log2(), self.channels, scale=1.0, base=100.0)
+        length = per_token(length)
+        features = sinusoids(length.flatten().clamp_min(SHORTEST).log2(), self.channels, scale=1.0, base=100.0)
         residual: Tensor = self.project(features.to(self.project.weight.dtype))
-        return residual[None, :, None]
+        return residual.view(1, *length.shape, -1)

@@ -307,9 +307,9 @@ def test_a_value_that_is_not_finite_fails_the_case(
 
     real, seen = rows.score, []
 
-    def score(*args: Any) -> dict[str, float]:
+    def score(*args: Any, **labels: Any) -> dict[str, float]:
         seen.append(1)
-        return {**real(*args), **({"exact_nll": float("nan")} if len(seen) == 5 else {})}
+        return {**real(*args, **labels), **({"exact_nll": float("nan")} if len(seen) == 5 else {})}
 
     monkeypatch.setattr(rows, "score", score)
     with pytest.raises(OperationError, match=r"exact_nll is nan for teacher \(steps 2, seed 1\)"):

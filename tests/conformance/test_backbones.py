@@ -11,13 +11,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fewstep.backbones import layers
+from fewstep.backbones import block_transformer, blockwise, layers
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.layers import rotary_table, rotate
 from fewstep.backbones.trunk import TransformerTrunk
 from fewstep.errors import UserError
 from fewstep.testing import check_backbone
-from fewstep.testing.backbones import TINY
+from fewstep.testing.backbones import TINY, check_blocks
 
 Forward = Callable[..., Tensor]
 
@@ -53,6 +53,32 @@ def batch(tokens: TokenSpace = TINY) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("name", BACKBONES.names())
 def test_conforms_with_its_defaults(name: str) -> None:
     check_backbone(name)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"block_size": 1}, {"block_size": 12}], ids=label)
+def test_block_transformer_conforms_with_every_option(options: dict[str, Any]) -> None:
+    check_backbone({"type": "block_transformer", **SMALL, **options})
+
+
+LEAKS: dict[str, tuple[Any, str]] = {
+    "own block": (lambda block, given: block >= given, "token 0 sees clean token 0"),
+    "later block": (lambda block, given: block != given, "token 0 sees clean token 0"),
+    "nothing": (lambda block, given: block < -1, "token 4 does not see clean token 0"),
+}
+
+
+@pytest.mark.parametrize("what", LEAKS)
+def test_the_check_finds_a_block_that_sees_too_much_or_too_little(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sees, message = LEAKS[what]
+
+    def broken(blocks: Tensor, read: Tensor, segments: Any = None) -> Tensor:
+        mask = blockwise.block_mask(blocks, read, segments)
+        mask[: len(blocks), len(blocks) :] = sees(blocks[:, None], blocks[read][None, :])
+        return mask
+
+    monkeypatch.setattr(block_transformer, "block_mask", broken)
+    with pytest.raises(AssertionError, match=message), torch.no_grad():
+        check_blocks(build("block_transformer").eval(), *batch())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=label)
@@ -97,7 +123,7 @@ def test_the_check_finds_what_is_broken(what: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_check_finds_a_one_way_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def causal(q: Tensor, k: Tensor, v: Tensor, *, backend: str, segments: Any = None) -> Tensor:
+    def causal(q: Tensor, k: Tensor, v: Tensor, **rest: Any) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 

@@ -6,15 +6,11 @@ import math
 
 import pytest
 import torch
-from tables import L, V, make, row, run
-from torch import Generator, Tensor, nn
+from enumerable import L, TimedOracle, V, make, row, run
+from torch import Generator, Tensor
 
-from fewstep.condition import Condition
-from fewstep.denoiser import Denoiser
 from fewstep.objectives.base import Batch, Phase
 from fewstep.objectives.dmmd import DMMD
-from fewstep.prediction import Prediction, TablePrediction
-from fewstep.processes.base import ForwardProcess
 
 
 @pytest.mark.parametrize("weighting", ["constant", "elbo"])
@@ -104,28 +100,6 @@ def test_fixed_point(process: str, phase: str) -> None:
     """At the fixed point neither player moves, in expectation."""
     gradient, spread = gradient_at_fixed_point(process, phase)
     assert gradient.abs().max() < 5 * spread
-
-
-class TimedOracle(Denoiser):
-    """E[x | z_t] of a single token with a known law, plus a bias a state on its logits to take gradients at."""
-
-    def __init__(self, process: ForwardProcess, law: Tensor) -> None:
-        super().__init__(process, 1)
-        self.law = law
-        self.bias = nn.Parameter(torch.zeros(process.num_states, V, dtype=torch.float64))
-
-    @property
-    def device(self) -> torch.device:
-        return self.law.device
-
-    def predict(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
-    ) -> Prediction:
-        alpha = self.process.schedule.alpha(t.double())[:, None, None]
-        same = (x_t[..., None] == torch.arange(V)).double()
-        evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V
-        table = ((evidence * self.law).log() + self.bias[x_t]).log_softmax(-1)
-        return TablePrediction(table, x_t, self.process.to_predict(x_t))
 
 
 def test_soft_targets_are_biased_for_the_uniform_process() -> None:

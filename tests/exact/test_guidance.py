@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tables import L, Table, V, make, run, softmax
+from enumerable import L, Table, V, make, run, softmax
 from torch import Generator, Tensor
 
 import fewstep.prediction as prediction_module

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tables import L, Table, V, make, run
+from enumerable import L, Table, V, make, run
 from torch import Generator, Tensor
 
 from fewstep.matching.losses import CrossEntropyLoss, PosteriorLoss, mean_log_ratio

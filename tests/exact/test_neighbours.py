@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tables import L, V, make
+from enumerable import L, V, make
 from torch import Generator, Tensor
 
 from fewstep.objectives.base import Batch, Phase

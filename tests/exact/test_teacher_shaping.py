@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tables import Table, V, make, run
+from enumerable import Table, V, make, run
 
 from fewstep.errors import OperationError
 from fewstep.objectives.dmmd import DMMD

@@ -156,9 +156,11 @@ def test_a_student_of_a_guided_teacher_starts_from_its_labels_and_learns(teacher
     assert float((tokens == labels[:, None]).double().mean()) > 0.9
 
 
-@pytest.mark.parametrize("kind", ["denoising", "dmmd"])
+@pytest.mark.parametrize("kind", ["denoising", "dmmd", "dmmd_instant"])
 def test_objectives_with_labels_resume_exactly(teacher: Path, tmp_path: Path, kind: str) -> None:
-    raw = {"name": "r", **BASE, **(student_recipe(teacher) if kind == "dmmd" else {"objective": kind})}
+    raw = {"name": "r", **BASE, "objective": kind}
+    if kind != "denoising":
+        raw |= student_recipe(teacher, **({} if kind == "dmmd" else {"objective": kind}))
     raw["train"] = {**BASE["train"], "steps": 6, "batch_size": 8, "checkpoint_every": 3, "log_every": 2}
     raw["train"]["accumulate"] = 2
     recipe = parse_recipe(raw)
@@ -184,6 +186,17 @@ def test_the_drop_reaches_the_network_and_the_labels_are_those_of_the_samples(
     vectors = trainer.roles["student"].label_input.vectors.weight  # type: ignore[union-attr]
     assert not vectors[:3].any()
     assert vectors[3].any()
+
+
+def test_labels_go_with_blocks(tmp_path: Path) -> None:
+    """A block is guided given what comes before it; reading a finished one is the same with and without a label."""
+    blocks = {"type": "block_transformer", "width": 16, "depth": 1, "heads": 2, "block_size": 1}
+    train(tmp_path / "r", objective="denoising", backbone=blocks, sampler="block_ancestral")
+    tokens, labels = drawn(tmp_path / "r", tmp_path / "plain", 200)
+    assert float((tokens == labels[:, None]).double().mean()) > 0.9
+    drawn(tmp_path / "r", tmp_path / "guided", 8, guidance=2.0)
+    counts = [json.loads((tmp_path / name / "sample.json").read_text())["nfe"] for name in ("plain", "guided")]
+    assert counts == [2 * 2 + 1, 2 * 2 * 2 + 1]
 
 
 # ------------------------------------------------------------------- refusals

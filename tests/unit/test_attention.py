@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep.backbones import attention as module
-from fewstep.backbones.attention import attention, check_segments, resolve_backend, segment_mask
+from fewstep.backbones.attention import attention, check_segments, plain_attention, resolve_backend, segment_mask
 from fewstep.errors import UserError
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers' attention operators exist on CUDA only")
@@ -54,6 +54,41 @@ def test_sdpa_equals_math_with_gradients(segments: list[int] | None) -> None:
     torch.testing.assert_close(run("sdpa", inputs, segments), run("math", inputs, segments), rtol=1e-5, atol=1e-5)
 
 
+def some_mask(rows: int, columns: int) -> Tensor:
+    """Half of all pairs, and at least one in each row."""
+    mask = torch.rand(rows, columns, generator=torch.Generator().manual_seed(1)) < 0.5
+    mask[:, 0] |= ~mask.any(1)
+    return mask
+
+
+@pytest.mark.parametrize("asked", [10, 13], ids=["square", "more keys"])
+def test_masked_sdpa_equals_masked_math_with_gradients(asked: int) -> None:
+    (q, *_), (_, k, v) = qkv(10, batch=2), qkv(asked, batch=2)
+    results = []
+    for backend in ("sdpa", "math"):
+        out = attention(q, k, v, backend=backend, mask=some_mask(10, asked))
+        weights = torch.linspace(-1, 1, out.numel()).view(out.shape)
+        results.append([out, *torch.autograd.grad((out * weights).sum(), (q, k, v))])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "math"])
+def test_a_mask_hides_what_it_says(backend: str) -> None:
+    q, k, v = (x.detach() for x in qkv(6))
+    mask = some_mask(6, 6)
+    base = attention(q, k, v, backend=backend, mask=mask)
+    for place in range(6):
+        other = v.clone()
+        other[:, place] += 1.0
+        moved = (attention(q, k, other, backend=backend, mask=mask) - base).abs().amax((0, 2, 3)) > 1e-6
+        assert torch.equal(moved, mask[:, place])
+
+
+def test_segments_and_a_mask_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match="segments or a mask"):
+        attention(*qkv(), backend="math", segments=[4, 6], mask=some_mask(10, 10))
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "math"])
 @settings(deadline=None)
 @given(segments=st.lists(st.integers(1, 5), min_size=1, max_size=4))
@@ -85,16 +120,21 @@ def test_xformers_gets_its_layout_and_its_bias(monkeypatch: pytest.MonkeyPatch) 
     def reference(q: Tensor, k: Tensor, v: Tensor, attn_bias: object) -> Tensor:
         """xformers' contract: [B, L, K, Dh] in and out, the bias added to the scores."""
         scores = torch.einsum("blkd,bmkd->bklm", q, k) / math.sqrt(q.shape[-1])
-        if attn_bias is not None:
+        if isinstance(attn_bias, Tensor):
+            assert (attn_bias.dtype, attn_bias.shape) == (q.dtype, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+            assert attn_bias.stride(-1) == 1
+            assert all(step % 8 == 0 for step in attn_bias.stride()[:-1]), "its kernels want rows that are aligned"
+            scores = scores + attn_bias
+        elif attn_bias is not None:
             scores = scores + attn_bias.materialize(scores.shape[-2:])  # type: ignore[attr-defined]
         return torch.einsum("bklm,bmkd->blkd", scores.softmax(-1), v)
 
     monkeypatch.setattr(fmha, "memory_efficient_attention", reference)
     monkeypatch.setattr(Tensor, "is_cuda", True)
-    for segments in (None, [4, 1, 5]):
+    for how in ({}, {"segments": [4, 1, 5]}, {"mask": some_mask(10, 10)}):
         inputs = [x.detach() for x in qkv()]
-        out = attention(*inputs, backend="xformers", segments=segments)
-        torch.testing.assert_close(out, attention(*inputs, backend="math", segments=segments))
+        out = attention(*inputs, backend="xformers", **how)  # type: ignore[arg-type]
+        torch.testing.assert_close(out, attention(*inputs, backend="math", **how))  # type: ignore[arg-type]
 
 
 def test_a_missing_operator_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +154,18 @@ def test_xformers_equals_math_on_a_gpu(segments: list[int] | None, dtype: torch.
     results = run("xformers", qkv(device="cuda", dtype=dtype), segments)
     exact = run("math", qkv(device="cuda"), segments)
     for got, wanted in zip(results, exact, strict=True):
+        torch.testing.assert_close(got.float(), wanted, rtol=slack, atol=slack)
+
+
+@cuda
+@pytest.mark.parametrize("backend", ["xformers", "sdpa"])
+@pytest.mark.parametrize(("dtype", "slack"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+def test_masks_on_a_gpu_equal_math(backend: str, dtype: torch.dtype, slack: float) -> None:
+    mask, results = some_mask(10, 10).cuda(), []
+    for name, inputs in ((backend, qkv(device="cuda", dtype=dtype)), ("math", qkv(device="cuda"))):
+        out = attention(*inputs, backend=name, mask=mask)
+        results.append([out, *torch.autograd.grad(out.float().square().sum(), inputs)])
+    for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got.float(), wanted, rtol=slack, atol=slack)
 
 
@@ -188,3 +240,15 @@ def test_xformers_is_imported_late_and_quietly() -> None:
         pytest.skip("xformers is not installed")
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_plain_attention_stands_in_for_every_backend() -> None:
+    """And has the forward-mode derivative that fused kernels lack."""
+    inputs = [x.detach() for x in qkv()]
+    with plain_attention():
+        for backend in ("sdpa", "xformers", "math"):
+            assert torch.equal(attention(*inputs, backend=backend), attention(*inputs, backend="math"))
+        torch.func.jvp(lambda q: attention(q, *inputs[1:], backend="sdpa"), (inputs[0],), (inputs[0],))
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="xformers cannot run on cpu"):
+            attention(*inputs, backend="xformers")

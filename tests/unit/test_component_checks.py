@@ -18,6 +18,14 @@ from fewstep.recipe import load_recipe
         ),
         (["process=uniform", "objective.aux_target=soft"], "--set:2: objective.aux_target: soft targets are biased"),
         (["objective.updates=simultaneous", "objective.aux_steps=2"], "--set:2: objective.aux_steps: simultaneous"),
+        (
+            ["process=uniform", "objective={type: dmmd_instant, target: soft}"],
+            "--set:2: objective.target: soft targets are biased",
+        ),
+        (
+            ["objective=dmmd_instant", "train.batch_size=12", "train.accumulate=4"],
+            "--set:1: objective: micro-batches of 3 cannot be halved; make train.batch_size a multiple of 8",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_its_key(sets: list[str], told: str) -> None:

@@ -89,6 +89,23 @@ def test_spaces() -> None:
     assert "heun" not in sampler[1].split("samplers for it:")[1]
 
 
+def test_context() -> None:
+    ((key, message),) = checks.check_context(recipe(backbone="block_transformer"))
+    assert key == "sampler"
+    assert message == (
+        "backbone 'block_transformer' predicts each block from clean tokens before it, and sampler 'ancestral' gives "
+        "it none; samplers for it: block_ancestral"
+    )
+    ((key, message),) = checks.check_context(recipe(sampler="block_ancestral"))
+    assert key == "sampler"
+    assert message.startswith(
+        "sampler 'block_ancestral' goes block by block, and backbone 'transformer' has no blocks; samplers for it: "
+    )
+    assert "ancestral" in message.split("samplers for it: ")[1].split(", ")
+    assert "block_ancestral" not in message.split("samplers for it: ")[1]
+    assert not list(checks.check_context(recipe(backbone="block_transformer", sampler="block_ancestral")))
+
+
 def test_noise_input() -> None:
     @OBJECTIVES.register("noisy")
     class Noisy(Objective):

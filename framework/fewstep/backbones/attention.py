@@ -1,8 +1,8 @@
-"""Bidirectional attention behind one function, with xformers, PyTorch's SDPA or plain operations underneath.
+"""Attention behind one function, with xformers, PyTorch's SDPA or plain operations underneath.
 
 The only file that touches xformers, and the only one that knows which layout each implementation wants.
 
-Shapes: B batch, L tokens, K heads, Dh head dimension.
+Shapes: B batch, L tokens (Lq that ask, Lk that are asked), K heads, Dh head dimension.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from types import ModuleType
 from typing import Literal
@@ -26,31 +28,59 @@ AttentionName = Literal["auto", "xformers", "sdpa", "math"]
 
 log = logging.getLogger("fewstep")
 
+_PLAIN: ContextVar[bool] = ContextVar("plain attention", default=False)
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, backend: str, segments: Sequence[int] | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(Dh)) v for each head, without a causal mask.
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    backend: str,
+    segments: Sequence[int] | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """softmax(q k^T / sqrt(Dh)) v for each head; every token sees every other unless told otherwise.
 
     Args:
-        q, k, v: [B, L, K, Dh], of one dtype.
+        q: [B, Lq, K, Dh].
+        k, v: [B, Lk, K, Dh], of q's dtype.
         backend: what `resolve_backend` returned: "xformers", "sdpa" or "math".
-        segments: lengths of the sequences packed into the row (B = 1); tokens see only their own sequence.
+        segments: lengths of the sequences packed into the row (B = 1, Lq = Lk); tokens see only their own sequence.
+        mask: BoolTensor [Lq, Lk], true where a query sees a key, which each query must do at least once.
 
     Returns:
-        [B, L, K, Dh].
+        [B, Lq, K, Dh].
 
     Raises:
-        ValueError: `segments` do not fill the row, or the backend is unknown.
+        ValueError: `segments` do not fill the row, come with a mask, or the backend is unknown.
         UserError: xformers has no operator for these tensors.
     """
     if segments is not None:
         check_segments(segments, q.shape[0], q.shape[1])
-    if backend == "sdpa":
-        return _sdpa(q, k, v, segments)
+        if mask is not None:
+            raise ValueError("give attention segments or a mask; a mask can hide packed sequences from each other too")
+    if _PLAIN.get():
+        return _math(q, k, v, mask if segments is None else segment_mask(segments, q.device))
     if backend == "xformers":
-        return _xformers(q, k, v, segments)
+        return _xformers(q, k, v, segments, mask)
+    if segments is not None:
+        mask = segment_mask(segments, q.device)
+    if backend == "sdpa":
+        return _sdpa(q, k, v, mask)
     if backend == "math":
-        return _math(q, k, v, segments)
+        return _math(q, k, v, mask)
     raise ValueError(f"unknown attention backend '{backend}'; resolve_backend() returns xformers, sdpa or math")
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Within it attention is spelled out, whatever the backend: fused kernels have no forward-mode derivative."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
 
 
 @functools.cache
@@ -89,32 +119,40 @@ def check_segments(segments: Sequence[int], batch: int, length: int) -> None:
         raise ValueError(f"segments {list(segments)} must be positive and add up to the {length} tokens of the row")
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None) -> Tensor:
-    mask = None if segments is None else segment_mask(segments, q.device)
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
 
 
-def _math(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None) -> Tensor:
+def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Spelled out: the reference in tests, and the one that can be differentiated any number of times."""
     q, k, v = (rearrange(x, "b l k d -> b k l d") for x in (q, k, v))
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    if segments is not None:
-        scores = scores.masked_fill(~segment_mask(segments, q.device), -math.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf)
     return rearrange(scores.float().softmax(-1).to(v.dtype) @ v, "b k l d -> b l k d")
 
 
-def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None) -> Tensor:
+def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None, mask: Tensor | None) -> Tensor:
     fmha = _import_xformers()
     if fmha is None or not q.is_cuda:
         raise UserError(f"attention: xformers cannot run on {q.device.type} here; use `attention: auto` or `sdpa`")
     bias = None if segments is None else fmha.attn_bias.BlockDiagonalMask.from_seqlens(list(segments))
+    masked = mask is not None
+    if mask is not None:
+        bias = _mask_bias(mask, q.dtype).expand(q.shape[0], q.shape[2], -1, -1)
     try:
         out: Tensor = fmha.memory_efficient_attention(q, k, v, attn_bias=bias)
     except NotImplementedError as error:
-        reason = f"head dimension {q.shape[-1]} in {str(q.dtype).removeprefix('torch.')}"
+        reason = f"head dimension {q.shape[-1]} in {str(q.dtype).removeprefix('torch.')}{' with a mask' * masked}"
         raise UserError(f"attention: xformers has no operator for {reason}; use `attention: sdpa`") from error
     return out
+
+
+def _mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a mask [Lq, Lk] adds to the scores; rows begin 8 numbers apart or a multiple, as its kernels demand."""
+    room = torch.zeros(mask.shape[0], mask.shape[1] + -mask.shape[1] % 8, dtype=dtype, device=mask.device)
+    return room[:, : mask.shape[1]].masked_fill_(~mask, -math.inf)
 
 
 @functools.cache

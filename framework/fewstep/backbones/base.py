@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -34,6 +34,9 @@ class Backbone(nn.Module, Component, ABC):
     `head`, `width` (D) and `time_conditioned` (whether t makes a difference), and `residual_sites` if it takes
     residuals in more places than its embedding.
     """
+
+    uses_context: ClassVar[bool] = False
+    """Whether it predicts from clean tokens too (`BlockBackbone`)."""
 
     head: nn.Module
     width: int

@@ -81,11 +81,23 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What all blocks share in one forward pass: rotations [L, Dh / 2, 2], the implementation, packed lengths."""
+    """What blocks are told in one forward pass.
+
+    Args:
+        rotations: [L, Dh / 2, 2].
+        backend: implementation of attention.
+        segments: packed lengths.
+        mask: BoolTensor [L, P + L], which tokens see which (see `attention`).
+        past: keys and values [B, P, K, Dh] of tokens that were read before.
+        kept: where each block leaves its keys and values [B, P + L, K, Dh], those of the past included.
+    """
 
     rotations: Tensor
     backend: str
     segments: Sequence[int] | None
+    mask: Tensor | None = None
+    past: tuple[Tensor, Tensor] | None = None
+    kept: list[tuple[Tensor, Tensor]] | None = None
 
 
 class Block(nn.Module):
@@ -123,7 +135,12 @@ class Block(nn.Module):
         if self.qk_gain is not None:
             qk = (F.rms_norm(qk, qk.shape[-1:]) * self.qk_gain).to(v.dtype)
         q, k = rotate(qk, context.rotations).unbind(2)
-        mixed = attention(q, k, v.squeeze(2), backend=context.backend, segments=context.segments)
+        v = v.squeeze(2)
+        if context.past is not None:
+            k, v = torch.cat((context.past[0], k), 1), torch.cat((context.past[1], v), 1)
+        if context.kept is not None:
+            context.kept.append((k, v))
+        mixed = attention(q, k, v, backend=context.backend, segments=context.segments, mask=context.mask)
         out: Tensor = self.out(mixed.flatten(2))
         return out
 

@@ -117,18 +117,28 @@ class TransformerTrunk(Backbone):
         if segments is not None:
             check_segments(segments, x.shape[0], x.shape[1])
         if self.absolute is not None:
-            x = x + _of_tokens(self.absolute(self.positions), x.shape[1], segments)
+            x = x + of_tokens(self.absolute(self.positions), x.shape[1], segments)
         backend = resolve_backend(self.config.attention, x.device.type)
-        context = AttentionContext(_of_tokens(self.rotations, x.shape[1], segments), backend, segments)
-        if self.time is None:
+        context = AttentionContext(of_tokens(self.rotations, x.shape[1], segments), backend, segments)
+        modulations = None if self.time is None else self._modulations(self.time, t, segments)
+        return self._through_blocks(x, [context] * len(self.blocks), modulations, residual)
+
+    def _through_blocks(
+        self,
+        x: Tensor,
+        contexts: Sequence[AttentionContext],
+        modulations: Sequence[tuple[Tensor, ...]] | None,
+        residual: Tensor | None,
+    ) -> Tensor:
+        """Embeddings [B, L, D] -> hidden states, given each block's context, and modulations if there is a time."""
+        if modulations is None:
             for index, block in enumerate(self.blocks):
-                x = block(_with_residual(x, residual, index), context, None)
+                x = block(_with_residual(x, residual, index), contexts[index], None)
             hidden: Tensor = self.norm(x)
             return hidden
-        *modulations, last = self._modulations(self.time, t, segments)
-        for index, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True)):
-            x = block(_with_residual(x, residual, index), context, modulation)
-        return modulate(self.norm(x), *last)
+        for index, block in enumerate(self.blocks):
+            x = block(_with_residual(x, residual, index), contexts[index], modulations[index])
+        return modulate(self.norm(x), *modulations[-1])
 
     def settled(self, device_type: str) -> dict[str, str]:
         return {"attention": resolve_backend(self.config.attention, device_type)}
@@ -174,7 +184,7 @@ def _position_features(coordinates: Tensor, width: int) -> Tensor:
     return torch.cat([sinusoids(x, n, scale=1.0) for x, n in zip(coordinates.T, shares, strict=True)], -1)
 
 
-def _of_tokens(table: Tensor, length: int, segments: Sequence[int] | None) -> Tensor:
+def of_tokens(table: Tensor, length: int, segments: Sequence[int] | None) -> Tensor:
     """Rows of a table over positions for each token of a row; packed sequences all start at position 0."""
     longest = length if segments is None else max(segments)
     if longest > table.shape[0]:

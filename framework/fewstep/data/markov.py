@@ -72,19 +72,22 @@ class Markov(Dataset):
             law = law[..., None] * self.transition
         return law
 
-    def oracle(self, process: ForwardProcess) -> MarkovOracle:
-        """The denoiser that returns E_q[x | z_t] without having learned anything."""
-        return MarkovOracle(self, process)
+    def oracle(self, process: ForwardProcess, block_size: int | None = None) -> MarkovOracle:
+        """The denoiser that returns E_q[x | z_t] without having learned anything; block by block if asked to."""
+        return MarkovOracle(self, process, block_size)
 
     def to_text(self, samples: Tensor) -> list[str]:
         return [" ".join(f"{token:2d}" for token in row) for row in samples.tolist()]
 
 
 class MarkovOracle(Denoiser):
-    """Exact posterior marginals p(x_i | z_t) of a Markov source, by forward-backward."""
+    """Exact posterior marginals p(x_i | z_t) of a Markov source, by forward-backward.
 
-    def __init__(self, source: Markov, process: ForwardProcess) -> None:
-        super().__init__(process, source.spec.length)
+    With a block size they are those of one block given the clean tokens before it and nothing of what comes after.
+    """
+
+    def __init__(self, source: Markov, process: ForwardProcess, block_size: int | None = None) -> None:
+        super().__init__(process, source.spec.length, block_size)
         self.transition, self.initial = source.transition, source.initial
 
     @property
@@ -96,12 +99,24 @@ class MarkovOracle(Denoiser):
     ) -> Prediction:
         evidence = self._evidence(x_t, t)
         length = x_t.shape[1]
-        left, right = [self.initial.expand_as(evidence[:, 0])], [torch.ones_like(evidence[:, 0])]
+        left, right = [self._before(cond).expand_as(evidence[:, 0])], [torch.ones_like(evidence[:, 0])]
         for i in range(1, length):
             left.append(_normalised((left[-1] * evidence[:, i - 1]) @ self.transition))
             right.append(_normalised((right[-1] * evidence[:, length - i]) @ self.transition.T))
         marginals = torch.stack(left, 1) * evidence * torch.stack(right[::-1], 1)
         return TablePrediction(_normalised(marginals).log(), x_t, self.process.to_predict(x_t))
+
+    def _before(self, cond: Condition) -> Tensor:
+        """Law of the first token, [V] or [B, V].
+
+        Raises:
+            ValueError: there are blocks, and no prefix.
+        """
+        if self.block_size is None:
+            return self.initial
+        if cond.prefix is None:
+            raise ValueError("this oracle goes block by block; call it with a prefix")
+        return self.transition[cond.prefix.ids[:, -1]] if cond.prefix.length else self.initial
 
     def _evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
         """q(z_i | x_i = c) for every c, up to a factor (float64 [B, L, V])."""

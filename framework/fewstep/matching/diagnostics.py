@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewstep.prediction import Prediction, expectation, rowwise
+from fewstep.processes.base import per_token
 
 BINS = 4
 """Equal parts of [0, 1]."""
@@ -28,8 +29,8 @@ def diagnose(student: Prediction, teacher: Prediction, auxiliary: Prediction, t:
         student: from z_t.
         teacher: from z_s, shaped as it is distilled.
         auxiliary: from z_s.
-        t: times [B].
-        s: times [B].
+        t: times [B] or [B, L].
+        s: times [B] or [B, L].
     """
 
     def divergence(a: Tensor, q: Tensor) -> Tensor:
@@ -44,11 +45,11 @@ def diagnose(student: Prediction, teacher: Prediction, auxiliary: Prediction, t:
 
 
 def by_time(name: str, values: Tensor, where: Tensor, time: Tensor) -> dict[str, Pair]:
-    """Sums and counts of `values` [B, L] at the true positions of `where`, a bin of `time` [B] each."""
+    """Sums and counts of `values` [B, L] at the true positions of `where`, a bin of `time` ([B] or [B, L]) each."""
     bins = (time * BINS).long().clamp(0, BINS - 1)
     found = {}
     for index in range(BINS):
-        chosen = where & (bins == index)[:, None]
+        chosen = where & (per_token(bins) == index)
         label = f"{name}/{index / BINS:g}-{(index + 1) / BINS:g}"
         found[label] = ((values * chosen).sum(), chosen.sum())
     return found

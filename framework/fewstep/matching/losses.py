@@ -85,7 +85,7 @@ class PosteriorLoss(MatchingLoss):
     Args:
         process: whose posterior it is.
         z_s: ids [B, L].
-        s: times [B].
+        s: times [B] or [B, L].
         step: ds, the length of the step; it ends at 0 at the latest.
     """
 

@@ -1,6 +1,6 @@
 """Where a moment-matching step begins and where its result is judged: laws of (t, s).
 
-Shapes: B batch. All times are float [B] in [0, 1].
+Shapes: B batch. All times are float [B] in [0, 1], or of another shape that `Draw` gives to B draws.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 TimeLaw = Literal["uniform", "grid", "start", "independent"]
 
 Draw = Callable[[int], Tensor]
-"""Number -> that many times ~ U(0, 1)."""
+"""Number -> that many times ~ U(0, 1), or that many rows of them."""
 
 
 def draw_times(

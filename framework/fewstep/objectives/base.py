@@ -56,6 +56,11 @@ class Batch:
     def size(self) -> int:
         return self.x0.shape[0]
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The two halves of a batch of an even number of samples."""
+        first, second = self.x0.chunk(2)
+        return Batch(first, self.cond.split(2)[0]), Batch(second, self.cond.split(2)[1])
+
 
 @dataclass(frozen=True)
 class LossOutput:
@@ -92,6 +97,20 @@ class StepContext:
             return torch.rand(count, generator=rng, device=self.device)
         shift = torch.rand(1, generator=rng, device=self.device)
         return (torch.arange(count, device=self.device) / count + shift) % 1.0
+
+    def sample_time_of_blocks(self, count: int, *, antithetic: bool = False) -> Tensor:
+        """Times ~ U(0, 1), one for each of the units that are denoised together.
+
+        That is a sample: [count]. Or a block, where networks go block by block: [count, L], constant within blocks.
+        One time for all blocks would estimate the same loss, which is a sum over blocks, with more noise (BD3-LM,
+        arXiv 2503.09573).
+        """
+        student = self.roles["student"]
+        if student.block_size is None:
+            return self.sample_time(count, antithetic=antithetic)
+        blocks = student.length // student.block_size
+        times = self.sample_time(count * blocks, antithetic=antithetic).view(count, blocks)
+        return times.repeat_interleave(student.block_size, 1)
 
 
 class Objective(Component, ABC):

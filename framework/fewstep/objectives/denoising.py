@@ -10,6 +10,7 @@ from torch import Tensor
 from fewstep.matching.losses import matching_loss
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, StepContext
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
+from fewstep.processes.base import per_token
 
 
 @OBJECTIVES.register("denoising")
@@ -37,7 +38,7 @@ class Denoising(Objective):
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config
-        t = c.min_time + (1 - c.min_time) * ctx.sample_time(batch.size, antithetic=c.antithetic)
+        t = c.min_time + (1 - c.min_time) * ctx.sample_time_of_blocks(batch.size, antithetic=c.antithetic)
         corrupted = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"])
         cond = batch.cond.with_labels_dropped(c.label_drop, ctx.generators["noise"])
         prediction = ctx.roles["student"](corrupted.x_t, t, cond=cond, generator=ctx.generators["noise"])
@@ -47,6 +48,6 @@ class Denoising(Objective):
             value = matching_loss("posterior", ctx.process, corrupted.x_t, t, c.posterior_step).fit(
                 batch.x0, prediction
             )
-        loss = (loss_weight(c, t, ctx.process.schedule)[:, None] * value).mean()
+        loss = (per_token(loss_weight(c, t, ctx.process.schedule)) * value).mean()
         noised = corrupted.noised.sum().clamp_min(1)
         return LossOutput(loss, {"nll_noised": (nll.detach() * corrupted.noised).sum() / noised})

@@ -15,10 +15,12 @@ from torch import Tensor
 from fewstep.guidance import guided
 from fewstep.matching.diagnostics import diagnose
 from fewstep.matching.losses import LossName, MatchingLoss, matching_loss, mean_log_ratio
-from fewstep.matching.times import TimeLaw, draw_times, typical_steps
+from fewstep.matching.times import TimeLaw, typical_steps
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.student_step import Renoise, student_step
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
 from fewstep.prediction import Prediction
+from fewstep.processes.base import per_token
 from fewstep.shaping import shape
 
 
@@ -43,7 +45,7 @@ class DMMD(Objective):
             8, description="sampling steps that the student is trained for, or a range [low, high] of them"
         )
         times: TimeLaw = Field("uniform", description="law of (t, s): Algorithm 1's, or see docs/dmmd.md")
-        renoise: Literal["posterior", "forward", "forward_soft"] = Field(
+        renoise: Renoise = Field(
             "posterior", description="z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x)"
         )
         loss: LossName = Field("cross_entropy", description="what the players are compared by")
@@ -100,46 +102,40 @@ class DMMD(Objective):
         return [Phase("student", ("student",)), Phase("auxiliary", ("auxiliary",), repeat=self.config.aux_steps)]
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
-        # 1. Two times, and real data noised to the first.
+        # 1. From noised real data, one sampling step of the student: soft probabilities, a hard draw x, and z_s.
         c = self.config
-        t, s = draw_times(c.times, batch.size, c.k, c.min_time, ctx.sample_time)
-        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+        step = student_step(
+            batch,
+            ctx,
+            k=c.k,
+            min_time=c.min_time,
+            grad="student" in phase.train,
+            times=c.times,
+            renoise=c.renoise,
+        )
+        student, s = step.prediction, step.s
 
-        # 2. One sampling step of the student: soft probabilities, a hard draw x, and z_s.
-        with torch.set_grad_enabled("student" in phase.train):
-            student = ctx.roles["student"](z_t, t, s, cond=batch.cond, generator=ctx.generators["noise"])
-        x = student.sample(generator=ctx.generators["sample"])
-        z_s = self._renoise(student, x, z_t, t, s, ctx)
-
-        # 3. What teacher and auxiliary make of z_s.
+        # 2. What teacher and auxiliary make of z_s.
         with torch.no_grad():
-            teacher = self._shaped(guided(ctx.roles["teacher"], z_s, s, cond=batch.cond, weight=c.teacher_guidance))
+            prediction = guided(ctx.roles["teacher"], step.z_s, s, cond=batch.cond, weight=c.teacher_guidance)
+            teacher = self._shaped(prediction)
         with torch.set_grad_enabled("auxiliary" in phase.train):
-            auxiliary = ctx.roles["auxiliary"](z_s, s, cond=batch.cond)
+            auxiliary = ctx.roles["auxiliary"](step.z_s, s, cond=batch.cond)
 
-        # 4. The losses of the roles whose turn it is.
-        weight = loss_weight(c, s, ctx.process.schedule)[:, None]
-        form = matching_loss(c.loss, ctx.process, z_s, s, c.posterior_step)
+        # 3. The losses of the roles whose turn it is.
+        weight = per_token(loss_weight(c, s, ctx.process.schedule))
+        form = matching_loss(c.loss, ctx.process, step.z_s, s, c.posterior_step)
         losses: dict[str, Tensor] = {}
         if "student" in phase.train:
             losses["student_loss"] = (weight * form.student(student, auxiliary, teacher)).mean()
         if "auxiliary" in phase.train:
-            target = student if self._soft(ctx) else x
+            target = student if self._soft(ctx) else step.x
             losses["auxiliary_loss"] = (weight * self._auxiliary_loss(form, target, teacher, auxiliary)).mean()
         metrics: dict[str, Any] = {name: value.detach() for name, value in losses.items()}
         metrics |= self._measures(phase, student, teacher, auxiliary)
         if ctx.diagnose:
-            metrics |= diagnose(student, teacher, auxiliary, t, s)
+            metrics |= diagnose(student, teacher, auxiliary, step.t, s)
         return LossOutput(torch.stack(list(losses.values())).sum(), metrics)
-
-    def _renoise(self, student: Prediction, x: Tensor, z_t: Tensor, t: Tensor, s: Tensor, ctx: StepContext) -> Tensor:
-        """z_s, which carries no gradient."""
-        rng = ctx.generators["sample"]
-        if self.config.renoise == "posterior":
-            return ctx.process.posterior_sample(x, z_t, t, s, generator=rng)
-        # z_s ~ Cat(alpha_s p + (1 - alpha_s) pi) is a fresh draw from p, kept or replaced.
-        source = student.sample(generator=rng) if self.config.renoise == "forward_soft" else x
-        return ctx.process.corrupt(source, s, generator=rng).x_t
 
     def _shaped(self, teacher: Prediction) -> Prediction:
         """The teacher that is distilled, in every loss (arXiv 2603.20155, section 3.3)."""

@@ -26,7 +26,7 @@ class WeightingConfig(ComponentConfig):
 
 
 def loss_weight(config: WeightingConfig, t: Tensor, schedule: NoiseSchedule) -> Tensor:
-    """w(t) [B] for times t [B] and the process's schedule."""
+    """w(t) for times t, both [B] or both [B, L], and the process's schedule."""
     if config.weight_schedule is not None:
         schedule = SCHEDULES.build(config.weight_schedule)
     elif config.weighting == "constant":

@@ -48,6 +48,21 @@ def check_spaces(recipe: Recipe) -> Found:
             )
 
 
+def check_context(recipe: Recipe) -> Found:
+    """A backbone that predicts from clean tokens needs a sampler that gives it some, and no other has use for one."""
+    backbone, sampler = _class("backbones", recipe.backbone), _class("samplers", recipe.sampler)
+    if backbone.uses_context == sampler.gives_context:
+        return
+    fitting = [e.name for e in registry("samplers").entries() if e.cls.gives_context == backbone.uses_context]
+    who, what = f"backbone '{recipe.backbone.type}'", f"sampler '{recipe.sampler.type}'"
+    reason = (
+        f"{who} predicts each block from clean tokens before it, and {what} gives it none"
+        if backbone.uses_context
+        else f"{what} goes block by block, and {who} has no blocks"
+    )
+    yield "sampler", f"{reason}; samplers for it: {', '.join(fitting) or 'none'}"
+
+
 def check_adapters(recipe: Recipe) -> Found:
     """Adapters go into the roles that ask for them."""
     if any(role.adapters for role in _objective(recipe).roles.values()):
@@ -105,6 +120,7 @@ def check_components(recipe: Recipe) -> Found:
 CHECKS: tuple[Callable[[Recipe], Found], ...] = (
     check_teacher,
     check_spaces,
+    check_context,
     check_adapters,
     check_labels,
     check_batch,

@@ -1,4 +1,7 @@
-"""Ancestral sampling in two stages."""
+"""Ancestral sampling in two stages.
+
+Shapes: B batch, L tokens, S tokens a block.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator
+from torch import Generator, Tensor
 
 from fewstep.component import ComponentConfig
 from fewstep.condition import Condition
@@ -56,8 +59,22 @@ class AncestralSampler(Sampler):
         cond: Condition = NOTHING,
         on_step: Callable[[StepState], None] | None = None,
     ) -> Samples:
-        process, device, before = denoiser.process, denoiser.device, denoiser.nfe
-        x = process.prior((count, denoiser.length), device=device, generator=generator)
+        before = denoiser.nfe
+        x = denoiser.process.prior((count, denoiser.length), device=denoiser.device, generator=generator)
+        x = self._walk(denoiser, x, steps, cond, generator, on_step)
+        return Samples(x, denoiser.nfe - before)
+
+    def _walk(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        steps: int,
+        cond: Condition,
+        generator: Generator,
+        on_step: Callable[[StepState], None] | None,
+    ) -> Tensor:
+        """From noise to clean tokens, both [B, L], or [B, S] for one block."""
+        process, count, device = denoiser.process, x.shape[0], x.device
         for index in range(steps):
             t, s = 1 - index / steps, 1 - (index + 1) / steps
             now, then = (torch.full((count,), time, device=device, dtype=torch.float64) for time in (t, s))
@@ -74,4 +91,4 @@ class AncestralSampler(Sampler):
                 x = process.step_back(x, prediction, now, then, generator=generator)
             if on_step is not None:
                 on_step(StepState(index, t, s, x))
-        return Samples(x, denoiser.nfe - before)
+        return x

@@ -38,6 +38,8 @@ class Sampler(Component, ABC):
     """Draws samples from a denoiser; all randomness comes from the generator that it is given."""
 
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
+    gives_context: ClassVar[bool] = False
+    """Whether it goes block by block and hands finished blocks to the denoiser; others denoise whole samples."""
 
     @abstractmethod
     def sample(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
+from fewstep.backbones.blockwise import BlockBackbone
+from fewstep.condition import Prefix
 
 TINY = TokenSpace(num_states=6, vocab_size=5, length=12, grid=(2, 3, 2))
 """Small, and good for sequences as well as for images; one state more than symbols, as masking has."""
@@ -28,7 +30,7 @@ def check_backbone(config: Any, *, tokens: TokenSpace = TINY) -> None:
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = BACKBONES.build(config, tokens=tokens)
+        model = _build(config, tokens)
         _check_initial_state(model)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -40,7 +42,23 @@ def check_backbone(config: Any, *, tokens: TokenSpace = TINY) -> None:
         with torch.no_grad():
             for check in (_check_inputs, _check_time, _check_mixing, _check_independence, _check_packing):
                 check(model, x, t)
-            _check_state(model, BACKBONES.build(config, tokens=tokens).eval(), x, t)
+            _check_state(model, _build(config, tokens).eval(), x, t)
+            if isinstance(model, BlockBackbone):
+                check_blocks(model, x, t)
+
+
+def _build(config: Any, tokens: TokenSpace) -> Backbone:
+    """The backbone; one that needs a context gets the same one for all samples, unless it is called with one."""
+    model = BACKBONES.build(config, tokens=tokens)
+
+    def give_context(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        places = torch.arange(args[0].shape[1]) % tokens.length
+        context = (places * 3 % tokens.vocab_size).expand(args[0].shape[:2])
+        return args, {"context": context, **kwargs}
+
+    if model.uses_context:
+        model.register_forward_pre_hook(give_context, with_kwargs=True)
+    return model
 
 
 def _loss(model: Backbone, hidden: Tensor) -> Tensor:
@@ -118,7 +136,8 @@ def _check_time(model: Backbone, x: Tensor, t: Tensor) -> None:
 
 def _check_mixing(model: Backbone, x: Tensor, t: Tensor) -> None:
     base = model(x, t)
-    for changed, seen in ((0, -1), (-1, 0)):
+    last = model.block_size - 1 if isinstance(model, BlockBackbone) else -1
+    for changed, seen in ((0, last), (last, 0)):
         other = x.clone()
         other[:, changed] = (x[:, changed] + 1) % model.tokens.num_states
         assert _differ(model(other, t)[:, seen], base[:, seen]), f"token {seen} does not see token {changed}"
@@ -144,3 +163,40 @@ def _check_state(model: Backbone, other: Backbone, x: Tensor, t: Tensor) -> None
         other(x, t), model(x, t), rtol=0, atol=0, msg=lambda m: f"the state does not hold all: {m}"
     )
     assert model.num_parameters() == sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
+
+
+def check_blocks(model: BlockBackbone, x: Tensor, t: Tensor) -> None:
+    """Check which tokens a block-autoregressive backbone sees, one by one, and that it reads block by block as at once.
+
+    Raises:
+        AssertionError: something is seen that must not be, or the other way round.
+    """
+    size, context = model.block_size, x % model.tokens.vocab_size
+    base = model(x, t, context=context)
+    for place in range(x.shape[1]):
+        other, clean = x.clone(), context.clone()
+        other[:, place] = (x[:, place] + 1) % model.tokens.num_states
+        clean[:, place] = (context[:, place] + 1) % model.tokens.vocab_size
+        for seen in range(x.shape[1]):
+            for what, given, wanted in (
+                ("noised", (other, context), seen // size == place // size),
+                ("clean", (x, clean), seen // size > place // size),
+            ):
+                matters = _differ(model(given[0], t, context=given[1])[:, seen], base[:, seen])
+                assert matters == wanted, f"token {seen} {'sees' if matters else 'does not see'} {what} token {place}"
+    _check_reading(model, x, t, context, base)
+
+
+def _check_reading(model: BlockBackbone, x: Tensor, t: Tensor, context: Tensor, base: Tensor) -> None:
+    prefix, parts = Prefix(context[:, :0]), []
+    for block, clean in zip(x.split(model.block_size, 1), context.split(model.block_size, 1), strict=True):
+        parts.append(model.forward(block, t, prefix=prefix))
+        prefix = model.read(prefix, clean) if prefix.length + model.block_size < x.shape[1] else prefix
+    torch.testing.assert_close(
+        torch.cat(parts, 1), base, rtol=1e-4, atol=1e-5, msg=lambda m: f"block by block differs from all at once: {m}"
+    )
+    try:
+        model.forward(x, t)
+    except ValueError:
+        return
+    raise AssertionError("called without a context it must raise ValueError")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fewstep.data.markov import Markov
+from fewstep.denoiser import Denoiser
 from fewstep.processes.base import PROCESSES, ForwardProcess
 from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
 from fewstep.testing.statistics import assert_same_law
@@ -29,15 +30,19 @@ def check_sampler(config: Any, *, steps: int = 128, processes: tuple[str, ...] =
         _check_exact(sampler, source, process, steps)
 
 
+def _oracle(sampler: Sampler, source: Markov, process: ForwardProcess) -> Denoiser:
+    return source.oracle(process, block_size=1 if sampler.gives_context else None)
+
+
 def _draw(sampler: Sampler, source: Markov, process: ForwardProcess, count: int, steps: int, seed: int) -> Samples:
     generator = torch.Generator().manual_seed(seed)
-    return sampler.sample(source.oracle(process), count, steps=steps, generator=generator)
+    return sampler.sample(_oracle(sampler, source, process), count, steps=steps, generator=generator)
 
 
 def _check_contract(sampler: Sampler, source: Markov, process: ForwardProcess) -> None:
     for steps in (1, 2, 5):
         states: list[StepState] = []
-        oracle = source.oracle(process)
+        oracle = _oracle(sampler, source, process)
         generator = torch.Generator().manual_seed(0)
         out = sampler.sample(oracle, 6, steps=steps, generator=generator, on_step=states.append)
         assert out.x.shape == (6, source.spec.length)

@@ -171,8 +171,11 @@ class Trainer:
         return [self.batch(part) for part in indices.chunk(self.recipe.train.accumulate)]
 
     def batch(self, rows: Tensor) -> Batch:
-        """The training samples `rows`, with their labels if the networks are told them."""
-        return Batch(self.tokens[rows], Condition(None if self.labels is None else self.labels[rows]))
+        """The training samples `rows`, and what all roles are told about them: labels, if the recipe has a label input,
+        and the real data, if they predict a block from those before it."""
+        x0 = self.tokens[rows]
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
 
     def _micro_batch(self, phase: Phase, batch: Batch) -> Tensor:
         """Backward pass of one micro-batch; returns its share of the batch's mean loss."""

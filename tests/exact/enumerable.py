@@ -1,4 +1,4 @@
-"""Enumerable denoisers: small enough that every loss can be written out by hand."""
+"""Denoisers small enough to enumerate, in float64: what formulas are checked on."""
 
 from __future__ import annotations
 
@@ -42,6 +42,39 @@ class Table(Denoiser):
         return TablePrediction(table, x_t, self.process.to_predict(x_t))
 
 
+class TimedOracle(Denoiser):
+    """E[x | z_t] of a single token with a known law, plus a bias a state on its logits to take gradients at."""
+
+    def __init__(self, process: ForwardProcess, law: Tensor) -> None:
+        super().__init__(process, 1)
+        self.law = law
+        self.bias = nn.Parameter(torch.zeros(process.num_states, V, dtype=torch.float64))
+
+    @property
+    def device(self) -> torch.device:
+        return self.law.device
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
+        alpha = self.process.schedule.alpha(t.double())[:, None, None]
+        same = (x_t[..., None] == torch.arange(V)).double()
+        evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V
+        table = ((evidence * self.law).log() + self.bias[x_t]).log_softmax(-1)
+        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+def softmax(logits: list[float]) -> list[float]:
+    top = max(logits)
+    exps = [math.exp(v - top) for v in logits]
+    return [e / sum(exps) for e in exps]
+
+
+def row(table: Table, state: list[int], position: int) -> list[float]:
+    index = sum(token * table.process.num_states**i for i, token in enumerate(state))
+    return softmax(table.logits[index, position].tolist())
+
+
 def make(process_name: str, length: int = L) -> tuple[StepContext, dict[str, Table]]:
     process = PROCESSES.build(process_name, vocab_size=V)
     roles = {name: Table(process, seed, length) for seed, name in enumerate(("teacher", "student", "auxiliary"))}
@@ -66,14 +99,3 @@ def run(
     data = torch.randint(V, (batch, roles["student"].length), generator=Generator().manual_seed(7))
     out = objective.loss(Phase(phase, (phase,)), Batch(data), ctx)
     return out.loss, drawn[0]
-
-
-def softmax(logits: list[float]) -> list[float]:
-    top = max(logits)
-    exps = [math.exp(v - top) for v in logits]
-    return [e / sum(exps) for e in exps]
-
-
-def row(table: Table, state: list[int], position: int) -> list[float]:
-    index = sum(token * table.process.num_states**i for i, token in enumerate(state))
-    return softmax(table.logits[index, position].tolist())

@@ -1,0 +1,161 @@
+"""D-MMD in the teacher's parameter space: no auxiliary is trained (arXiv 2406.04103, Algorithm 3, for discrete data).
+
+Shapes: B batch, L tokens, V vocabulary. z_t and z_s are noised ids [B, L], s < t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fewstep.denoiser import Denoiser
+from fewstep.derivative import directional_derivative
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.student_step import StudentStep, student_step
+from fewstep.objectives.weighting import WeightingConfig, loss_weight
+from fewstep.prediction import expectation, rowwise
+from fewstep.processes.base import per_token
+
+
+@OBJECTIVES.register("dmmd_instant")
+class DMMDInstant(Objective):
+    """Moment matching with the teacher's gradient as the moment: the auxiliary is one infinitesimal step away.
+
+    Minimises 1/2 |m|^2_Lambda, m = E_student[grad_theta L(x, z_s)] - E_data[grad_theta L(x, z_s)], with the teacher's
+    loss L = w(s) CE(x | x_theta(z_s)). One half of the batch gives nu = Lambda m, the other the derivative of the
+    teacher's loss of student samples along nu, which together are without bias (docs/dmmd-instant.md).
+    """
+
+    roles: ClassVar = {
+        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "student": RoleSpec(starts_from="teacher", adapters=True),
+    }
+
+    class Config(WeightingConfig):
+        type: Literal["dmmd_instant"] = "dmmd_instant"
+        k: int = Field(8, ge=1, description="sampling steps that the student is trained for; steps span up to 1/k")
+        target: Literal["auto", "soft", "hard"] = Field(
+            "auto",
+            description="tokens in the teacher's loss: drawn (hard) or probabilities (soft); auto: soft if masked",
+        )
+        centred: bool = Field(
+            True, description="subtract the teacher's gradient on real data, which only a perfect teacher has zero"
+        )
+        preconditioner: Literal["none", "adam"] = Field(
+            "none", description="Lambda: 1, or 1 / root mean square of the gradients so far, as in Adam"
+        )
+        beta: float = Field(0.99, ge=0, lt=1, description="memory of the mean square (preconditioner: adam)")
+        eps: float = Field(1e-12, gt=0, description="added to the root mean square (preconditioner: adam)")
+        step_size: float = Field(
+            1.0, gt=0, description="factor of the loss, which AdamW undoes but clipping sees; adam wants about 1e-3"
+        )
+        min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self.mean_square: dict[str, Tensor] = {}
+        self.gradients_seen = 0
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        from fewstep.registries import registry
+
+        process = registry("processes").get(recipe.process.type).cls
+        if config.target == "soft" and not process.carry_over:
+            yield (
+                "target",
+                f"soft targets are biased for the {recipe.process.type} process, whose z_s depends on the drawn "
+                "tokens; use 'hard' or 'auto'",
+            )
+        size, parts = recipe.train.batch_size, recipe.train.accumulate
+        if size % parts == 0 and size // parts % 2:
+            yield (
+                "",
+                f"micro-batches of {size // parts} cannot be halved; make train.batch_size a multiple of {2 * parts}",
+            )
+
+    @classmethod
+    def usual_steps(cls, config: Any) -> int | None:
+        return int(config.k)
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        c, (first, second) = self.config, batch.halves()
+
+        # 1. Half the batch: the gradient of the teacher's loss on what the student makes, and the direction nu.
+        step = student_step(first, ctx, k=c.k, min_time=c.min_time, grad=False)
+        gradient = self._teacher_gradient(first, step, ctx)
+        direction = self._precondition(gradient)
+
+        # 2. The other half: how the teacher's log-probabilities change along nu, where the student gets to.
+        step = student_step(second, ctx, k=c.k, min_time=c.min_time, grad=True)
+        change = directional_derivative(ctx.roles["teacher"], direction, step.z_s, step.s, second.cond)
+
+        # 3. The change of the teacher's loss, in which the student's soft probabilities take the place of x.
+        value = rowwise(lambda p, d: -expectation(p, d), [step.prediction, change], where=change.where)
+        loss = c.step_size * (per_token(loss_weight(c, step.s, ctx.process.schedule)) * value).mean()
+        with torch.no_grad():
+            entropy = step.prediction.entropy().sum() / step.prediction.where.sum().clamp_min(1)
+            norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
+        return LossOutput(loss, {"student_loss": loss.detach(), "student_entropy": entropy, "teacher_gradient": norm})
+
+    def _teacher_gradient(self, batch: Batch, step: StudentStep, ctx: StepContext) -> dict[str, Tensor]:
+        """grad_theta L on the student's samples, less that on real data if centred; by parameter.
+
+        The real data, too, pass through z_t, so that both have much of their noise in common.
+        """
+        teacher, weight = ctx.roles["teacher"], per_token(loss_weight(self.config, step.s, ctx.process.schedule))
+        with torch.enable_grad(), _differentiable(teacher) as parameters:
+            made = teacher(step.z_s, step.s, cond=batch.cond)
+            soft = step.prediction.shaped(Tensor.detach)
+            loss = (weight * (made.cross_entropy(soft) if self._soft(ctx) else made.nll(step.x))).mean()
+            if self.config.centred:
+                z_s = ctx.process.posterior_sample(
+                    batch.x0, step.z_t, step.t, step.s, generator=ctx.generators["sample"]
+                )
+                loss = loss - (weight * teacher(z_s, step.s, cond=batch.cond).nll(batch.x0)).mean()
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), found, strict=True)}
+
+    def _soft(self, ctx: StepContext) -> bool:
+        return self.config.target == "soft" or (self.config.target == "auto" and ctx.process.carry_over)
+
+    def _precondition(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
+        """nu = Lambda g, the step of Adam without momentum.
+
+        The mean square contains g itself, as Adam's does: no entry of nu is above (1 - beta)^-1/2, even of a parameter
+        that had no gradient before. The price is a bias of the order of 1 - beta.
+        """
+        c = self.config
+        if c.preconditioner == "none":
+            return gradient
+        self.gradients_seen += 1
+        for name, g in gradient.items():
+            before = self.mean_square.get(name, torch.zeros_like(g)).to(g.device)
+            self.mean_square[name] = before.lerp(g.square(), 1 - c.beta)
+        known = 1 - c.beta**self.gradients_seen
+        return {name: g / ((self.mean_square[name] / known).sqrt() + c.eps) for name, g in gradient.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gradients_seen": self.gradients_seen, "mean_square": self.mean_square}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.gradients_seen, self.mean_square = state["gradients_seen"], dict(state["mean_square"])
+
+
+@contextmanager
+def _differentiable(denoiser: Denoiser) -> Iterator[dict[str, nn.Parameter]]:
+    """The parameters of a frozen denoiser by name, open to `torch.autograd.grad` within."""
+    parameters = dict(denoiser.named_parameters())
+    frozen = [parameter for parameter in parameters.values() if not parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield parameters
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)

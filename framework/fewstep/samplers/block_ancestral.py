@@ -1,0 +1,63 @@
+"""Ancestral sampling of one block after another.
+
+Shapes: B batch, L tokens, S tokens a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+import torch
+from torch import Generator
+
+from fewstep.condition import Condition, Prefix
+from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.samplers.ancestral import AncestralSampler
+from fewstep.samplers.base import SAMPLERS, Samples, StepState
+
+
+@SAMPLERS.register("block_ancestral")
+class BlockAncestralSampler(AncestralSampler):
+    """Draws each block as `ancestral` draws a sample, given the blocks before it (BD3-LM, arXiv 2503.09573).
+
+    `steps` is the number of steps for each block. A finished block is read once, and what later blocks need of it is
+    kept. Both count as network evaluations, so NFE = blocks x steps + blocks - 1 (nothing reads the last block). Each
+    of them computes S tokens, not L: with n blocks it is about 1 / n of an evaluation of a whole sample.
+    """
+
+    gives_context: ClassVar[bool] = True
+
+    class Config(AncestralSampler.Config):
+        type: Literal["block_ancestral"] = "block_ancestral"  # type: ignore[assignment]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: Denoiser,
+        count: int,
+        *,
+        steps: int,
+        generator: Generator,
+        cond: Condition = NOTHING,
+        on_step: Callable[[StepState], None] | None = None,
+    ) -> Samples:
+        size, before = denoiser.block_size, denoiser.nfe
+        if size is None:
+            raise ValueError("block_ancestral samples denoisers that go block by block, and this one does not")
+        x = denoiser.process.prior((count, denoiser.length), device=denoiser.device, generator=generator)
+        prefix = Prefix(x[:, :0])
+        for block, first in enumerate(range(0, denoiser.length, size)):
+            here = slice(first, first + size)
+
+            def show(state: StepState, block: int = block, here: slice = here) -> None:
+                if on_step is not None:
+                    whole = x.clone()  # later blocks are shown as the noise that they start from
+                    whole[:, here] = state.x
+                    on_step(StepState(block * steps + state.index, state.t, state.s, whole))
+
+            x[:, here] = self._walk(denoiser, x[:, here], steps, replace(cond, prefix=prefix), generator, show)
+            if first + size < denoiser.length:
+                prefix = denoiser.read(prefix, x[:, here])
+        return Samples(x, denoiser.nfe - before)
