@@ -7,9 +7,10 @@ Shapes: B batch, L tokens, P tokens of a prefix, K heads, Dh head dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,14 @@ class Condition:
         labels = none if self.labels is None else self.labels.chunk(parts)
         contexts = none if self.context is None else self.context.chunk(parts)
         return [Condition(label, context) for label, context in zip(labels, contexts, strict=True)]
+
+    def without_labels(self) -> Condition:
+        """The same with no class for any sample."""
+        return self if self.labels is None else replace(self, labels=torch.full_like(self.labels, -1))
+
+    def with_labels_dropped(self, share: float, generator: Generator | None) -> Condition:
+        """The same with no class for each sample with probability `share`; draws nothing where there are no labels."""
+        if self.labels is None or share == 0:
+            return self
+        drop = torch.rand(self.labels.shape, generator=generator, device=self.labels.device) < share
+        return replace(self, labels=self.labels.masked_fill(drop, -1))

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from fewstep.backbones.base import Backbone
 from fewstep.backbones.blockwise import BlockBackbone
 from fewstep.condition import Condition, Prefix
+from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NoiseInput
 from fewstep.prediction import HeadPrediction, Prediction
 from fewstep.processes.base import ForwardProcess
@@ -35,6 +36,11 @@ class Denoiser(nn.Module, ABC):
         self.length = length
         self.block_size = block_size
         self.nfe = 0
+
+    @property
+    def told_labels(self) -> bool:
+        """Whether `cond.labels` must be given."""
+        return False
 
     @property
     @abstractmethod
@@ -82,12 +88,24 @@ class NetworkDenoiser(Denoiser):
         process: ForwardProcess,
         noise_input: NoiseInput | None = None,
         step_input: StepInput | None = None,
+        label_input: LabelInput | None = None,
     ) -> None:
         block_size = backbone.block_size if isinstance(backbone, BlockBackbone) else None
         super().__init__(process, backbone.tokens.length, block_size)
         self.backbone = backbone
         self.noise_input = noise_input
         self.step_input = step_input
+        self.label_input = label_input
+
+    def start_from(self, other: NetworkDenoiser) -> None:
+        """Take over the weights of another network's backbone and label input."""
+        self.backbone.load_state_dict(other.backbone.state_dict())
+        if self.label_input is not None and other.label_input is not None:
+            self.label_input.load_state_dict(other.label_input.state_dict())
+
+    @property
+    def told_labels(self) -> bool:
+        return self.label_input is not None
 
     @property
     def device(self) -> torch.device:
@@ -97,8 +115,7 @@ class NetworkDenoiser(Denoiser):
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
     ) -> Prediction:
         given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
-        first = 0 if cond.prefix is None else cond.prefix.length
-        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, first, generator), **given)
+        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
         where = self.process.to_predict(x_t)
         return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)
 
@@ -109,15 +126,27 @@ class NetworkDenoiser(Denoiser):
         return self.backbone.read(prefix, block)
 
     def _residual(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None, first: int, generator: Generator | None
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
     ) -> Tensor | None:
-        """What the adapters add to the tokens from place `first` on, [R, B, L, D]."""
+        """What the adapters add, [R, B, L, D]; after a prefix the tokens are a block from its end on."""
         residual = None
         if self.noise_input is not None:
+            first = 0 if cond.prefix is None else cond.prefix.length
             residual = self.noise_input(x_t.shape[0], generator)[:, :, first : first + x_t.shape[1]]
-        if self.step_input is None:
-            return residual
-        if s is None:
-            raise ValueError("this denoiser is told the length of its step: call it with s")
-        told: Tensor = self.step_input(t - s).expand(1, *x_t.shape, -1)
-        return told if residual is None else torch.cat((residual[:1] + told, residual[1:]))
+        for told in self._told(t, s, cond):
+            here = told.expand(1, *x_t.shape, -1)
+            residual = here if residual is None else torch.cat((residual[:1] + here, residual[1:]))
+        return residual
+
+    def _told(self, t: Tensor, s: Tensor | None, cond: Condition) -> list[Tensor]:
+        """Step and label, for all tokens of a sample [1, B, 1, D], or for each [1, B, L, D]."""
+        parts = []
+        if self.step_input is not None:
+            if s is None:
+                raise ValueError("this denoiser is told the length of its step: call it with s")
+            parts.append(self.step_input(t - s))
+        if self.label_input is not None:
+            if cond.labels is None:
+                raise ValueError("this denoiser is told a label: call it with cond.labels (-1 for none)")
+            parts.append(self.label_input(cond.labels))
+        return parts

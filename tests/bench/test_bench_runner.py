@@ -307,9 +307,9 @@ def test_a_value_that_is_not_finite_fails_the_case(
 
     real, seen = rows.score, []
 
-    def score(*args: Any) -> dict[str, float]:
+    def score(*args: Any, **labels: Any) -> dict[str, float]:
         seen.append(1)
-        return {**real(*args), **({"exact_nll": float("nan")} if len(seen) == 5 else {})}
+        return {**real(*args, **labels), **({"exact_nll": float("nan")} if len(seen) == 5 else {})}
 
     monkeypatch.setattr(rows, "score", score)
     with pytest.raises(OperationError, match=r"exact_nll is nan for teacher \(steps 2, seed 1\)"):
@@ -327,11 +327,12 @@ def test_real_samples_of_a_finite_data_set_are_its_own(tmp_path: Path) -> None:
     from fewstep.data.base import DATASETS
 
     digits = DATASETS.build("digits")
-    drawn = real_samples(digits, 30, 0)
+    drawn, labels = real_samples(digits, 30, 0)
     assert drawn.shape == (30, 64)
-    assert all((digits.train == row).all(1).any() for row in drawn)
-    assert not torch.equal(drawn, real_samples(digits, 30, 1))
-    assert len(real_samples(digits, 10_000, 0)) == len(digits)
+    for row, label in zip(drawn, labels, strict=True):
+        assert label in digits.labels[(digits.train == row).all(1)]
+    assert not torch.equal(drawn, real_samples(digits, 30, 1)[0])
+    assert len(real_samples(digits, 10_000, 0)[0]) == len(digits)
 
 
 def test_training_time_is_summed_over_sessions(tmp_path: Path) -> None:

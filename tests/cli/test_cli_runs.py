@@ -98,11 +98,15 @@ def test_sample(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
         "0.5",
         "--top-p",
         "0.9",
+        "--guidance",
+        "2",
+        "--label",
+        "all",
     ]
     assert run(capsys, "sample", "r", *args)[0] == 0
     assert [call[1] for call in calls] == [
-        ("r", 16, None, 0, None, "ema", None, None),
-        ("r", 3, 8, 5, "o", "raw", 0.5, 0.9),
+        ("r", 16, None, 0, None, "ema", None, None, None, None),
+        ("r", 3, 8, 5, "o", "raw", 0.5, 0.9, 2.0, "all"),
     ]
 
 
@@ -133,6 +137,6 @@ def test_benchmark(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
 
 def test_the_real_modules_take_these_arguments() -> None:
     inspect.signature(launch.launch).bind("r", teacher=None, run_dir=None, resume=None, sets=[])
-    inspect.signature(generate.sample_run).bind("r", 16, None, 0, None, "ema", None, None)
+    inspect.signature(generate.sample_run).bind("r", 16, None, 0, None, "ema", None, None, None, None)
     inspect.signature(generate.evaluate_run).bind("r", [4, 8], None, 0)
     inspect.signature(runner.run_suite).bind("s", None, True)

@@ -24,7 +24,7 @@ class {cls}(Sampler):
     '''A sampler that does nothing.'''
     class Config(ComponentConfig):
         type: Literal["{name}"] = "{name}"
-    def sample(self, denoiser, count, *, steps, generator, on_step=None):
+    def sample(self, denoiser, count, *, steps, generator, cond=None, on_step=None):
         return None
 """
 

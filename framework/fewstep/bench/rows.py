@@ -24,6 +24,7 @@ from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
 from fewstep.training.build import build_process, load_model
 from fewstep.training.generate import draw, score
+from fewstep.training.labels import labels_like_data
 from fewstep.training.rundir import RunDir
 
 SHEET = 50
@@ -91,9 +92,9 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
         OperationError: a value is not finite.
     """
     begun = time.monotonic()
-    tokens, nfe = _tokens(plan, slot, model, progress)
+    tokens, labels, nfe = _tokens(plan, slot, model, progress)
     seconds = time.monotonic() - begun
-    values = score(tokens, plan.dataset, plan.suite.metrics)
+    values = score(tokens, plan.dataset, plan.suite.metrics, labels=labels)
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} (steps {slot.steps}, seed {slot.seed})")
@@ -112,29 +113,38 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
     )
 
 
-def _tokens(plan: Plan, slot: Slot, model: Model | None, progress: Callable[[int], None]) -> tuple[Tensor, int | None]:
-    """The samples of a row, and the evaluations that each of them took."""
+def _tokens(
+    plan: Plan, slot: Slot, model: Model | None, progress: Callable[[int], None]
+) -> tuple[Tensor, Tensor | None, int | None]:
+    """The samples of a row, the classes that they were asked for, and the evaluations that each of them took."""
     count = plan.suite.samples
     if model is None or slot.steps is None:
-        return real_samples(plan.dataset, count, slot.seed), None
-    return draw(
+        return *real_samples(plan.dataset, count, slot.seed), None
+    labels = labels_like_data(model.denoiser, plan.dataset, count, slot.seed)
+    tokens, nfe = draw(
         model.sampler,
         model.denoiser,
         count,
         steps=slot.steps,
         seed=slot.seed,
         batch_size=model.batch_size,
+        labels=labels,
         progress=lambda done, _: progress(done),
     )
+    return tokens, labels, nfe
 
 
-def real_samples(dataset: Dataset, count: int, seed: int) -> Tensor:
-    """Exact draws from a source with a known law, else training samples without repetition (all, if they are fewer)."""
+def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Exact draws from a source with a known law, else training samples without repetition (all, if they are fewer).
+
+    With them their labels, if they have any.
+    """
     generator = generator_for(seed, "bench/real")
     if hasattr(dataset, "draw"):
         drawn: Tensor = dataset.draw(count, generator)
-        return drawn
-    return dataset.train[torch.randperm(len(dataset), generator=generator)[:count]]
+        return drawn, None
+    rows = torch.randperm(len(dataset), generator=generator)[:count]
+    return dataset.train[rows], None if dataset.labels is None else dataset.labels[rows]
 
 
 def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:

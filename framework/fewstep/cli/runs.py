@@ -64,11 +64,18 @@ def sample(
     top_p: Annotated[
         float | None, typer.Option(help="share of probability drawn from; the recipe's if left out")
     ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="weight of guidance by labels; the recipe's if left out")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="CLASS|all", help="class to draw, or each in turn; the data's if left out")
+    ] = None,
 ) -> None:
     """Draw samples from a trained model."""
     from fewstep.training.generate import sample_run
 
-    typer.echo(f"wrote {sample_run(run, count, steps, seed, out, weights.value, temperature, top_p)}")
+    sheet = sample_run(run, count, steps, seed, out, weights.value, temperature, top_p, guidance, label)
+    typer.echo(f"wrote {sheet}")
 
 
 def evaluate(

@@ -32,9 +32,12 @@ class Dataset(Component, ABC):
 
     `held_out` (LongTensor [M, L] or None) is more of the same, never trained on: metrics score it, so that one knows
     what a generator as good as the data would score.
+
+    A class of data that has labels says so in `labelled`, for recipes are checked before data are read.
     """
 
     kind: ClassVar[Literal["tokens", "text", "image"]] = "tokens"
+    labelled: ClassVar[bool] = False
     spec: DataSpec
     train: Tensor
     labels: Tensor | None = None
@@ -42,6 +45,12 @@ class Dataset(Component, ABC):
 
     def __len__(self) -> int:
         return self.train.shape[0]
+
+    @cached_property
+    def classes(self) -> int:
+        """Number of classes of labelled data; labels are below it."""
+        assert self.labels is not None
+        return int(self.labels.max()) + 1
 
     @cached_property
     def fingerprint(self) -> str:

@@ -17,6 +17,7 @@ class Digits(Dataset):
     """1,797 handwritten digits, 8x8 pixels, one token a pixel (scikit-learn's load_digits; needs no download)."""
 
     kind = "image"
+    labelled = True
 
     class Config(ComponentConfig):
         type: Literal["digits"] = "digits"

@@ -36,6 +36,7 @@ class Mnist(Dataset):
     """
 
     kind = "image"
+    labelled = True
 
     class Config(ComponentConfig):
         type: Literal["mnist"] = "mnist"

@@ -34,6 +34,10 @@ class Metric(Component, ABC):
     def update(self, samples: Tensor) -> None:
         """Add samples (LongTensor [N, L])."""
 
+    def update_labelled(self, samples: Tensor, labels: Tensor | None) -> None:
+        """What scoring calls: `update`, for a metric to which it matters which class [N] was asked for, if any was."""
+        self.update(samples)
+
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """The values over everything added since construction."""

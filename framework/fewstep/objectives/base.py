@@ -28,7 +28,7 @@ class RoleSpec:
     Args:
         trained: whether any phase updates it.
         starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
-        adapters: whether the recipe's `noise_input` and `step_input` are attached to it.
+        adapters: whether the recipe's `noise_input` and `step_input` are attached to it; `label_input` always is.
     """
 
     trained: bool = True

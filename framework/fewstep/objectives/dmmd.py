@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from fewstep.guidance import guided
 from fewstep.matching.diagnostics import diagnose
 from fewstep.matching.losses import LossName, MatchingLoss, matching_loss, mean_log_ratio
 from fewstep.matching.times import TimeLaw, typical_steps
@@ -66,6 +67,9 @@ class DMMD(Objective):
         top_p_delta: float | None = Field(
             2.0, gt=0, description="by how much their logits are lowered; null forbids them, which diverges"
         )
+        teacher_guidance: float = Field(
+            1.0, ge=0, description="weight of classifier-free guidance of the teacher that is distilled; 1 for none"
+        )
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
 
     @classmethod
@@ -78,6 +82,8 @@ class DMMD(Objective):
             yield "renoise", "s may lie after t when times are independent; set renoise to forward or forward_soft"
         if isinstance(config.k, tuple) and config.k[0] >= config.k[1]:
             yield "k", f"a range goes from few steps to more; {list(config.k)} does not"
+        if config.teacher_guidance != 1 and recipe.label_input is None:
+            yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
         process = registry("processes").get(recipe.process.type).cls
         if config.aux_target == "soft" and not process.carry_over:
             yield (
@@ -111,7 +117,8 @@ class DMMD(Objective):
 
         # 2. What teacher and auxiliary make of z_s.
         with torch.no_grad():
-            teacher = self._shaped(ctx.roles["teacher"](step.z_s, s, cond=batch.cond))
+            prediction = guided(ctx.roles["teacher"], step.z_s, s, cond=batch.cond, weight=c.teacher_guidance)
+            teacher = self._shaped(prediction)
         with torch.set_grad_enabled("auxiliary" in phase.train):
             auxiliary = ctx.roles["auxiliary"](step.z_s, s, cond=batch.cond)
 

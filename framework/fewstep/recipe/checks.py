@@ -72,6 +72,17 @@ def check_adapters(recipe: Recipe) -> Found:
             yield section, f"objective '{recipe.objective.type}' has no role that takes it; remove this section"
 
 
+def check_labels(recipe: Recipe) -> Found:
+    """Networks that are told labels need data that have them."""
+    if recipe.label_input and not _class("datasets", recipe.data).labelled:
+        fitting = [entry.name for entry in registry("datasets").entries() if entry.cls.labelled]
+        yield (
+            "label_input",
+            f"data '{recipe.data.type}' have no labels; remove this section, or use data that have: "
+            f"{', '.join(fitting) or 'none'}",
+        )
+
+
 def check_batch(recipe: Recipe) -> Found:
     """Micro-batches are of one size."""
     size, parts = recipe.train.batch_size, recipe.train.accumulate
@@ -111,6 +122,7 @@ CHECKS: tuple[Callable[[Recipe], Found], ...] = (
     check_spaces,
     check_context,
     check_adapters,
+    check_labels,
     check_batch,
     check_optimised_roles,
     check_metrics,

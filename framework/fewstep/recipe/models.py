@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from fewstep.component import ComponentConfig, Strict
+from fewstep.label_input import LabelInputConfig
 from fewstep.recipe.fields import From
 from fewstep.step_input import StepInputConfig
 
@@ -99,6 +100,9 @@ class Recipe(Strict):
     )
     step_input: StepInputConfig | None = Field(
         None, description="tells the student how far its step goes, for one student at several NFE; null for none"
+    )
+    label_input: LabelInputConfig | None = Field(
+        None, description="tells every network the class that is asked for, on labelled data; null for none"
     )
     objective: Annotated[ComponentConfig, From("objectives")]
     teacher: TeacherSection | None = Field(None, description="needed by distillation objectives")

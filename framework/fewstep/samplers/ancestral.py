@@ -5,8 +5,8 @@ Shapes: B batch, L tokens, S tokens a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from fewstep.component import ComponentConfig
 from fewstep.condition import Condition
 from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.guidance import guided
 from fewstep.prediction import sample_categorical
 from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
 from fewstep.shaping import shape
@@ -25,18 +26,27 @@ class AncestralSampler(Sampler):
     """Walks t from 1 to 0 in equal steps: x ~ Cat(prediction), then z_s ~ q(z_s | z_t, x).
 
     Both draws are separate, so a small step never multiplies a rare token's probability below the resolution
-    of a random number. The last step ends at s = 0, where the posterior returns x. Temperature and top-p
-    shape the first draw (arXiv 2603.20155, sections 2 and A.2). `posterior: plugged` is the sampler of traditional
-    uniform diffusion, z_s ~ q(z_s | z_t, probabilities of x); for the masked process both are one.
+    of a random number. The last step ends at s = 0, where the posterior returns x. Guidance,
+    then temperature and top-p, shape the first draw (arXiv 2603.20155, sections 2 and A.2). `posterior: plugged` is the
+    sampler of traditional uniform diffusion, z_s ~ q(z_s | z_t, probabilities of x); for the masked process both are
+    one.
     """
 
     class Config(ComponentConfig):
         type: Literal["ancestral"] = "ancestral"
         temperature: float = Field(1.0, gt=0, description="below 1 sharpens every draw of a clean token")
         top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest symbols that hold this mass")
+        guidance: float = Field(
+            1.0, ge=0, description="weight of classifier-free guidance by labels; other than 1 or 0 it doubles the NFE"
+        )
         posterior: Literal["drawn", "plugged"] = Field(
             "drawn", description="draw x first, or put its probabilities into the posterior (models trained on it)"
         )
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if config.guidance != 1 and recipe.label_input is None:
+            yield "guidance", "guidance is by labels; add `label_input: {}`"
 
     @torch.no_grad()
     def sample(
@@ -46,11 +56,12 @@ class AncestralSampler(Sampler):
         *,
         steps: int,
         generator: Generator,
+        cond: Condition = NOTHING,
         on_step: Callable[[StepState], None] | None = None,
     ) -> Samples:
         before = denoiser.nfe
         x = denoiser.process.prior((count, denoiser.length), device=denoiser.device, generator=generator)
-        x = self._walk(denoiser, x, steps, NOTHING, generator, on_step)
+        x = self._walk(denoiser, x, steps, cond, generator, on_step)
         return Samples(x, denoiser.nfe - before)
 
     def _walk(
@@ -67,7 +78,9 @@ class AncestralSampler(Sampler):
         for index in range(steps):
             t, s = 1 - index / steps, 1 - (index + 1) / steps
             now, then = (torch.full((count,), time, device=device, dtype=torch.float64) for time in (t, s))
-            prediction = denoiser(x, now.float(), then.float(), cond=cond, generator=generator)
+            prediction = guided(
+                denoiser, x, now.float(), then.float(), weight=self.config.guidance, cond=cond, generator=generator
+            )
             prediction = shape(prediction, temperature_=self.config.temperature, top_p_=self.config.top_p)
             if self.config.posterior == "plugged" and not process.carry_over:
                 rows = process.posterior_probs(prediction.dense_probs(), x, now, then)

@@ -10,7 +10,8 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from fewstep.component import Component
-from fewstep.denoiser import Denoiser
+from fewstep.condition import Condition
+from fewstep.denoiser import NOTHING, Denoiser
 from fewstep.registry import Registry
 
 
@@ -48,9 +49,10 @@ class Sampler(Component, ABC):
         *,
         steps: int,
         generator: Generator,
+        cond: Condition = NOTHING,
         on_step: Callable[[StepState], None] | None = None,
     ) -> Samples:
-        """Draw `count` samples in `steps` steps on the denoiser's device."""
+        """Draw `count` samples in `steps` steps on the denoiser's device, given `cond`."""
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler", Sampler, "fewstep.samplers")

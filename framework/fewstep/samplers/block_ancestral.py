@@ -6,13 +6,14 @@ Shapes: B batch, L tokens, S tokens a block.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Generator
 
 from fewstep.condition import Condition, Prefix
-from fewstep.denoiser import Denoiser
+from fewstep.denoiser import NOTHING, Denoiser
 from fewstep.samplers.ancestral import AncestralSampler
 from fewstep.samplers.base import SAMPLERS, Samples, StepState
 
@@ -39,6 +40,7 @@ class BlockAncestralSampler(AncestralSampler):
         *,
         steps: int,
         generator: Generator,
+        cond: Condition = NOTHING,
         on_step: Callable[[StepState], None] | None = None,
     ) -> Samples:
         size, before = denoiser.block_size, denoiser.nfe
@@ -55,7 +57,7 @@ class BlockAncestralSampler(AncestralSampler):
                     whole[:, here] = state.x
                     on_step(StepState(block * steps + state.index, state.t, state.s, whole))
 
-            x[:, here] = self._walk(denoiser, x[:, here], steps, Condition(prefix=prefix), generator, show)
+            x[:, here] = self._walk(denoiser, x[:, here], steps, replace(cond, prefix=prefix), generator, show)
             if first + size < denoiser.length:
                 prefix = denoiser.read(prefix, x[:, here])
         return Samples(x, denoiser.nfe - before)

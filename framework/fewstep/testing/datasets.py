@@ -6,7 +6,16 @@ from typing import Any
 
 import torch
 
-from fewstep.data.base import DATASETS
+from fewstep.data.base import DATASETS, Dataset
+
+
+def _check_labels(dataset: Dataset) -> None:
+    labels = dataset.labels
+    assert (labels is not None) == dataset.labelled, "`labelled` must say whether there are labels"
+    if labels is not None:
+        assert labels.dtype == torch.long, "labels must be a LongTensor"
+        assert labels.shape == (len(dataset),), "one label for each sample"
+        assert int(labels.min()) >= 0, "negative label"
 
 
 def check_dataset(config: Any) -> None:
@@ -25,7 +34,7 @@ def check_dataset(config: Any) -> None:
     assert int(train.min()) >= 0, "negative token"
     assert int(train.max()) < spec.vocab_size, f"token {int(train.max())} in a vocabulary of {spec.vocab_size}"
     assert DATASETS.build(config).fingerprint == dataset.fingerprint, "the same config must give the same data"
-    assert dataset.labels is None or dataset.labels.shape == (len(dataset),), "one label for each sample"
+    _check_labels(dataset)
 
     shown = dataset.to_text(train[:3])
     assert len(shown) == 3, "to_text must return one text for each sample"

@@ -26,9 +26,11 @@ def check_metric(config: Any, *, data: Any = None) -> None:
     samples = dataset.train[:96]
 
     whole, parts = METRICS.build(config, dataset=dataset), METRICS.build(config, dataset=dataset)
-    whole.update(samples)
-    for part in samples.split(41):
-        parts.update(part)
+    labels = None if dataset.labels is None else dataset.labels[:96]
+    whole.update_labelled(samples, labels)
+    for first in range(0, len(samples), 41):
+        own = None if labels is None else labels[first : first + 41]
+        parts.update_labelled(samples[first : first + 41], own)
     values, again = whole.compute(), parts.compute()
     assert values.keys() == metric_type.directions.keys(), (
         f"returns {sorted(values)}, declares {sorted(metric_type.directions)}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fewstep.objectives.base import OBJECTIVES, Batch
+from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.training.checkpoint import list_checkpoints
@@ -81,7 +81,7 @@ def _train(recipe: Recipe, path: Path) -> Trainer:
 
 def _check_gradients(trainer: Trainer) -> None:
     trainer.objective.setup(trainer.ctx)
-    batch = Batch(trainer.tokens[:8])
+    batch = trainer.batch(torch.arange(8, device=trainer.device))
     with torch.no_grad():  # roles that start equal may have nothing to tell each other
         for role in trainer.roles.values():
             for parameter in role.parameters():

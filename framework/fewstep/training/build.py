@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoiser import NetworkDenoiser
 from fewstep.errors import UserError
+from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NOISE_INPUTS
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.processes.base import PROCESSES, ForwardProcess
@@ -50,7 +52,7 @@ def build_denoiser(
     recipe: Recipe, dataset: Dataset, process: ForwardProcess, *, adapters: bool, purpose: str = "student"
 ) -> NetworkDenoiser:
     """A freshly initialised network; `purpose` names the random stream of its initial weights, `adapters`
-    says whether the recipe's noise and step inputs go into it."""
+    says whether the recipe's noise and step inputs go into it. A label input goes into every network."""
     spec = dataset.spec
     tokens = TokenSpace(process.num_states, spec.vocab_size, spec.length, spec.grid)
     with torch.random.fork_rng():
@@ -62,7 +64,8 @@ def build_denoiser(
                 recipe.noise_input, tokens=tokens, width=backbone.width, sites=backbone.residual_sites
             )
         told = StepInput(recipe.step_input, backbone.width) if adapters and recipe.step_input else None
-    return NetworkDenoiser(backbone, process, adapter, told)
+        labels = LabelInput(recipe.label_input, dataset.classes, backbone.width) if recipe.label_input else None
+    return NetworkDenoiser(backbone, process, adapter, told, labels)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def load_teacher(recipe: Recipe, dataset: Dataset) -> NetworkDenoiser:
     """The teacher that `recipe.teacher` names, checked to fit the recipe.
 
     Raises:
-        UserError: it was trained on other data, or with another process or backbone.
+        UserError: it was trained on other data or labels, or with another process or backbone.
     """
     assert recipe.teacher is not None
     teacher = load_model(recipe.teacher.run, weights=recipe.teacher.weights, device="cpu")
@@ -120,6 +123,7 @@ def load_teacher(recipe: Recipe, dataset: Dataset) -> NetworkDenoiser:
         raise UserError(f"data: teacher '{teacher.run.path}' was trained on other data; use its data section")
     for section in ("process", "backbone"):
         _check_section(section, getattr(recipe, section).model_dump(), teacher)
+    _check_labels(recipe, dataset, teacher)
     return teacher.denoiser
 
 
@@ -131,3 +135,19 @@ def _check_section(section: str, ours: dict[str, Any], teacher: TrainedModel) ->
             f"{section}.{key}: teacher '{teacher.run.path}' has {theirs.get(key)!r}, this recipe {ours.get(key)!r}; "
             f"a student starts from its teacher's weights, so their {section} must agree"
         )
+
+
+def _check_labels(recipe: Recipe, dataset: Dataset, teacher: TrainedModel) -> None:
+    ours, theirs = recipe.label_input is not None, teacher.recipe.label_input is not None
+    if ours != theirs:
+        yes, no = ("this recipe is", "the teacher is not") if ours else ("the teacher is", "this recipe is not")
+        raise UserError(
+            f"label_input: teacher '{teacher.run.path}': {yes} told labels, {no}; a student starts from its teacher's "
+            "weights, so both have this section or neither"
+        )
+    if ours and not _same(dataset.labels, teacher.dataset.labels):
+        raise UserError(f"data: teacher '{teacher.run.path}' was trained with other labels; use its data section")
+
+
+def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    return ours is not None and theirs is not None and torch.equal(ours, theirs)

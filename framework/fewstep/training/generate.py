@@ -22,7 +22,8 @@ from fewstep.objectives.base import OBJECTIVES
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
-from fewstep.training.build import Weights, load_model
+from fewstep.training.build import TrainedModel, Weights, load_model
+from fewstep.training.labels import condition_on, labels_asked_for, labels_like_data
 from fewstep.training.loggers import clock
 
 Progress = Callable[[int, int], None]
@@ -52,9 +53,10 @@ def draw(
     steps: int,
     seed: int,
     batch_size: int,
+    labels: Tensor | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, int]:
-    """Draw `count` samples in batches.
+    """Draw `count` samples in batches, of the classes `labels` (LongTensor [count]) if the denoiser is told them.
 
     Returns:
         Tokens (LongTensor [count, L], on the CPU) and the network evaluations that each sample took.
@@ -63,7 +65,9 @@ def draw(
     parts: list[Tensor] = []
     nfe = 0
     for first in range(0, count, batch_size):
-        samples = sampler.sample(denoiser, min(batch_size, count - first), steps=steps, generator=generator)
+        size = min(batch_size, count - first)
+        cond = condition_on(None if labels is None else labels[first : first + size], denoiser.device)
+        samples = sampler.sample(denoiser, size, steps=steps, generator=generator, cond=cond)
         parts.append(samples.x.cpu())
         nfe = samples.nfe
         if progress is not None:
@@ -71,12 +75,14 @@ def draw(
     return torch.cat(parts), nfe
 
 
-def score(samples: Tensor, dataset: Dataset, metrics: Sequence[Any]) -> dict[str, float]:
-    """Values of all `metrics` (configs or names) over the samples."""
+def score(
+    samples: Tensor, dataset: Dataset, metrics: Sequence[Any], *, labels: Tensor | None = None
+) -> dict[str, float]:
+    """Values of all `metrics` (configs or names) over the samples, which were asked for by `labels` if by any."""
     values: dict[str, float] = {}
     for config in metrics:
         metric = METRICS.build(config, dataset=dataset)
-        metric.update(samples)
+        metric.update_labelled(samples, labels)
         values.update(metric.compute())
     return values
 
@@ -90,19 +96,27 @@ def sample_run(
     weights: Weights = "ema",
     temperature: float | None = None,
     top_p: float | None = None,
+    guidance: float | None = None,
+    label: str | None = None,
 ) -> Path:
     """Draw samples from a run into a folder: a sheet to look at, the tokens, and how they were made.
 
+    Args:
+        label: a class, or "all" for each in turn; None draws them as often as the data have them.
+
     Raises:
-        UserError: no such run, or a setting that its sampler does not have.
+        UserError: no such run or class, or a setting that its sampler or network does not have.
     """
     model = load_model(run, weights=weights)
     recipe = model.recipe
-    changes = {k: v for k, v in {"temperature": temperature, "top_p": top_p}.items() if v is not None}
-    sampler = _sampler(recipe.sampler, changes)
+    settings = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
+    changes = {k: v for k, v in settings.items() if v is not None}
+    sampler = _sampler(model, changes)
+    labels = _labels(model, label, count, seed)
     usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
     steps = steps or usual or max(recipe.evaluate.steps)
     marks = [f"steps{steps}", f"seed{seed}", f"n{count}", *(f"{k}{v}" for k, v in changes.items())]
+    marks += [f"label{label}"] * (label is not None)
     folder = Path(out) if out else model.run.samples / "-".join(marks + ["raw"] * (weights == "raw"))
     begun = time.monotonic()
     tokens, nfe = draw(
@@ -112,10 +126,9 @@ def sample_run(
         steps=steps,
         seed=seed,
         batch_size=recipe.evaluate.batch_size,
+        labels=labels,
         progress=Narrator(f"{steps} steps"),
     )
-    sheet = save_sheet(folder / "samples", model.dataset, tokens)
-    save_file({"tokens": tokens}, folder / "samples.safetensors")
     about = {
         "run": str(model.run.path),
         "step": model.step,
@@ -127,16 +140,37 @@ def sample_run(
         "seed": seed,
         "seconds": round(time.monotonic() - begun, 3),
     }
+    if labels is not None:
+        about["labels"] = labels.tolist()
+    return _keep_samples(folder, model.dataset, tokens, about)
+
+
+def _keep_samples(folder: Path, dataset: Dataset, tokens: Tensor, about: dict[str, Any]) -> Path:
+    """Write samples in three ways; the path of the sheet."""
+    sheet = save_sheet(folder / "samples", dataset, tokens)
+    save_file({"tokens": tokens}, folder / "samples.safetensors")
     (folder / "sample.json").write_text(json.dumps(about, indent=2) + "\n")
     return sheet
 
 
-def _sampler(config: ComponentConfig, changes: dict[str, float]) -> Sampler:
+def _sampler(model: TrainedModel, changes: dict[str, float]) -> Sampler:
     """The recipe's sampler with other settings."""
+    config: ComponentConfig = model.recipe.sampler
+    if "guidance" in changes and not model.denoiser.told_labels:
+        raise UserError(f"run '{model.run.path}' was trained without labels (label_input), by which guidance goes")
     unknown = changes.keys() - type(config).model_fields.keys()
     if unknown:
         raise UserError(f"sampler '{config.type}' has no setting '{min(unknown)}'")
     return SAMPLERS.build({**config.model_dump(), **changes})
+
+
+def _labels(model: TrainedModel, wanted: str | None, count: int, seed: int) -> Tensor | None:
+    """The classes to draw samples of, for a model that knows any."""
+    if wanted is None:
+        return labels_like_data(model.denoiser, model.dataset, count, seed)
+    if not model.denoiser.told_labels:
+        raise UserError(f"run '{model.run.path}' was trained without labels (label_input); leave --label out")
+    return labels_asked_for(wanted, model.dataset, count)
 
 
 def evaluate_run(
@@ -156,6 +190,7 @@ def evaluate_run(
     rows = []
     for count in steps or section.steps:
         wanted = samples or section.samples
+        labels = labels_like_data(model.denoiser, model.dataset, wanted, seed)
         tokens, nfe = draw(
             sampler,
             model.denoiser,
@@ -163,9 +198,10 @@ def evaluate_run(
             steps=count,
             seed=seed,
             batch_size=section.batch_size,
+            labels=labels,
             progress=Narrator(f"{count} steps"),
         )
-        values = score(tokens, model.dataset, section.metrics)
+        values = score(tokens, model.dataset, section.metrics, labels=labels)
         rows.append({"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
     return rows

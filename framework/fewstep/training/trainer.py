@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.condition import Condition
 from fewstep.data.base import Dataset
-from fewstep.denoiser import NOTHING, Denoiser, NetworkDenoiser
+from fewstep.denoiser import Denoiser, NetworkDenoiser
 from fewstep.errors import OperationError
 from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
 from fewstep.recipe import dump_recipe
@@ -64,6 +64,8 @@ class Trainer:
         self.device = resolve_device(recipe.train.device)
         self.dataset = dataset or build_dataset(recipe)
         self.tokens = self.dataset.train.to(self.device)
+        labels = self.dataset.labels if recipe.label_input else None
+        self.labels = None if labels is None else labels.to(self.device)
         self.process = build_process(recipe, self.dataset)
         self.objective: Objective = OBJECTIVES.build(recipe.objective)
         self.roles = self._build_roles()
@@ -92,7 +94,7 @@ class Trainer:
                 continue
             built[name] = build_denoiser(self.recipe, self.dataset, self.process, adapters=role.adapters, purpose=name)
             if role.starts_from:
-                built[name].backbone.load_state_dict(built[role.starts_from].backbone.state_dict())
+                built[name].start_from(built[role.starts_from])
         for name, role in self.objective.roles.items():
             built[name].to(self.device).train(role.trained)
         return dict(built)
@@ -164,24 +166,27 @@ class Trainer:
         self._collect({f"{phase.name}/loss": torch.stack(losses).sum()})
         self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
 
-    def _batches(self) -> list[Tensor]:
-        indices = self.order.take(self.recipe.train.batch_size)
-        return list(self.tokens[indices.to(self.device)].chunk(self.recipe.train.accumulate))
+    def _batches(self) -> list[Batch]:
+        indices = self.order.take(self.recipe.train.batch_size).to(self.device)
+        return [self.batch(part) for part in indices.chunk(self.recipe.train.accumulate)]
 
-    def _micro_batch(self, phase: Phase, x0: Tensor) -> Tensor:
+    def batch(self, rows: Tensor) -> Batch:
+        """The training samples `rows`, and what all roles are told about them: labels, if the recipe has a label input,
+        and the real data, if they predict a block from those before it."""
+        x0 = self.tokens[rows]
+        labels = None if self.labels is None else self.labels[rows]
+        return Batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
+
+    def _micro_batch(self, phase: Phase, batch: Batch) -> Tensor:
         """Backward pass of one micro-batch; returns its share of the batch's mean loss."""
-        share = x0.shape[0] / self.recipe.train.batch_size
+        share = batch.size / self.recipe.train.batch_size
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
-            out = self.objective.loss(phase, Batch(x0, self._condition(x0)), self.ctx)
+            out = self.objective.loss(phase, batch, self.ctx)
         (out.loss * share).backward()
         for name, value in out.metrics.items():
             total, count = value if isinstance(value, tuple) else (value * share, share)
             self._collect({f"{phase.name}/{name}": total}, float(count))
         return out.loss.detach() * share
-
-    def _condition(self, x0: Tensor) -> Condition:
-        """What all roles are told about a micro-batch: the real data, if they predict a block from those before it."""
-        return Condition(context=x0) if self.roles["student"].block_size is not None else NOTHING
 
     def _clip(self, phase: Phase, name: str) -> Tensor:
         limit = self.settings[name].clip

@@ -18,6 +18,7 @@ from fewstep.recipe.models import WatchSection
 from fewstep.samplers.base import Sampler
 from fewstep.seeding import generator_for
 from fewstep.training.ema import Ema
+from fewstep.training.labels import condition_on, labels_like_data
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Watch:
     ) -> None:
         self.section, self.sampler, self.steps, self.seed = section, sampler, steps, seed
         self.due = {round(total * i / section.times) for i in range(1, section.times + 1)}
+        self._dataset = dataset
         self._expected = disagreement(dataset.train[: max(section.samples, 2048)], dataset.spec.vocab_size)
         self._symbols = dataset.spec.vocab_size
 
@@ -53,9 +55,11 @@ class Watch:
         """Draw the samples as they would be drawn of the finished student."""
         was_training, counted = student.training, student.nfe
         generator = generator_for(self.seed, "watch", student.device)
+        count = self.section.samples
+        cond = condition_on(labels_like_data(student, self._dataset, count, self.seed), student.device)
         student.eval()
         with _averaged(student, ema):
-            drawn = self.sampler.sample(student, self.section.samples, steps=self.steps, generator=generator).x
+            drawn = self.sampler.sample(student, count, steps=self.steps, generator=generator, cond=cond).x
         student.train(was_training)
         student.nfe = counted
         share = disagreement(drawn, self._symbols) / max(self._expected, 1e-12)
