@@ -51,7 +51,7 @@ def test_every_role_gets_the_real_data_as_context(train: Train, monkeypatch: pyt
         return true(self, x_t, t, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Denoiser, "forward", spy)
-    train("smoke-dmmd", "student", *PROCESSES["masked"], "train.steps=1", teacher=teacher)
+    train("smoke-dmmd", "student", *PROCESSES["masked"], "train.steps=1", "watch.times=0", teacher=teacher)
     assert len(seen) == 3
     contexts = [cond.context for _, _, cond in seen]
     assert all(context is contexts[0] for context in contexts)
