@@ -177,37 +177,34 @@ def rowwise(
     Returns:
         float [B, L], zero outside `where`.
     """
+    count = len(predictions)
     sources = [p._source(where) for p in predictions]
-    carried = [_carried(p, where) for p in predictions]
-    rest = [extra[where] for extra in extras or []]
-    rest += [ids for ids in carried if ids is not None]
+    inputs = [*sources, *(_carried(p, where) for p in predictions), *(extra[where] for extra in extras or [])]
 
     def run(*args: Tensor) -> Tensor:
-        known = iter(args[len(args) - sum(ids is not None for ids in carried) :])
         rows = [p._rows(source) for p, source in zip(predictions, args, strict=False)]
-        rows = [r if ids is None else _copied(r, next(known)) for r, ids in zip(rows, carried, strict=True)]
-        return fn(*rows, *args[len(predictions) : len(predictions) + len(extras or [])])
+        return fn(*map(_copied, rows, args[count : 2 * count]), *args[2 * count :])
 
-    count = sources[0].shape[0]
-    size = min(p._chunk_rows() for p in predictions)
-    if count <= size:
-        values = run(*sources, *rest)
+    rows, size = sources[0].shape[0], min(p._chunk_rows() for p in predictions)
+    if rows <= size:
+        values = run(*inputs)
     else:
-        chunks = [math.ceil(count / size)] * (len(sources) + len(rest))
-        parts = zip(*(x.tensor_split(n) for x, n in zip([*sources, *rest], chunks, strict=True)), strict=True)
+        parts = zip(*(x.tensor_split(math.ceil(rows / size)) for x in inputs), strict=True)
         values = torch.cat([checkpoint(run, *part, use_reentrant=False) for part in parts])
     return torch.zeros(where.shape, dtype=values.dtype, device=values.device).masked_scatter(where, values)
 
 
-def _carried(prediction: Prediction, where: Tensor) -> Tensor | None:
-    """Ids [N] that carried-over tokens among `where` take, -1 for the predicted; None if all are predicted."""
+def _carried(prediction: Prediction, where: Tensor) -> Tensor:
+    """Ids [N] that carried-over tokens among `where` take, -1 for the predicted; empty if all are predicted."""
     if prediction.where is where or not (where & ~prediction.where).any():
-        return None
+        return prediction.known.new_empty(0)
     return torch.where(prediction.where, -1, prediction.known)[where]
 
 
 def _copied(rows: Tensor, ids: Tensor) -> Tensor:
-    """Rows [N, V] of log-probabilities, those with an id in `ids` [N] being certain of it."""
+    """Rows [N, V] of log-probabilities, those with an id in `ids` being certain of it."""
+    if not ids.numel():
+        return rows
     certain = torch.nn.functional.one_hot(ids.clamp_min(0), rows.shape[1]).to(rows.dtype).log()
     return torch.where((ids < 0)[:, None], rows, certain)
 

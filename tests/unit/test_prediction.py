@@ -136,3 +136,26 @@ def test_rowwise_passes_extras_row_by_row() -> None:
     got = rowwise(lambda log_p, mark: mark + 0 * log_p[:, 0], [p], [marks], where=p.where)
     assert torch.equal(got, marks * p.where)
     assert dense.shape == (B, L, V)
+
+
+def test_a_token_that_one_prediction_carries_over_is_certain_in_its_rows() -> None:
+    """Where another prediction decides which tokens are read (a renoised state masks what this one saw clean)."""
+    rng = torch.Generator().manual_seed(0)
+    table = torch.randn(3, 4, 5, generator=rng).log_softmax(-1).requires_grad_()
+    known = torch.randint(5, (3, 4), generator=rng)
+    where = torch.rand(3, 4, generator=rng) < 0.5
+    everywhere = torch.ones_like(where)
+    values = torch.randn(3, 4, 5, generator=rng)
+    found = rowwise(
+        lambda p, v: prediction_module.expectation(p, v),
+        [TablePrediction(table, known, where)],
+        [values],
+        where=everywhere,
+    )
+    copied = values.gather(2, known[..., None])[..., 0]
+    expected = torch.where(where, (table.exp() * values).sum(-1), copied)
+    torch.testing.assert_close(found, expected)
+    found.sum().backward()
+    assert table.grad is not None
+    assert table.grad[where].any(1).all()
+    assert not table.grad[~where].any()

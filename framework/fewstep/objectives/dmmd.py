@@ -104,15 +104,8 @@ class DMMD(Objective):
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         # 1. From noised real data, one sampling step of the student: soft probabilities, a hard draw x, and z_s.
         c = self.config
-        step = student_step(
-            batch,
-            ctx,
-            k=c.k,
-            min_time=c.min_time,
-            grad="student" in phase.train,
-            times=c.times,
-            renoise=c.renoise,
-        )
+        grad = "student" in phase.train
+        step = student_step(batch, ctx, k=c.k, min_time=c.min_time, grad=grad, times=c.times, renoise=c.renoise)
         student, s = step.prediction, step.s
 
         # 2. What teacher and auxiliary make of z_s.

@@ -19,6 +19,7 @@ from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
 from fewstep.metrics.base import METRICS
 from fewstep.objectives.base import OBJECTIVES
+from fewstep.recipe.models import Recipe
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
@@ -108,16 +109,20 @@ def sample_run(
         UserError: no such run or class, or a setting that its sampler or network does not have.
     """
     model = load_model(run, weights=weights)
-    recipe = model.recipe
     settings = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
     changes = {k: v for k, v in settings.items() if v is not None}
     sampler = _sampler(model, changes)
     labels = _labels(model, label, count, seed)
-    usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
-    steps = steps or usual or max(recipe.evaluate.steps)
-    marks = [f"steps{steps}", f"seed{seed}", f"n{count}", *(f"{k}{v}" for k, v in changes.items())]
-    marks += [f"label{label}"] * (label is not None)
-    folder = Path(out) if out else model.run.samples / "-".join(marks + ["raw"] * (weights == "raw"))
+    steps = steps or _usual_steps(model.recipe)
+    marks = {
+        "steps": steps,
+        "seed": seed,
+        "n": count,
+        **changes,
+        "label": label,
+        "raw": "" if weights == "raw" else None,
+    }
+    name = "-".join(f"{key}{value}" for key, value in marks.items() if value is not None)
     begun = time.monotonic()
     tokens, nfe = draw(
         sampler,
@@ -125,7 +130,7 @@ def sample_run(
         count,
         steps=steps,
         seed=seed,
-        batch_size=recipe.evaluate.batch_size,
+        batch_size=model.recipe.evaluate.batch_size,
         labels=labels,
         progress=Narrator(f"{steps} steps"),
     )
@@ -139,10 +144,15 @@ def sample_run(
         "nfe": nfe,
         "seed": seed,
         "seconds": round(time.monotonic() - begun, 3),
+        **({} if labels is None else {"labels": labels.tolist()}),
     }
-    if labels is not None:
-        about["labels"] = labels.tolist()
-    return _keep_samples(folder, model.dataset, tokens, about)
+    return _keep_samples(Path(out) if out else model.run.samples / name, model.dataset, tokens, about)
+
+
+def _usual_steps(recipe: Recipe) -> int:
+    """What the student is made for, or the most that its recipe evaluates at."""
+    usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
+    return usual or max(recipe.evaluate.steps)
 
 
 def _keep_samples(folder: Path, dataset: Dataset, tokens: Tensor, about: dict[str, Any]) -> Path:
