@@ -89,7 +89,7 @@ def test_one_student_is_trained_for_a_range_of_steps(tmp_path: Path) -> None:
     train("teacher", objective="denoising")
     student = train(
         "student",
-        objective={"type": "dmmd", "k": [2, 8], "times": "grid"},
+        objective={"type": "dmmd", "k": 2, "k_max": 8, "times": "grid"},
         step_input={},
         teacher={"run": str(tmp_path / "teacher")},
     )

@@ -6,10 +6,10 @@ Shapes: B batch, L tokens, V vocabulary. z_t and z_s are noised ids [B, L].
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from fewstep.guidance import guided
@@ -41,8 +41,9 @@ class DMMD(Objective):
 
     class Config(WeightingConfig):
         type: Literal["dmmd"] = "dmmd"
-        k: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)] = Field(
-            8, description="sampling steps that the student is trained for, or a range [low, high] of them"
+        k: int = Field(8, ge=1, description="sampling steps that the student is trained for")
+        k_max: int | None = Field(
+            None, ge=2, description="with it, from k up to so many, drawn for each sample: one student, several NFE"
         )
         times: TimeLaw = Field("uniform", description="law of (t, s): Algorithm 1's, or see docs/dmmd.md")
         renoise: Renoise = Field(
@@ -80,8 +81,8 @@ class DMMD(Objective):
             yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
         if config.times == "independent" and config.renoise == "posterior":
             yield "renoise", "s may lie after t when times are independent; set renoise to forward or forward_soft"
-        if isinstance(config.k, tuple) and config.k[0] >= config.k[1]:
-            yield "k", f"a range goes from few steps to more; {list(config.k)} does not"
+        if config.k_max is not None and config.k_max <= config.k:
+            yield "k_max", f"must be more than k, which is {config.k}"
         if config.teacher_guidance != 1 and recipe.label_input is None:
             yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
         process = registry("processes").get(recipe.process.type).cls
@@ -94,7 +95,7 @@ class DMMD(Objective):
 
     @classmethod
     def usual_steps(cls, config: Any) -> int | None:
-        return typical_steps(config.times, config.k)
+        return typical_steps(config.times, _steps(config))
 
     def phases(self) -> Sequence[Phase]:
         if self.config.updates == "simultaneous":
@@ -105,7 +106,7 @@ class DMMD(Objective):
         # 1. From noised real data, one sampling step of the student: soft probabilities, a hard draw x, and z_s.
         c = self.config
         grad = "student" in phase.train
-        step = student_step(batch, ctx, k=c.k, min_time=c.min_time, grad=grad, times=c.times, renoise=c.renoise)
+        step = student_step(batch, ctx, k=_steps(c), min_time=c.min_time, grad=grad, times=c.times, renoise=c.renoise)
         student, s = step.prediction, step.s
 
         # 2. What teacher and auxiliary make of z_s.
@@ -156,3 +157,8 @@ class DMMD(Objective):
         if "auxiliary" in phase.train:
             found["log_ratio"] = (mean_log_ratio(auxiliary, teacher).sum(), teacher.where.sum())
         return found
+
+
+def _steps(config: Any) -> int | tuple[int, int]:
+    """k, or the range from k to k_max."""
+    return config.k if config.k_max is None else (config.k, config.k_max)
