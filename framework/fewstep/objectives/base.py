@@ -58,8 +58,8 @@ class Batch:
 
     def halves(self) -> tuple[Batch, Batch]:
         """The two halves of a batch of an even number of samples."""
-        first, second = self.x0.chunk(2)
-        return Batch(first, self.cond.split(2)[0]), Batch(second, self.cond.split(2)[1])
+        first, second = map(Batch, self.x0.chunk(2), self.cond.split(2))
+        return first, second
 
 
 @dataclass(frozen=True)

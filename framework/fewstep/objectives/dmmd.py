@@ -17,7 +17,7 @@ from fewstep.matching.diagnostics import diagnose
 from fewstep.matching.losses import LossName, MatchingLoss, matching_loss, mean_log_ratio
 from fewstep.matching.times import TimeLaw, typical_steps
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.student_step import Renoise, student_step
+from fewstep.objectives.student_step import Renoise, Target, check_target, soft_targets, student_step
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
 from fewstep.prediction import Prediction
 from fewstep.processes.base import per_token
@@ -51,7 +51,7 @@ class DMMD(Objective):
         )
         loss: LossName = Field("cross_entropy", description="what the players are compared by")
         posterior_step: float = Field(0.01, gt=0, lt=1, description="length of the posterior's step (loss: posterior)")
-        aux_target: Literal["auto", "soft", "hard"] = Field(
+        aux_target: Target = Field(
             "auto",
             description="what the auxiliary learns: drawn tokens (hard) or probabilities (soft); auto: soft if masked",
         )
@@ -75,8 +75,6 @@ class DMMD(Objective):
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        from fewstep.registries import registry
-
         if config.updates == "simultaneous" and config.aux_steps > 1:
             yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
         if config.times == "independent" and config.renoise == "posterior":
@@ -85,13 +83,7 @@ class DMMD(Objective):
             yield "k_max", f"must be more than k, which is {config.k}"
         if config.teacher_guidance != 1 and recipe.label_input is None:
             yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
-        process = registry("processes").get(recipe.process.type).cls
-        if config.aux_target == "soft" and not process.carry_over:
-            yield (
-                "aux_target",
-                f"soft targets are biased for the {recipe.process.type} process, whose z_s depends on the drawn "
-                "tokens; use 'hard' or 'auto'",
-            )
+        yield from check_target("aux_target", config.aux_target, recipe)
 
     @classmethod
     def usual_steps(cls, config: Any) -> int | None:
@@ -123,7 +115,7 @@ class DMMD(Objective):
         if "student" in phase.train:
             losses["student_loss"] = (weight * form.student(student, auxiliary, teacher)).mean()
         if "auxiliary" in phase.train:
-            target = student if self._soft(ctx) else step.x
+            target = student if soft_targets(c.aux_target, ctx.process) else step.x
             losses["auxiliary_loss"] = (weight * self._auxiliary_loss(form, target, teacher, auxiliary)).mean()
         metrics: dict[str, Any] = {name: value.detach() for name, value in losses.items()}
         metrics |= self._measures(phase, student, teacher, auxiliary)
@@ -135,10 +127,6 @@ class DMMD(Objective):
         """The teacher that is distilled, in every loss (arXiv 2603.20155, section 3.3)."""
         c = self.config
         return shape(teacher, temperature_=c.teacher_temperature, top_p_=c.teacher_top_p, delta=c.top_p_delta)
-
-    def _soft(self, ctx: StepContext) -> bool:
-        target = self.config.aux_target
-        return bool(target == "soft" or (target == "auto" and ctx.process.carry_over))
 
     def _auxiliary_loss(
         self, form: MatchingLoss, target: Prediction | Tensor, teacher: Prediction, auxiliary: Prediction

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fewstep.denoiser import Denoiser
 from fewstep.derivative import directional_derivative
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.student_step import StudentStep, student_step
+from fewstep.objectives.student_step import StudentStep, Target, check_target, soft_targets, student_step
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
 from fewstep.prediction import expectation, rowwise
 from fewstep.processes.base import per_token
@@ -39,7 +39,7 @@ class DMMDInstant(Objective):
     class Config(WeightingConfig):
         type: Literal["dmmd_instant"] = "dmmd_instant"
         k: int = Field(8, ge=1, description="sampling steps that the student is trained for; steps span up to 1/k")
-        target: Literal["auto", "soft", "hard"] = Field(
+        target: Target = Field(
             "auto",
             description="tokens in the teacher's loss: drawn (hard) or probabilities (soft); auto: soft if masked",
         )
@@ -63,15 +63,7 @@ class DMMDInstant(Objective):
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        from fewstep.registries import registry
-
-        process = registry("processes").get(recipe.process.type).cls
-        if config.target == "soft" and not process.carry_over:
-            yield (
-                "target",
-                f"soft targets are biased for the {recipe.process.type} process, whose z_s depends on the drawn "
-                "tokens; use 'hard' or 'auto'",
-            )
+        yield from check_target("target", config.target, recipe)
         size, parts = recipe.train.batch_size, recipe.train.accumulate
         if size % parts == 0 and size // parts % 2:
             yield (
@@ -111,8 +103,9 @@ class DMMDInstant(Objective):
         teacher, weight = ctx.roles["teacher"], per_token(loss_weight(self.config, step.s, ctx.process.schedule))
         with torch.enable_grad(), _differentiable(teacher) as parameters:
             made = teacher(step.z_s, step.s, cond=batch.cond)
-            soft = step.prediction.shaped(Tensor.detach)
-            loss = (weight * (made.cross_entropy(soft) if self._soft(ctx) else made.nll(step.x))).mean()
+            soft = soft_targets(self.config.target, ctx.process)
+            value = made.cross_entropy(step.prediction.shaped(Tensor.detach)) if soft else made.nll(step.x)
+            loss = (weight * value).mean()
             if self.config.centred:
                 z_s = ctx.process.posterior_sample(
                     batch.x0, step.z_t, step.t, step.s, generator=ctx.generators["sample"]
@@ -120,9 +113,6 @@ class DMMDInstant(Objective):
                 loss = loss - (weight * teacher(z_s, step.s, cond=batch.cond).nll(batch.x0)).mean()
             found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), found, strict=True)}
-
-    def _soft(self, ctx: StepContext) -> bool:
-        return self.config.target == "soft" or (self.config.target == "auto" and ctx.process.carry_over)
 
     def _precondition(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
         """nu = Lambda g, the step of Adam without momentum.

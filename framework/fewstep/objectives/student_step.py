@@ -5,8 +5,9 @@ Shapes: B batch, L tokens.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 from fewstep.matching.times import TimeLaw, draw_times
 from fewstep.objectives.base import Batch, StepContext
 from fewstep.prediction import Prediction
+from fewstep.processes.base import PROCESSES, ForwardProcess
 
 Renoise = Literal["posterior", "forward", "forward_soft"]
+Target = Literal["auto", "soft", "hard"]
 
 
 @dataclass(frozen=True)
@@ -64,3 +67,18 @@ def student_step(
         source = prediction.sample(generator=rng) if renoise == "forward_soft" else x
         z_s = ctx.process.corrupt(source, s, generator=rng).x_t
     return StudentStep(prediction, x, z_t, z_s, t, s)
+
+
+def soft_targets(target: Target, process: ForwardProcess) -> bool:
+    """Whether the student's probabilities stand for its tokens in other networks' losses; auto: where that is right."""
+    return target == "soft" or (target == "auto" and process.carry_over)
+
+
+def check_target(key: str, target: Target, recipe: Any) -> Iterator[tuple[str, str]]:
+    """Refuse soft targets where z_s tells which token was drawn; for an objective's `check_recipe`."""
+    if target == "soft" and not PROCESSES.get(recipe.process.type).cls.carry_over:
+        yield (
+            key,
+            f"soft targets are biased for the {recipe.process.type} process, whose z_s depends on the drawn "
+            "tokens; use 'hard' or 'auto'",
+        )

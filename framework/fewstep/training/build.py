@@ -38,6 +38,12 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def usual_steps(recipe: Recipe) -> int:
+    """Sampling steps that the student is made for, or the most that its recipe evaluates at."""
+    usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
+    return usual or max(recipe.evaluate.steps)
+
+
 def build_dataset(recipe: Recipe) -> Dataset:
     """The recipe's data, read and tokenised."""
     return DATASETS.build(recipe.data)

@@ -18,12 +18,10 @@ from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
 from fewstep.metrics.base import METRICS
-from fewstep.objectives.base import OBJECTIVES
-from fewstep.recipe.models import Recipe
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
-from fewstep.training.build import TrainedModel, Weights, load_model
+from fewstep.training.build import TrainedModel, Weights, load_model, usual_steps
 from fewstep.training.labels import condition_on, labels_asked_for, labels_like_data
 from fewstep.training.loggers import clock
 
@@ -113,7 +111,7 @@ def sample_run(
     changes = {k: v for k, v in settings.items() if v is not None}
     sampler = _sampler(model, changes)
     labels = _labels(model, label, count, seed)
-    steps = steps or _usual_steps(model.recipe)
+    steps = steps or usual_steps(model.recipe)
     marks = {
         "steps": steps,
         "seed": seed,
@@ -147,12 +145,6 @@ def sample_run(
         **({} if labels is None else {"labels": labels.tolist()}),
     }
     return _keep_samples(Path(out) if out else model.run.samples / name, model.dataset, tokens, about)
-
-
-def _usual_steps(recipe: Recipe) -> int:
-    """What the student is made for, or the most that its recipe evaluates at."""
-    usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
-    return usual or max(recipe.evaluate.steps)
 
 
 def _keep_samples(folder: Path, dataset: Dataset, tokens: Tensor, about: dict[str, Any]) -> Path:

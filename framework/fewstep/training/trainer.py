@@ -22,7 +22,14 @@ from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.samplers.base import SAMPLERS
 from fewstep.seeding import derived_seed, generator_for
-from fewstep.training.build import build_dataset, build_denoiser, build_process, load_teacher, resolve_device
+from fewstep.training.build import (
+    build_dataset,
+    build_denoiser,
+    build_process,
+    load_teacher,
+    resolve_device,
+    usual_steps,
+)
 from fewstep.training.checkpoint import export_weights, load_checkpoint, save_checkpoint
 from fewstep.training.ema import Ema
 from fewstep.training.loggers import RunLogger
@@ -221,12 +228,11 @@ class Trainer:
         section = self.recipe.watch
         if not section.times or "teacher" not in self.objective.roles:
             return None
-        steps = self.objective.usual_steps(self.objective.config) or max(self.recipe.evaluate.steps)
         return Watch(
             section,
             dataset=self.dataset,
             sampler=SAMPLERS.build(self.recipe.sampler),
-            steps=steps,
+            steps=usual_steps(self.recipe),
             total=self.recipe.train.steps,
             seed=self.recipe.seed,
         )

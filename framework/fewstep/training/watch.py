@@ -48,7 +48,6 @@ class Watch:
         self.due = {round(total * i / section.times) for i in range(1, section.times + 1)}
         self._dataset = dataset
         self._expected = disagreement(dataset.train[: max(section.samples, 2048)], dataset.spec.vocab_size)
-        self._symbols = dataset.spec.vocab_size
 
     @torch.no_grad()
     def look(self, student: Denoiser, ema: Ema) -> Look:
@@ -62,7 +61,7 @@ class Watch:
             drawn = self.sampler.sample(student, count, steps=self.steps, generator=generator, cond=cond).x
         student.train(was_training)
         student.nfe = counted
-        share = disagreement(drawn, self._symbols) / max(self._expected, 1e-12)
+        share = disagreement(drawn, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
         return Look(drawn.cpu(), share, share < self.section.alarm)
 
 
