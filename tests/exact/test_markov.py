@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.condition import Condition, Prefix
 from fewstep.data.markov import Markov
 from fewstep.metrics.base import METRICS
 from fewstep.processes.base import PROCESSES, ForwardProcess
@@ -17,9 +18,9 @@ from fewstep.testing.statistics import assert_same_law
 V, L = 3, 4
 
 
-@pytest.fixture(scope="module")
-def source() -> Markov:
-    return Markov(Markov.Config(vocab_size=V, length=L, successors=2, smoothing=0.1, size=16))
+@pytest.fixture(scope="module", params=[1, 2, 3], ids=lambda order: f"order-{order}")
+def source(request: pytest.FixtureRequest) -> Markov:
+    return Markov(Markov.Config(vocab_size=V, order=request.param, length=L, successors=2, smoothing=0.1, size=16))
 
 
 def sequences() -> Tensor:
@@ -27,12 +28,21 @@ def sequences() -> Tensor:
 
 
 def test_the_law_is_a_stationary_law(source: Markov) -> None:
-    torch.testing.assert_close(source.initial @ source.transition, source.initial)
-    assert source.log_likelihood(sequences()).exp().sum() == pytest.approx(1.0)
-    for order in (1, 2, 3):
-        assert source.ngram_law(order).sum() == pytest.approx(1.0)
     joint = source.log_likelihood(sequences()).exp().view(*[V] * L)
-    torch.testing.assert_close(joint.sum((0, 3)), source.ngram_law(2))
+    assert joint.sum() == pytest.approx(1.0)
+    for n in (1, 2, 3):
+        for first in range(L - n + 1):
+            others = [place for place in range(L) if not first <= place < first + n]
+            torch.testing.assert_close(joint.sum(others), source.ngram_law(n))
+    torch.testing.assert_close(joint, source.ngram_law(L))
+
+
+def test_the_next_token_depends_on_as_many_as_the_order_says(source: Markov) -> None:
+    """In order 2, say, the last two tokens decide the next one's law, and the last alone does not."""
+    joint, order = source.ngram_law(L), source.config.order
+    whole = joint / joint.sum(-1, keepdim=True)
+    torch.testing.assert_close(whole, source.transition.view([V] * (order + 1)).expand([V] * L))
+    assert (whole - whole.mean(L - 1 - order, keepdim=True)).abs().max() > 0.1
 
 
 def test_samples_follow_the_law(source: Markov) -> None:
@@ -86,6 +96,19 @@ def test_ancestral_sampling_converges_to_the_exact_law(name: str) -> None:
     assert distances[-1] < 1.15 * floor, f"{distances}, floor {floor}"
 
 
+def test_blocks_after_a_prefix_of_any_length_are_exact(source: Markov) -> None:
+    """The law of the tokens after a prefix that is shorter than the order, as long, or longer."""
+    process = PROCESSES.build("masked", vocab_size=V)
+    for length in range(L):
+        prefix = torch.tensor([[0, 2, 1][:length], [1, 1, 2][:length]], dtype=torch.long).view(2, length)
+        oracle = source.oracle(process, block_size=1)
+        masked = torch.full((2, 1), process.mask_id)
+        got = oracle(masked, torch.ones(2), cond=Condition(prefix=Prefix(prefix))).dense_probs()
+        for row in range(2):
+            law = source.ngram_law(length + 1)[tuple(prefix[row].tolist())]
+            torch.testing.assert_close(got[row, 0], law / law.sum(), rtol=1e-5, atol=1e-7)
+
+
 def test_one_step_draws_independent_tokens(source: Markov) -> None:
     """What few steps cost, exactly: one masked step draws each token from the stationary law, ignoring the others."""
     process = PROCESSES.build("masked", vocab_size=V)
@@ -95,4 +118,5 @@ def test_one_step_draws_independent_tokens(source: Markov) -> None:
         .x
     )
     pairs = torch.bincount(x[:, 1] * V + x[:, 2], minlength=V * V)
-    assert_same_law(pairs, torch.outer(source.initial, source.initial).flatten(), "one step")
+    token = source.ngram_law(1)
+    assert_same_law(pairs, torch.outer(token, token).flatten(), "one step")

@@ -11,7 +11,7 @@ from fewstep.recipe import load_recipe
 @pytest.mark.parametrize(
     ("sets", "told"),
     [
-        (["data.successors=9"], "--set:1: data.successors: 9 successors, but there are only 4 states"),
+        (["data.successors=9"], "--set:1: data.successors: 9 successors, but there are only 4 symbols"),
         (
             ["data=pydocs", "data.pieces=64"],
             "--set:2: data.pieces: a vocabulary of pieces needs `tokenizer: sentencepiece`",

@@ -1,6 +1,6 @@
 """Markov source with a known law, and the oracle denoiser that knows it.
 
-Shapes: B batch, L tokens, V vocabulary.
+Shapes: B batch, L tokens, V vocabulary, C = V ** order contexts, numbered with the latest token as the last digit.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from fewstep.denoiser import Denoiser
 from fewstep.prediction import Prediction, TablePrediction
 from fewstep.processes.base import ForwardProcess
 
+MAX_CONTEXTS = 1024
+"""A dense matrix of contexts by contexts is powered to find the stationary law."""
+
 
 @DATASETS.register("markov")
 class Markov(Dataset):
-    """Stationary first-order Markov chain with a few likely successors a state: its law is known exactly."""
+    """Stationary Markov chain, of any order, with a few likely successors a context: its law is known exactly."""
 
     class Config(ComponentConfig):
         type: Literal["markov"] = "markov"
-        vocab_size: int = Field(16, ge=2, description="states of the chain")
+        vocab_size: int = Field(16, ge=2, description="symbols of the chain")
+        order: int = Field(1, ge=1, description="tokens that the next one depends on")
         length: int = Field(32, ge=2, description="tokens a sample")
-        successors: int = Field(4, ge=1, description="likely successors of each state")
+        successors: int = Field(4, ge=1, description="likely successors of each context")
         smoothing: float = Field(
             1e-3, gt=0, lt=1, description="mass spread over all successors, so that none is impossible"
         )
@@ -40,7 +44,15 @@ class Markov(Dataset):
         if config.successors > config.vocab_size:
             yield (
                 "successors",
-                f"{config.successors} successors, but there are only {config.vocab_size} states (vocab_size)",
+                f"{config.successors} successors, but there are only {config.vocab_size} symbols (vocab_size)",
+            )
+        if config.order >= config.length:
+            yield "order", f"a chain of order {config.order} needs samples longer than its {config.length} tokens"
+        elif config.vocab_size**config.order > MAX_CONTEXTS:
+            yield (
+                "order",
+                f"vocab_size ** order is {config.vocab_size**config.order:,} contexts, and {MAX_CONTEXTS:,} is the "
+                "most whose law is computed exactly; take fewer symbols or a lower order",
             )
 
     def __init__(self, config: Any = None) -> None:
@@ -54,23 +66,41 @@ class Markov(Dataset):
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Exact samples (LongTensor [count, L])."""
-        x = torch.empty(count, self.config.length, dtype=torch.long)
-        x[:, 0] = torch.multinomial(self.initial, count, replacement=True, generator=generator)
-        for i in range(1, self.config.length):
-            x[:, i] = torch.multinomial(self.transition[x[:, i - 1]], 1, generator=generator)[:, 0]
+        c = self.config
+        x = torch.empty(count, c.length, dtype=torch.long)
+        context = torch.multinomial(self.initial, count, replacement=True, generator=generator)
+        x[:, : c.order] = self._digits(context)
+        for i in range(c.order, c.length):
+            x[:, i] = torch.multinomial(self.transition[context], 1, generator=generator)[:, 0]
+            context = (context * c.vocab_size + x[:, i]) % len(self.initial)
         return x
 
     def log_likelihood(self, samples: Tensor) -> Tensor:
         """log q(x) in nats (float64 [B])."""
-        steps = self.transition.log()[samples[:, :-1], samples[:, 1:]]
-        return self.initial.log()[samples[:, 0]] + steps.sum(1)
+        contexts = self.contexts(samples)
+        steps = self.transition.log()[contexts[:, :-1], samples[:, self.config.order :]]
+        return self.initial.log()[contexts[:, 0]] + steps.sum(1)
 
-    def ngram_law(self, order: int) -> Tensor:
-        """Exact probability of every n-gram (float64 [V] * order); the same at every place."""
-        law = self.initial
-        for _ in range(order - 1):
-            law = law[..., None] * self.transition
+    def contexts(self, samples: Tensor) -> Tensor:
+        """Number of the context that ends at each place from the order-th on (LongTensor [B, L - order + 1])."""
+        windows = samples.unfold(1, self.config.order, 1)
+        places = self.config.vocab_size ** torch.arange(self.config.order - 1, -1, -1, device=samples.device)
+        return (windows * places).sum(-1)
+
+    def ngram_law(self, n: int) -> Tensor:
+        """Exact probability of every n-gram (float64 [V] * n); the same at every place."""
+        vocab, order = self.config.vocab_size, self.config.order
+        law = self.initial.view([vocab] * order)
+        if n < order:
+            return law.sum(tuple(range(order - n)))
+        for _ in range(n - order):
+            law = law[..., None] * self.transition.view([vocab] * (order + 1))
         return law
+
+    def _digits(self, contexts: Tensor) -> Tensor:
+        """Tokens of contexts (LongTensor [B, order])."""
+        vocab, order = self.config.vocab_size, self.config.order
+        return contexts[:, None] // vocab ** torch.arange(order - 1, -1, -1) % vocab
 
     def oracle(self, process: ForwardProcess, block_size: int | None = None) -> MarkovOracle:
         """The denoiser that returns E_q[x | z_t] without having learned anything; block by block if asked to."""
@@ -81,14 +111,17 @@ class Markov(Dataset):
 
 
 class MarkovOracle(Denoiser):
-    """Exact posterior marginals p(x_i | z_t) of a Markov source, by forward-backward.
+    """Exact posterior marginals p(x_i | z_t) of a Markov source, by forward-backward over its contexts.
 
     With a block size they are those of one block given the clean tokens before it and nothing of what comes after.
     """
 
     def __init__(self, source: Markov, process: ForwardProcess, block_size: int | None = None) -> None:
         super().__init__(process, source.spec.length, block_size)
-        self.transition, self.initial = source.transition, source.initial
+        vocab, self.order = source.config.vocab_size, source.config.order
+        # [oldest token, the others of a context, next token]: a step forgets the first and appends the last.
+        self.transition = source.transition.view(vocab, -1, vocab)
+        self.initial = source.initial
 
     @property
     def device(self) -> torch.device:
@@ -98,25 +131,40 @@ class MarkovOracle(Denoiser):
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
     ) -> Prediction:
         evidence = self._evidence(x_t, t)
-        length = x_t.shape[1]
-        left, right = [self._before(cond).expand_as(evidence[:, 0])], [torch.ones_like(evidence[:, 0])]
-        for i in range(1, length):
-            left.append(_normalised((left[-1] * evidence[:, i - 1]) @ self.transition))
-            right.append(_normalised((right[-1] * evidence[:, length - i]) @ self.transition.T))
-        marginals = torch.stack(left, 1) * evidence * torch.stack(right[::-1], 1)
-        return TablePrediction(_normalised(marginals).log(), x_t, self.process.to_predict(x_t))
+        batch, length, vocab = evidence.shape
+        # The sequence is a window into a stationary chain: the walk starts with the context before its first token.
+        context, left = self._before(cond, batch), []
+        for i in range(length):
+            left.append(self._step(context))
+            context = _normalised((left[-1] * evidence[:, i, None]).flatten(1))
+        after, marginals = torch.ones_like(context), []
+        for i in reversed(range(length)):
+            seen = after.view(batch, -1, vocab) * evidence[:, i, None]
+            marginals.append((left[i] * seen).sum(1))
+            after = _normalised(torch.einsum("brv,arv->bar", seen, self.transition).flatten(1))
+        return TablePrediction(_normalised(torch.stack(marginals[::-1], 1)).log(), x_t, self.process.to_predict(x_t))
 
-    def _before(self, cond: Condition) -> Tensor:
-        """Law of the first token, [V] or [B, V].
+    def _step(self, context: Tensor) -> Tensor:
+        """Law of the context after one more token, from that of the context before it: [B, C] to [B, C / V, V]."""
+        old = context.view(len(context), *self.transition.shape[:2])
+        return torch.einsum("bar,arv->brv", old, self.transition)
+
+    def _before(self, cond: Condition, batch: int) -> Tensor:
+        """Law of the context before the first token, [B, C]: stationary, given the latest tokens that are known.
 
         Raises:
             ValueError: there are blocks, and no prefix.
         """
+        law = self.initial.expand(batch, -1)
         if self.block_size is None:
-            return self.initial
+            return law
         if cond.prefix is None:
             raise ValueError("this oracle goes block by block; call it with a prefix")
-        return self.transition[cond.prefix.ids[:, -1]] if cond.prefix.length else self.initial
+        known = cond.prefix.ids[:, max(0, cond.prefix.length - self.order) :]
+        for place, token in enumerate(reversed(known.unbind(1))):
+            digit = torch.arange(len(self.initial)) // self.process.vocab_size**place % self.process.vocab_size
+            law = law * (digit == token[:, None])
+        return _normalised(law)
 
     def _evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
         """q(z_i | x_i = c) for every c, up to a factor (float64 [B, L, V])."""
@@ -133,17 +181,19 @@ def _normalised(rows: Tensor) -> Tensor:
 
 
 def _transition(config: Any, generator: Generator) -> Tensor:
-    """Row-stochastic float64 [V, V]: `successors` random entries a row hold all but the smoothing mass."""
-    v, k = config.vocab_size, config.successors
-    likely = torch.rand(v, v, generator=generator, dtype=torch.float64).argsort(1)[:, :k]
-    weights = 0.25 + torch.rand(v, k, generator=generator, dtype=torch.float64)
-    sparse = torch.zeros(v, v, dtype=torch.float64).scatter(1, likely, _normalised(weights))
+    """Row-stochastic float64 [C, V]: `successors` random entries a row hold all but the smoothing mass."""
+    v, k, contexts = config.vocab_size, config.successors, config.vocab_size**config.order
+    likely = torch.rand(contexts, v, generator=generator, dtype=torch.float64).argsort(1)[:, :k]
+    weights = 0.25 + torch.rand(contexts, k, generator=generator, dtype=torch.float64)
+    sparse = torch.zeros(contexts, v, dtype=torch.float64).scatter(1, likely, _normalised(weights))
     return (1 - config.smoothing) * sparse + config.smoothing / v
 
 
 def _stationary(transition: Tensor) -> Tensor:
-    """Left fixed point pi = pi P, by repeated squaring of P."""
-    power = transition
+    """Left fixed point pi = pi P of the chain of contexts (float64 [C]), by repeated squaring of P."""
+    contexts, vocab = transition.shape
+    following = (torch.arange(contexts)[:, None] * vocab + torch.arange(vocab)) % contexts
+    power = torch.zeros(contexts, contexts, dtype=torch.float64).scatter(1, following, transition)
     for _ in range(30):
         power = _normalised(power @ power)
     return power.mean(0)
