@@ -29,14 +29,15 @@ class SampleEntropy(Metric):
         self.values: list[Tensor] = []
 
     def update(self, samples: Tensor) -> None:
-        self.values.append(self._entropy(samples.cpu()))
+        self.values.append(row_entropy(samples.cpu(), self.dataset.spec.vocab_size))
 
     def compute(self) -> dict[str, float]:
-        data = self._entropy(self.dataset.train[:2000])
+        data = row_entropy(self.dataset.train[:2000], self.dataset.spec.vocab_size)
         return {"sample_entropy": float(torch.cat(self.values).mean()), "entropy_data": float(data.mean())}
 
-    def _entropy(self, tokens: Tensor) -> Tensor:
-        """float64 [N]."""
-        counts = torch.zeros(tokens.shape[0], self.dataset.spec.vocab_size, dtype=torch.float64)
-        counts.scatter_add_(1, tokens, torch.ones(tokens.shape, dtype=torch.float64))
-        return torch.special.entr(counts / tokens.shape[1]).sum(1)
+
+def row_entropy(tokens: Tensor, vocab_size: int) -> Tensor:
+    """Entropy in nats of the token counts of each row (float64 [N]) of ids [N, L]."""
+    counts = torch.zeros(tokens.shape[0], vocab_size, dtype=torch.float64)
+    counts.scatter_add_(1, tokens, torch.ones(tokens.shape, dtype=torch.float64))
+    return torch.special.entr(counts / tokens.shape[1]).sum(1)

@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 
-from fewstep.data.base import DATASETS
+from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.data.base import DATASETS, Dataset
+from fewstep.denoiser import NetworkDenoiser
 from fewstep.metrics.base import METRICS
+from fewstep.metrics.reference import ReferenceMetric
+from fewstep.processes.base import PROCESSES
 
 
 def check_metric(config: Any, *, data: Any = None) -> None:
@@ -25,7 +29,10 @@ def check_metric(config: Any, *, data: Any = None) -> None:
     dataset = DATASETS.build(data or {"type": name, **({"size": 512} if name == "markov" else {})})
     samples = dataset.train[:96]
 
-    whole, parts = METRICS.build(config, dataset=dataset), METRICS.build(config, dataset=dataset)
+    runtime: dict[str, Any] = {"dataset": dataset}
+    if issubclass(metric_type, ReferenceMetric):
+        runtime["reference"] = _untrained_reference(dataset)
+    whole, parts = METRICS.build(config, **runtime), METRICS.build(config, **runtime)
     labels = None if dataset.labels is None else dataset.labels[:96]
     whole.update_labelled(samples, labels)
     for first in range(0, len(samples), 41):
@@ -41,6 +48,15 @@ def check_metric(config: Any, *, data: Any = None) -> None:
         assert math.isfinite(value), f"{key} is {value} on training data"
         assert math.isclose(value, again[key], rel_tol=1e-6, abs_tol=1e-9), f"{key} depends on the size of batches"
     assert torch.equal(samples, dataset.train[:96]), "a metric must not change its samples"
+
+
+def _untrained_reference(dataset: Dataset) -> NetworkDenoiser:
+    """An autoregressive model of the right shape."""
+    spec = dataset.spec
+    process = PROCESSES.build("masked", vocab_size=spec.vocab_size)
+    config = {"type": "block_transformer", "width": 16, "depth": 1, "heads": 2, "block_size": 1}
+    tokens = TokenSpace(process.num_states, spec.vocab_size, spec.length)
+    return NetworkDenoiser(BACKBONES.build(config, tokens=tokens), process)
 
 
 def _suited(metric_type: Any) -> str:

@@ -17,7 +17,8 @@ from fewstep.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
-from fewstep.metrics.base import METRICS
+from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.reference import ReferenceMetric
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
@@ -80,10 +81,26 @@ def score(
     """Values of all `metrics` (configs or names) over the samples, which were asked for by `labels` if by any."""
     values: dict[str, float] = {}
     for config in metrics:
-        metric = METRICS.build(config, dataset=dataset)
+        metric = build_metric(config, dataset)
         metric.update_labelled(samples, labels)
         values.update(metric.compute())
     return values
+
+
+def build_metric(config: Any, dataset: Dataset) -> Metric:
+    """A metric, with its reference model if it has one.
+
+    Raises:
+        UserError: the reference cannot be loaded, knows other data, or is of the wrong kind.
+    """
+    parsed = METRICS.parse(config)
+    if not issubclass(METRICS.get(parsed.type).cls, ReferenceMetric):
+        return METRICS.build(parsed, dataset=dataset)
+    path: str = parsed.reference  # type: ignore[attr-defined]
+    model = load_model(path)
+    if model.dataset.fingerprint != dataset.fingerprint:
+        raise UserError(f"{parsed.type}: the reference '{path}' was trained on other data; train it on these")
+    return METRICS.build(parsed, dataset=dataset, reference=model.denoiser)
 
 
 def sample_run(

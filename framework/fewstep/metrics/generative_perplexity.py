@@ -1,0 +1,47 @@
+"""Perplexity of samples under a reference model."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.autoregressive import token_nll
+from fewstep.metrics.base import METRICS
+from fewstep.metrics.reference import ReferenceConfig, ReferenceMetric
+from fewstep.metrics.sample_entropy import row_entropy
+
+
+@METRICS.register("generative_perplexity")
+class GenerativePerplexity(ReferenceMetric):
+    """exp of the mean negative log-likelihood of a token under an autoregressive model of the data.
+
+    Low for samples that repeat what is likely, so the entropy of the token counts within a sample (nats) always
+    stands beside it, and both values of real samples: good samples agree with those in both.
+    """
+
+    directions: ClassVar = {
+        "gen_ppl": "lower",
+        "gen_ppl_data": "info",
+        "gen_entropy": "info",
+        "gen_entropy_data": "info",
+    }
+
+    class Config(ReferenceConfig):
+        type: Literal["generative_perplexity"] = "generative_perplexity"
+
+    def compute(self) -> dict[str, float]:
+        samples = torch.cat(self.seen)
+        found = {}
+        for end, tokens in (("", samples), ("_data", self.real(len(samples)))):
+            found[f"gen_ppl{end}"] = math.exp(self._mean_nll(tokens))
+            found[f"gen_entropy{end}"] = float(row_entropy(tokens, self.dataset.spec.vocab_size).mean())
+        return {name: found[name] for name in self.directions}
+
+    @torch.no_grad()
+    def _mean_nll(self, tokens: Tensor) -> float:
+        parts = tokens.split(self.config.batch_size)
+        sums = [token_nll(self.reference, part.to(self.reference.device)).double().sum() for part in parts]
+        return float(torch.stack(sums).sum()) / tokens.numel()
