@@ -98,10 +98,12 @@ class NetworkDenoiser(Denoiser):
         self.label_input = label_input
 
     def start_from(self, other: NetworkDenoiser) -> None:
-        """Take over the weights of another network's backbone and label input."""
+        """Take over the weights of another network: backbone, and the adapters that both have in the same shapes."""
         self.backbone.load_state_dict(other.backbone.state_dict())
-        if self.label_input is not None and other.label_input is not None:
-            self.label_input.load_state_dict(other.label_input.state_dict())
+        for name in ("noise_input", "step_input", "label_input"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours is not None and theirs is not None and _shapes(ours) == _shapes(theirs):
+                ours.load_state_dict(theirs.state_dict())
 
     @property
     def told_labels(self) -> bool:
@@ -150,3 +152,7 @@ class NetworkDenoiser(Denoiser):
                 raise ValueError("this denoiser is told a label: call it with cond.labels (-1 for none)")
             parts.append(self.label_input(cond.labels))
         return parts
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}

@@ -130,9 +130,7 @@ def test_batch() -> None:
 
 def test_optimised_roles() -> None:
     roles = {"studnet": {"lr": 1.0}, "teacher": {"lr": 1.0}, "student": {"lr": 1.0}}
-    (typo, frozen) = checks.check_optimised_roles(
-        recipe(objective="dmmd", teacher={"run": "r"}, optim={"roles": roles})
-    )
+    (typo, frozen) = checks.check_trained_roles(recipe(objective="dmmd", teacher={"run": "r"}, optim={"roles": roles}))
     assert typo[0] == "optim.roles.studnet"
     assert "objective 'dmmd' trains no role 'studnet'; did you mean 'student'? trained: student" in typo[1]
     assert frozen[0] == "optim.roles.teacher"

@@ -13,9 +13,12 @@ from fewstep.errors import UserError
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="path, or name of a shipped recipe")]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="run folder; `runs/NAME/latest` is the newest run of recipe NAME")
+    str,
+    typer.Argument(
+        metavar="RUN", help="run folder or exported file; `runs/NAME/latest` is the newest run of recipe NAME"
+    ),
 ]
-Teacher = Annotated[str | None, typer.Option(metavar="RUN", help="run folder of the teacher")]
+Teacher = Annotated[str | None, typer.Option(metavar="RUN", help="run folder of the teacher, or an exported file")]
 RunFolder = Annotated[str | None, typer.Option("--run-dir", help="new folder for the run; chosen if left out")]
 Resume = Annotated[
     str | None, typer.Option(metavar="auto|RUN", help="continue a run; auto takes the recipe's newest unfinished one")
@@ -101,11 +104,15 @@ def benchmark(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="path, or name of a shipped suite")],
     out: Annotated[str | None, typer.Option(help="folder for results; chosen if left out")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="shrink everything, to see that the suite runs")] = False,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="change one key of every recipe; may be repeated"),
+    ] = None,
 ) -> None:
     """Run a suite and write tables and plots. A suite names recipes, numbers of steps and seeds."""
     from fewstep.bench.runner import run_suite
 
-    run_suite(suite, out, quick)
+    run_suite(suite, out, quick, sets or [])
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fewstep.matching.losses import matching_loss
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, StepContext
-from fewstep.objectives.weighting import WeightingConfig, loss_weight
+from fewstep.objectives.noised_data import NoisedDataConfig, noised_data
+from fewstep.objectives.weighting import loss_weight
 from fewstep.processes.base import per_token
 
 
@@ -24,23 +25,16 @@ class Denoising(Objective):
     L tokens of the batch.
     """
 
-    class Config(WeightingConfig):
+    class Config(NoisedDataConfig):
         type: Literal["denoising"] = "denoising"
         loss: Literal["cross_entropy", "posterior"] = Field(
             "cross_entropy", description="of x, or of the posterior of a short step (traditional uniform diffusion)"
         )
         posterior_step: float = Field(0.01, gt=0, lt=1, description="length of that step")
-        antithetic: bool = Field(True, description="spread the times of a batch evenly over [0, 1]")
-        min_time: float = Field(1e-3, ge=0, lt=1, description="smallest time drawn")
-        label_drop: float = Field(
-            0.1, ge=0, le=1, description="share of samples whose label is withheld (label_input), for guidance"
-        )
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config
-        t = c.min_time + (1 - c.min_time) * ctx.sample_time_of_blocks(batch.size, antithetic=c.antithetic)
-        corrupted = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"])
-        cond = batch.cond.with_labels_dropped(c.label_drop, ctx.generators["noise"])
+        t, corrupted, cond = noised_data(c, batch, ctx)
         prediction = ctx.roles["student"](corrupted.x_t, t, cond=cond, generator=ctx.generators["noise"])
         nll = prediction.nll(batch.x0)
         value: Tensor = nll

@@ -90,13 +90,13 @@ def check_batch(recipe: Recipe) -> Found:
         yield "train.batch_size", f"{size} cannot be split into {parts} equal micro-batches (train.accumulate)"
 
 
-def check_optimised_roles(recipe: Recipe) -> Found:
-    """`optim.roles` names roles that are trained."""
+def check_trained_roles(recipe: Recipe) -> Found:
+    """`optim.roles` and `start_from` name roles that are trained."""
     trained = [name for name, role in _objective(recipe).roles.items() if role.trained]
-    for name in recipe.optim.roles:
-        if name not in trained:
+    for key, names in (("optim.roles", recipe.optim.roles), ("start_from", recipe.start_from)):
+        for name in [name for name in names if name not in trained]:
             yield (
-                f"optim.roles.{name}",
+                f"{key}.{name}",
                 f"objective '{recipe.objective.type}' trains no role '{name}'"
                 f"{did_you_mean(name, trained) or ';'} trained: {', '.join(trained)}",
             )
@@ -124,7 +124,7 @@ CHECKS: tuple[Callable[[Recipe], Found], ...] = (
     check_adapters,
     check_labels,
     check_batch,
-    check_optimised_roles,
+    check_trained_roles,
     check_metrics,
     check_components,
 )

@@ -17,7 +17,9 @@ Unit = Annotated[float, Field(ge=0, lt=1)]
 class TeacherSection(Strict):
     """The trained model that a distillation learns from."""
 
-    run: str = Field(description="run folder of the teacher; `runs/NAME/latest` is the newest run of recipe NAME")
+    run: str = Field(
+        description="run folder of the teacher, or an exported file; `runs/NAME/latest` is recipe NAME's newest run"
+    )
     weights: Literal["ema", "raw"] = Field("ema", description="which of the teacher's weights to use")
 
 
@@ -106,6 +108,9 @@ class Recipe(Strict):
     )
     objective: Annotated[ComponentConfig, From("objectives")]
     teacher: TeacherSection | None = Field(None, description="needed by distillation objectives")
+    start_from: dict[str, str] = Field(
+        {}, description="run or exported file whose weights a role starts from, by role name; else its teacher's"
+    )
     sampler: Annotated[ComponentConfig, From("samplers")] = Field("ancestral", validate_default=True)
     optim: OptimSection = OptimSection()
     train: TrainSection

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.data.base import DATASETS, Dataset
@@ -17,11 +16,11 @@ from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NOISE_INPUTS
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.processes.base import PROCESSES, ForwardProcess
-from fewstep.recipe import load_run_recipe
+from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.seeding import derived_seed
 from fewstep.step_input import StepInput
-from fewstep.training.checkpoint import load_checkpoint
+from fewstep.training.checkpoint import import_weights, load_checkpoint
 from fewstep.training.rundir import RunDir
 
 Weights = Literal["ema", "raw"]
@@ -78,7 +77,10 @@ def build_denoiser(
 class TrainedModel:
     """A trained student and what belongs to it."""
 
+    path: Path
+    """The run's folder, or the exported file."""
     run: RunDir
+    """Where what is made of it goes: its run, or for an exported file the folder of the same name beside it."""
     recipe: Recipe
     dataset: Dataset
     denoiser: NetworkDenoiser
@@ -88,72 +90,40 @@ class TrainedModel:
 def load_model(
     path: str | Path, *, weights: Weights = "ema", device: str = "auto", dataset: Dataset | None = None
 ) -> TrainedModel:
-    """The student of a run, from its newest checkpoint, ready to sample.
+    """The student of a run, from its newest checkpoint, ready to sample; or that of an exported file.
 
     Args:
+        path: run folder, or a `.safetensors` file that fewstep exported.
         dataset: the run's data if it is in memory already.
 
     Raises:
-        UserError: no such run, or a run without a checkpoint.
+        UserError: no such run or file, a run without a checkpoint, or a file without the weights asked for.
     """
-    run = RunDir.open(path)
-    recipe = load_run_recipe(run.resolved)
-    checkpoint = run.last_checkpoint()
-    if checkpoint is None:
-        raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
+    path = Path(path)
+    run, recipe, step, state = (_from_file if path.suffix == ".safetensors" else _from_run)(path, weights)
     dataset = dataset or build_dataset(recipe)
     role = OBJECTIVES.get(recipe.objective.type).cls.roles["student"]
     denoiser = build_denoiser(recipe, dataset, build_process(recipe, dataset), adapters=role.adapters)
-    part = "ema/weights" if weights == "ema" else "roles/student"
-    denoiser.load_state_dict(load_checkpoint(checkpoint, part), strict=weights == "raw")
+    missing = {name for name, _ in denoiser.named_parameters()} - state.keys()
+    if missing:
+        raise UserError(f"the weights in '{path}' do not fit their recipe: {min(missing)} is missing")
+    denoiser.load_state_dict(state, strict=weights == "raw")  # an average has no buffers
     denoiser.requires_grad_(False).eval().to(resolve_device(device))
-    return TrainedModel(run, recipe, dataset, denoiser, int(checkpoint.name.removeprefix("step-")))
+    return TrainedModel(path if path.suffix == ".safetensors" else run.path, run, recipe, dataset, denoiser, step)
 
 
-def load_teacher(recipe: Recipe, dataset: Dataset) -> NetworkDenoiser:
-    """The teacher that `recipe.teacher` names, checked to fit the recipe.
-
-    Raises:
-        UserError: it was trained on other data or labels, or with another process or backbone.
-    """
-    assert recipe.teacher is not None
-    teacher = load_model(recipe.teacher.run, weights=recipe.teacher.weights, device="cpu")
-    ours, theirs = dataset.spec, teacher.dataset.spec
-    if (ours.vocab_size, ours.length) != (theirs.vocab_size, theirs.length):
-        raise UserError(
-            f"data: teacher '{teacher.run.path}' knows {theirs.vocab_size} symbols in samples of "
-            f"{theirs.length} tokens, this recipe's data have {ours.vocab_size} in {ours.length}; "
-            "use the teacher's data section"
-        )
-    if teacher.dataset.fingerprint != dataset.fingerprint:
-        raise UserError(f"data: teacher '{teacher.run.path}' was trained on other data; use its data section")
-    for section in ("process", "backbone"):
-        _check_section(section, getattr(recipe, section).model_dump(), teacher)
-    _check_labels(recipe, dataset, teacher)
-    return teacher.denoiser
+def _from_run(path: Path, weights: Weights) -> tuple[RunDir, Recipe, int, dict[str, Any]]:
+    run = RunDir.open(path)
+    checkpoint = run.last_checkpoint()
+    if checkpoint is None:
+        raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
+    state = load_checkpoint(checkpoint, "ema/weights" if weights == "ema" else "roles/student")
+    return run, load_run_recipe(run.resolved), int(checkpoint.name.removeprefix("step-")), state
 
 
-def _check_section(section: str, ours: dict[str, Any], teacher: TrainedModel) -> None:
-    theirs = getattr(teacher.recipe, section).model_dump()
-    keys = (ours.keys() | theirs.keys()) - {"attention", "dropout"}
-    for key in sorted(key for key in keys if ours.get(key) != theirs.get(key)):
-        raise UserError(
-            f"{section}.{key}: teacher '{teacher.run.path}' has {theirs.get(key)!r}, this recipe {ours.get(key)!r}; "
-            f"a student starts from its teacher's weights, so their {section} must agree"
-        )
-
-
-def _check_labels(recipe: Recipe, dataset: Dataset, teacher: TrainedModel) -> None:
-    ours, theirs = recipe.label_input is not None, teacher.recipe.label_input is not None
-    if ours != theirs:
-        yes, no = ("this recipe is", "the teacher is not") if ours else ("the teacher is", "this recipe is not")
-        raise UserError(
-            f"label_input: teacher '{teacher.run.path}': {yes} told labels, {no}; a student starts from its teacher's "
-            "weights, so both have this section or neither"
-        )
-    if ours and not _same(dataset.labels, teacher.dataset.labels):
-        raise UserError(f"data: teacher '{teacher.run.path}' was trained with other labels; use its data section")
-
-
-def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
-    return ours is not None and theirs is not None and torch.equal(ours, theirs)
+def _from_file(path: Path, weights: Weights) -> tuple[RunDir, Recipe, int, dict[str, Any]]:
+    if weights == "raw":
+        raise UserError(f"'{path}' holds averaged weights only; ask for `ema`, or name the run that it came from")
+    state, metadata = import_weights(path)
+    recipe = parse_recipe(metadata["recipe"], source=str(path))
+    return RunDir(path.with_suffix("")), recipe, int(metadata["step"]), state

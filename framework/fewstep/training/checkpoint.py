@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fewstep.errors import OperationError
+from fewstep.errors import OperationError, UserError
 
 _TENSORS, _TREE, _DONE = "state.safetensors", "state.json", "DONE"
 _TENSOR = "__tensor__"
+EXPORT_FORMAT = "fewstep/1"
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last: int) -> Path:
@@ -111,3 +112,21 @@ def export_weights(file: Path, weights: dict[str, Tensor], metadata: dict[str, s
     partial = file.with_suffix(".partial")
     save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, partial, metadata=metadata)
     partial.replace(file)
+
+
+def import_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What `export_weights` wrote: weights, and metadata with the recipe.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or something else wrote it.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no file '{file}'")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+            if metadata.get("format") != EXPORT_FORMAT:
+                raise UserError(f"'{file}' was not exported by fewstep: there is no recipe in it; name a run's export")
+            return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"'{file}' is damaged ({error}); export it again") from None

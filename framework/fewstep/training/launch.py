@@ -46,7 +46,7 @@ def launch(
     Raises:
         FewstepError: with one sentence for the person who typed the command.
     """
-    loaded = _with_real_teacher(load_recipe(source, sets, teacher=teacher))
+    loaded = _with_real_runs(load_recipe(source, sets, teacher=teacher))
     resolve_device(loaded.recipe.train.device)  # before a folder is made for nothing
     run = _resumed(loaded.recipe, resume, run_dir) if resume else None
     run = run or RunDir.create(loaded.recipe.name, run_dir)
@@ -104,7 +104,7 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
         changed = _differences(
             loaded.recipe.model_dump(mode="json"), load_run_recipe(run.resolved).model_dump(mode="json")
         )
-        changed = [key for key in changed if key not in _MAY_CHANGE]
+        changed = [key for key in changed if key not in _MAY_CHANGE and not key.startswith("start_from.")]
         if changed:
             raise UserError(
                 f"run '{run.path}' was made by another recipe (different: {', '.join(changed)}); "
@@ -118,18 +118,22 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
         shutil.copy(plugin, run.plugins / plugin.name)
 
 
-def _with_real_teacher(loaded: LoadedRecipe) -> LoadedRecipe:
-    """Put the very folder in the place of `.../latest`, so that the run says which teacher it had.
+def _with_real_runs(loaded: LoadedRecipe) -> LoadedRecipe:
+    """Put the very folder in the place of `.../latest`, so that the run says which networks it began with.
 
     Raises:
         UserError: there is no such run.
     """
-    section = loaded.recipe.teacher
-    if section is None:
-        return loaded
-    run = str(RunDir.open(section.run).path.absolute())
-    recipe = loaded.recipe.model_copy(update={"teacher": section.model_copy(update={"run": run})})
-    return replace(loaded, recipe=recipe)
+    teacher = loaded.recipe.teacher
+    changes: dict[str, Any] = {"start_from": {role: _real(run) for role, run in loaded.recipe.start_from.items()}}
+    if teacher:
+        changes["teacher"] = teacher.model_copy(update={"run": _real(teacher.run)})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update=changes))
+
+
+def _real(run: str) -> str:
+    path = Path(run)
+    return str((path if path.suffix == ".safetensors" else RunDir.open(path).path).absolute())
 
 
 def _resumed(recipe: Recipe, resume: str, run_dir: str | None) -> RunDir | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.condition import Condition
 from fewstep.data.base import Dataset
-from fewstep.denoiser import Denoiser, NetworkDenoiser
+from fewstep.denoiser import Denoiser
 from fewstep.errors import OperationError
 from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
 from fewstep.recipe import dump_recipe
@@ -24,17 +24,16 @@ from fewstep.samplers.base import SAMPLERS
 from fewstep.seeding import derived_seed, generator_for
 from fewstep.training.build import (
     build_dataset,
-    build_denoiser,
     build_process,
-    load_teacher,
     resolve_device,
     usual_steps,
 )
-from fewstep.training.checkpoint import export_weights, load_checkpoint, save_checkpoint
+from fewstep.training.checkpoint import EXPORT_FORMAT, export_weights, load_checkpoint, save_checkpoint
 from fewstep.training.ema import Ema
 from fewstep.training.loggers import RunLogger
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
+from fewstep.training.roles import build_roles
 from fewstep.training.rundir import RunDir
 from fewstep.training.watch import Watch
 
@@ -92,16 +91,8 @@ class Trainer:
         self._stop = threading.Event()
 
     def _build_roles(self) -> dict[str, Denoiser]:
-        """Every role's network; those that start from another role get its weights."""
-        built: dict[str, NetworkDenoiser] = {}
-        if "teacher" in self.objective.roles:
-            built["teacher"] = load_teacher(self.recipe, self.dataset)
-        for name, role in self.objective.roles.items():
-            if name in built:
-                continue
-            built[name] = build_denoiser(self.recipe, self.dataset, self.process, adapters=role.adapters, purpose=name)
-            if role.starts_from:
-                built[name].start_from(built[role.starts_from])
+        """Every role's network, in place."""
+        built = build_roles(self.recipe, self.objective.roles, self.dataset, self.process)
         for name, role in self.objective.roles.items():
             built[name].to(self.device).train(role.trained)
         return dict(built)
@@ -148,7 +139,7 @@ class Trainer:
         path = self.save()
         finished = self.ctx.step >= self.recipe.train.steps
         if finished:
-            metadata = {"recipe": dump_recipe(self.recipe), "step": str(self.ctx.step), "format": "fewstep/1"}
+            metadata = {"recipe": dump_recipe(self.recipe), "step": str(self.ctx.step), "format": EXPORT_FORMAT}
             export_weights(self.run.export, self.ema.weights, metadata)
         else:
             self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")

@@ -1,0 +1,46 @@
+"""Knowledge distillation: a network of any backbone learns what a teacher predicts."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.noised_data import NoisedDataConfig, noised_data
+from fewstep.objectives.weighting import loss_weight
+from fewstep.processes.base import per_token
+
+
+@OBJECTIVES.register("knowledge_distillation")
+class KnowledgeDistillation(Objective):
+    """A student learns its teacher's predictions at every time: as many steps as the teacher, but a network of its own.
+
+    L = w(t) [(1 - d) CE(teacher(z_t), student(z_t)) + d CE(x, student(z_t))] (Hinton et al., arXiv 1503.02531, at
+    temperature 1), with z_t from noised real data. The teacher's probabilities tell more about a token than the one
+    that was drawn. A few-step objective can go on from there with `start_from`.
+    """
+
+    roles: ClassVar = {
+        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "student": RoleSpec(),
+    }
+
+    class Config(NoisedDataConfig):
+        type: Literal["knowledge_distillation"] = "knowledge_distillation"
+        data_weight: float = Field(0.0, ge=0, le=1, description="share d of the loss that is about the data themselves")
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        c = self.config
+        t, corrupted, cond = noised_data(c, batch, ctx)
+        with torch.no_grad():
+            teacher = ctx.roles["teacher"](corrupted.x_t, t, cond=cond)
+        student = ctx.roles["student"](corrupted.x_t, t, cond=cond)
+        cross_entropy = student.cross_entropy(teacher)
+        value = (1 - c.data_weight) * cross_entropy
+        if c.data_weight:
+            value = value + c.data_weight * student.nll(batch.x0)
+        loss = (per_token(loss_weight(c, t, ctx.process.schedule)) * value).mean()
+        divergence = cross_entropy.detach().sum() - teacher.entropy().sum()
+        return LossOutput(loss, {"kl_to_teacher": (divergence, student.where.sum())})

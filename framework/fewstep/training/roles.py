@@ -1,0 +1,117 @@
+"""The networks of a training, one for each role: fresh, or with the weights of the teacher or of another run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.denoiser import NetworkDenoiser
+from fewstep.errors import UserError
+from fewstep.objectives.base import RoleSpec
+from fewstep.processes.base import ForwardProcess
+from fewstep.recipe.models import Recipe
+from fewstep.training.build import TrainedModel, build_denoiser, load_model
+
+_FREE = {"attention", "dropout"}
+"""Settings of a backbone that its weights do not depend on."""
+
+
+def build_roles(
+    recipe: Recipe, roles: Mapping[str, RoleSpec], dataset: Dataset, process: ForwardProcess
+) -> dict[str, NetworkDenoiser]:
+    """Every role's network.
+
+    The student has the recipe's backbone; any other role that starts from a trained network has that network's.
+
+    Raises:
+        UserError: no such run, or one that was trained on other data or labels, or with another process or backbone.
+    """
+    teacher = None
+    built: dict[str, NetworkDenoiser] = {}
+    if "teacher" in roles:
+        assert recipe.teacher is not None
+        model = load_model(recipe.teacher.run, weights=recipe.teacher.weights, device="cpu")
+        teacher = _Origin(model, f"teacher '{model.path}'")
+        teacher.check(recipe, dataset)
+        built["teacher"] = model.denoiser
+    for name, role in roles.items():
+        if name == "teacher":
+            continue
+        origin = _named_origin(name, recipe, dataset) or (teacher if role.starts_from == "teacher" else None)
+        described = recipe.model_copy(update={"backbone": origin.backbone(name, recipe)}) if origin else recipe
+        built[name] = build_denoiser(described, dataset, process, adapters=role.adapters, purpose=name)
+        if origin:
+            built[name].start_from(origin.model.denoiser)
+        elif role.starts_from:
+            built[name].start_from(built[role.starts_from])
+    return built
+
+
+def _named_origin(role: str, recipe: Recipe, dataset: Dataset) -> _Origin | None:
+    """The run that the recipe lets a role start from, if it names one."""
+    run = recipe.start_from.get(role)
+    if run is None:
+        return None
+    model = load_model(run, device="cpu")
+    origin = _Origin(model, f"the run '{model.path}' of start_from.{role}")
+    origin.check(recipe, dataset)
+    return origin
+
+
+class _Origin:
+    """A trained network whose weights are used, called `words` in messages."""
+
+    def __init__(self, model: TrainedModel, words: str) -> None:
+        self.model, self.words = model, words
+
+    def check(self, recipe: Recipe, dataset: Dataset) -> None:
+        """It knows the recipe's data, labels and process."""
+        ours, theirs = dataset.spec, self.model.dataset.spec
+        if (ours.vocab_size, ours.length) != (theirs.vocab_size, theirs.length):
+            raise UserError(
+                f"data: {self.words} knows {theirs.vocab_size} symbols in samples of {theirs.length} tokens, this "
+                f"recipe's data have {ours.vocab_size} in {ours.length}; use its data section"
+            )
+        if self.model.dataset.fingerprint != dataset.fingerprint:
+            raise UserError(f"data: {self.words} was trained on other data; use its data section")
+        for key, theirs_, ours_ in _differing(self.model.recipe.process, recipe.process):
+            raise UserError(f"process.{key}: {self.words} has {theirs_!r}, this recipe {ours_!r}; they must agree")
+        self._check_labels(recipe, dataset)
+
+    def backbone(self, role: str, recipe: Recipe) -> ComponentConfig:
+        """That of the role that starts here: the recipe's own if it fits these weights, as a student's must."""
+        differing = _differing(self.model.recipe.backbone, recipe.backbone)
+        if differing and role == "student":
+            key, theirs, ours = differing[0]
+            raise UserError(
+                f"backbone.{key}: {self.words} has {theirs!r}, this recipe {ours!r}; a student that starts from these "
+                "weights needs the same backbone; one with a backbone of its own starts from a run that has it "
+                "(`start_from: {student: RUN}`)"
+            )
+        return self.model.recipe.backbone if differing else recipe.backbone
+
+    def _check_labels(self, recipe: Recipe, dataset: Dataset) -> None:
+        ours, theirs = recipe.label_input is not None, self.model.recipe.label_input is not None
+        if ours != theirs:
+            yes, no = ("this recipe is", "it is not") if ours else ("it is", "this recipe is not")
+            raise UserError(
+                f"label_input: {self.words}: {yes} told labels, {no}; they share weights, so both have this section "
+                "or neither"
+            )
+        if ours and not _same(dataset.labels, self.model.dataset.labels):
+            raise UserError(f"data: {self.words} was trained with other labels; use its data section")
+
+
+def _differing(theirs: ComponentConfig, ours: ComponentConfig) -> list[tuple[str, Any, Any]]:
+    """Keys that decide what weights mean and whose values differ, with both values."""
+    a, b = theirs.model_dump(), ours.model_dump()
+    return [(key, a.get(key), b.get(key)) for key in sorted((a.keys() | b.keys()) - _FREE) if a.get(key) != b.get(key)]
+
+
+def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    return ours is not None and theirs is not None and torch.equal(ours, theirs)
