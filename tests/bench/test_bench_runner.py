@@ -81,6 +81,8 @@ def test_what_is_known_about_the_models(finished: Path) -> None:
     assert teacher.train_seconds is not None
     assert (finished / str(teacher.run) / "export" / "student_ema.safetensors").exists()
     assert (student.teacher, student.label) == ("teacher", "D-MMD")
+    assert teacher.logged["step"] == 20
+    assert {"auxiliary/log_ratio", "student/student_entropy"} <= student.logged.keys()
     assert student.resolved["teacher"]["run"] == teacher.run, "paths are relative to the results"
     assert (oracle.parameters, oracle.run, oracle.train_steps) == (None, None, None)
 
@@ -95,6 +97,100 @@ def test_seeds_and_steps_draw_different_samples_and_the_oracle_beats_an_untraine
     assert oracle.values["exact_nll"].mean < teacher.values["exact_nll"].mean
     assert results.claims[1].holds is True
     assert results.claims[1].text.startswith("oracle at 2 NFE: ngram_tv ")
+
+
+def test_a_model_for_each_seed_of_training(write_suite: Write, tmp_path: Path) -> None:
+    """Each student learns from the teacher of its own seed; an oracle is measured once; one sheet shows them."""
+    out = tmp_path / "out"
+    results = load(run_suite(write_suite(train_seeds=[3, 0], seeds=[0, 1]), str(out)))
+    ids = ["teacher-s3", "student-s3", "oracle", "teacher-s0", "student-s0"]
+    assert [case.id for case in results.cases] == ids
+    assert [case.resolved["seed"] for case in results.cases if not case.oracle] == [3, 3, 0, 0]
+    for seed in (3, 0):
+        teacher, student = results.case("teacher", seed), results.case("student", seed)
+        assert teacher
+        assert student
+        assert student.resolved["teacher"]["run"] == teacher.run
+    assert len([row for row in results.rows if row.case == "student"]) == 2 * 2 * 2
+    found, exact = results.find("student", 2), results.find("oracle", 2)
+    assert found
+    assert exact
+    assert found.trainings.keys() == {3, 0}
+    assert found.trainings[3]["ngram_tv"] != found.trainings[0]["ngram_tv"]
+    assert (found.values["ngram_tv"].n, exact.values["ngram_tv"].n) == (2, 2)
+    assert not exact.trainings
+    assert {row.train_seed for row in results.rows if row.sheet} == {None, 3}
+    table = (out / "results.md").read_text()
+    assert "over 2 trainings, each with its mean over 2 sampling seeds" in table
+    assert "distill ./student.yaml --teacher runs/teacher-s0-" in table
+    assert "--set seed=0" in table
+    assert "Recipe of student, with every default" in (out / "report.html").read_text()
+
+
+def test_a_metric_may_ask_a_case(
+    write_suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is trained before anything is measured, and what it says is measured anew when it changes."""
+    change = ["backbone={type: block_transformer, width: 16, depth: 1, heads: 2, block_size: 1}"]
+    ar = {"name": "ar", "recipe": "./teacher.yaml", "steps": [1], "set": [*change, "sampler=block_ancestral"]}
+    cases = [{"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]}, ar]
+    metrics = [{"type": "gradient_moment", "reference": "ar", "batches": 4}, "exact_nll"]
+    out, changes = tmp_path / "out", {"cases": cases, "metrics": metrics, "claims": None, "seeds": [0]}
+    results = load(run_suite(write_suite(**changes, headline="gradient_moment"), str(out)))
+    said = capsys.readouterr().out
+    assert said.index("train ar: 20 steps") < said.index("score real samples") < said.index("train teacher: 20 steps")
+    assert [row.case for row in results.rows] == [REFERENCE, "teacher", "ar"]
+    assert all("gradient_moment_stderr" in row.values for row in results.rows)
+    trained, measured = count_calls(monkeypatch, "fit"), count_calls(monkeypatch, "measure")
+    ar["set"] = [*ar["set"], "train.steps=21"]  # type: ignore[misc]
+    run_suite(write_suite(**changes, headline="gradient_moment"), str(out))
+    assert (trained, measured) == (["ar"], [REFERENCE, "teacher", "ar"])
+
+
+def test_a_case_may_start_from_another(write_suite: Write, tmp_path: Path) -> None:
+    """A student of another size, from a case that has it; how to repeat it is told with the run it started from."""
+    small = {"recipe": "./student.yaml", "teacher": "teacher", "steps": [2]}
+    change = ["backbone.width=8"]
+    cases = [
+        {"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]},
+        {"name": "small", **small, "set": [*change, "objective={type: knowledge_distillation}"]},
+        {"name": "few", **small, "set": change, "start_from": {"student": "small"}},
+    ]
+    out = tmp_path / "out"
+    results = load(run_suite(write_suite(cases=cases, claims=None, seeds=[0]), str(out)))
+    origin, few = results.case("small"), results.case("few")
+    assert origin
+    assert few
+    assert few.resolved["start_from"] == {"student": origin.run}
+    assert f"--set start_from.student={origin.run}" in (out / "results.md").read_text()
+    digest = few.digest
+    cases[1]["set"] = [*change, "objective={type: knowledge_distillation, data_weight: 0.5}"]
+    changed = load(run_suite(write_suite(cases=cases, claims=None, seeds=[0]), str(out))).case("few")
+    assert changed
+    assert changed.digest != digest, "what a case starts from belongs to it"
+
+
+def test_where_one_training_fails_the_others_go_on(
+    write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = session.fit
+
+    def fit(loaded: Any, *args: Any, **kwargs: Any) -> Any:
+        if loaded.recipe.seed == 1 and loaded.recipe.name == "tiny-teacher":
+            raise OperationError("out of luck")
+        return real(loaded, *args, **kwargs)
+
+    monkeypatch.setattr(session, "fit", fit)
+    with pytest.raises(
+        OperationError, match="teacher-s1: out of luck; student-s1: skipped, since it learns from 'teacher-s1'"
+    ):
+        run_suite(write_suite(train_seeds=[0, 1], seeds=[0]), str(tmp_path / "out"))
+    results = load(tmp_path / "out")
+    assert [failure.case for failure in results.failures] == ["teacher-s1", "student-s1"]
+    assert [case.id for case in results.cases] == ["teacher-s0", "student-s0", "oracle", "teacher-s1"]
+    student = results.find("student", 2)
+    assert student
+    assert (student.values["ngram_tv"].n, student.trainings) == (1, {})
 
 
 def test_the_console_tells_stages_time_left_and_the_outcome(
@@ -277,8 +373,8 @@ def test_a_case_that_fails_stops_only_those_that_learn_from_it(write_suite: Writ
     assert {row.case for row in results.rows} == {REFERENCE, "teacher", "oracle"}
     reasons = {failure.case: failure.reason for failure in results.failures}
     assert "lower optim.lr" in reasons["wild"]
-    assert reasons["pupil"] == "skipped, since its teacher 'wild' failed"
-    assert reasons["grandpupil"] == "skipped, since its teacher 'pupil' failed"
+    assert reasons["pupil"] == "skipped, since it learns from 'wild', which failed"
+    assert reasons["grandpupil"] == "skipped, since it learns from 'pupil', which failed"
     assert "backbone.width" in reasons["misfit"]
     assert results.claims[0].holds is None
     assert not results.complete

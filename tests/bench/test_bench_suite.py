@@ -10,7 +10,7 @@ import pytest
 
 from fewstep.bench.plan import make_plan
 from fewstep.bench.suite import load_suite
-from fewstep.errors import RecipeError
+from fewstep.errors import RecipeError, UserError
 
 Write = Callable[..., str]
 
@@ -60,6 +60,38 @@ def test_names_seeds_and_steps_occur_once(write_suite: Write) -> None:
     assert "'data' is the name of the row of real samples" in found["cases[2].name"]
 
 
+def test_seeds_of_training_occur_once_and_are_set_in_one_place(write_suite: Write) -> None:
+    found = problems(write_suite(train_seeds=[1, 1], set=["seed=2"], cases=[case("a", set=["seed = 3"])], claims=None))
+    assert found["train_seeds"] == "1 is listed twice"
+    assert "the suite's `train_seeds` set the seed of every training" in found["set[0]"]
+    assert "remove one of them" in found["cases[0].set[0]"]
+
+
+def test_changes_to_all_recipes_come_before_those_of_a_case(write_suite: Write) -> None:
+    cases = [case("a"), case("b", set=["train.steps=7"])]
+    loaded = load_suite(write_suite(set=["train.steps=5", "train.batch_size=8"], cases=cases, claims=None))
+    trains = [prepared.recipe.train for prepared in make_plan(loaded, Path("unused")).cases]
+    assert [(train.steps, train.batch_size) for train in trains] == [(5, 8), (7, 8)]
+
+
+def test_a_wrong_change_is_reported_where_it_was_written(write_suite: Write) -> None:
+    cases = [case("a", set=["train.stepz=1", "train.batch_size=8"])]
+    found = problems(write_suite(set=["train.batch_size=8", "optim.lr=fast"], cases=cases, claims=None))
+    assert "optim.lr" in found["set[1]"]
+    assert "train.stepz" in found["cases[0].set[0]"]
+
+
+def test_changes_from_the_command_line_come_last_and_their_mistakes_are_told_so(write_suite: Write) -> None:
+    source = write_suite(set=["train.steps=5"], cases=[case("a", set=["train.steps=7"])], claims=None)
+    (only,) = make_plan(load_suite(source, sets=["train.steps=9"]), Path("unused")).cases
+    assert only.recipe.train.steps == 9
+    with pytest.raises(RecipeError) as caught:
+        make_plan(load_suite(source, sets=["train.steps=9", "train.stepz=9"]), Path("unused"))
+    assert str(caught.value).startswith("--set:2: train.stepz: unknown key 'stepz'; did you mean 'steps'?")
+    with pytest.raises(UserError, match="the suite trains with seeds of its own"):
+        load_suite(write_suite(train_seeds=[0, 1]), sets=["seed=1"])
+
+
 def test_a_teacher_is_an_earlier_trained_case(write_suite: Write) -> None:
     cases = [
         case("a", teacher="late"),
@@ -67,6 +99,7 @@ def test_a_teacher_is_an_earlier_trained_case(write_suite: Write) -> None:
         case("exact", oracle=True),
         case("c", teacher="exact"),
         case("d", oracle=True, teacher="a"),
+        case("e", start_from={"student": "exact", "auxiliary": "late"}),
         case("late"),
     ]
     found = problems(write_suite(cases=cases, claims=None))
@@ -74,6 +107,26 @@ def test_a_teacher_is_an_earlier_trained_case(write_suite: Write) -> None:
     assert "no case named 'nobody'" in found["cases[1].teacher"]
     assert "must be a trained model" in found["cases[3].teacher"]
     assert "learns from nobody" in found["cases[4].teacher"]
+    assert "must be a trained model" in found["cases[5].start_from.student"]
+    assert "must come before" in found["cases[5].start_from.auxiliary"]
+
+
+def test_a_role_that_cannot_start_from_a_case(write_suite: Write) -> None:
+    cases = [case("a"), case("b", recipe="./student.yaml", teacher="a", start_from={"studnt": "a"})]
+    found = problems(write_suite(cases=cases, claims=None))
+    assert "trains no role 'studnt'; did you mean 'student'?" in found["cases[1].start_from.studnt"]
+
+
+def test_what_a_metric_refers_to_must_be_there(write_suite: Write) -> None:
+    metrics = ["ngram_distance", {"type": "gradient_moment", "reference": "techer"}]
+    found = problems(write_suite(metrics=metrics, cases=[case("teacher")], claims=None))
+    assert found["metrics[1].reference"] == "no case, run or file named 'techer'; did you mean 'teacher'?"
+
+
+def test_what_a_recipe_starts_from_must_be_a_case(write_suite: Write) -> None:
+    cases = [case("a"), case("b", recipe="./student.yaml", teacher="a", set=["start_from.student=runs/x"])]
+    found = problems(write_suite(cases=cases, claims=None))
+    assert "name its case with `start_from: {student: CASE}`" in found["cases[1].recipe"]
 
 
 def test_claims_name_cases_and_steps_that_are_measured(write_suite: Write) -> None:

@@ -36,6 +36,36 @@ def test_rows_are_joined_over_seeds_only() -> None:
     assert found[0].values["score"].stderr == pytest.approx(1.0)
 
 
+def test_each_training_counts_once_with_its_mean_over_sampling_seeds() -> None:
+    rows = [
+        made_up_row("a", 4, seed, mean + sign, train_seed)
+        for train_seed, mean in ((7, 10.0), (8, 12.0), (9, 17.0))
+        for seed, sign in enumerate((-1.0, 1.0))
+    ]
+    (found,) = summarise(rows)
+    # means 10, 12, 17: mean 13; squared deviations 9, 1, 16; variance 13; error sqrt(13 / 3)
+    assert (found.values["score"].mean, found.values["score"].n) == (13.0, 3)
+    assert found.values["score"].stderr == pytest.approx(math.sqrt(13 / 3))
+    assert found.trainings == {7: {"score": 10.0}, 8: {"score": 12.0}, 9: {"score": 17.0}}
+    (one,) = summarise(rows[:2])
+    assert (one.values["score"].mean, one.values["score"].stderr) == pytest.approx((10.0, 1.0))
+    assert one.trainings == {}
+
+
+def test_trainings_with_the_same_seeds_are_compared_pair_by_pair() -> None:
+    """A student that is better by 1 than each of three unlike teachers is better, though the means overlap."""
+    rows = [made_up_row("b", 4, 0, value, seed) for seed, value in enumerate((10.0, 20.0, 30.0))]
+    rows += [made_up_row("a", 4, 0, value, seed) for seed, value in enumerate((9.0, 18.9, 28.9))]
+    claim = ClaimSpec(case="a", steps=4, against="b", at=None, expect="better")
+    found = judge(claim, "score", "lower", summarise(rows))
+    # differences -1, -1.1, -1.1: squared deviations 0.02 / 3, variance 0.01 / 3, error sqrt(0.01 / 9)
+    assert found.difference == pytest.approx(-3.2 / 3)
+    assert found.stderr == pytest.approx(0.1 / 3)
+    assert found.holds is True
+    unlike = [row for row in rows if row.case == "b" or row.train_seed]
+    assert judge(claim, "score", "lower", summarise(unlike)).verdict == "level"
+
+
 @pytest.mark.parametrize(
     ("difference", "direction", "verdict"),
     [

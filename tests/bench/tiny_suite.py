@@ -45,11 +45,12 @@ def write_files(folder: Path, **changes: Any) -> str:
     return str(folder / "suite.yaml")
 
 
-def made_up_row(case: str, steps: int | None, seed: int, value: float) -> Row:
+def made_up_row(case: str, steps: int | None, seed: int, value: float, train_seed: int | None = None) -> Row:
     """A row as it could have been measured."""
     return Row(
-        key=f"{case}/{steps}/{seed}",
+        key=f"{case}/{train_seed}/{steps}/{seed}",
         case=case,
+        train_seed=train_seed,
         steps=steps,
         nfe=steps,
         seed=seed,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from fewstep.bench.results import model_id
 from fewstep.bench.suite import CaseSpec, LoadedSuite, Suite
+from fewstep.component import did_you_mean
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.errors import Problem, RecipeError, UserError
 from fewstep.metrics.base import METRICS
@@ -16,6 +18,7 @@ from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, load_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.shipped import is_path
+from fewstep.recipe.yaml_loader import undotted
 from fewstep.training.build import build_dataset
 from fewstep.training.rundir import RunDir
 
@@ -27,9 +30,11 @@ def digest_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """A case with its recipe; `digest` changes with anything that its model depends on, the teacher's included."""
+    """One training of a case: `digest` changes with anything that its model depends on, the teacher's included."""
 
     spec: CaseSpec
+    train_seed: int | None
+    """Seed that the suite trains it with; None where the recipe's own is taken, and for an oracle."""
     loaded: LoadedRecipe
     digest: str
     run: RunDir
@@ -38,6 +43,16 @@ class PreparedCase:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def id(self) -> str:
+        """Tells all trainings of a suite apart."""
+        return model_id(self.spec.name, self.train_seed)
+
+    @property
+    def needed(self) -> list[str]:
+        """`id`s of the trainings that this one learns from."""
+        return [model_id(name, self.train_seed) for _, name in self.spec.needed]
 
     @property
     def label(self) -> str:
@@ -73,6 +88,21 @@ class Plan:
         return self.loaded.suite
 
     @property
+    def references(self) -> dict[str, PreparedCase]:
+        """Cases whose models metrics ask, by name; the first training of each."""
+        named = {getattr(metric, "reference", None) for metric in self.suite.metrics}
+        return {case.name: case for case in reversed(self.cases) if case.name in named}
+
+    def metrics(self, *, by: Literal["run", "digest"]) -> list[dict[str, Any]]:
+        """The suite's metrics as plain data; a reference that is a case stands as its run, or as its digest."""
+        found = [metric.model_dump(mode="json") for metric in self.suite.metrics]
+        for metric in found:
+            case = self.references.get(metric.get("reference", ""))
+            if case:
+                metric["reference"] = str(case.run.path) if by == "run" else case.digest
+        return found
+
+    @property
     def digest(self) -> str:
         """Changes with what is measured and with every model."""
         suite = self.suite.model_dump(mode="json", exclude={"title", "quick"})
@@ -80,14 +110,19 @@ class Plan:
 
 
 def make_plan(loaded: LoadedSuite, folder: Path) -> Plan:
-    """Load every recipe and the data.
+    """Load every recipe and the data; where each model is trained with several seeds, seed after seed.
 
     Raises:
         RecipeError: everything that is wrong with them, each where it was written.
     """
     planner = _Planner(loaded, folder)
-    for index in range(len(loaded.suite.cases)):
-        planner.add(index)
+    seeds = loaded.suite.train_seeds or (None,)
+    for seed in seeds:
+        for index, spec in enumerate(loaded.suite.cases):
+            if not spec.oracle:
+                planner.add(index, seed)
+            elif seed == seeds[0]:
+                planner.add(index, None)
     planner.check_metrics()
     if planner.problems or planner.dataset is None:
         raise RecipeError(list(dict.fromkeys(planner.problems)))
@@ -104,32 +139,49 @@ class _Planner:
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _first: str = ""
 
-    def add(self, index: int) -> None:
-        """Prepare one case, or note why it cannot be."""
-        spec = self.loaded.suite.cases[index]
-        teacher = self.cases.get(spec.teacher or "")
+    def add(self, index: int, seed: int | None) -> None:
+        """Prepare one case with one seed of training, or note why it cannot be."""
+        suite = self.loaded.suite
+        spec = suite.cases[index]
+        changes = [*suite.set, *spec.set, *self.loaded.sets, *([] if seed is None else [f"seed={seed}"])]
+        teacher = self.cases.get(model_id(spec.teacher or "", seed))
+        origins = {role: self.cases.get(model_id(name, seed)) for role, name in spec.start_from.items()}
+        # As for the teacher: where an origin could not be prepared, its case is checked with its name.
+        changes += [f"start_from.{role}={case.run.path if case else role}" for role, case in origins.items()]
         # Of a teacher that could not be prepared only the problems matter; its student is checked all the same.
         path = str(teacher.run.path) if teacher else spec.teacher
         try:
-            recipe = load_recipe(self._source(spec), spec.set, teacher=path)
+            recipe = load_recipe(self._source(spec), changes, teacher=path)
         except RecipeError as error:
             self.problems += [self._placed(index, problem) for problem in error.problems]
             return
         if recipe.recipe.teacher and spec.teacher is None:
             self._note(index, "recipe", f"'{spec.recipe}' learns from a teacher; name its case with `teacher: CASE`")
+        for role in recipe.recipe.start_from.keys() - spec.start_from.keys():
+            message = (
+                f"in '{spec.recipe}' the {role} starts from a run; name its case with `start_from: {{{role}: CASE}}`"
+            )
+            self._note(index, "recipe", message)
         dataset = self._data(index, recipe.recipe)
         if dataset is None:
             return
         settings = recipe.recipe.model_dump(mode="json")
         if teacher:
             settings["teacher"]["run"] = teacher.digest
+        settings["start_from"] = {role: case.digest for role, case in origins.items() if case}
         digest = digest_of({"recipe": settings, "data": dataset.fingerprint, "oracle": spec.oracle})
-        run = RunDir(self.folder / "runs" / f"{spec.name}-{digest[:8]}")
-        self.cases[spec.name] = PreparedCase(spec, recipe, digest, run)
+        run = RunDir(self.folder / "runs" / f"{model_id(spec.name, seed)}-{digest[:8]}")
+        case = PreparedCase(spec, seed, recipe, digest, run)
+        self.cases[case.id] = case
 
     def check_metrics(self) -> None:
-        """Metrics can score these data."""
+        """Metrics can score these data, and what they refer to is there."""
+        names = [case.name for case in self.loaded.suite.cases if not case.oracle]
         for index, config in enumerate(self.loaded.suite.metrics):
+            reference = getattr(config, "reference", None)
+            if reference and reference not in names and not Path(reference).exists():
+                message = f"no case, run or file named '{reference}'{did_you_mean(reference, names) or ''}"
+                self.problems.append(self.loaded.problem(("metrics", index, "reference"), message))
             reason = self.dataset and METRICS.get(config.type).cls.unsuited(type(self.dataset))
             if reason:
                 message = f"metric '{config.type}' cannot score these data: {reason}"
@@ -165,6 +217,11 @@ class _Planner:
         """A recipe's problem, moved to the suite if that is where the mistake was made."""
         text = f"{problem.key}: {problem.message}" if problem.key else problem.message
         if problem.source == "--set" and problem.line is not None:
+            beyond = problem.line - len(self.loaded.suite.set) - len(self.loaded.suite.cases[index].set)
+            if beyond > len(self.loaded.sets):  # it was made of `start_from`
+                return self.loaded.problem(("cases", index, *undotted(problem.key)), problem.message)
+            if beyond > 0:
+                return replace(problem, line=beyond)
             return self.loaded.problem(self.loaded.set_key(index, problem.line), text)
         if problem.source == "--teacher":
             return self.loaded.problem(("cases", index, "teacher"), problem.message)

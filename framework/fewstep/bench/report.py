@@ -15,6 +15,7 @@ from fewstep.bench.tables import (
     environment_lines,
     model_grid,
     notes,
+    spread,
     value_grid,
 )
 from fewstep.recipe.yaml_loader import dump_yaml
@@ -109,13 +110,11 @@ def _claims(claims: tuple[ClaimResult, ...]) -> str:
 
 
 def _how_measured(results: Results) -> str:
-    seeds = len(results.suite.seeds)
-    spread = f"mean ± standard error over {seeds} seeds" if seeds > 1 else "one seed, so no spread"
     return (
-        f"{results.suite.samples} samples in each row; {spread}. ↓ lower is better, ↑ higher is better; values "
-        f"without an arrow are for comparison with those of the {REAL}, which are fresh draws where the data's law is "
-        "known, and otherwise training samples (so that they count as copies). NFE: network evaluations, counted by "
-        "the network."
+        f"{results.suite.samples} samples in each row; {spread(results)}. ↓ lower is better, ↑ higher is better; "
+        f"values without an arrow are for comparison with those of the {REAL}, which are fresh draws where the data's "
+        "law is known, and otherwise training samples (so that they count as copies). NFE: network evaluations, "
+        "counted by the network."
     )
 
 
@@ -164,4 +163,5 @@ def _recipes(results: Results) -> list[str]:
         f"<details><summary>Recipe of {escape(case.name)}, with every default</summary>"
         f"<pre>{escape(dump_yaml(case.resolved))}</pre></details>"
         for case in results.cases
+        if case == results.case(case.name)
     ]

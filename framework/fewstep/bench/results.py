@@ -18,6 +18,11 @@ Verdict = Literal["better", "level", "worse"]
 """Outcome of a comparison: beyond two standard errors of the difference, or within."""
 
 
+def model_id(case: str, train_seed: int | None) -> str:
+    """A name for one training of a case: `student`, or `student-s1` where seeds of training are told apart."""
+    return case if train_seed is None else f"{case}-s{train_seed}"
+
+
 class SuiteInfo(Strict):
     """What was run."""
 
@@ -26,14 +31,16 @@ class SuiteInfo(Strict):
     digest: str = Field(description="changes with what is measured and with every model")
     quick: bool = Field(description="reduced by --quick: the numbers show that the suite runs and nothing else")
     seeds: tuple[int, ...] = Field(description="sampling seeds")
+    train_seeds: tuple[int, ...] | None = Field(None, description="seeds of training; null for the recipes' own")
     samples: int = Field(description="samples asked for in each row")
     command: str
 
 
 class CaseResult(Strict):
-    """One model."""
+    """One model; a case that is trained with several seeds has several."""
 
     name: str
+    train_seed: int | None = Field(None, description="seed that the suite trained it with, if it sets one")
     label: str
     recipe: str = Field(description="as the suite names it")
     set: tuple[str, ...] = Field(description="changes to that recipe")
@@ -45,9 +52,16 @@ class CaseResult(Strict):
     train_seconds: float | None = Field(description="time in the training loop, over all sessions")
     run: str | None = Field(description="run folder, relative to this file")
     commit: str | None = Field(description="of fewstep, when it was trained")
+    logged: dict[str, float] = Field(
+        default_factory=dict, description="last line of the training's log, such as losses and output entropies"
+    )
     resolved: dict[str, Any] = Field(
         description="the recipe with every default; the teacher's run relative to this file"
     )
+
+    @property
+    def id(self) -> str:
+        return model_id(self.name, self.train_seed)
 
 
 class Row(Strict):
@@ -57,6 +71,7 @@ class Row(Strict):
         description="digest of all that the values depend on; rows with the same key are not measured again"
     )
     case: str
+    train_seed: int | None = Field(None, description="seed of training of the model, if the suite sets one")
     steps: int | None
     nfe: int | None = Field(description="evaluations that each sample took, counted by the network")
     seed: int
@@ -69,7 +84,10 @@ class Row(Strict):
 
 
 class Estimate(Strict):
-    """Mean over `n` seeds and its standard error (standard deviation / sqrt(n)); no error with one seed."""
+    """Mean over `n` seeds and its standard error (standard deviation / sqrt(n)); no error with one seed.
+
+    With several seeds of training they are what is counted, each with its mean over sampling seeds.
+    """
 
     mean: float
     stderr: float | None
@@ -83,6 +101,9 @@ class Summary(Strict):
     steps: int | None
     nfe: int | None
     values: dict[str, Estimate]
+    trainings: dict[int, dict[str, float]] = Field(
+        default_factory=dict, description="means over sampling seeds for each seed of training, if there are several"
+    )
 
 
 class ClaimResult(Strict):
@@ -97,7 +118,9 @@ class ClaimResult(Strict):
     ours: Estimate | None
     theirs: Estimate | None
     difference: float | None = Field(description="ours - theirs")
-    stderr: float | None = Field(description="of the difference; null if no side has a spread")
+    stderr: float | None = Field(
+        description="of the difference, paired by seeds of training if there are several; null if no side has a spread"
+    )
     verdict: Verdict | None
     holds: bool | None
     text: str = Field(description="all of it as one sentence")
@@ -165,6 +188,7 @@ class Results(Strict):
         """The summary of one case at one number of steps."""
         return next((s for s in self.summary if (s.case, s.steps) == (case, steps)), None)
 
-    def case(self, name: str) -> CaseResult | None:
-        """One model, if it got so far."""
-        return next((case for case in self.cases if case.name == name), None)
+    def case(self, name: str, train_seed: int | None = None) -> CaseResult | None:
+        """A case's model, if it got so far; the first of several, or that of a seed of training."""
+        models = (case for case in self.cases if case.name == name)
+        return next((case for case in models if train_seed in (None, case.train_seed)), None)

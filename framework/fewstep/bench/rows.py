@@ -36,6 +36,7 @@ class Slot:
     """A row that the suite asks for; `key` is a digest of everything that its values depend on."""
 
     case: str
+    train_seed: int | None
     steps: int | None
     seed: int
     key: str
@@ -54,17 +55,19 @@ class Model:
 def plan_slots(plan: Plan) -> list[Slot]:
     """Every row of a suite in order: real samples, then cases by steps and seed."""
     suite = plan.suite
-    common = {"samples": suite.samples, "metrics": [metric.model_dump(mode="json") for metric in suite.metrics]}
+    common = {"samples": suite.samples, "metrics": plan.metrics(by="digest")}
 
-    def slot(case: str, digest: str, steps: int | None, seed: int, sampler: Any) -> Slot:
+    def slot(case: str, train_seed: int | None, steps: int | None, seed: int, digest: str, sampler: Any) -> Slot:
         facts = {"case": case, "digest": digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
-        return Slot(case, steps, seed, digest_of(facts))
+        return Slot(case, train_seed, steps, seed, digest_of(facts))
 
-    slots = [slot(REFERENCE, plan.dataset.fingerprint, None, seed, None) for seed in suite.seeds]
+    slots = [slot(REFERENCE, None, None, seed, plan.dataset.fingerprint, None) for seed in suite.seeds]
     for case in plan.cases:
         sampler = case.recipe.sampler.model_dump(mode="json")
         slots += [
-            slot(case.name, case.digest, steps, seed, sampler) for steps in case.spec.steps for seed in suite.seeds
+            slot(case.name, case.train_seed, steps, seed, case.digest, sampler)
+            for steps in case.spec.steps
+            for seed in suite.seeds
         ]
     return slots
 
@@ -82,7 +85,7 @@ def open_model(case: PreparedCase, dataset: Dataset) -> Model:
 
 
 def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, progress: Callable[[int], None]) -> Row:
-    """Draw and score the samples of one row; those of the suite's first seed are also written as a sheet.
+    """Draw and score the samples of one row; those of the suite's first seeds are also written as a sheet.
 
     Args:
         model: None for real samples.
@@ -94,13 +97,14 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
     begun = time.monotonic()
     tokens, labels, nfe = _tokens(plan, slot, model, progress)
     seconds = time.monotonic() - begun
-    values = score(tokens, plan.dataset, plan.suite.metrics, labels=labels)
+    values = score(tokens, plan.dataset, plan.metrics(by="run"), labels=labels)
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} (steps {slot.steps}, seed {slot.seed})")
     return Row(
         key=slot.key,
         case=slot.case,
+        train_seed=slot.train_seed,
         steps=slot.steps,
         nfe=nfe,
         seed=slot.seed,
@@ -148,8 +152,9 @@ def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tenso
 
 
 def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:
-    """A sheet of the suite's first seed; its path relative to the results."""
-    if slot.seed != plan.suite.seeds[0]:
+    """A sheet of the suite's first seeds; its path relative to the results."""
+    first = (plan.suite.train_seeds or (None,))[0]
+    if slot.seed != plan.suite.seeds[0] or slot.train_seed not in (None, first):
         return None
     name = slot.case if slot.steps is None else f"{slot.case}-steps{slot.steps}"
     return save_sheet(plan.folder / "samples" / name, plan.dataset, tokens[:SHEET]).relative_to(plan.folder).as_posix()
@@ -160,11 +165,13 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
     resolved, trained = case.recipe.model_dump(mode="json"), not case.spec.oracle
     if case.recipe.teacher:
         resolved["teacher"]["run"] = _relative(case.recipe.teacher.run, plan.folder)
+    resolved["start_from"] = {role: _relative(run, plan.folder) for role, run in case.recipe.start_from.items()}
     return CaseResult(
         name=case.name,
+        train_seed=case.train_seed,
         label=case.label,
         recipe=case.spec.recipe,
-        set=case.spec.set,
+        set=(*plan.suite.set, *case.spec.set, *plan.loaded.sets),
         digest=case.digest,
         teacher=case.spec.teacher,
         oracle=case.spec.oracle,
@@ -173,6 +180,7 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
         train_seconds=train_seconds(case.run) if trained else None,
         run=_relative(case.run.path, plan.folder) if trained else None,
         commit=_trained_with(case.run) if trained else None,
+        logged=(_logged(case.run) or [{}])[-1] if trained else {},
         resolved=resolved,
     )
 
@@ -186,11 +194,16 @@ def trained_steps(run: RunDir) -> int:
 def train_seconds(run: RunDir) -> float:
     """Time in the training loop, by the run's log: within a session it rises, and each session starts anew."""
     total = last = 0.0
-    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
-    for line in lines:
-        seconds = json.loads(line)["seconds"]
+    for line in _logged(run):
+        seconds = line["seconds"]
         total, last = total + seconds - (last if seconds >= last else 0.0), seconds
     return round(total, 3)
+
+
+def _logged(run: RunDir) -> list[dict[str, float]]:
+    """The lines of a run's log."""
+    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def _trained_with(run: RunDir) -> str | None:

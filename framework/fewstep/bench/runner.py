@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from fewstep.bench.suite import load_suite
 from fewstep.errors import OperationError
 
 
-def run_suite(source: str, out: str | None = None, quick: bool = False) -> Path:
+def run_suite(source: str, out: str | None = None, quick: bool = False, sets: Sequence[str] = ()) -> Path:
     """Run a suite, or what is missing of it, and write its results.
 
     Args:
         source: shipped name, or path.
         out: folder for everything; `results/SUITE` if left out (`results/SUITE-quick` for a quick run).
         quick: reduce it as its section `quick` says.
+        sets: changes to every recipe, such as "data.path=FOLDER".
 
     Returns:
         The folder. SIGTERM and Ctrl-C keep what was measured and return as well.
@@ -33,9 +34,11 @@ def run_suite(source: str, out: str | None = None, quick: bool = False) -> Path:
         UserError: the folder holds results of something else.
         OperationError: a case failed; the others were completed.
     """
-    loaded = load_suite(source, quick=quick)
+    loaded = load_suite(source, quick=quick, sets=sets)
     folder = Path(out) if out else Path("results") / f"{loaded.suite.name}{'-quick' if quick else ''}"
-    command = shlex.join(["fewstep", "benchmark", source, *(["--out", out] if out else []), *(["--quick"] * quick)])
+    changes = [part for change in sets for part in ("--set", change)]
+    place = ["--out", out] if out else []
+    command = shlex.join(["fewstep", "benchmark", source, *place, *(["--quick"] * quick), *changes])
     session = Session(make_plan(loaded, folder), command, say)
     with _terminable():
         try:

@@ -10,7 +10,7 @@ from itertools import groupby
 
 from fewstep.bench.plan import Plan, PreparedCase
 from fewstep.bench.progress import Stage, SuiteClock
-from fewstep.bench.results import CaseResult, Failure, Results, Row, SuiteInfo
+from fewstep.bench.results import CaseResult, Failure, Results, Row, SuiteInfo, model_id
 from fewstep.bench.rows import Model, Slot, describe_case, measure, open_model, plan_slots, trained_steps
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.summary import estimate, judge, shown, summarise
@@ -49,7 +49,7 @@ class Session:
         self.stages = [f"sample {REFERENCE}"]
         for case in plan.cases:
             kinds = ["sample"] if case.spec.oracle else ["train", "sample"]
-            self.stages += [f"{kind} {case.name}" for kind in kinds]
+            self.stages += [f"{kind} {case.id}" for kind in kinds]
         self.clock = SuiteClock(self._stage(name) for name in self.stages)
 
     def _recall(self) -> None:
@@ -62,18 +62,21 @@ class Session:
             raise UserError(f"'{self.plan.folder}' holds {held}; choose another folder with --out")
         whole = [row for row in old.rows if row.sheet is None or (self.plan.folder / row.sheet).exists()]
         self.rows = {row.key: row for row in whole}
-        digests = {case.name: case.digest for case in self.plan.cases}
-        self.cases = {case.name: case for case in old.cases if digests.get(case.name) == case.digest}
+        digests = {case.id: case.digest for case in self.plan.cases}
+        self.cases = {case.id: case for case in old.cases if digests.get(case.id) == case.digest}
 
     def _stage(self, name: str) -> Stage:
         """What a stage has to do, in forward passes over a sample, and how much of it was done before."""
-        kind, _, case_name = name.partition(" ")
+        kind, _, model = name.partition(" ")
         if kind == "train":
-            case = next(case for case in self.plan.cases if case.name == case_name)
+            case = next(case for case in self.plan.cases if case.id == model)
             return Stage("train", case.train_work, case.train_work * trained_steps(case.run) / case.recipe.train.steps)
-        slots = [slot for slot in self.slots if slot.case == case_name]
+        slots = self._slots_of(model)
         done = [slot for slot in slots if slot.key in self.rows]
         return Stage("sample", sum(map(self._work, slots)), sum(map(self._work, done)))
+
+    def _slots_of(self, model: str) -> list[Slot]:
+        return [slot for slot in self.slots if model_id(slot.case, slot.train_seed) == model]
 
     def _work(self, slot: Slot) -> float:
         return float(self.suite.samples * (slot.steps or 0))
@@ -84,13 +87,18 @@ class Session:
         """Do all that is left; False if a signal to the trainer stopped it.
 
         Raises:
+            FewstepError: a model that metrics ask could not be trained, so nothing can be measured.
             KeyboardInterrupt: stopped while sampling.
         """
+        for case in self.plan.references.values():
+            if not self._train(case):
+                return False
         self._announce(f"sample {REFERENCE}", f"score real samples: {self._amount(())}")
         self._sample(REFERENCE, None)
         for case in self.plan.cases:
-            if case.spec.teacher in [failure.case for failure in self.failures]:
-                self._fail(case, f"skipped, since its teacher '{case.spec.teacher}' failed")
+            failed = [failure.case for failure in self.failures if failure.case in case.needed]
+            if failed:
+                self._fail(case, f"skipped, since it learns from '{failed[0]}', which failed")
                 continue
             try:
                 if not (case.spec.oracle or self._train(case)):
@@ -104,11 +112,11 @@ class Session:
 
     def _train(self, case: PreparedCase) -> bool:
         """Train a case unless that was done; False if a signal stopped it."""
-        stage, total, done = f"train {case.name}", case.recipe.train.steps, trained_steps(case.run)
+        stage, total, done = f"train {case.id}", case.recipe.train.steps, trained_steps(case.run)
         if done == total and case.run.status["state"] == "finished":
-            self._announce(stage, f"train {titled(case.name, case.label)}: finished before, reused")
+            self._announce(stage, f"train {titled(case.id, case.label)}: finished before, reused")
             return True
-        self._announce(stage, f"train {titled(case.name, case.label)}: {total} steps")
+        self._announce(stage, f"train {titled(case.id, case.label)}: {total} steps")
         try:
             result = fit(case.loaded, case.run, dataset=self.plan.dataset, echo=self._training_lines(case, done))
         finally:
@@ -132,17 +140,14 @@ class Session:
 
     def _measure(self, case: PreparedCase) -> None:
         """Sample and score a case."""
-        self._announce(
-            f"sample {case.name}", f"sample {titled(case.name, case.label)}: {self._amount(case.spec.steps)}"
-        )
+        self._announce(f"sample {case.id}", f"sample {titled(case.id, case.label)}: {self._amount(case.spec.steps)}")
         model = open_model(case, self.plan.dataset)
         self._record(case, model.parameters)
-        self._sample(case.name, model)
+        self._sample(case.id, model)
 
     def _sample(self, name: str, model: Model | None) -> None:
-        """Measure the rows of a case that are missing."""
-        slots = [slot for slot in self.slots if slot.case == name]
-        for _, group in groupby(slots, key=lambda slot: slot.steps):
+        """Measure the rows of a model that are missing."""
+        for _, group in groupby(self._slots_of(name), key=lambda slot: slot.steps):
             same = list(group)
             missing = [slot for slot in same if slot.key not in self.rows]
             for slot in missing:
@@ -189,16 +194,16 @@ class Session:
     # ------------------------------------------------------------- results
 
     def _record(self, case: PreparedCase, parameters: int | None) -> None:
-        self.cases[case.name] = describe_case(self.plan, case, parameters)
+        self.cases[case.id] = describe_case(self.plan, case, parameters)
         self.save()
 
     def _fail(self, case: PreparedCase, reason: str) -> None:
         """Note that a case cannot be completed, and that nothing more is done for it."""
-        self.say(f"  {case.name} is not complete: {reason}")
-        self.failures.append(Failure(case=case.name, reason=reason))
+        self.say(f"  {case.id} is not complete: {reason}")
+        self.failures.append(Failure(case=case.id, reason=reason))
         for kind in ("train", "sample"):
-            if f"{kind} {case.name}" in self.stages:
-                self.clock.drop(self.stages.index(f"{kind} {case.name}"))
+            if f"{kind} {case.id}" in self.stages:
+                self.clock.drop(self.stages.index(f"{kind} {case.id}"))
         self.save()
 
     def save(self) -> None:
@@ -216,6 +221,7 @@ class Session:
             digest=self.plan.digest,
             quick=self.plan.loaded.quick,
             seeds=suite.seeds,
+            train_seeds=suite.train_seeds,
             samples=suite.samples,
             command=self.command,
         )
@@ -228,7 +234,7 @@ class Session:
             headline=suite.headline,
             direction="higher" if direction == "higher" else "lower",
             directions=suite.directions,
-            cases=tuple(self.cases[case.name] for case in self.plan.cases if case.name in self.cases),
+            cases=tuple(self.cases[case.id] for case in self.plan.cases if case.id in self.cases),
             rows=tuple(rows),
             summary=tuple(summary),
             claims=tuple(judge(claim, suite.headline, direction, summary) for claim in suite.claims),

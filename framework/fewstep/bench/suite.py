@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, PositiveInt, ValidationError, model_
 from pydantic_core import InitErrorDetails
 
 from fewstep.component import ComponentConfig, Strict, custom_error, did_you_mean
-from fewstep.errors import Problem, RecipeError
+from fewstep.errors import Problem, RecipeError, UserError
 from fewstep.recipe import locate, validate_file
 from fewstep.recipe.compose import compose
 from fewstep.recipe.fields import From
@@ -49,8 +49,15 @@ class CaseSpec(Strict):
     steps: Steps = Field(description="numbers of sampling steps to measure")
     label: str | None = Field(None, description="what plots and tables call it; its name if left out")
     teacher: str | None = Field(None, description="earlier case whose model is this one's teacher")
+    start_from: dict[str, str] = Field({}, description="earlier case whose weights a role starts from, by role name")
     oracle: bool = Field(False, description="sample the data source's exact denoiser; nothing is trained")
     set: tuple[str, ...] = Field((), description="changes to the recipe, such as train.steps=100")
+
+    @property
+    def needed(self) -> list[tuple[Key, str]]:
+        """Cases that must be trained before this one, and the keys that name them."""
+        teacher: list[tuple[Key, str]] = [(("teacher",), self.teacher)] if self.teacher else []
+        return [*teacher, *((("start_from", role), name) for role, name in self.start_from.items())]
 
 
 class ClaimSpec(Strict):
@@ -73,6 +80,7 @@ class QuickSpec(Strict):
 
     samples: PositiveInt | None = Field(None, description="samples of each row")
     seeds: Seeds | None = Field(None, description="sampling seeds")
+    train_seeds: Seeds | None = Field(None, description="seeds of training")
     steps: Steps | None = Field(None, description="numbers of sampling steps, for every case")
     set: tuple[str, ...] = Field((), description="further changes to every recipe")
 
@@ -84,6 +92,10 @@ class Suite(Strict):
     name: Name = Field(description="names the folder of the results")
     title: str = Field(description="one line for the head of report and plot")
     seeds: Seeds = Field(description="sampling seeds; the spread of a value is over these")
+    train_seeds: Seeds | None = Field(
+        None, description="train each model once for each of these seeds; the spread is then over trainings"
+    )
+    set: tuple[str, ...] = Field((), description="changes to every recipe, such as data.order=2")
     samples: PositiveInt = Field(description="samples of each row")
     metrics: Annotated[tuple[Annotated[ComponentConfig, From("metrics")], ...], Some] = Field(description="by name")
     headline: str = Field(description="value that is plotted and that claims compare")
@@ -93,7 +105,7 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Suite:
-        found = [*self._names(), *self._teachers(), *self._headline(), *self._claims()]
+        found = [*self._names(), *self._seeds(), *self._teachers(), *self._headline(), *self._claims()]
         if found:
             details = [InitErrorDetails(type=custom_error("suite", m), loc=key, input=None) for key, m in found]
             raise ValidationError.from_exception_data("Suite", details)
@@ -115,38 +127,49 @@ class Suite(Strict):
             case.model_copy(update={"steps": quick.steps or case.steps, "set": (*case.set, *quick.set)})
             for case in self.cases
         )
-        changes = {"cases": cases, "samples": quick.samples or self.samples, "seeds": quick.seeds or self.seeds}
-        return self.model_copy(update=changes)
+        kept = {key: getattr(quick, key) or getattr(self, key) for key in ("samples", "seeds", "train_seeds")}
+        return self.model_copy(update={"cases": cases, **kept})
 
     def _names(self) -> Found:
-        """Names, seeds and steps occur once."""
+        """Names and steps occur once."""
         for index, case in enumerate(self.cases):
             if case.name == REFERENCE:
                 yield ("cases", index, "name"), f"'{REFERENCE}' is the name of the row of real samples; use another"
             if case.name in [earlier.name for earlier in self.cases[:index]]:
                 yield ("cases", index, "name"), f"another case is called '{case.name}' already"
             yield from _repeated(("cases", index, "steps"), case.steps)
-        yield from _repeated(("seeds",), self.seeds)
         if self.quick:
-            yield from _repeated(("quick", "seeds"), self.quick.seeds or ())
             yield from _repeated(("quick", "steps"), self.quick.steps or ())
 
+    def _seeds(self) -> Found:
+        """Seeds occur once, and those of training are set in one place."""
+        yield from _repeated(("seeds",), self.seeds)
+        yield from _repeated(("train_seeds",), self.train_seeds or ())
+        if self.quick:
+            yield from _repeated(("quick", "seeds"), self.quick.seeds or ())
+            yield from _repeated(("quick", "train_seeds"), self.quick.train_seeds or ())
+        places: list[tuple[Key, tuple[str, ...]]] = [(("set",), self.set)]
+        places += [(("cases", index, "set"), case.set) for index, case in enumerate(self.cases)]
+        for key, changes in places if self.train_seeds else ():
+            for number, change in enumerate(changes):
+                if _sets_seed(change):
+                    yield (*key, number), "the suite's `train_seeds` set the seed of every training; remove one of them"
+
     def _teachers(self) -> Found:
-        """A teacher is an earlier case that is trained."""
+        """What is learned from is an earlier case that is trained."""
         for index, case in enumerate(self.cases):
-            key: Key = ("cases", index, "teacher")
-            if case.teacher is None:
-                continue
             earlier = {other.name: other for other in self.cases[:index]}
-            if case.oracle:
-                yield key, "an oracle learns from nobody; remove `teacher` or `oracle`"
-            elif case.teacher in earlier:
-                if earlier[case.teacher].oracle:
-                    yield key, f"case '{case.teacher}' is an oracle; a teacher must be a trained model"
-            elif case.teacher in [other.name for other in self.cases]:
-                yield key, f"case '{case.teacher}' must come before the case that learns from it"
-            else:
-                yield key, _unknown("case", case.teacher, list(earlier))
+            for below, name in case.needed:
+                key: Key = ("cases", index, *below)
+                if case.oracle:
+                    yield key, f"an oracle learns from nobody; remove `{below[0]}` or `oracle`"
+                elif name in earlier:
+                    if earlier[name].oracle:
+                        yield key, f"case '{name}' is an oracle; what is learned from must be a trained model"
+                elif name in [other.name for other in self.cases]:
+                    yield key, f"case '{name}' must come before the case that learns from it"
+                else:
+                    yield key, _unknown("case", name, list(earlier))
 
     def _headline(self) -> Found:
         """It is a value that a metric returns, and one way is better."""
@@ -184,6 +207,8 @@ class LoadedSuite:
     path: Path
     root: Node
     quick: bool
+    sets: tuple[str, ...] = ()
+    """Further changes to every recipe, from the command line."""
 
     def problem(self, key: Key, message: str) -> Problem:
         """A problem at the value that `key` names, or at what surrounds it."""
@@ -191,22 +216,34 @@ class LoadedSuite:
 
     def set_key(self, index: int, number: int) -> Key:
         """Where the `number`-th change (from 1) of the case at `index` was written."""
-        own = self.root.follow(("cases", index, "set"))[0].value
-        count = len(own) if isinstance(own, list) else 0
-        return ("cases", index, "set", number - 1) if number <= count else ("quick", "set", number - 1 - count)
+        place = number - 1
+        for key in (("set",), ("cases", index, "set")):
+            node, depth = self.root.follow(key)
+            count = len(node.value) if depth == len(key) else 0
+            if place < count:
+                return (*key, place)
+            place -= count
+        return ("quick", "set", place)
 
 
-def load_suite(source: str, *, quick: bool = False) -> LoadedSuite:
-    """Read a suite, a path or a shipped name.
+def load_suite(source: str, *, quick: bool = False, sets: Sequence[str] = ()) -> LoadedSuite:
+    """Read a suite, a path or a shipped name; `sets` are changes to every recipe.
 
     Raises:
         RecipeError: everything that is wrong with it, or `quick` is asked of a suite that does not say how.
+        UserError: `sets` has a seed, and the suite has seeds of training.
     """
     path, name = locate("suite", source)
     suite, root = validate_file(name, Suite), compose(Path(name), name)
     if quick and suite.quick is None:
         raise RecipeError([root.problem("--quick needs a section `quick:` that says what to reduce")])
-    return LoadedSuite(suite.shrunk() if quick else suite, source, path, root, quick)
+    if suite.train_seeds and any(_sets_seed(change) for change in sets):
+        raise UserError("--set seed: the suite trains with seeds of its own (train_seeds); leave it out")
+    return LoadedSuite(suite.shrunk() if quick else suite, source, path, root, quick, tuple(sets))
+
+
+def _sets_seed(change: str) -> bool:
+    return change.partition("=")[0].strip() == "seed"
 
 
 def _repeated(key: Key, values: Sequence[int]) -> Found:

@@ -22,26 +22,40 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def summarise(rows: Iterable[Row]) -> list[Summary]:
-    """Rows that differ in their seed only, joined; in order of first appearance."""
+    """Rows that differ in their seeds only, joined; in order of first appearance.
+
+    Where there are several seeds of training, each counts once, with its mean over sampling seeds.
+    """
     groups: dict[tuple[str, int | None], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.case, row.steps), []).append(row)
-    return [
-        Summary(
-            case=case,
-            steps=steps,
-            nfe=group[0].nfe,
-            values={name: estimate([row.values[name] for row in group]) for name in group[0].values},
-        )
-        for (case, steps), group in groups.items()
-    ]
+    return [_summary(case, steps, group) for (case, steps), group in groups.items()]
+
+
+def _summary(case: str, steps: int | None, rows: Sequence[Row]) -> Summary:
+    seeds = dict.fromkeys(row.train_seed for row in rows if row.train_seed is not None)
+    trainings = {seed: _means([row for row in rows if row.train_seed == seed]) for seed in seeds}
+    single = len(trainings) < 2
+    each = [row.values for row in rows] if single else list(trainings.values())
+    return Summary(
+        case=case,
+        steps=steps,
+        nfe=rows[0].nfe,
+        values={name: estimate([values[name] for values in each]) for name in rows[0].values},
+        trainings={} if single else trainings,
+    )
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    return {name: statistics.fmean(row.values[name] for row in rows) for name in rows[0].values}
 
 
 def judge(claim: ClaimSpec, value: str, direction: str, summaries: Sequence[Summary]) -> ClaimResult:
     """Measure one expectation.
 
     The difference of the means is compared with two standard errors of it, sqrt(se_1^2 + se_2^2); where there is
-    only one seed, that side's error is unknown and counts as 0.
+    only one seed, that side's error is unknown and counts as 0. Sides that were trained with the same several seeds
+    are compared seed by seed, since a student shares the luck of its teacher.
     """
     found = {(s.case, s.steps): s for s in summaries}
     ours, theirs = (found.get(side) for side in claim.sides)
@@ -51,7 +65,7 @@ def judge(claim: ClaimSpec, value: str, direction: str, summaries: Sequence[Summ
         empty = dict.fromkeys(("ours", "theirs", "difference", "stderr", "verdict", "holds"))
         return ClaimResult.model_validate({**result, **empty, "text": text})
     a, b = ours.values[value], theirs.values[value]
-    difference, error = a.mean - b.mean, _error(a, b)
+    difference, error = _difference(ours, theirs, value)
     verdict = compare(difference, error or 0.0, direction)
     holds = verdict == "better" if claim.expect == "better" else verdict != "worse"
     sides = f"{_at(ours.case, ours.nfe)}: {value} {shown(a)}, {_at(theirs.case, theirs.nfe)}: {shown(b)}"
@@ -78,10 +92,14 @@ def shown(value: Estimate) -> str:
     return f"{value.mean:.{places}f} ± {value.stderr:.{places}f}"
 
 
-def _error(a: Estimate, b: Estimate) -> float | None:
-    if a.stderr is None and b.stderr is None:
-        return None
-    return math.hypot(a.stderr or 0.0, b.stderr or 0.0)
+def _difference(ours: Summary, theirs: Summary, value: str) -> tuple[float, float | None]:
+    """Ours - theirs and its standard error, None if neither side has a spread."""
+    if ours.trainings and ours.trainings.keys() == theirs.trainings.keys():
+        paired = estimate([means[value] - theirs.trainings[seed][value] for seed, means in ours.trainings.items()])
+        return paired.mean, paired.stderr
+    a, b = ours.values[value], theirs.values[value]
+    unknown = a.stderr is None and b.stderr is None
+    return a.mean - b.mean, None if unknown else math.hypot(a.stderr or 0.0, b.stderr or 0.0)
 
 
 def _at(case: str, nfe: int | None) -> str:

@@ -7,13 +7,13 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewstep.bench.results import CaseResult, Results, Summary
+from fewstep.bench.results import CaseResult, Results, Summary, model_id
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.summary import shown
 from fewstep.training.loggers import clock
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
 _ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
 REAL = "real samples"
@@ -57,9 +57,16 @@ def model_grid(results: Results) -> Grid:
 def _model_row(case: CaseResult) -> list[str]:
     parameters = "none (exact law)" if case.oracle else "" if case.parameters is None else f"{case.parameters:,}"
     seconds = "" if case.train_seconds is None else clock(case.train_seconds)
-    recipe = " ".join([case.recipe, *(f"--set {change}" for change in case.set)])
+    recipe = " ".join([case.recipe, *(f"--set {change}" for change in _changes(case))])
     steps = "" if case.train_steps is None else f"{case.train_steps:,}"
-    return [case.name, recipe, case.teacher or "", short(case.commit), parameters, steps, seconds]
+    teacher = model_id(case.teacher, case.train_seed) if case.teacher else ""
+    return [case.id, recipe, teacher, short(case.commit), parameters, steps, seconds]
+
+
+def _changes(case: CaseResult) -> list[str]:
+    """What `--set` says to train the very model."""
+    origins = [f"start_from.{role}={run}" for role, run in case.resolved.get("start_from", {}).items()]
+    return [*case.set, *origins, *([] if case.train_seed is None else [f"seed={case.train_seed}"])]
 
 
 def titled(name: str, label: str) -> str:
@@ -87,7 +94,7 @@ def commits(results: Results) -> str:
 def conclusion(results: Results) -> str:
     """One sentence about all that was seen of trained models."""
     value = results.headline
-    trained = [case.name for case in results.cases if not case.oracle]
+    trained = {case.name for case in results.cases if not case.oracle}
     measured = [s for s in results.summary if s.case in trained]
     if not measured:
         return "No trained model was measured."
@@ -133,12 +140,12 @@ def commands(results: Results) -> list[str]:
     for case in results.cases:
         if case.run is None:
             continue
-        sets = [part for change in case.set for part in ("--set", change)]
-        teacher = results.case(case.teacher) if case.teacher else None
+        sets = [part for change in _changes(case) for part in ("--set", change)]
+        teacher = results.case(case.teacher, case.train_seed) if case.teacher else None
         verb = ["distill", case.recipe, "--teacher", str(teacher.run)] if teacher else ["train", case.recipe]
         lines.append(shlex.join(["fewstep", *verb, *sets]))
         steps = [s.steps for s in results.summary if s.case == case.name]
-        if steps:
+        if steps and case == results.case(case.name):
             lines.append(shlex.join(["fewstep", "sample", case.run, "-n", "50", "--steps", str(steps[0])]))
     return lines
 
@@ -151,21 +158,31 @@ def environment_lines(results: Results) -> list[str]:
     lines = [f"hardware: {environment['hardware']}, {threads}", f"versions: {versions}"]
     if environment["plugins"]:
         lines.append(f"plugins: {', '.join(environment['plugins'])}")
-    seeds = ", ".join(map(str, results.suite.seeds))
-    return [*lines, f"commit: {commits(results)}", f"date: {results.date}", f"sampling seeds: {seeds}"]
+    lines += [f"commit: {commits(results)}", f"date: {results.date}"]
+    lines += [f"sampling seeds: {', '.join(map(str, results.suite.seeds))}"]
+    trained = results.suite.train_seeds
+    return [*lines, f"seeds of training: {', '.join(map(str, trained))}"] if trained else lines
+
+
+def spread(results: Results) -> str:
+    """What stands behind a ±."""
+    seeds, trainings = len(results.suite.seeds), len(results.suite.train_seeds or ())
+    sampled = f"{seeds} sampling seed{'s' if seeds > 1 else ''}"
+    if trainings > 1:
+        each = f"over {trainings} trainings, each with its mean over {sampled}"
+        return f"mean ± standard error {each} (where nothing is trained, over sampling seeds)"
+    return f"mean ± standard error over {sampled} of one training" if seeds > 1 else "one seed, so no spread"
 
 
 def markdown(results: Results) -> str:
     """All of `results.md`."""
     suite = results.suite
-    spread = "mean ± standard error" if len(suite.seeds) > 1 else "one seed, so no spread"
     parts = [
         f"# {suite.title}",
         *(f"**{note}**" for note in notes(results)),
         conclusion(results),
         "\n".join(f"- {claim.text}" for claim in results.claims),
-        f"{suite.samples} samples for each of {len(suite.seeds)} seed{'s' if len(suite.seeds) > 1 else ''} ({spread}); "
-        "↓ lower is better, ↑ higher is better.",
+        f"{suite.samples} samples in each row; {spread(results)}. ↓ lower is better, ↑ higher is better.",
         value_grid(results).markdown(),
         "![quality by evaluations](quality_vs_nfe.png)",
         model_grid(results).markdown(),
@@ -175,14 +192,15 @@ def markdown(results: Results) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def console_table(results: Results) -> Table:
-    """The headline value: cases by NFE."""
+def console_table(results: Results) -> Group:
+    """The headline value: cases by NFE. Lines of their own, since a table would break its title to its width."""
     from rich import box
+    from rich.console import Group
     from rich.table import Table
 
     counts = sorted({s.nfe for s in results.summary if s.nfe is not None})
     name = results.headline + _ARROWS[results.direction]
-    table = Table(title=f"{name} by NFE", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", no_wrap=True)
     for count in counts:
         table.add_column(str(count), justify="right")
@@ -190,6 +208,5 @@ def console_table(results: Results) -> Table:
         found = {s.nfe: shown(s.values[results.headline]) for s in results.summary if s.case == case}
         table.add_row(case, *(found.get(count, "") for count in counts))
     real = results.find(REFERENCE, None)
-    if real:
-        table.caption, table.caption_justify = f"{REAL}: {shown(real.values[results.headline])}", "left"
-    return table
+    last = [f"{REAL}: {shown(real.values[results.headline])}"] if real else []
+    return Group(f"{name} by NFE", table, *last)
