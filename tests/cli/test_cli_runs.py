@@ -131,12 +131,12 @@ def test_steps_are_positive_numbers(capsys: pytest.CaptureFixture[str], calls: C
 
 def test_benchmark(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
     assert run(capsys, "benchmark", "s", "--quick") == (0, "", "")
-    assert run(capsys, "benchmark", "s", "--out", "o")[0] == 0
-    assert [call[1] for call in calls] == [("s", None, True), ("s", "o", False)]
+    assert run(capsys, "benchmark", "s", "--out", "o", "--set", "seed=1")[0] == 0
+    assert [call[1] for call in calls] == [("s", None, True, []), ("s", "o", False, ["seed=1"])]
 
 
 def test_the_real_modules_take_these_arguments() -> None:
     inspect.signature(launch.launch).bind("r", teacher=None, run_dir=None, resume=None, sets=[])
     inspect.signature(generate.sample_run).bind("r", 16, None, 0, None, "ema", None, None, None, None)
     inspect.signature(generate.evaluate_run).bind("r", [4, 8], None, 0)
-    inspect.signature(runner.run_suite).bind("s", None, True)
+    inspect.signature(runner.run_suite).bind("s", None, True, ["seed=1"])

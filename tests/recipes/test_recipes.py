@@ -29,6 +29,13 @@ def teacher_of(name: str) -> str | None:
     return teacher.run.removeprefix("runs/").removesuffix("/latest") if teacher else None
 
 
+def trainings_before(name: str) -> int:
+    """How many trainings come before this one: of a teacher, and of networks that roles start from."""
+    recipe = load_recipe(RECIPES[name]).recipe
+    runs = [*recipe.start_from.values(), *([recipe.teacher.run] if recipe.teacher else [])]
+    return max((1 + trainings_before(run.removeprefix("runs/").removesuffix("/latest")) for run in runs), default=0)
+
+
 def header(path: Path) -> str:
     """The opening comment."""
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -80,7 +87,7 @@ def test_family_trains_for_two_steps(family: str, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     short = ["train.steps=2", "train.batch_size=4", "train.device=cpu", *small_data(family, tmp_path)]
     names = [name for name, path in RECIPES.items() if path.parent.name == family]
-    for name in sorted(names, key=lambda name: teacher_of(name) is not None):
+    for name in sorted(names, key=trainings_before):
         run = launch(name, sets=short)
         assert RunDir(run).status == {"state": "finished", "step": 2, "steps": 2}
 
