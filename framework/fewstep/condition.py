@@ -40,11 +40,22 @@ class Condition:
         context: LongTensor [B, L], clean tokens that a block-autoregressive backbone may look at: those of earlier
             blocks than the one that it predicts.
         prefix: in the place of a context, where the noised tokens are one block alone: what comes before it.
+        given: LongTensor [B, L], tokens that samplers must not change, and -1 where they are free: a prompt, or the
+            known part of what is filled in.
     """
 
     labels: Tensor | None = None
     context: Tensor | None = None
     prefix: Prefix | None = None
+    given: Tensor | None = None
+
+    def of(self, rows: Tensor) -> Condition:
+        """The condition of some samples (BoolTensor [B])."""
+        labels, context, given = (None if x is None else x[rows] for x in (self.labels, self.context, self.given))
+        prefix = self.prefix
+        if prefix is not None:
+            prefix = Prefix(prefix.ids[rows], tuple((k[rows], v[rows]) for k, v in prefix.memory))
+        return Condition(labels, context, prefix, given)
 
     def split(self, parts: int) -> list[Condition]:
         """The condition of each of `parts` equal shares of the batch; a prefix belongs to sampling and has no share."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from fewstep.backbones.base import Backbone
 from fewstep.backbones.blockwise import BlockBackbone
@@ -17,13 +17,14 @@ from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NoiseInput
 from fewstep.prediction import HeadPrediction, Prediction
 from fewstep.processes.base import ForwardProcess
+from fewstep.randomness import Randomness
 from fewstep.step_input import StepInput
 
 NOTHING = Condition()
 
 
 class Denoiser(nn.Module, ABC):
-    """Predicts x from z_t, and counts its own evaluations in `nfe`.
+    """Predicts x from z_t, and counts its own evaluations: `nfe` calls, and `evaluated` samples in all of them.
 
     Masked processes carry over: tokens that are not [MASK] are clean and copied (MDLM's SUBS). Uniform
     processes predict every token. `length` is the number of tokens a sample, `block_size` that of a block, for
@@ -36,6 +37,7 @@ class Denoiser(nn.Module, ABC):
         self.length = length
         self.block_size = block_size
         self.nfe = 0
+        self.evaluated = 0
 
     @property
     def told_labels(self) -> bool:
@@ -48,9 +50,7 @@ class Denoiser(nn.Module, ABC):
         """Where its tensors live."""
 
     @abstractmethod
-    def predict(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
-    ) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         """What `forward` returns, uncounted."""
 
     def forward(
@@ -60,7 +60,7 @@ class Denoiser(nn.Module, ABC):
         s: Tensor | None = None,
         *,
         cond: Condition = NOTHING,
-        generator: Generator | None = None,
+        generator: Randomness = None,
     ) -> Prediction:
         """Predict clean tokens.
 
@@ -71,12 +71,16 @@ class Denoiser(nn.Module, ABC):
             cond: what else the prediction depends on.
             generator: source of the noise input's randomness, for denoisers that have one.
         """
-        self.nfe += 1
+        self._count(x_t)
         return self.predict(x_t, t, s, cond, generator)
 
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:
         """`prefix` with one clean block [B, S] more; counted where it takes an evaluation of a network."""
         return Prefix(torch.cat((prefix.ids, block), 1))
+
+    def _count(self, tokens: Tensor) -> None:
+        self.nfe += 1
+        self.evaluated += tokens.shape[0]
 
 
 class NetworkDenoiser(Denoiser):
@@ -113,9 +117,7 @@ class NetworkDenoiser(Denoiser):
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
-    def predict(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
-    ) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
         hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
         where = self.process.to_predict(x_t)
@@ -124,11 +126,11 @@ class NetworkDenoiser(Denoiser):
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:
         if not isinstance(self.backbone, BlockBackbone):
             raise ValueError(f"backbone {self.backbone.config.type} has no blocks; block_transformer has")
-        self.nfe += 1
+        self._count(block)
         return self.backbone.read(prefix, block)
 
     def _residual(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness
     ) -> Tensor | None:
         """What the adapters add, [R, B, L, D]; after a prefix the tokens are a block from its end on."""
         residual = None

@@ -6,11 +6,12 @@ Shapes: B batch, L tokens, V vocabulary, N selected rows.
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fewstep.condition import Condition
 from fewstep.denoiser import Denoiser
 from fewstep.prediction import Prediction, RowMap
+from fewstep.randomness import Randomness
 
 _LOWEST = -1e4
 """Log-probability that stands for 0 in a ratio."""
@@ -62,7 +63,7 @@ def guided(
     *,
     weight: float,
     cond: Condition,
-    generator: Generator | None = None,
+    generator: Randomness = None,
 ) -> Prediction:
     """The denoiser's prediction with guidance: two evaluations, or one where the weight is 1 (label) or 0 (none).
 

@@ -13,8 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from fewstep.randomness import Randomness, SampleStreams, uniform
 
 CHUNK_ELEMENTS = 1 << 25
 """Rows x V above which row operations run in chunks that the backward pass recomputes (128 MiB in float32)."""
@@ -74,21 +76,35 @@ class Prediction(ABC):
         rows = self.log_probs().exp()
         return dense.to(rows.dtype).masked_scatter(self.where[..., None], rows)
 
-    def sample(self, *, generator: Generator | None = None, where: Tensor | None = None) -> Tensor:
+    def sample(self, *, generator: Randomness = None, where: Tensor | None = None) -> Tensor:
         """Hard draw x ~ Cat(p) (LongTensor [B, L]); tokens outside `where` keep their known ids.
 
-        Drawn with float64 exponentials, whose resolution does not sharpen rare tokens.
+        Drawn in float64, whose resolution does not sharpen rare tokens.
         """
         where = self.where if where is None else where & self.where
-        source = self._source(where).detach()
-        out = self.known.clone()
-        if source.shape[0]:
-            with torch.no_grad():
-                draws = [
-                    sample_categorical(self._rows(part), generator) for part in torch.split(source, self._chunk_rows())
-                ]
-            out[where] = torch.cat(draws)
-        return out
+        if isinstance(generator, SampleStreams):
+            levels = uniform(where.shape, generator, device=where.device)
+            (drawn,) = self.scan(lambda log_p, u: (draw_at(log_p, u),), where, levels)
+        else:
+            (drawn,) = self.scan(lambda log_p: (sample_categorical(log_p, generator),), where)
+        return self.known.masked_scatter(where, drawn)
+
+    @torch.no_grad()
+    def scan(self, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor) -> tuple[Tensor, ...]:
+        """What `fn` makes of rows, chunk by chunk and without gradients; each row is computed once.
+
+        Args:
+            fn: takes log-probabilities [n, V] and rows [n, ...] of each extra; returns tensors [n, ...].
+            where: which rows (BoolTensor [B, L], within `self.where`).
+            extras: tensors [B, L, ...] read at the same positions.
+
+        Returns:
+            What `fn` returned, for all N rows.
+        """
+        inputs = [self._source(where), *(extra[where] for extra in extras)]
+        parts = zip(*(torch.split(x, self._chunk_rows()) for x in inputs), strict=True)
+        found = [fn(self._rows(source), *rest) for source, *rest in parts]
+        return found[0] if len(found) == 1 else tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))
 
     def nll(self, ids: Tensor) -> Tensor:
         """-log p(ids) [B, L]; zero at known positions."""
@@ -217,7 +233,19 @@ def expectation(log_p: Tensor, values: Tensor) -> Tensor:
     return (log_p.exp() * values.masked_fill(log_p.isneginf(), 0.0)).sum(-1)
 
 
-def sample_categorical(log_p: Tensor, generator: Generator | None) -> Tensor:
+def draw_at(log_p: Tensor, levels: Tensor) -> Tensor:
+    """Symbols of rows [..., V] at which the running sum of probabilities passes a level in [0, 1) [...].
+
+    The inverse of the distribution function, summed in float64: for uniform float64 levels an exact draw, which takes
+    one random number where a race takes V. Symbols of probability 0 are never drawn.
+    """
+    sums = log_p.exp().cumsum(-1, dtype=torch.float64)
+    whole = sums[..., -1]
+    below = torch.minimum(levels * whole, torch.nextafter(whole, torch.zeros_like(whole)))  # it may have rounded up
+    return torch.searchsorted(sums, below[..., None], right=True)[..., 0]
+
+
+def sample_categorical(log_p: Tensor, generator: Randomness) -> Tensor:
     """Exact draw from each row [..., V] by the exponential race, argmin E_c / p_c with float64 E_c ~ Exp(1).
 
     Float32 noise has 24 bits, which starves rare tokens (arXiv 2409.02908): never use it for a whole row.

@@ -15,6 +15,7 @@ _PLACES = {
     "processes": ("fewstep.processes.base", "PROCESSES"),
     "backbones": ("fewstep.backbones.base", "BACKBONES"),
     "noise_inputs": ("fewstep.noise_inputs.base", "NOISE_INPUTS"),
+    "grids": ("fewstep.grids.base", "GRIDS"),
     "samplers": ("fewstep.samplers.base", "SAMPLERS"),
     "objectives": ("fewstep.objectives.base", "OBJECTIVES"),
     "datasets": ("fewstep.data.base", "DATASETS"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fewstep.prediction import Prediction, RowMap
@@ -34,6 +35,12 @@ def lowered_top_p(mass: float, delta: float) -> RowMap:
     return apply
 
 
+def likeliest(log_p: Tensor) -> Tensor:
+    """All mass on the likeliest symbol of each row."""
+    best = log_p.argmax(-1, keepdim=True)
+    return torch.full_like(log_p, -float("inf")).scatter(-1, best, 0.0)
+
+
 def outside_top_p(log_p: Tensor, mass: float) -> Tensor:
     """BoolTensor [N, V], true for the symbols that top-p leaves out; the likeliest always stays."""
     ordered, index = log_p.sort(-1, descending=True)
@@ -45,15 +52,23 @@ def outside_top_p(log_p: Tensor, mass: float) -> Tensor:
 
 
 def shape(
-    prediction: Prediction, *, temperature_: float = 1.0, top_p_: float = 1.0, delta: float | None = None
+    prediction: Prediction,
+    *,
+    temperature_: float = 1.0,
+    top_p_: float = 1.0,
+    delta: float | None = None,
+    greedy: bool = False,
 ) -> Prediction:
     """Temperature first, then top-p; 1.0 leaves a prediction as it is.
 
     Args:
         delta: lower the logits outside top-p by so much; None gives them probability 0.
+        greedy: leave the likeliest symbol alone in the end.
     """
     if temperature_ != 1.0:
         prediction = prediction.shaped(temperature(temperature_))
     if top_p_ < 1.0:
         prediction = prediction.shaped(top_p(top_p_) if delta is None else lowered_top_p(top_p_, delta))
+    if greedy:
+        prediction = prediction.shaped(likeliest)
     return prediction

@@ -73,7 +73,7 @@ class Row(Strict):
     case: str
     train_seed: int | None = Field(None, description="seed of training of the model, if the suite sets one")
     steps: int | None
-    nfe: int | None = Field(description="evaluations that each sample took, counted by the network")
+    nfe: int | float | None = Field(description="evaluations that a sample took on average, counted by the network")
     seed: int
     samples: int
     seconds: float = Field(description="time to draw the samples")
@@ -99,7 +99,7 @@ class Summary(Strict):
 
     case: str
     steps: int | None
-    nfe: int | None
+    nfe: int | float | None
     values: dict[str, Estimate]
     trainings: dict[int, dict[str, float]] = Field(
         default_factory=dict, description="means over sampling seeds for each seed of training, if there are several"

@@ -40,10 +40,15 @@ def _summary(case: str, steps: int | None, rows: Sequence[Row]) -> Summary:
     return Summary(
         case=case,
         steps=steps,
-        nfe=rows[0].nfe,
+        nfe=None if rows[0].nfe is None else _whole(statistics.fmean(row.nfe or 0 for row in rows)),
         values={name: estimate([values[name] for values in each]) for name in rows[0].values},
         trainings={} if single else trainings,
     )
+
+
+def _whole(number: float) -> int | float:
+    """As an integer if it is one; else to two places."""
+    return int(number) if number.is_integer() else round(number, 2)
 
 
 def _means(rows: Sequence[Row]) -> dict[str, float]:
@@ -102,5 +107,5 @@ def _difference(ours: Summary, theirs: Summary, value: str) -> tuple[float, floa
     return a.mean - b.mean, None if unknown else math.hypot(a.stderr or 0.0, b.stderr or 0.0)
 
 
-def _at(case: str, nfe: int | None) -> str:
+def _at(case: str, nfe: float | None) -> str:
     return f"{case} at {nfe} NFE"

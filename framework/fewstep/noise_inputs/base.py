@@ -15,10 +15,11 @@ from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from fewstep.backbones.base import TokenSpace
 from fewstep.component import Component, ComponentConfig
+from fewstep.randomness import Randomness
 from fewstep.registry import Registry
 
 
@@ -60,7 +61,7 @@ class NoiseInput(nn.Module, Component, ABC):
         return linear
 
     @abstractmethod
-    def forward(self, count: int, generator: Generator | None = None) -> Tensor:
+    def forward(self, count: int, generator: Randomness = None) -> Tensor:
         """Residuals [R, B, L, D] for `count` samples (B) from noise drawn anew; R is 1, or the backbone's sites."""
 
 

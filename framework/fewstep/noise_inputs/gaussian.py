@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from einops import rearrange
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fewstep.backbones.base import TokenSpace
 from fewstep.noise_inputs.base import NOISE_INPUTS, NoiseInput, NoiseInputConfig
+from fewstep.randomness import Randomness, normal
 
 
 @NOISE_INPUTS.register("gaussian")
@@ -26,8 +26,8 @@ class GaussianNoise(NoiseInput):
         super().__init__(config, tokens=tokens, width=width, sites=sites)
         self.project = self.projection()
 
-    def forward(self, count: int, generator: Generator | None = None) -> Tensor:
+    def forward(self, count: int, generator: Randomness = None) -> Tensor:
         weight = self.project.weight
         shape = (count, self.tokens.length, self.config.channels)
-        noise = torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype)
+        noise = normal(shape, generator, device=weight.device, dtype=weight.dtype)
         return rearrange(self.project(noise), "b l (r d) -> r b l d", r=self.places)

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-import torch
 from einops import rearrange, repeat
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from fewstep.backbones.base import TokenSpace
 from fewstep.noise_inputs.base import NOISE_INPUTS, NoiseInput, NoiseInputConfig
+from fewstep.randomness import Randomness, normal
 
 
 @NOISE_INPUTS.register("pyramid")
@@ -51,7 +51,7 @@ class PyramidNoise(NoiseInput):
         self.weights = [weight / norm for weight in weights]
         self.project = nn.ModuleList(self.projection() for _ in range(levels))
 
-    def forward(self, count: int, generator: Generator | None = None) -> Tensor:
+    def forward(self, count: int, generator: Randomness = None) -> Tensor:
         height, width, channels = self.grid
         total: Tensor | None = None
         for level, (project, factor) in enumerate(zip(self.project, self.weights, strict=True)):
@@ -60,7 +60,7 @@ class PyramidNoise(NoiseInput):
             # The channels of a pixel have numbers of their own at the finest level only.
             own = channels if level == 0 else 1
             shape = (count, *cells, own, self.config.channels)
-            noise = torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype)
+            noise = normal(shape, generator, device=weight.device, dtype=weight.dtype)
             coarse = project(noise * factor)
             fine = repeat(coarse, "b h w c d -> b (h p) (w q) (c n) d", p=2**level, q=2**level, n=channels // own)
             fine = fine[:, :height, :width]

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.component import Component
 from fewstep.prediction import Prediction, sample_categorical
+from fewstep.randomness import Randomness
 from fewstep.registry import Registry
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
@@ -51,11 +52,11 @@ class ForwardProcess(Component, ABC):
         """S: how many symbols `x_t` can take."""
 
     @abstractmethod
-    def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Generator | None) -> Tensor:
+    def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Randomness) -> Tensor:
         """Draw x_1 (LongTensor of `shape`)."""
 
     @abstractmethod
-    def corrupt(self, x0: Tensor, t: Tensor, *, generator: Generator | None) -> Corrupted:
+    def corrupt(self, x0: Tensor, t: Tensor, *, generator: Randomness) -> Corrupted:
         """Draw z_t ~ q(z_t | x). `x0` is ids [B, L], or probabilities [B, L, V] for soft data."""
 
     @abstractmethod
@@ -67,12 +68,10 @@ class ForwardProcess(Component, ABC):
         """q(z_s | z_t, x) as float64 [B, L, S]; `x0` is ids [B, L] or probabilities [B, L, V]."""
 
     @abstractmethod
-    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generator | None) -> Tensor:
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Draw z_s ~ q(z_s | z_t, x) for hard x (`x0` ids [B, L]) without forming a row of probabilities."""
 
-    def step_back(
-        self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Generator | None
-    ) -> Tensor:
+    def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Two-stage ancestral step: x ~ Cat(prediction), then z_s ~ q(z_s | z_t, x) (LongTensor [B, L])."""
         return self.posterior_sample(prediction.sample(generator=generator), x_t, t, s, generator=generator)
 
@@ -87,7 +86,7 @@ def posterior_rows(process: ForwardProcess, probs: Tensor, z: Tensor, t: Tensor,
     return process.posterior_probs(probs[:, None], z[:, None], t, s)[:, 0]
 
 
-def hard_ids(x0: Tensor, generator: Generator | None) -> Tensor:
+def hard_ids(x0: Tensor, generator: Randomness) -> Tensor:
     """Ids [B, L] as they are; probabilities [B, L, V] as one draw from each row."""
     if not x0.is_floating_point():
         return x0

@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.component import ComponentConfig
 from fewstep.prediction import Prediction
 from fewstep.processes.base import PROCESSES, TINY, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
+from fewstep.randomness import Randomness, uniform
 from fewstep.recipe.fields import From
 
 
@@ -40,12 +41,12 @@ class MaskedProcess(ForwardProcess):
         """The state that means [MASK]: one past the vocabulary."""
         return self.vocab_size
 
-    def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Generator | None) -> Tensor:
+    def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Randomness) -> Tensor:
         return torch.full(shape, self.mask_id, dtype=torch.long, device=device)
 
-    def corrupt(self, x0: Tensor, t: Tensor, *, generator: Generator | None) -> Corrupted:
+    def corrupt(self, x0: Tensor, t: Tensor, *, generator: Randomness) -> Corrupted:
         x0 = hard_ids(x0, generator)
-        u = torch.rand(x0.shape, generator=generator, device=x0.device)
+        u = uniform(x0.shape, generator, device=x0.device, dtype=torch.float32)
         noised = u >= per_token(self.schedule.alpha(t))
         return Corrupted(x0.masked_fill(noised, self.mask_id), noised)
 
@@ -63,16 +64,15 @@ class MaskedProcess(ForwardProcess):
         masked = torch.cat([reveal * clean, (1 - reveal).expand(*clean.shape[:2], 1)], dim=-1)
         return torch.where(self.to_predict(x_t)[..., None], masked, one_hot(x_t, self.num_states).double())
 
-    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generator | None) -> Tensor:
-        return torch.where(self._revealed(x_t, t, s, generator), x0, x_t)
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+        return torch.where(self.revealed(x_t, t, s, generator=generator), x0, x_t)
 
-    def step_back(
-        self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Generator | None
-    ) -> Tensor:
+    def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         # Which tokens appear does not depend on what they are, so only those are drawn.
-        revealed = self._revealed(x_t, t, s, generator)
+        revealed = self.revealed(x_t, t, s, generator=generator)
         return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x_t)
 
-    def _revealed(self, x_t: Tensor, t: Tensor, s: Tensor, generator: Generator | None) -> Tensor:
-        u = torch.rand(x_t.shape, generator=generator, device=x_t.device, dtype=torch.float64)
+    def revealed(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+        """Draw which masks a step reveals (BoolTensor [B, L]); it does not depend on what is under them."""
+        u = uniform(x_t.shape, generator, device=x_t.device)
         return self.to_predict(x_t) & (u < per_token(self.unmask_prob(t, s)))

@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.component import ComponentConfig
 from fewstep.processes.base import PROCESSES, TINY, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
+from fewstep.randomness import Randomness, integers, uniform
 from fewstep.recipe.fields import From
 
 
@@ -34,12 +35,12 @@ class UniformProcess(ForwardProcess):
     def num_states(self) -> int:
         return self.vocab_size
 
-    def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Generator | None) -> Tensor:
-        return torch.randint(self.vocab_size, shape, device=device, generator=generator)
+    def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Randomness) -> Tensor:
+        return integers(self.vocab_size, shape, generator, device=device)
 
-    def corrupt(self, x0: Tensor, t: Tensor, *, generator: Generator | None) -> Corrupted:
+    def corrupt(self, x0: Tensor, t: Tensor, *, generator: Randomness) -> Corrupted:
         x0 = hard_ids(x0, generator)
-        u = torch.rand(x0.shape, generator=generator, device=x0.device)
+        u = uniform(x0.shape, generator, device=x0.device, dtype=torch.float32)
         noised = u >= per_token(self.schedule.alpha(t))
         noise = self.prior((x0.shape[0], x0.shape[1]), device=x0.device, generator=generator)
         return Corrupted(torch.where(noised, noise, x0), noised)
@@ -56,7 +57,7 @@ class UniformProcess(ForwardProcess):
         )
         return weights / weights.sum(-1, keepdim=True)
 
-    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Generator | None) -> Tensor:
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Draw z_s exactly as a mixture of three: stay at z_t, jump to x, or draw uniformly.
 
         For hard x the posterior weight of c is (a 1[c = z_t] + b)(d 1[c = x] + e); multiplied out, its terms are
@@ -67,9 +68,9 @@ class UniformProcess(ForwardProcess):
         stay = keep * (rest + alpha_s * (x0 == x_t))
         jump = (swap * alpha_s).expand_as(stay)
         spread = (swap * rest * self.vocab_size).expand_as(stay)
-        u = torch.rand(x_t.shape, generator=generator, device=x_t.device, dtype=torch.float64) * (stay + jump + spread)
-        uniform = self.prior((x_t.shape[0], x_t.shape[1]), device=x_t.device, generator=generator)
-        return torch.where(u < stay, x_t, torch.where(u < stay + jump, x0, uniform))
+        u = uniform(x_t.shape, generator, device=x_t.device) * (stay + jump + spread)
+        noise = self.prior((x_t.shape[0], x_t.shape[1]), device=x_t.device, generator=generator)
+        return torch.where(u < stay, x_t, torch.where(u < stay + jump, x0, noise))
 
     def _levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha_{t|s}, (1 - alpha_{t|s}) / V and alpha_s, float64, broadcast over tokens."""

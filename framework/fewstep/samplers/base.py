@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fewstep.component import Component
 from fewstep.condition import Condition
 from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.randomness import Randomness
 from fewstep.registry import Registry
 
 
@@ -25,21 +26,35 @@ class StepState:
     x: Tensor
 
 
+OnStep = Callable[[StepState], None]
+
+
 @dataclass(frozen=True)
 class Samples:
-    """Clean tokens `x` (LongTensor [B, L]) and `nfe`, the network evaluations that each of them took,
+    """Clean tokens `x` (LongTensor [B, L]) and `nfe`, the network evaluations that a sample took on average,
     counted by the network itself."""
 
     x: Tensor
-    nfe: int
+    nfe: float
 
 
 class Sampler(Component, ABC):
     """Draws samples from a denoiser; all randomness comes from the generator that it is given."""
 
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
+    masks_only: ClassVar[bool] = False
+    """Whether it needs a process in which noise can be told from data (`carry_over`)."""
+    exact: ClassVar[bool] = True
+    """Whether its samples follow the denoiser's law as steps grow; samplers that choose tokens by confidence do not."""
     gives_context: ClassVar[bool] = False
     """Whether it goes block by block and hands finished blocks to the denoiser; others denoise whole samples."""
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        from fewstep.processes.base import PROCESSES
+
+        if cls.masks_only and not PROCESSES.get(recipe.process.type).cls.carry_over:
+            yield "type", f"'{config.type}' fills in masks, and the {recipe.process.type} process has none"
 
     @abstractmethod
     def sample(
@@ -48,11 +63,15 @@ class Sampler(Component, ABC):
         count: int,
         *,
         steps: int,
-        generator: Generator,
+        generator: Randomness,
         cond: Condition = NOTHING,
-        on_step: Callable[[StepState], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Samples:
-        """Draw `count` samples in `steps` steps on the denoiser's device, given `cond`."""
+        """Draw `count` samples in `steps` steps on the denoiser's device, given `cond`.
+
+        Tokens of `cond.given` stay as they are. With `SampleStreams` as the generator each sample depends on its own
+        stream alone.
+        """
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler", Sampler, "fewstep.samplers")

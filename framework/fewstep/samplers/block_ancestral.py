@@ -5,17 +5,17 @@ Shapes: B batch, L tokens, S tokens a block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from torch import Generator
 
 from fewstep.condition import Condition, Prefix
 from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.randomness import Randomness
 from fewstep.samplers.ancestral import AncestralSampler
-from fewstep.samplers.base import SAMPLERS, Samples, StepState
+from fewstep.samplers.base import SAMPLERS, OnStep, Samples, StepState
+from fewstep.samplers.walk import Walk
 
 
 @SAMPLERS.register("block_ancestral")
@@ -39,14 +39,14 @@ class BlockAncestralSampler(AncestralSampler):
         count: int,
         *,
         steps: int,
-        generator: Generator,
+        generator: Randomness,
         cond: Condition = NOTHING,
-        on_step: Callable[[StepState], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Samples:
-        size, before = denoiser.block_size, denoiser.nfe
+        size, before = denoiser.block_size, denoiser.evaluated
         if size is None:
             raise ValueError("block_ancestral samples denoisers that go block by block, and this one does not")
-        x = denoiser.process.prior((count, denoiser.length), device=denoiser.device, generator=generator)
+        x = Walk(denoiser, self.config, cond, generator).start(count, denoiser.length)
         prefix = Prefix(x[:, :0])
         for block, first in enumerate(range(0, denoiser.length, size)):
             here = slice(first, first + size)
@@ -57,7 +57,9 @@ class BlockAncestralSampler(AncestralSampler):
                     whole[:, here] = state.x
                     on_step(StepState(block * steps + state.index, state.t, state.s, whole))
 
-            x[:, here] = self._walk(denoiser, x[:, here], steps, replace(cond, prefix=prefix), generator, show)
+            given = None if cond.given is None else cond.given[:, here]
+            walk = Walk(denoiser, self.config, replace(cond, prefix=prefix, given=given), generator)
+            x[:, here] = self.run(walk, x[:, here], steps, show)
             if first + size < denoiser.length:
                 prefix = denoiser.read(prefix, x[:, here])
-        return Samples(x, denoiser.nfe - before)
+        return Samples(x, (denoiser.evaluated - before) / count)

@@ -19,8 +19,8 @@ from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
 from fewstep.metrics.base import METRICS, Metric
 from fewstep.metrics.reference import ReferenceMetric
+from fewstep.randomness import SampleStreams
 from fewstep.samplers.base import SAMPLERS, Sampler
-from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
 from fewstep.training.build import TrainedModel, Weights, load_model, usual_steps
 from fewstep.training.labels import condition_on, labels_asked_for, labels_like_data
@@ -55,24 +55,25 @@ def draw(
     batch_size: int,
     labels: Tensor | None = None,
     progress: Progress | None = None,
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, int | float]:
     """Draw `count` samples in batches, of the classes `labels` (LongTensor [count]) if the denoiser is told them.
 
     Returns:
-        Tokens (LongTensor [count, L], on the CPU) and the network evaluations that each sample took.
+        Tokens (LongTensor [count, L], on the CPU), which do not depend on the size of batches, and the network
+        evaluations that a sample took on average.
     """
-    generator = generator_for(seed, "generate", denoiser.device)
     parts: list[Tensor] = []
-    nfe = 0
+    evaluations = 0.0
     for first in range(0, count, batch_size):
-        size = min(batch_size, count - first)
-        cond = condition_on(None if labels is None else labels[first : first + size], denoiser.device)
-        samples = sampler.sample(denoiser, size, steps=steps, generator=generator, cond=cond)
+        numbers = range(first, min(first + batch_size, count))
+        cond = condition_on(None if labels is None else labels[numbers.start : numbers.stop], denoiser.device)
+        samples = sampler.sample(denoiser, len(numbers), steps=steps, generator=SampleStreams(seed, numbers), cond=cond)
         parts.append(samples.x.cpu())
-        nfe = samples.nfe
+        evaluations += samples.nfe * len(numbers)
         if progress is not None:
-            progress(min(first + batch_size, count), count)
-    return torch.cat(parts), nfe
+            progress(numbers.stop, count)
+    nfe = round(evaluations / count, 6)
+    return torch.cat(parts), int(nfe) if nfe.is_integer() else nfe
 
 
 def score(

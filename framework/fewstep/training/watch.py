@@ -52,7 +52,7 @@ class Watch:
     @torch.no_grad()
     def look(self, student: Denoiser, ema: Ema) -> Look:
         """Draw the samples as they would be drawn of the finished student."""
-        was_training, counted = student.training, student.nfe
+        was_training, counted = student.training, (student.nfe, student.evaluated)
         generator = generator_for(self.seed, "watch", student.device)
         count = self.section.samples
         cond = condition_on(labels_like_data(student, self._dataset, count, self.seed), student.device)
@@ -60,7 +60,7 @@ class Watch:
         with _averaged(student, ema):
             drawn = self.sampler.sample(student, count, steps=self.steps, generator=generator, cond=cond).x
         student.train(was_training)
-        student.nfe = counted
+        student.nfe, student.evaluated = counted
         share = disagreement(drawn, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
         return Look(drawn.cpu(), share, share < self.section.alarm)
 

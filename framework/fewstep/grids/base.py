@@ -1,0 +1,23 @@
+"""Step grids: at which times a sampler stops on its way from noise to data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from fewstep.component import Component
+from fewstep.registry import Registry
+
+
+class StepGrid(Component, ABC):
+    """Times t_0 = 1 > t_1 > ... > t_n = 0 of a walk in n steps."""
+
+    @abstractmethod
+    def at(self, share: float) -> float:
+        """The time at which `share` of the steps are left: 1 at 1, 0 at 0, increasing."""
+
+    def times(self, steps: int) -> list[float]:
+        """`steps` + 1 times from 1 down to 0."""
+        return [1.0, *(self.at(1 - index / steps) for index in range(1, steps)), 0.0]
+
+
+GRIDS: Registry[StepGrid] = Registry("step grid", StepGrid, "fewstep.grids")

@@ -1,0 +1,20 @@
+"""Cosine steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from fewstep.component import ComponentConfig
+from fewstep.grids.base import GRIDS, StepGrid
+
+
+@GRIDS.register("cosine")
+class CosineGrid(StepGrid):
+    """t = sin(pi/2 share): short steps near noise and long ones near data (MaskGIT, MD4, arXiv 2406.04329)."""
+
+    class Config(ComponentConfig):
+        type: Literal["cosine"] = "cosine"
+
+    def at(self, share: float) -> float:
+        return math.sin(math.pi / 2 * share)

@@ -1,0 +1,22 @@
+"""Polynomial steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fewstep.component import ComponentConfig
+from fewstep.grids.base import GRIDS, StepGrid
+
+
+@GRIDS.register("polynomial")
+class PolynomialGrid(StepGrid):
+    """t = share^power: below 1 shorter steps near noise, above 1 near data."""
+
+    class Config(ComponentConfig):
+        type: Literal["polynomial"] = "polynomial"
+        power: float = Field(2.0, gt=0, description="exponent; 1 is linear")
+
+    def at(self, share: float) -> float:
+        return float(share**self.config.power)

@@ -1,0 +1,138 @@
+"""The walk from noise to data that samplers share: what is held fixed, how predictions are shaped, what is counted.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.component import ComponentConfig
+from fewstep.condition import Condition
+from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.grids.base import GRIDS
+from fewstep.guidance import guided
+from fewstep.prediction import Prediction
+from fewstep.randomness import Randomness
+from fewstep.recipe.fields import From
+from fewstep.samplers.base import OnStep, Sampler, Samples, StepState
+from fewstep.shaping import shape
+
+
+class WalkConfig(ComponentConfig):
+    """Settings of every sampler that walks."""
+
+    temperature: float = Field(1.0, gt=0, description="below 1 sharpens every draw of a clean token")
+    top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest symbols that hold this mass")
+    guidance: float = Field(
+        1.0, ge=0, description="weight of classifier-free guidance by labels; other than 1 or 0 it doubles the NFE"
+    )
+    greedy_tail: int = Field(0, ge=0, description="so many last steps take the likeliest symbol and draw nothing")
+    grid: Annotated[ComponentConfig, From("grids")] = Field(
+        "linear", validate_default=True, description="times of the steps"
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step `index` of `count`, from time t to time s."""
+
+    index: int
+    count: int
+    t: float
+    s: float
+
+    @property
+    def last(self) -> bool:
+        return self.index == self.count - 1
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One batch on its way: the denoiser, what it is conditioned on, and where random numbers come from."""
+
+    denoiser: Denoiser
+    config: Any
+    cond: Condition
+    generator: Randomness
+
+    def start(self, count: int, length: int) -> Tensor:
+        """Noise, but for what is given (LongTensor [B, L])."""
+        process, device = self.denoiser.process, self.denoiser.device
+        return self.hold(process.prior((count, length), device=device, generator=self.generator))
+
+    def hold(self, x: Tensor) -> Tensor:
+        """x with the given tokens in their places."""
+        given = self.cond.given
+        return x if given is None else torch.where(given >= 0, given, x)
+
+    def free(self, x: Tensor) -> Tensor:
+        """Where tokens are not given (BoolTensor [B, L])."""
+        return torch.ones_like(x, dtype=torch.bool) if self.cond.given is None else self.cond.given < 0
+
+    def times(self, x: Tensor, *times: float) -> list[Tensor]:
+        """Each time for every sample, float64 [B]."""
+        return [torch.full((x.shape[0],), time, device=x.device, dtype=torch.float64) for time in times]
+
+    def predict(self, x: Tensor, step: Step) -> Prediction:
+        """The denoiser's prediction from t, guided, sharpened, and in the tail reduced to the likeliest symbol."""
+        now, then = self.times(x, step.t, step.s)
+        weight, generator = self.config.guidance, self.generator
+        prediction = guided(
+            self.denoiser, x, now.float(), then.float(), weight=weight, cond=self.cond, generator=generator
+        )
+        greedy = step.count - step.index <= self.config.greedy_tail
+        return shape(prediction, temperature_=self.config.temperature, top_p_=self.config.top_p, greedy=greedy)
+
+
+class WalkSampler(Sampler):
+    """A sampler that goes through a grid of times from 1 to 0; tokens that are given stay as they are at every step."""
+
+    Config: ClassVar[type[WalkConfig]]
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from super().check_recipe(config, recipe)
+        if config.guidance != 1 and recipe.label_input is None:
+            yield "guidance", "guidance is by labels; add `label_input: {}`"
+
+    @abstractmethod
+    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        """z_s from z_t, both LongTensor [B, L]; the last step must leave no noise."""
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: Denoiser,
+        count: int,
+        *,
+        steps: int,
+        generator: Randomness,
+        cond: Condition = NOTHING,
+        on_step: OnStep | None = None,
+    ) -> Samples:
+        before = denoiser.evaluated
+        walk = Walk(denoiser, self.config, cond, generator)
+        x = self.run(walk, walk.start(count, denoiser.length), steps, on_step)
+        return Samples(x, (denoiser.evaluated - before) / count)
+
+    def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
+        """Clean tokens from noise, both LongTensor [B, L]."""
+        for step in self.steps(steps):
+            x = walk.hold(self.step(walk, x, step))
+            if on_step is not None:
+                on_step(StepState(step.index, step.t, step.s, x))
+        return x
+
+    def steps(self, count: int) -> Iterator[Step]:
+        """The steps of the grid."""
+        times = GRIDS.build(self.config.grid).times(count)
+        for index in range(count):
+            yield Step(index, count, times[index], times[index + 1])
