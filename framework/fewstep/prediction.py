@@ -248,7 +248,10 @@ def draw_at(log_p: Tensor, levels: Tensor) -> Tensor:
 def sample_categorical(log_p: Tensor, generator: Randomness) -> Tensor:
     """Exact draw from each row [..., V] by the exponential race, argmin E_c / p_c with float64 E_c ~ Exp(1).
 
-    Float32 noise has 24 bits, which starves rare tokens (arXiv 2409.02908): never use it for a whole row.
+    Float32 noise has 24 bits, which starves rare tokens (arXiv 2409.02908): never use it for a whole row. Where each
+    sample has a stream of its own (rows [B, L, V]), the distribution function is inverted instead.
     """
+    if isinstance(generator, SampleStreams):
+        return draw_at(log_p, uniform(log_p.shape[:-1], generator, device=log_p.device))
     race = torch.empty(log_p.shape, dtype=torch.float64, device=log_p.device).exponential_(generator=generator)
     return (log_p.double() - race.log()).argmax(-1)

@@ -119,7 +119,7 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
 
 def _tokens(
     plan: Plan, slot: Slot, model: Model | None, progress: Callable[[int], None]
-) -> tuple[Tensor, Tensor | None, int | None]:
+) -> tuple[Tensor, Tensor | None, int | float | None]:
     """The samples of a row, the classes that they were asked for, and the evaluations that each of them took."""
     count = plan.suite.samples
     if model is None or slot.steps is None:

@@ -18,6 +18,7 @@ from fewstep.data.base import DATASETS, Dataset, DataSpec
 from fewstep.denoiser import Denoiser
 from fewstep.prediction import Prediction, TablePrediction
 from fewstep.processes.base import ForwardProcess
+from fewstep.randomness import Randomness
 
 MAX_CONTEXTS = 1024
 """A dense matrix of contexts by contexts is powered to find the stationary law."""
@@ -127,9 +128,7 @@ class MarkovOracle(Denoiser):
     def device(self) -> torch.device:
         return self.transition.device
 
-    def predict(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
-    ) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         evidence = self._evidence(x_t, t)
         batch, length, vocab = evidence.shape
         # The sequence is a window into a stationary chain: the walk starts with the context before its first token.

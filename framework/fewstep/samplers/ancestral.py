@@ -51,7 +51,7 @@ class AncestralSampler(WalkSampler):
         prediction = walk.predict(x, step)
         now, then = walk.times(x, step.t, step.s)
         if c.precision != "two_stage" or (c.posterior == "plugged" and not process.carry_over):
-            precision = "joint_fp64" if c.precision == "two_stage" else c.precision
+            precision: JointPrecision = "joint_fp64" if c.precision == "two_stage" else c.precision
             return draw_joint(process, prediction, x, now, then, walk.generator, precision)
         if step.last:
             return prediction.sample(generator=walk.generator)

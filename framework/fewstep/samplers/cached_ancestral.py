@@ -32,7 +32,7 @@ class CachedAncestralSampler(WalkSampler):
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         now, then = walk.times(x, step.t, step.s)
-        revealed = walk.denoiser.process.revealed(x, now, then, generator=walk.generator)
+        revealed = walk.masked.revealed(x, now, then, generator=walk.generator)
         changed = revealed.any(1)
         if not changed.any():
             return x

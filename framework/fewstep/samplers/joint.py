@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewstep.prediction import Prediction
 from fewstep.processes.base import ForwardProcess, posterior_rows
+from fewstep.processes.masked import MaskedProcess
 from fewstep.randomness import Randomness, uniform
 
 JointPrecision = Literal["joint_fp64", "joint_safe", "joint_fp32"]
@@ -35,19 +36,25 @@ def draw_joint(
             mass in a step that reveals a share d of tokens as soon as d p comes near 2^-24, so many short steps
             sharpen the prediction (arXiv 2409.02908).
     """
-    dtype = torch.float32 if precision == "joint_fp32" else torch.float64
-    shape = (*x.shape, process.num_states)
-    u = uniform(shape, generator, device=x.device, dtype=dtype)
+    sums = torch.float64 if precision == "joint_fp64" else torch.float32
+    numbers = torch.float32 if precision == "joint_fp32" else torch.float64
+    u = uniform((*x.shape, process.num_states), generator, device=x.device, dtype=numbers)
     times = [time[:, None].expand(x.shape) for time in (now, then)]
 
     def draw(log_p: Tensor, level: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
-        rows = posterior_rows(process, log_p.exp(), z, t, s).log()
         if precision == "joint_fp32":
-            noise = -(-level.clamp_min(torch.finfo(torch.float32).tiny).log()).log()
+            noise = level.clamp_min_(torch.finfo(numbers).tiny).log_().neg_().log_().neg_()
         else:
-            noise = -(-torch.log1p(-level)).log()
-        scores = rows + noise if precision == "joint_fp64" else rows.float() + noise.float()
-        return (scores.argmax(-1),)
+            noise = level.neg_().log1p_().neg_().log_().neg_()
+        return (noise.to(sums).add_(_log_rows(process, log_p.to(sums), z, t, s)).argmax(-1),)
 
     (drawn,) = prediction.scan(draw, prediction.where, u, x, *times)
     return x.masked_scatter(prediction.where, drawn)
+
+
+def _log_rows(process: ForwardProcess, log_p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """log q(z_s | z_t, probabilities of x) [N, S] in the precision of log_p; for masks, without leaving logarithms."""
+    if not isinstance(process, MaskedProcess):
+        return posterior_rows(process, log_p.exp(), z, t, s).log().to(log_p.dtype)
+    reveal = process.unmask_prob(t, s)[:, None]
+    return torch.cat([log_p + reveal.log().to(log_p.dtype), torch.log1p(-reveal).to(log_p.dtype)], -1)

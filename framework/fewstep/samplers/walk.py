@@ -20,6 +20,7 @@ from fewstep.denoiser import NOTHING, Denoiser
 from fewstep.grids.base import GRIDS
 from fewstep.guidance import guided
 from fewstep.prediction import Prediction
+from fewstep.processes.masked import MaskedProcess
 from fewstep.randomness import Randomness
 from fewstep.recipe.fields import From
 from fewstep.samplers.base import OnStep, Sampler, Samples, StepState
@@ -62,6 +63,18 @@ class Walk:
     config: Any
     cond: Condition
     generator: Randomness
+
+    @property
+    def masked(self) -> MaskedProcess:
+        """The process of samplers that fill in masks (`masks_only`).
+
+        Raises:
+            ValueError: there are no masks in it.
+        """
+        process = self.denoiser.process
+        if not isinstance(process, MaskedProcess):
+            raise ValueError(f"this sampler fills in masks, and the {process.config.type} process has none")
+        return process
 
     def start(self, count: int, length: int) -> Tensor:
         """Noise, but for what is given (LongTensor [B, L])."""
