@@ -60,7 +60,7 @@ class ForwardProcess(Component, ABC):
         """Draw z_t ~ q(z_t | x). `x0` is ids [B, L], or probabilities [B, L, V] for soft data."""
 
     def kept(self, t: Tensor, s: Tensor) -> Tensor:
-        """alpha_{t|s} = alpha_t / alpha_s: chance that noise between s and t leaves a token alone, float64 in [0, 1]."""
+        """alpha_{t|s} = alpha_t / alpha_s: chance that no noise falls on a token between s and t, float64."""
         alpha_t, alpha_s = self.schedule.alpha(t.double()), self.schedule.alpha(s.double())
         return (alpha_t / alpha_s.clamp_min(TINY)).clamp(0, 1)
 
