@@ -70,6 +70,25 @@ def test_ratios_are_those_of_enumeration(alpha: float) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("t", [0.9, 0.5, 0.1])
+def test_rates_carry_the_law_of_a_token_back_in_time(name: str, t: float) -> None:
+    """Kolmogorov's equation: what flows into a state less what flows out is -dq_t/dt = -alpha' (q_0 - q_1)."""
+    process = process_of(name)
+    time = torch.tensor([t], dtype=torch.float64)
+    size, alpha, noise = process.num_states, process.schedule.alpha(time), process.schedule.noise(time)
+    rates = torch.zeros(size, size, dtype=torch.float64)
+    for z in states(process):
+        p = posterior(process, z, t)
+        shares = p[None] if process.carry_over else ratios(p.log()[None], torch.tensor([z]), alpha, noise)
+        rates[z, :V] = speed(process, time) * shares[0]
+    rates = rates.fill_diagonal_(0.0)
+    law = law_at(process, LAW, t)
+    flow = law @ rates - law * rates.sum(1)
+    change = -process.schedule.alpha_prime(time) * (LAW @ (kernel(process, 1.0) - kernel(process, 0.0))[:V])
+    torch.testing.assert_close(flow, change, rtol=1e-9, atol=1e-12)
+
+
+@BOTH
 @RATES
 @pytest.mark.parametrize(("t", "length"), [(0.9, 0.1), (0.5, 0.02), (0.2, 0.15)])
 def test_one_step_moves_as_the_rates_say(name: str, sampler: str, t: float, length: float) -> None:

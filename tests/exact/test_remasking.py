@@ -172,7 +172,10 @@ def test_remdm_is_psi(sigma: float) -> None:
     kappa = 1 - sigma / (1 - alpha_s)
     reveal = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
     assert kappa * (alpha_s - alpha_t) / (1 - alpha_t) + (1 - kappa) * alpha_s == pytest.approx(reveal)
-    configs = {"remdm": {"type": "remdm", "eta": sigma}, "psi": {"type": "psi", "kappa": [kappa]}}
+    configs: dict[str, dict[str, Any]] = {
+        "remdm": {"type": "remdm", "eta": sigma},
+        "psi": {"type": "psi", "kappa": [kappa]},
+    }
     for z in range(V + 1):
         clean = reveal * LAW if z == V else torch.eye(V, dtype=torch.float64)[z] * (1 - sigma)
         row = torch.cat((clean, 1 - clean.sum()[None]))

@@ -41,15 +41,17 @@ class RemdmSampler(WalkSampler):
 
     * cap: min(eta, sigma_max); rescale: eta sigma_max.
     * confidence: eta sigma_max times a softmax of -psi over the revealed tokens of a sample, psi the probability with
-      which a token was drawn; the paper has eta = 1. Masks are revealed as for the mean sigma.
+      which a token was drawn: in the mean eta sigma_max of them are masked again. Masks are revealed as for the mean
+      sigma of the sample, which keeps their number to the schedule.
     * loop: 0 while alpha rises to alpha_on (until t_on), min(eta, sigma_max) while it stays there (until t_off), then 0
       again. The network is told the time at which its schedule has this alpha.
     * forward_backward: (alpha_s - alpha_t) / alpha_t, a step of the forward process.
     * dfm: strength (t (1 - t))^(1/4) times that, the corrector of discrete flow matching (arXiv 2407.15595).
 
-    Masks that are revealed in the same step do not see each other. With the last two strategies they become few as
-    steps do more; with the others, a fixed share of tokens is drawn anew at each step, and their law is exact but for
-    errors of the order of eta. The choice by confidence depends on what was drawn, so its law is not exact.
+    Masks that are revealed in the same step do not see each other. With the last two strategies a shorter step masks
+    fewer tokens, and the law becomes exact as steps become many. With the others a step masks the same share however
+    short it is, which leaves an error of the order of eta. The choice by confidence depends on what was drawn, so its
+    law is not exact. Tokens that are given are neither masked nor counted.
     The last step reveals all and masks nothing.
     """
 
@@ -58,7 +60,9 @@ class RemdmSampler(WalkSampler):
     class Config(WalkConfig):
         type: Literal["remdm"] = "remdm"
         strategy: Strategy = Field("cap", description="how often a revealed token is masked again")
-        eta: float = Field(0.008, ge=0, le=1, description="probability of remasking, or what scales it")
+        eta: float = Field(
+            0.008, ge=0, le=1, description="probability of remasking, or what scales it; 0.02 is usual in the loop"
+        )
         t_on: float = Field(0.55, gt=0, lt=1, description="time at which the loop begins")
         t_off: float = Field(
             0.05, gt=0, lt=1, validate_default=True, description="time at which the loop ends; below t_on"
