@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 from fewstep.component import Component
 from fewstep.prediction import Prediction, sample_categorical
-from fewstep.randomness import Randomness
+from fewstep.randomness import Randomness, uniform
 from fewstep.registry import Registry
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
@@ -58,6 +58,17 @@ class ForwardProcess(Component, ABC):
     @abstractmethod
     def corrupt(self, x0: Tensor, t: Tensor, *, generator: Randomness) -> Corrupted:
         """Draw z_t ~ q(z_t | x). `x0` is ids [B, L], or probabilities [B, L, V] for soft data."""
+
+    def kept(self, t: Tensor, s: Tensor) -> Tensor:
+        """alpha_{t|s} = alpha_t / alpha_s: chance that no noise falls on a token between s and t, float64."""
+        alpha_t, alpha_s = self.schedule.alpha(t.double()), self.schedule.alpha(s.double())
+        return (alpha_t / alpha_s.clamp_min(TINY)).clamp(0, 1)
+
+    def corrupt_further(self, x_s: Tensor, s: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
+        """Draw z_t ~ q(z_t | z_s) = Cat(alpha_{t|s} z_s + (1 - alpha_{t|s}) pi) (LongTensor [B, L])."""
+        u = uniform(x_s.shape, generator, device=x_s.device)
+        noise = self.prior((x_s.shape[0], x_s.shape[1]), device=x_s.device, generator=generator)
+        return torch.where(u < per_token(self.kept(t, s)), x_s, noise)
 
     @abstractmethod
     def to_predict(self, x_t: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.component import ComponentConfig
-from fewstep.processes.base import PROCESSES, TINY, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
+from fewstep.processes.base import PROCESSES, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
 from fewstep.randomness import Randomness, integers, uniform
 from fewstep.recipe.fields import From
 
@@ -74,6 +74,5 @@ class UniformProcess(ForwardProcess):
 
     def _levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha_{t|s}, (1 - alpha_{t|s}) / V and alpha_s, float64, broadcast over tokens."""
-        alpha_t, alpha_s = self.schedule.alpha(t.double()), self.schedule.alpha(s.double())
-        keep = (alpha_t / alpha_s.clamp_min(TINY)).clamp(0, 1)
-        return per_token(keep), per_token((1 - keep) / self.vocab_size), per_token(alpha_s)
+        keep = self.kept(t, s)
+        return per_token(keep), per_token((1 - keep) / self.vocab_size), per_token(self.schedule.alpha(s.double()))

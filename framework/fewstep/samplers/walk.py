@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -57,12 +57,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Walk:
-    """One batch on its way: the denoiser, what it is conditioned on, and where random numbers come from."""
+    """One batch on its way: the denoiser, what it is conditioned on, where random numbers come from, and `memory`,
+    which is what a sampler keeps from step to step."""
 
     denoiser: Denoiser
     config: Any
     cond: Condition
     generator: Randomness
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def masked(self) -> MaskedProcess:

@@ -26,6 +26,7 @@ def check_process(config: Any, *, vocab_size: int = 4) -> None:
     """
     process = PROCESSES.build(config, vocab_size=vocab_size)
     _check_corrupt(process)
+    _check_corrupt_further(process)
     _check_prior(process)
     for t, s in ((0.9, 0.6), (0.5, 0.5 - 1 / 1024), (1.0, 0.7)):
         _check_posterior_is_bayes(process, t, s)
@@ -66,6 +67,20 @@ def _check_corrupt(process: ForwardProcess) -> None:
     drawn = process.corrupt(soft.expand(_DRAWS, 1, -1), torch.full((_DRAWS,), 0.4), generator=rng).x_t
     law = (soft[0, 0][:, None] * _marginal(process, tokens, 0.4)).sum(0)
     assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), law, "corrupt of soft data")
+
+
+def _check_corrupt_further(process: ForwardProcess) -> None:
+    """q(z_t | z_s) after q(z_s | x) is q(z_t | x)."""
+    rng = torch.Generator().manual_seed(6)
+    tokens = torch.arange(process.vocab_size)
+    for s, t in ((0.0, 0.3), (0.4, 0.4), (0.4, 0.7), (0.2, 1.0)):
+        ends = [torch.full((_DRAWS,), v) for v in (s, t)]
+        x_s = process.corrupt(tokens.repeat(_DRAWS, 1), ends[0], generator=rng).x_t
+        x_t = process.corrupt_further(x_s, *ends, generator=rng)
+        assert s < t or torch.equal(x_s, x_t), "no time passes and tokens change"
+        for token in tokens:
+            counts = torch.bincount(x_t[:, token], minlength=process.num_states)
+            assert_same_law(counts, _marginal(process, token, t), f"corrupt to s={s}, then to t={t}")
 
 
 def _check_prior(process: ForwardProcess) -> None:

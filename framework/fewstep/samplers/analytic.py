@@ -1,0 +1,71 @@
+"""Tweedie tau-leaping: one draw from the exact row of a step.
+
+Shapes: B batch, L tokens, V vocabulary, S states, N rows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from fewstep.prediction import draw_at
+from fewstep.processes.base import ForwardProcess, posterior_rows
+from fewstep.randomness import uniform
+from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
+
+
+@SAMPLERS.register("analytic")
+class AnalyticSampler(WalkSampler):
+    """Draws z_s from p(z_s = i | z_t = z) = [exp(-dsigma Q) r](i) exp(dsigma Q)(z, i), in float64.
+
+    r(y) = E_{x ~ p}[q_t(y | x) / q_t(z | x)] and Q is the forward generator (Tweedie tau-leaping, SEDD,
+    arXiv 2310.16834). As r comes from a prediction of x, the row is E_{x ~ p}[q(z_s | z_t, x)]: it has no negative
+    entries, and its law is that of `ancestral`, which draws x first. Here it takes one random number a token and a row
+    of float64 for each. The last step draws x ~ prediction.
+    """
+
+    class Config(WalkConfig):
+        type: Literal["analytic"] = "analytic"
+
+    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        process, prediction = walk.denoiser.process, walk.predict(x, step)
+        if step.last:
+            return prediction.sample(generator=walk.generator)
+        levels = uniform(x.shape, walk.generator, device=x.device)
+        times = [time[:, None].expand(x.shape) for time in walk.times(x, step.t, step.s)]
+
+        def draw(log_p: Tensor, u: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
+            return (draw_at(tweedie_rows(process, log_p, z, t, s).log(), u),)
+
+        (drawn,) = prediction.scan(draw, prediction.where, levels, x, *times)
+        return x.masked_scatter(prediction.where, drawn)
+
+
+def tweedie_rows(process: ForwardProcess, log_p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """p(z_s | z_t) of single tokens that are predicted, float64 [N, S].
+
+    Masked: [u p | 1 - u], with u the chance of a reveal. Uniform: exp(dsigma Q) = a I + (1 - a) / V 11^T with
+    a = alpha_{t|s}. Its inverse takes q_t(y | x) to q_s(y | x), so [exp(-dsigma Q) r](i) = E_{x ~ p}[q_s(i | x) /
+    q_t(z | x)]. That is computed as a sum of positive terms, where the inverse would subtract numbers of nearly the
+    same size and has no value at a = 0.
+
+    Args:
+        log_p: log-probabilities of x [N, V].
+        z: ids [N].
+        t, s: times [N].
+    """
+    p = log_p.double().exp()
+    if process.carry_over:
+        return posterior_rows(process, p, z, t, s)
+    here, keep = z[:, None], process.kept(t, s)[:, None]
+    alpha_t, alpha_s = (process.schedule.alpha(time.double())[:, None] for time in (t, s))
+    rest_t, rest_s = (process.schedule.noise(time.double())[:, None] / p.shape[1] for time in (t, s))
+    p_here, other = p.gather(1, here), rest_t.expand_as(p)
+    evidence = other.scatter(1, here, alpha_t + rest_t)  # q_t(z | x) for each x
+    inverse = p_here / (alpha_t + rest_t) + (1 - p_here) / rest_t  # E[1 / q_t(z | x)]
+    rows = rest_s * inverse + alpha_s * p / evidence
+    forward = ((1 - keep) / p.shape[1]).expand_as(p)
+    rows = rows * forward.scatter_add(1, here, keep)
+    return rows / rows.sum(-1, keepdim=True)

@@ -1,0 +1,160 @@
+"""Remasking: what was revealed may be masked again.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
+
+from fewstep.prediction import Prediction
+from fewstep.processes.base import TINY, ForwardProcess
+from fewstep.randomness import uniform
+from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
+
+Strategy = Literal["cap", "rescale", "confidence", "loop", "forward_backward", "dfm"]
+
+READ_BY: dict[str, tuple[Strategy, ...]] = {
+    "eta": ("cap", "rescale", "confidence", "loop"),
+    "t_on": ("loop",),
+    "t_off": ("loop",),
+    "alpha_on": ("loop",),
+    "strength": ("dfm",),
+}
+"""Which strategies read a setting."""
+
+
+@SAMPLERS.register("remdm")
+class RemdmSampler(WalkSampler):
+    """Masks a revealed token again with probability sigma, and reveals masks so much faster that a share alpha_s of
+    tokens is clean at s (ReMDM, arXiv 2503.00307).
+
+    P(reveal) = (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), which is a probability up to
+    sigma_max = min(1, (1 - alpha_s) / alpha_t). `strategy` chooses sigma:
+
+    * cap: min(eta, sigma_max); rescale: eta sigma_max.
+    * confidence: eta sigma_max times a softmax of -psi over the revealed tokens of a sample, psi the probability with
+      which a token was drawn: in the mean eta sigma_max of them are masked again. Masks are revealed as for the mean
+      sigma of the sample, which keeps their number to the schedule.
+    * loop: 0 while alpha rises to alpha_on (until t_on), min(eta, sigma_max) while it stays there (until t_off), then 0
+      again. The network is told the time at which its schedule has this alpha.
+    * forward_backward: (alpha_s - alpha_t) / alpha_t, a step of the forward process.
+    * dfm: strength (t (1 - t))^(1/4) times that, the corrector of discrete flow matching (arXiv 2407.15595).
+
+    Masks that are revealed in the same step do not see each other. With the last two strategies a shorter step masks
+    fewer tokens, and the law becomes exact as steps become many. With the others a step masks the same share however
+    short it is, which leaves an error of the order of eta. The choice by confidence depends on what was drawn, so its
+    law is not exact. Tokens that are given are neither masked nor counted.
+    The last step reveals all and masks nothing.
+    """
+
+    masks_only: ClassVar[bool] = True
+
+    class Config(WalkConfig):
+        type: Literal["remdm"] = "remdm"
+        strategy: Strategy = Field("cap", description="how often a revealed token is masked again")
+        eta: float = Field(
+            0.008, ge=0, le=1, description="probability of remasking, or what scales it; 0.02 is usual in the loop"
+        )
+        t_on: float = Field(0.55, gt=0, lt=1, description="time at which the loop begins")
+        t_off: float = Field(
+            0.05, gt=0, lt=1, validate_default=True, description="time at which the loop ends; below t_on"
+        )
+        alpha_on: float = Field(0.9, gt=0, lt=1, description="share of clean tokens in the loop")
+        strength: float = Field(10.0, ge=0, description="of the corrector of discrete flow matching")
+
+        @field_validator("t_off")
+        @classmethod
+        def _ends_after_it_begins(cls, t_off: float, info: ValidationInfo) -> float:
+            if t_off >= info.data.get("t_on", 1.0):
+                raise ValueError(f"the loop ends at t_off, which must lie below t_on ({info.data['t_on']})")
+            return t_off
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from super().check_recipe(config, recipe)
+        for key, readers in READ_BY.items():
+            changed = getattr(config, key) != cls.Config.model_fields[key].default
+            if changed and config.strategy not in readers:
+                yield key, f"strategy '{config.strategy}' does not read it; {', '.join(readers)} would"
+
+    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        process, c, t = walk.denoiser.process, self.config, step.t
+        if c.strategy == "loop":
+            step = replace(step, t=self.held(process, step.t), s=self.held(process, step.s))
+        prediction = walk.predict(x, step)
+        if step.last:
+            return prediction.sample(generator=walk.generator)
+        alpha_t, alpha_s = (process.schedule.alpha(time)[:, None] for time in walk.times(x, step.t, step.s))
+        clean = ~prediction.where & walk.free(x)
+        sigma = self.sigma(t, alpha_t, alpha_s).expand(x.shape)
+        if c.strategy == "confidence":
+            sigma = by_confidence(sigma, walk.memory.get("drawn_with", torch.zeros_like(sigma)), clean)
+        u = uniform(x.shape, walk.generator, device=x.device)
+        revealed = prediction.where & (u < reveal_chance(sigma, alpha_t, alpha_s))
+        found = prediction.sample(generator=walk.generator, where=revealed)
+        if c.strategy == "confidence":
+            remember(walk, prediction, found, revealed)
+        noise = process.prior((x.shape[0], x.shape[1]), device=x.device, generator=walk.generator)
+        return torch.where(clean & (u < sigma), noise, found)
+
+    def sigma(self, t: float, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+        """Probability of remasking, before confidence tells tokens apart; like alpha_t."""
+        c, most = self.config, largest_sigma(alpha_t, alpha_s)
+        forward = (alpha_s - alpha_t) / alpha_t.clamp_min(TINY)
+        match c.strategy:
+            case "cap":
+                return most.clamp(max=c.eta)
+            case "rescale" | "confidence":
+                return c.eta * most
+            case "loop":
+                return most.clamp(max=c.eta if c.t_off < t <= c.t_on else 0.0)
+            case "forward_backward":
+                return torch.minimum(forward, most)
+            case _:
+                return torch.minimum(c.strength * (t * (1 - t)) ** 0.25 * forward, most)
+
+    def held(self, process: ForwardProcess, t: float) -> float:
+        """Time of the schedule at time t of the loop: from 1 down to that of alpha_on, there, then down to 0."""
+        c = self.config
+        hold = float(process.schedule.time_of(torch.tensor(c.alpha_on, dtype=torch.float64)))
+        if t > c.t_on:
+            return hold + (1 - hold) * (t - c.t_on) / (1 - c.t_on)
+        return hold * min(1.0, t / c.t_off)
+
+
+def largest_sigma(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+    """sigma_max = min(1, (1 - alpha_s) / alpha_t), beyond which masks could not make up for what is masked again."""
+    return ((1 - alpha_s) / alpha_t.clamp_min(TINY)).clamp(0, 1)
+
+
+def reveal_chance(sigma: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
+    """(alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), in [0, 1]."""
+    return ((alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t).clamp_min(TINY)).clamp(0, 1)
+
+
+def by_confidence(sigma: Tensor, drawn_with: Tensor, clean: Tensor) -> Tensor:
+    """sigma softmax(-drawn_with) over the clean tokens of a sample, and at all other tokens the mean of these.
+
+    Args:
+        sigma: float64 [B, L].
+        drawn_with: probabilities with which tokens were drawn, float64 [B, L].
+        clean: which tokens count (BoolTensor [B, L]).
+    """
+    weights = (-drawn_with).exp() * clean
+    whole, count = weights.sum(1, keepdim=True), clean.sum(1, keepdim=True)
+    return sigma * torch.where(clean, weights / whole.clamp_min(TINY), 1 / count.clamp_min(1))
+
+
+def remember(walk: Walk, prediction: Prediction, x: Tensor, revealed: Tensor) -> None:
+    """Keep the probabilities of the tokens of x that are `revealed` (both [B, L])."""
+    (drawn,) = prediction.scan(lambda log_p, ids: (log_p.double().gather(1, ids[:, None])[:, 0].exp(),), revealed, x)
+    before = walk.memory.get("drawn_with", torch.zeros(x.shape, dtype=torch.float64, device=x.device))
+    walk.memory["drawn_with"] = before.masked_scatter(revealed, drawn)
