@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -19,11 +19,11 @@ from fewstep.condition import Condition
 from fewstep.denoiser import NOTHING, Denoiser
 from fewstep.grids.base import GRIDS
 from fewstep.guidance import guided
-from fewstep.prediction import Prediction
-from fewstep.randomness import Randomness
+from fewstep.prediction import Prediction, RowMap
+from fewstep.randomness import Randomness, SampleStreams
 from fewstep.recipe.fields import From
 from fewstep.samplers.base import OnStep, Sampler, Samples, StepState
-from fewstep.shaping import shape
+from fewstep.shaping import row_maps
 
 
 class WalkConfig(ComponentConfig):
@@ -77,19 +77,36 @@ class Walk:
         """Where tokens are not given (BoolTensor [B, L])."""
         return torch.ones_like(x, dtype=torch.bool) if self.cond.given is None else self.cond.given < 0
 
+    def masks(self, x: Tensor) -> Tensor:
+        """Where tokens are still to be filled in (BoolTensor [B, L]); a place may be held at a mask for later."""
+        return self.denoiser.process.to_predict(x) & self.free(x)
+
+    def of(self, rows: Tensor) -> Walk:
+        """The walk of some samples (BoolTensor [B]); with a stream for each it draws from theirs alone."""
+        streams = self.generator
+        some = streams.of(rows) if isinstance(streams, SampleStreams) else streams
+        return replace(self, cond=self.cond.of(rows), generator=some)
+
     def times(self, x: Tensor, *times: float) -> list[Tensor]:
         """Each time for every sample, float64 [B]."""
         return [torch.full((x.shape[0],), time, device=x.device, dtype=torch.float64) for time in times]
 
     def predict(self, x: Tensor, step: Step) -> Prediction:
         """The denoiser's prediction from t, guided, sharpened, and in the tail reduced to the likeliest symbol."""
-        now, then = self.times(x, step.t, step.s)
+        prediction = self.unshaped(x, *self.times(x, step.t, step.s))
+        for row_map in self.shaping(step):
+            prediction = prediction.shaped(row_map)
+        return prediction
+
+    def unshaped(self, x: Tensor, t: Tensor, s: Tensor) -> Prediction:
+        """The denoiser's prediction from times t to s (float [B]), guided and nothing else."""
         weight, generator = self.config.guidance, self.generator
-        prediction = guided(
-            self.denoiser, x, now.float(), then.float(), weight=weight, cond=self.cond, generator=generator
-        )
+        return guided(self.denoiser, x, t.float(), s.float(), weight=weight, cond=self.cond, generator=generator)
+
+    def shaping(self, step: Step) -> tuple[RowMap, ...]:
+        """What the settings do to a prediction before a token is drawn."""
         greedy = step.count - step.index <= self.config.greedy_tail
-        return shape(prediction, temperature_=self.config.temperature, top_p_=self.config.top_p, greedy=greedy)
+        return row_maps(temperature_=self.config.temperature, top_p_=self.config.top_p, greedy=greedy)
 
 
 class WalkSampler(Sampler):
