@@ -33,8 +33,8 @@ Progress = Callable[[int, int], None]
 class Narrator:
     """Says on standard error, every few seconds, how far a long job is; short jobs hear nothing of it."""
 
-    def __init__(self, what: str, every: float = 5.0) -> None:
-        self.what, self.every = what, every
+    def __init__(self, what: str, every: float = 5.0, unit: str = "samples") -> None:
+        self.what, self.every, self.unit = what, every, unit
         self.begun = self.said = time.monotonic()
 
     def __call__(self, done: int, wanted: int) -> None:
@@ -42,7 +42,7 @@ class Narrator:
         if now - self.said >= self.every and done < wanted:
             self.said = now
             left = clock((now - self.begun) / done * (wanted - done))
-            print(f"{self.what}: {done}/{wanted} samples, left {left}", file=sys.stderr, flush=True)
+            print(f"{self.what}: {done}/{wanted} {self.unit}, left {left}", file=sys.stderr, flush=True)
 
 
 def draw(
