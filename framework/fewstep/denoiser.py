@@ -45,6 +45,11 @@ class Denoiser(nn.Module, ABC):
         return False
 
     @property
+    def told_steps(self) -> bool:
+        """Whether a prediction depends on the time s that its step leads to."""
+        return False
+
+    @property
     @abstractmethod
     def device(self) -> torch.device:
         """Where its tensors live."""
@@ -112,6 +117,10 @@ class NetworkDenoiser(Denoiser):
     @property
     def told_labels(self) -> bool:
         return self.label_input is not None
+
+    @property
+    def told_steps(self) -> bool:
+        return self.step_input is not None
 
     @property
     def device(self) -> torch.device:

@@ -65,10 +65,20 @@ def shape(
         delta: lower the logits outside top-p by so much; None gives them probability 0.
         greedy: leave the likeliest symbol alone in the end.
     """
-    if temperature_ != 1.0:
-        prediction = prediction.shaped(temperature(temperature_))
-    if top_p_ < 1.0:
-        prediction = prediction.shaped(top_p(top_p_) if delta is None else lowered_top_p(top_p_, delta))
-    if greedy:
-        prediction = prediction.shaped(likeliest)
+    for row_map in row_maps(temperature_=temperature_, top_p_=top_p_, delta=delta, greedy=greedy):
+        prediction = prediction.shaped(row_map)
     return prediction
+
+
+def row_maps(
+    *, temperature_: float = 1.0, top_p_: float = 1.0, delta: float | None = None, greedy: bool = False
+) -> tuple[RowMap, ...]:
+    """What `shape` applies, one after the other."""
+    maps: list[RowMap] = []
+    if temperature_ != 1.0:
+        maps.append(temperature(temperature_))
+    if top_p_ < 1.0:
+        maps.append(top_p(top_p_) if delta is None else lowered_top_p(top_p_, delta))
+    if greedy:
+        maps.append(likeliest)
+    return tuple(maps)

@@ -13,7 +13,20 @@ from fewstep import __version__
 from fewstep.cli import main as cli
 from fewstep.errors import FewstepError, OperationError, Problem, RecipeError, UserError
 
-VERBS = ["train", "distill", "sample", "evaluate", "benchmark", "list", "show", "validate", "schema", "cp", "doctor"]
+VERBS = [
+    "train",
+    "distill",
+    "sample",
+    "evaluate",
+    "benchmark",
+    "grid",
+    "list",
+    "show",
+    "validate",
+    "schema",
+    "cp",
+    "doctor",
+]
 
 
 def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[Any, str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -17,6 +19,36 @@ from fewstep.testing import check_sampler
 @pytest.mark.parametrize("name", SAMPLERS.names())
 def test_sampler_conforms(name: str) -> None:
     check_sampler(name)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "confidence", "order": "random"},
+        {"type": "confidence", "order": "margin"},
+        {"type": "entropy_bounded", "budget": 0.0},
+        {"type": "semi_autoregressive", "block_size": 2, "inner": "ancestral"},
+        {"type": "semi_autoregressive", "block_size": 1, "inner": "entropy_bounded"},
+        {"type": "semi_autoregressive", "block_size": 2, "inner": "first_hitting"},
+        {"type": "semi_autoregressive", "block_size": 2, "inner": {"type": "confidence", "order": "entropy"}},
+    ],
+    ids=str,
+)
+def test_settings_make_it_exact(config: Any) -> None:
+    check_sampler(config, exact=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"type": "confidence", "choice_temperature": 4.5, "temperature": 0.7, "greedy_tail": 1},
+        {"type": "entropy_bounded", "budget": 2.0},
+        {"type": "semi_autoregressive", "block_size": 2},
+    ],
+    ids=str,
+)
+def test_settings_keep_the_contract(config: Any) -> None:
+    check_sampler(config)
 
 
 def test_plugged_posteriors_are_the_law_of_models_trained_on_them() -> None:

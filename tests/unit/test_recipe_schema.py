@@ -146,3 +146,11 @@ def test_plugins_are_part_of_it_and_what_their_configs_refer_to() -> None:
     # It has a key without a default, so its bare name is not enough.
     assert not accepts(schema, {**GOOD, "evaluate": {"metrics": ["corners"]}})
     assert "Counts corners." in json.dumps(schema)
+
+
+def test_samplers_that_hold_samplers_hold_none_of_their_own_kind(schema: dict[str, Any]) -> None:
+    """Else the schema would have no end."""
+    outer = {choice.get("title"): choice for choice in schema["properties"]["sampler"]["anyOf"]}
+    inner = {choice.get("title") for choice in outer["semi_autoregressive"]["properties"]["inner"]["anyOf"]}
+    assert "confidence" in inner
+    assert "semi_autoregressive" not in inner

@@ -24,6 +24,7 @@ from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
 from fewstep.training.build import build_process, load_model
 from fewstep.training.generate import draw, score
+from fewstep.training.guide import guide_of
 from fewstep.training.labels import labels_like_data
 from fewstep.training.rundir import RunDir
 
@@ -81,7 +82,7 @@ def open_model(case: PreparedCase, dataset: Dataset) -> Model:
     device = case.recipe.train.device
     denoiser = load_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
     parameters = sum(weight.numel() for weight in denoiser.parameters())
-    return Model(denoiser, sampler, section.batch_size, parameters)
+    return Model(guide_of(sampler, dataset)(denoiser), sampler, section.batch_size, parameters)
 
 
 def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, progress: Callable[[int], None]) -> Row:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fewstep import __version__, plugins
-from fewstep.cli import catalogue, doctor, recipes, runs
+from fewstep.cli import catalogue, doctor, grid, recipes, runs
 from fewstep.errors import FewstepError, RecipeError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(runs.distill)
 app.command()(runs.sample)
 app.command()(runs.evaluate)
 app.command()(runs.benchmark)
+app.command()(grid.grid)
 app.command("list")(catalogue.list_)
 app.command()(catalogue.show)
 app.command()(recipes.validate)

@@ -91,7 +91,7 @@ def evaluate(
     """Score samples of a trained model. The recipe says by which metrics."""
     from fewstep.training.generate import evaluate_run
 
-    rows = evaluate_run(run, _numbers(steps), samples, seed)
+    rows = evaluate_run(run, None if steps is None else numbers(steps), samples, seed)
     if as_json:
         echo_json(rows)
         return
@@ -115,9 +115,8 @@ def benchmark(
     run_suite(suite, out, quick, sets or [])
 
 
-def _numbers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
+def numbers(text: str) -> list[int]:
+    """What a person typed for --steps."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise typer.BadParameter(f"expected numbers from 1, such as 4,8,16, not '{text}'", param_hint="--steps")

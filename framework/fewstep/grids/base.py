@@ -12,11 +12,18 @@ class StepGrid(Component, ABC):
     """Times t_0 = 1 > t_1 > ... > t_n = 0 of a walk in n steps."""
 
     @abstractmethod
+    def times(self, steps: int) -> list[float]:
+        """`steps` + 1 times from 1 down to 0."""
+
+
+class FormulaGrid(StepGrid):
+    """A grid that is one function for all numbers of steps."""
+
+    @abstractmethod
     def at(self, share: float) -> float:
         """The time at which `share` of the steps are left: 1 at 1, 0 at 0, increasing."""
 
     def times(self, steps: int) -> list[float]:
-        """`steps` + 1 times from 1 down to 0."""
         return [1.0, *(self.at(1 - index / steps) for index in range(1, steps)), 0.0]
 
 

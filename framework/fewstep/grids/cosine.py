@@ -6,11 +6,11 @@ import math
 from typing import Literal
 
 from fewstep.component import ComponentConfig
-from fewstep.grids.base import GRIDS, StepGrid
+from fewstep.grids.base import GRIDS, FormulaGrid
 
 
 @GRIDS.register("cosine")
-class CosineGrid(StepGrid):
+class CosineGrid(FormulaGrid):
     """t = sin(pi/2 share): short steps near noise and long ones near data (MaskGIT, MD4, arXiv 2406.04329)."""
 
     class Config(ComponentConfig):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from fewstep.component import ComponentConfig
-from fewstep.grids.base import GRIDS, StepGrid
+from fewstep.grids.base import GRIDS, FormulaGrid
 
 
 @GRIDS.register("linear")
-class LinearGrid(StepGrid):
+class LinearGrid(FormulaGrid):
     """Steps of the same length in t."""
 
     class Config(ComponentConfig):

@@ -7,11 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from fewstep.component import ComponentConfig
-from fewstep.grids.base import GRIDS, StepGrid
+from fewstep.grids.base import GRIDS, FormulaGrid
 
 
 @GRIDS.register("polynomial")
-class PolynomialGrid(StepGrid):
+class PolynomialGrid(FormulaGrid):
     """t = share^power: below 1 shorter steps near noise, above 1 near data."""
 
     class Config(ComponentConfig):

@@ -34,7 +34,7 @@ class ClassAccuracy(Metric):
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if recipe.label_input is None:
+        if recipe.label_input is None and getattr(recipe.sampler, "classifier", None) is None:
             yield "", "class_accuracy compares with the classes asked for; add `label_input: {}`"
 
     def update(self, samples: Tensor) -> None:

@@ -29,11 +29,13 @@ class RoleSpec:
         trained: whether any phase updates it.
         starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
         adapters: whether the recipe's `noise_input` and `step_input` are attached to it; `label_input` always is.
+        classifies: whether it scores the classes of labelled data, which it learns from, and not tokens.
     """
 
     trained: bool = True
     starts_from: str | None = None
     adapters: bool = False
+    classifies: bool = False
 
 
 @dataclass(frozen=True)

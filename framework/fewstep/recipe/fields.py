@@ -21,6 +21,8 @@ class From:
     kind: str
     optional: bool = False
     """Whether `null` says that there is none."""
+    leaf: bool = False
+    """Whether the schema leaves out components that hold one of this kind themselves: it would go round in a circle."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from fewstep.registries import registry
@@ -41,9 +43,17 @@ class From:
             choices.append({"type": "null"})
         for entry in registry(self.kind).entries():
             config = entry.cls.Config
+            if self.leaf and _holds(config, self.kind):
+                continue
             # Through the handler, so that what a config refers to lands in the $defs of the whole schema.
             section = handler.resolve_ref_schema(handler(config.__pydantic_core_schema__))
             choices.append({**section, "title": entry.name, "description": entry.summary})
             if not any(field.is_required() for field in config.model_fields.values()):
                 bare.append(entry.name)
         return {"anyOf": choices}
+
+
+def _holds(config: Any, kind: str) -> bool:
+    """Whether a setting of `config` is a component of this kind."""
+    parts = (part for field in config.model_fields.values() for part in field.metadata)
+    return any(isinstance(part, From) and part.kind == kind for part in parts)

@@ -5,12 +5,10 @@ Shapes: B batch, L tokens.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fewstep.randomness import SampleStreams
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
@@ -32,14 +30,14 @@ class CachedAncestralSampler(WalkSampler):
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         now, then = walk.times(x, step.t, step.s)
-        revealed = walk.masked.revealed(x, now, then, generator=walk.generator)
+        # A schedule that stops short of alpha = 1 would leave some masks at s = 0.
+        revealed = walk.masked.revealed(x, now, then, generator=walk.generator) | step.last
+        revealed &= walk.masks(x)
         changed = revealed.any(1)
         if not changed.any():
             return x
-        streams = walk.generator
-        some = streams.of(changed) if isinstance(streams, SampleStreams) else streams
-        part = replace(walk, cond=walk.cond.of(changed), generator=some)
-        found = part.predict(x[changed], step).sample(generator=some, where=revealed[changed])
+        part = walk.of(changed)
+        found = part.predict(x[changed], step).sample(generator=part.generator, where=revealed[changed])
         out = x.clone()
         out[changed] = found
         return out

@@ -7,24 +7,37 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
+from fewstep.classifier_guidance import ClassifierGuidedDenoiser
+from fewstep.component import ComponentConfig, Strict
 from fewstep.condition import Condition
+from fewstep.data.base import DATASETS
 from fewstep.denoiser import NOTHING, Denoiser
 from fewstep.grids.base import GRIDS
 from fewstep.guidance import guided
-from fewstep.prediction import Prediction
+from fewstep.prediction import Prediction, RowMap
+from fewstep.processes.base import PROCESSES
 from fewstep.processes.masked import MaskedProcess
-from fewstep.randomness import Randomness
+from fewstep.randomness import Randomness, SampleStreams
 from fewstep.recipe.fields import From
 from fewstep.samplers.base import OnStep, Sampler, Samples, StepState
-from fewstep.shaping import shape
+from fewstep.shaping import row_maps
+
+
+class ClassifierSection(Strict):
+    """A classifier that guides to the class that is asked for."""
+
+    run: str = Field(description="run folder or exported file of objective `classifier`, trained on the same data")
+    weight: float = Field(1.0, ge=0, description="exponent of what the classifier says; 0 for nothing")
+    approximate: bool = Field(
+        True, description="to first order in the tokens, or with an evaluation of the classifier for each symbol"
+    )
 
 
 class WalkConfig(ComponentConfig):
@@ -34,6 +47,9 @@ class WalkConfig(ComponentConfig):
     top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest symbols that hold this mass")
     guidance: float = Field(
         1.0, ge=0, description="weight of classifier-free guidance by labels; other than 1 or 0 it doubles the NFE"
+    )
+    classifier: ClassifierSection | None = Field(
+        None, description="guide a network that is told no labels by a classifier; masks only; null for none"
     )
     greedy_tail: int = Field(0, ge=0, description="so many last steps take the likeliest symbol and draw nothing")
     grid: Annotated[ComponentConfig, From("grids")] = Field(
@@ -92,19 +108,36 @@ class Walk:
         """Where tokens are not given (BoolTensor [B, L])."""
         return torch.ones_like(x, dtype=torch.bool) if self.cond.given is None else self.cond.given < 0
 
+    def masks(self, x: Tensor) -> Tensor:
+        """Where tokens are still to be filled in (BoolTensor [B, L]); a place may be held at a mask for later."""
+        return self.denoiser.process.to_predict(x) & self.free(x)
+
+    def of(self, rows: Tensor) -> Walk:
+        """The walk of some samples (BoolTensor [B]); with a stream for each it draws from theirs alone."""
+        streams = self.generator
+        some = streams.of(rows) if isinstance(streams, SampleStreams) else streams
+        return replace(self, cond=self.cond.of(rows), generator=some)
+
     def times(self, x: Tensor, *times: float) -> list[Tensor]:
         """Each time for every sample, float64 [B]."""
         return [torch.full((x.shape[0],), time, device=x.device, dtype=torch.float64) for time in times]
 
     def predict(self, x: Tensor, step: Step) -> Prediction:
         """The denoiser's prediction from t, guided, sharpened, and in the tail reduced to the likeliest symbol."""
-        now, then = self.times(x, step.t, step.s)
+        prediction = self.unshaped(x, *self.times(x, step.t, step.s))
+        for row_map in self.shaping(step):
+            prediction = prediction.shaped(row_map)
+        return prediction
+
+    def unshaped(self, x: Tensor, t: Tensor, s: Tensor) -> Prediction:
+        """The denoiser's prediction from times t to s (float [B]), guided and nothing else."""
         weight, generator = self.config.guidance, self.generator
-        prediction = guided(
-            self.denoiser, x, now.float(), then.float(), weight=weight, cond=self.cond, generator=generator
-        )
+        return guided(self.denoiser, x, t.float(), s.float(), weight=weight, cond=self.cond, generator=generator)
+
+    def shaping(self, step: Step) -> tuple[RowMap, ...]:
+        """What the settings do to a prediction before a token is drawn."""
         greedy = step.count - step.index <= self.config.greedy_tail
-        return shape(prediction, temperature_=self.config.temperature, top_p_=self.config.top_p, greedy=greedy)
+        return row_maps(temperature_=self.config.temperature, top_p_=self.config.top_p, greedy=greedy)
 
 
 class WalkSampler(Sampler):
@@ -117,6 +150,8 @@ class WalkSampler(Sampler):
         yield from super().check_recipe(config, recipe)
         if config.guidance != 1 and recipe.label_input is None:
             yield "guidance", "guidance is by labels; add `label_input: {}`"
+        if config.classifier is not None:
+            yield from (("classifier", reason) for reason in _unfit_for_classifiers(cls, recipe))
 
     @abstractmethod
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
@@ -133,6 +168,8 @@ class WalkSampler(Sampler):
         cond: Condition = NOTHING,
         on_step: OnStep | None = None,
     ) -> Samples:
+        if self.config.classifier is not None and not isinstance(denoiser, ClassifierGuidedDenoiser):
+            raise ValueError("this sampler names a classifier: wrap the denoiser, as training.guide does")
         before = denoiser.evaluated
         walk = Walk(denoiser, self.config, cond, generator)
         x = self.run(walk, walk.start(count, denoiser.length), steps, on_step)
@@ -151,3 +188,13 @@ class WalkSampler(Sampler):
         times = GRIDS.build(self.config.grid).times(count)
         for index in range(count):
             yield Step(index, count, times[index], times[index + 1])
+
+
+def _unfit_for_classifiers(sampler: type[WalkSampler], recipe: Any) -> Iterator[str]:
+    """Why a classifier cannot guide samples of a recipe."""
+    if not PROCESSES.get(recipe.process.type).cls.carry_over:
+        yield f"classifiers guide processes with masks, and the {recipe.process.type} process has none"
+    if sampler.gives_context:
+        yield "classifiers read whole samples, and this sampler goes block by block"
+    if not DATASETS.get(recipe.data.type).cls.labelled:
+        yield f"data '{recipe.data.type}' have no classes to guide to"

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.classifier import NetworkClassifier
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoiser import NetworkDenoiser
 from fewstep.errors import UserError
 from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NOISE_INPUTS
-from fewstep.objectives.base import OBJECTIVES
+from fewstep.objectives.base import OBJECTIVES, RoleSpec
 from fewstep.processes.base import PROCESSES, ForwardProcess
 from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
@@ -54,12 +55,13 @@ def build_process(recipe: Recipe, dataset: Dataset) -> ForwardProcess:
 
 
 def build_denoiser(
-    recipe: Recipe, dataset: Dataset, process: ForwardProcess, *, adapters: bool, purpose: str = "student"
+    recipe: Recipe, dataset: Dataset, process: ForwardProcess, role: RoleSpec, *, purpose: str = "student"
 ) -> NetworkDenoiser:
-    """A freshly initialised network; `purpose` names the random stream of its initial weights, `adapters`
-    says whether the recipe's noise and step inputs go into it. A label input goes into every network."""
-    spec = dataset.spec
-    tokens = TokenSpace(process.num_states, spec.vocab_size, spec.length, spec.grid)
+    """A freshly initialised network for a role; `purpose` names the random stream of its initial weights. A label input
+    goes into every network."""
+    spec, adapters = dataset.spec, role.adapters
+    scored = dataset.classes if role.classifies else spec.vocab_size
+    tokens = TokenSpace(process.num_states, scored, spec.length, spec.grid)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(recipe.seed, f"init/{purpose}"))
         backbone = BACKBONES.build(recipe.backbone, tokens=tokens)
@@ -70,7 +72,8 @@ def build_denoiser(
             )
         told = StepInput(recipe.step_input, backbone.width) if adapters and recipe.step_input else None
         labels = LabelInput(recipe.label_input, dataset.classes, backbone.width) if recipe.label_input else None
-    return NetworkDenoiser(backbone, process, adapter, told, labels)
+    kind = NetworkClassifier if role.classifies else NetworkDenoiser
+    return kind(backbone, process, adapter, told, labels)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def load_model(
     run, recipe, step, state = (_from_file if path.suffix == ".safetensors" else _from_run)(path, weights)
     dataset = dataset or build_dataset(recipe)
     role = OBJECTIVES.get(recipe.objective.type).cls.roles["student"]
-    denoiser = build_denoiser(recipe, dataset, build_process(recipe, dataset), adapters=role.adapters)
+    denoiser = build_denoiser(recipe, dataset, build_process(recipe, dataset), role)
     missing = {name for name, _ in denoiser.named_parameters()} - state.keys()
     if missing:
         raise UserError(f"the weights in '{path}' do not fit their recipe: {min(missing)} is missing")

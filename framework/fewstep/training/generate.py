@@ -23,6 +23,7 @@ from fewstep.randomness import SampleStreams
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.sheets import save_sheet
 from fewstep.training.build import TrainedModel, Weights, load_model, usual_steps
+from fewstep.training.guide import guide_of
 from fewstep.training.labels import condition_on, labels_asked_for, labels_like_data
 from fewstep.training.loggers import clock
 
@@ -33,8 +34,8 @@ Progress = Callable[[int, int], None]
 class Narrator:
     """Says on standard error, every few seconds, how far a long job is; short jobs hear nothing of it."""
 
-    def __init__(self, what: str, every: float = 5.0) -> None:
-        self.what, self.every = what, every
+    def __init__(self, what: str, every: float = 5.0, unit: str = "samples") -> None:
+        self.what, self.every, self.unit = what, every, unit
         self.begun = self.said = time.monotonic()
 
     def __call__(self, done: int, wanted: int) -> None:
@@ -42,7 +43,7 @@ class Narrator:
         if now - self.said >= self.every and done < wanted:
             self.said = now
             left = clock((now - self.begun) / done * (wanted - done))
-            print(f"{self.what}: {done}/{wanted} samples, left {left}", file=sys.stderr, flush=True)
+            print(f"{self.what}: {done}/{wanted} {self.unit}, left {left}", file=sys.stderr, flush=True)
 
 
 def draw(
@@ -128,7 +129,8 @@ def sample_run(
     settings = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
     changes = {k: v for k, v in settings.items() if v is not None}
     sampler = _sampler(model, changes)
-    labels = _labels(model, label, count, seed)
+    denoiser = guide_of(sampler, model.dataset)(model.denoiser)
+    labels = _labels(model, denoiser, label, count, seed)
     steps = steps or usual_steps(model.recipe)
     marks = {
         "steps": steps,
@@ -142,7 +144,7 @@ def sample_run(
     begun = time.monotonic()
     tokens, nfe = draw(
         sampler,
-        model.denoiser,
+        denoiser,
         count,
         steps=steps,
         seed=seed,
@@ -184,11 +186,11 @@ def _sampler(model: TrainedModel, changes: dict[str, float]) -> Sampler:
     return SAMPLERS.build({**config.model_dump(), **changes})
 
 
-def _labels(model: TrainedModel, wanted: str | None, count: int, seed: int) -> Tensor | None:
-    """The classes to draw samples of, for a model that knows any."""
+def _labels(model: TrainedModel, denoiser: Denoiser, wanted: str | None, count: int, seed: int) -> Tensor | None:
+    """The classes to draw samples of, for a model that knows any, or is guided by one that does."""
     if wanted is None:
-        return labels_like_data(model.denoiser, model.dataset, count, seed)
-    if not model.denoiser.told_labels:
+        return labels_like_data(denoiser, model.dataset, count, seed)
+    if not denoiser.told_labels:
         raise UserError(f"run '{model.run.path}' was trained without labels (label_input); leave --label out")
     return labels_asked_for(wanted, model.dataset, count)
 
@@ -207,13 +209,14 @@ def evaluate_run(
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
     model = load_model(run, weights=section.weights, dataset=model.dataset) if section.weights != "ema" else model
     sampler = SAMPLERS.build(model.recipe.sampler)
+    denoiser = guide_of(sampler, model.dataset)(model.denoiser)
     rows = []
     for count in steps or section.steps:
         wanted = samples or section.samples
-        labels = labels_like_data(model.denoiser, model.dataset, wanted, seed)
+        labels = labels_like_data(denoiser, model.dataset, wanted, seed)
         tokens, nfe = draw(
             sampler,
-            model.denoiser,
+            denoiser,
             wanted,
             steps=count,
             seed=seed,

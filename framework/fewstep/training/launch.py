@@ -14,6 +14,7 @@ from typing import Any
 from fewstep.data.base import Dataset
 from fewstep.denoiser import NetworkDenoiser
 from fewstep.errors import FewstepError, UserError
+from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.training.build import resolve_device
@@ -54,8 +55,15 @@ def launch(
     result = fit(loaded, run)
     if result.finished:
         print(f"finished: {run.path}")
-        print(f"next: fewstep sample {run.path} -n 50   or   fewstep evaluate {run.path}")
+        print(f"next: {_next(loaded.recipe, run)}")
     return run.path
+
+
+def _next(recipe: Recipe, run: RunDir) -> str:
+    """What a person may want to do with a finished run."""
+    if OBJECTIVES.get(recipe.objective.type).cls.roles["student"].classifies:
+        return f"name it in the sampler of another recipe, as `classifier: {{run: {run.path}}}`"
+    return f"fewstep sample {run.path} -n 50   or   fewstep evaluate {run.path}"
 
 
 def fit(

@@ -44,7 +44,7 @@ def build_roles(
             continue
         origin = _named_origin(name, recipe, dataset) or (teacher if role.starts_from == "teacher" else None)
         described = recipe.model_copy(update={"backbone": origin.backbone(name, recipe)}) if origin else recipe
-        built[name] = build_denoiser(described, dataset, process, adapters=role.adapters, purpose=name)
+        built[name] = build_denoiser(described, dataset, process, role, purpose=name)
         if origin:
             built[name].start_from(origin.model.denoiser)
         elif role.starts_from:

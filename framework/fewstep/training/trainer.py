@@ -70,10 +70,11 @@ class Trainer:
         self.device = resolve_device(recipe.train.device)
         self.dataset = dataset or build_dataset(recipe)
         self.tokens = self.dataset.train.to(self.device)
-        labels = self.dataset.labels if recipe.label_input else None
-        self.labels = None if labels is None else labels.to(self.device)
         self.process = build_process(recipe, self.dataset)
         self.objective: Objective = OBJECTIVES.build(recipe.objective)
+        wanted = recipe.label_input or self.objective.roles["student"].classifies
+        labels = self.dataset.labels if wanted else None
+        self.labels = None if labels is None else labels.to(self.device)
         self.roles = self._build_roles()
         self.trained = [name for name, role in self.objective.roles.items() if role.trained]
         self.cycle = [phase for phase in self.objective.phases() for _ in range(phase.repeat)]
@@ -169,8 +170,8 @@ class Trainer:
         return [self.batch(part) for part in indices.chunk(self.recipe.train.accumulate)]
 
     def batch(self, rows: Tensor) -> Batch:
-        """The training samples `rows`, and what all roles are told about them: labels, if the recipe has a label input,
-        and the real data, if they predict a block from those before it."""
+        """The training samples `rows`, and what all roles are told about them: labels, if the recipe has a label input
+        or learns them, and the real data, if they predict a block from those before it."""
         x0 = self.tokens[rows]
         labels = None if self.labels is None else self.labels[rows]
         return Batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))

@@ -18,6 +18,7 @@ from fewstep.recipe.models import WatchSection
 from fewstep.samplers.base import Sampler
 from fewstep.seeding import generator_for
 from fewstep.training.ema import Ema
+from fewstep.training.guide import guide_of
 from fewstep.training.labels import condition_on, labels_like_data
 
 
@@ -46,7 +47,7 @@ class Watch:
     ) -> None:
         self.section, self.sampler, self.steps, self.seed = section, sampler, steps, seed
         self.due = {round(total * i / section.times) for i in range(1, section.times + 1)}
-        self._dataset = dataset
+        self._dataset, self._guide = dataset, guide_of(sampler, dataset)
         self._expected = disagreement(dataset.train[: max(section.samples, 2048)], dataset.spec.vocab_size)
 
     @torch.no_grad()
@@ -55,10 +56,11 @@ class Watch:
         was_training, counted = student.training, (student.nfe, student.evaluated)
         generator = generator_for(self.seed, "watch", student.device)
         count = self.section.samples
-        cond = condition_on(labels_like_data(student, self._dataset, count, self.seed), student.device)
+        denoiser = self._guide(student)
+        cond = condition_on(labels_like_data(denoiser, self._dataset, count, self.seed), student.device)
         student.eval()
         with _averaged(student, ema):
-            drawn = self.sampler.sample(student, count, steps=self.steps, generator=generator, cond=cond).x
+            drawn = self.sampler.sample(denoiser, count, steps=self.steps, generator=generator, cond=cond).x
         student.train(was_training)
         student.nfe, student.evaluated = counted
         share = disagreement(drawn, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)

@@ -1,0 +1,44 @@
+"""Classifiers of noised tokens: which class is it that will come of them?
+
+Shapes: B batch, L tokens, S states, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from fewstep.condition import Condition
+from fewstep.denoiser import NetworkDenoiser
+from fewstep.errors import UserError
+from fewstep.prediction import Prediction
+from fewstep.randomness import Randomness
+
+
+class NoisedClassifier(Protocol):
+    """p(y | z_t)."""
+
+    def log_probs(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Log-probabilities of classes [B, C].
+
+        Args:
+            x_t: noised ids [B, L], or one-hot rows [B, L, S] to take a gradient by.
+            t: times [B].
+        """
+
+
+class NetworkClassifier(NetworkDenoiser):
+    """A backbone whose head reads the mean of the hidden states and scores classes.
+
+    It is built, trained, kept and loaded like the networks that predict tokens, which it does not. Its backbone is made
+    for a vocabulary of C symbols.
+    """
+
+    def log_probs(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Log-probabilities of classes [B, C]; see `NoisedClassifier`."""
+        scores: Tensor = self.backbone.head(self.backbone(x_t, t).mean(1))
+        return scores.float().log_softmax(-1)
+
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
+        raise UserError("a classifier of noised tokens draws no samples; a sampler names its run as `classifier.run`")

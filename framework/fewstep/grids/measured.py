@@ -1,0 +1,50 @@
+"""Steps that were found by measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fewstep.component import ComponentConfig
+from fewstep.data.files import LocalPath
+from fewstep.errors import UserError
+from fewstep.grids.base import GRIDS, StepGrid
+from fewstep.grids.files import read_grid_file
+
+
+@GRIDS.register("measured")
+class MeasuredGrid(StepGrid):
+    """Times that cost a trained model the least of its negative ELBO, from a file that `fewstep grid` wrote.
+
+    They were found by dynamic programming over a fine grid (Watson et al., arXiv 2106.03802).
+    """
+
+    class Config(ComponentConfig):
+        type: Literal["measured"] = "measured"
+        file: LocalPath = Field(description="file that `fewstep grid RUN` wrote")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        try:
+            grid = read_grid_file(Path(config.file))
+        except UserError as error:
+            yield "file", str(error)
+            return
+        process = recipe.process.model_dump(mode="json")
+        if grid.process != process:
+            yield "file", f"'{config.file}' was measured for the process {grid.process}, and this one is {process}"
+        missing = [str(steps) for steps in recipe.evaluate.steps if steps not in grid.walks]
+        if missing:
+            yield (
+                "file",
+                f"'{config.file}' has walks of {grid.known} steps, and evaluate.steps asks for {', '.join(missing)}",
+            )
+
+    def times(self, steps: int) -> list[float]:
+        grid = read_grid_file(Path(self.config.file))
+        if steps not in grid.walks:
+            raise UserError(f"grid '{self.config.file}' has no walk of {steps} steps; it has {grid.known}")
+        return list(grid.walks[steps].times)

@@ -1,0 +1,44 @@
+"""The cheapest walks through a matrix of step costs, for every number of steps at once.
+
+Shapes: n times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cheapest_paths(cost: Tensor, steps: Sequence[int]) -> dict[int, list[int]]:
+    """Indices of the times of the cheapest walk from the first to the last in exactly so many steps, for each number.
+
+    C_k(j) = min_i C_{k-1}(i) + cost(i, j), the dynamic programme of arXiv 2106.03802.
+
+    Args:
+        cost: [n, n], infinite where there is no step.
+        steps: numbers from 1 to n - 1.
+    """
+    best = torch.full((len(cost),), float("inf"), dtype=cost.dtype)
+    best[0] = 0.0
+    came_from: list[Tensor] = []
+    paths: dict[int, list[int]] = {}
+    for count in range(1, max(steps) + 1):
+        best, earlier = (best[:, None] + cost).min(0)
+        came_from.append(earlier)
+        if count in steps:
+            paths[count] = _followed_back(came_from, len(cost) - 1)
+    return paths
+
+
+def path_cost(cost: Tensor, path: Sequence[int]) -> float:
+    """Sum of the costs of a walk's steps."""
+    return float(cost[list(path[:-1]), list(path[1:])].sum())
+
+
+def _followed_back(came_from: list[Tensor], last: int) -> list[int]:
+    path = [last]
+    for earlier in reversed(came_from):
+        path.append(int(earlier[path[-1]]))
+    return path[::-1]

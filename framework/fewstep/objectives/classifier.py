@@ -1,0 +1,49 @@
+"""Training of classifiers of noised tokens, which guide samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from fewstep.backbones.base import BACKBONES
+from fewstep.classifier import NetworkClassifier
+from fewstep.component import ComponentConfig
+from fewstep.data.base import DATASETS
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+
+
+@OBJECTIVES.register("classifier")
+class Classifier(Objective):
+    """Cross entropy of the label given noised tokens, -log p(y | z_t), t ~ U(0, 1): trains classifiers for guidance.
+
+    Its optimum is the p(y | z_t) that classifier-based guidance multiplies predictions by (arXiv 2412.10193). The
+    student is the recipe's backbone, with a head that scores classes in the place of tokens.
+    """
+
+    roles: ClassVar = {"student": RoleSpec(classifies=True)}
+
+    class Config(ComponentConfig):
+        type: Literal["classifier"] = "classifier"
+        antithetic: bool = Field(True, description="spread the times of a batch evenly over [0, 1]")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if not DATASETS.get(recipe.data.type).cls.labelled:
+            yield "type", f"data '{recipe.data.type}' have no labels to learn"
+        if recipe.label_input is not None:
+            yield "type", "a classifier is not told the label that it predicts; remove label_input"
+        if BACKBONES.get(recipe.backbone.type).cls.uses_context:
+            yield "type", "a classifier reads whole samples; use a backbone without blocks"
+        if recipe.evaluate.metrics:
+            yield "type", "a classifier draws no samples to score; set evaluate.metrics to []"
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        student, labels = ctx.roles["student"], batch.cond.labels
+        assert isinstance(student, NetworkClassifier)
+        assert labels is not None
+        t = ctx.sample_time(batch.size, antithetic=self.config.antithetic)
+        log_p = student.log_probs(ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t, t)
+        accuracy = (log_p.argmax(1) == labels).float().mean()
+        return LossOutput(-log_p.gather(1, labels[:, None]).mean(), {"accuracy": accuracy})

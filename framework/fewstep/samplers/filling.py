@@ -1,0 +1,76 @@
+"""What samplers share that decide themselves which masks they fill in.
+
+Shapes: B batch, L tokens, V vocabulary, n rows.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fewstep.prediction import Prediction, RowMap, draw_at
+from fewstep.randomness import Randomness, uniform
+from fewstep.samplers.walk import Step, Walk, WalkSampler
+
+Score = Callable[[Tensor, Tensor], Tensor]
+"""Log-probabilities [n, V] and drawn symbols [n] -> scores [n]."""
+
+_LOWEST = -1e30
+"""Score of a mask whose own is lower: above -inf, the score of what is no mask."""
+
+
+class FillingSampler(WalkSampler):
+    """A sampler that fills in masks, and evaluates only the samples in which some are left."""
+
+    masks_only: ClassVar[bool] = True
+
+    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        unfinished = walk.masks(x).any(1)
+        if not unfinished.any():
+            return x
+        out = x.clone()
+        out[unfinished] = self.fill(walk.of(unfinished), x[unfinished], step)
+        return out
+
+    @abstractmethod
+    def fill(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        """`step` for samples that each have a mask (LongTensor [B, L])."""
+
+
+def draw_and_score(
+    prediction: Prediction, masks: Tensor, shaping: Iterable[RowMap], score: Score, generator: Randomness
+) -> tuple[Tensor, Tensor]:
+    """A token and a score for every mask, from one pass over the rows of a prediction.
+
+    Tokens are drawn from the shaped rows, scores are those of the rows as the network gave them: a low temperature
+    would make all of them alike.
+
+    Args:
+        masks: BoolTensor [B, L], within `prediction.where`.
+
+    Returns:
+        Tokens (LongTensor [B, L]), those outside `masks` as they are known, and scores (float64 [B, L]), -inf there.
+    """
+    levels = uniform(masks.shape, generator, device=masks.device)
+
+    def read(log_p: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        shaped = log_p
+        for row_map in shaping:
+            shaped = row_map(shaped)
+        drawn = draw_at(shaped, level)
+        return drawn, score(log_p, drawn).double()
+
+    drawn, scores = prediction.scan(read, masks, levels)
+    lowest = torch.full(masks.shape, -float("inf"), dtype=torch.float64, device=masks.device)
+    return prediction.known.masked_scatter(masks, drawn), lowest.masked_scatter(masks, scores.clamp_min(_LOWEST))
+
+
+def ranks(scores: Tensor) -> Tensor:
+    """Place of each score in its row, the highest being 0 and the first of equals coming first (LongTensor [B, L])."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter(1, order, places)

@@ -1,0 +1,108 @@
+"""Filling in masks at the times at which the process would reveal them.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.randomness import Randomness, uniform
+from fewstep.samplers.base import SAMPLERS, OnStep
+from fewstep.samplers.filling import FillingSampler, ranks
+from fewstep.samplers.walk import Step, Walk, WalkConfig
+
+
+@dataclass(frozen=True)
+class Events:
+    """When which mask is revealed.
+
+    Args:
+        place: number of the event that reveals each token (LongTensor [B, L]); those of given tokens come last.
+        times: time of each event, falling, and 0 where a sample has no more of them (float64 [B, L]).
+    """
+
+    place: Tensor
+    times: Tensor
+
+    def of(self, rows: Tensor) -> Events:
+        """The events of some samples (BoolTensor [B])."""
+        return Events(self.place[rows], self.times[rows])
+
+    def at(self, number: Tensor) -> Tensor:
+        """Times of the events with these numbers (LongTensor [B]), 0 past the last one."""
+        last = self.times.shape[1] - 1
+        found = self.times.gather(1, number.clamp(max=last)[:, None])[:, 0]
+        return found.masked_fill(number > last, 0.0)
+
+
+@dataclass(frozen=True)
+class HittingWalk(Walk):
+    """A walk that knows its events before it begins."""
+
+    events: Events
+
+    def of(self, rows: Tensor) -> HittingWalk:
+        part = super().of(rows)
+        return replace(self, cond=part.cond, generator=part.generator, events=self.events.of(rows))
+
+
+@SAMPLERS.register("first_hitting")
+class FirstHittingSampler(FillingSampler):
+    """Reveals one mask after the other at the exact times of the masked process (arXiv 2409.02908).
+
+    With n masks left at time t the next is revealed at t' with 1 - alpha(t') = (1 - alpha(t)) u^(1/n), u uniform, and
+    it is any of them; its token is drawn from the prediction at t'. One evaluation an event has no error but the
+    network's. With fewer steps than masks, steps of as equal a number of events as can be share an evaluation, at the
+    time of their first one: which tokens are drawn together is decided by their order in time. A sample with n masks
+    takes min(n, steps) evaluations. Times come from the process and not from a grid; states are shown with those of
+    equal steps.
+    """
+
+    class Config(WalkConfig):
+        type: Literal["first_hitting"] = "first_hitting"
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from super().check_recipe(config, recipe)
+        if config.grid.type != "linear":
+            yield "grid", "the times of first_hitting are those of the process; leave the grid out"
+
+    def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
+        masks, generator = walk.masks(x), walk.generator
+        levels = hitting_levels(masks.sum(1), masks.shape[1], generator)
+        order = ranks(uniform(x.shape, generator, device=x.device).masked_fill(~masks, -1.0))
+        events = Events(order, walk.denoiser.process.schedule.time_of(1 - levels))
+        hitting = HittingWalk(walk.denoiser, walk.config, walk.cond, generator, events)
+        return super().run(hitting, x, steps, on_step)
+
+    def fill(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        assert isinstance(walk, HittingWalk)
+        masks = walk.masks(x)
+        total = walk.free(x).sum(1)
+        first, end = total - masks.sum(1), events_until(total, step)
+        prediction = walk.unshaped(x, walk.events.at(first), walk.events.at(end))
+        for row_map in walk.shaping(step):
+            prediction = prediction.shaped(row_map)
+        return prediction.sample(generator=walk.generator, where=masks & (walk.events.place < end[:, None]))
+
+
+def hitting_levels(masks: Tensor, length: int, generator: Randomness) -> Tensor:
+    """Noise levels 1 - alpha at which the masks of samples are revealed, from 1 down (float64 [B, length]).
+
+    They fall by u^(1/n) with n masks left, which makes them the order statistics of n uniform numbers; the first
+    `masks` (LongTensor [B]) of a row are events, the rest 0.
+    """
+    u = uniform((len(masks), length), generator, device=masks.device)
+    left = masks[:, None] - torch.arange(length, device=masks.device)
+    return torch.where(left > 0, u ** (1 / left.clamp_min(1)), 0.0).cumprod(1)
+
+
+def events_until(total: Tensor, step: Step) -> Tensor:
+    """How many of `total` events (LongTensor [B]) are over after a step: one a step, or equal shares of more."""
+    return torch.where(total > step.count, total * (step.index + 1) // step.count, total.clamp(max=step.index + 1))

@@ -1,0 +1,43 @@
+"""The classifier that a sampler names, and the denoisers that it guides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fewstep.classifier import NetworkClassifier
+from fewstep.classifier_guidance import ClassifierGuidedDenoiser
+from fewstep.data.base import Dataset
+from fewstep.denoiser import Denoiser
+from fewstep.errors import UserError
+from fewstep.samplers.base import Sampler
+from fewstep.samplers.walk import ClassifierSection
+from fewstep.training.build import load_model
+
+Guide = Callable[[Denoiser], Denoiser]
+"""A denoiser as a sampler wants it: guided by the sampler's classifier, or as it is if there is none."""
+
+
+def guide_of(sampler: Sampler, dataset: Dataset) -> Guide:
+    """Load the classifier of a sampler, if it names one.
+
+    Raises:
+        UserError: no such run, no classifier, or one of other data or labels.
+    """
+    section: ClassifierSection | None = getattr(sampler.config, "classifier", None)
+    if section is None:
+        return lambda denoiser: denoiser
+    model = load_model(section.run, device="cpu")
+    classifier = model.denoiser
+    if not isinstance(classifier, NetworkClassifier):
+        raise UserError(f"classifier.run: '{section.run}' is no classifier; train one with objective classifier")
+    ours, theirs = dataset.labels, model.dataset.labels
+    if model.dataset.fingerprint != dataset.fingerprint or ours is None or theirs is None or not ours.equal(theirs):
+        raise UserError(f"classifier.run: '{section.run}' was trained on other data; use this run's data section")
+
+    def guide(denoiser: Denoiser) -> Denoiser:
+        if denoiser.process.num_states != classifier.process.num_states:
+            raise UserError(f"classifier.run: '{section.run}' knows another process; use this run's process section")
+        placed = classifier.to(denoiser.device)
+        return ClassifierGuidedDenoiser(denoiser, placed, weight=section.weight, approximate=section.approximate)
+
+    return guide

@@ -1,0 +1,166 @@
+"""Classifiers of noised tokens: trained, kept, named by samplers, refused where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from fewstep.classifier import NetworkClassifier
+from fewstep.component import ComponentConfig
+from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.errors import RecipeError, UserError
+from fewstep.recipe import dump_recipe, parse_recipe
+from fewstep.samplers.base import SAMPLERS
+from fewstep.training.build import load_model
+from fewstep.training.generate import draw, evaluate_run, sample_run
+from fewstep.training.guide import guide_of
+from fewstep.training.labels import labels_asked_for
+from fewstep.training.rundir import RunDir
+from fewstep.training.trainer import Trainer
+
+ODDS = torch.tensor([[4, 2, 1, 1], [1, 1, 2, 4]])
+"""How often a symbol is the first token in each class; the second one is always the same symbol."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _leaning() -> Iterator[None]:
+    with DATASETS.snapshot():
+
+        @DATASETS.register("leaning")
+        class Leaning(Dataset):
+            """Two classes that lean to different symbols."""
+
+            labelled: ClassVar[bool] = True
+
+            class Config(ComponentConfig):
+                type: Literal["leaning"] = "leaning"
+                turn: int = 0
+
+            def __init__(self, config: Any = None) -> None:
+                super().__init__(config)
+                pairs = [(label, v) for label in range(2) for v in range(4) for _ in range(int(ODDS[label, v]) * 8)]
+                self.labels = (torch.tensor([label for label, _ in pairs]) + self.config.turn) % 2
+                self.train = torch.tensor([v for _, v in pairs])[:, None].repeat(1, 2)
+                self.spec = DataSpec(vocab_size=4, length=2)
+
+            def to_text(self, samples: Tensor) -> list[str]:
+                return ["".join(map(str, row)) for row in samples.tolist()]
+
+        yield
+
+
+BASE: dict[str, Any] = {
+    "name": "r",
+    "data": "leaning",
+    "process": "masked",
+    "backbone": {"type": "transformer", "width": 32, "depth": 1, "heads": 2},
+    "objective": "denoising",
+    "optim": {"lr": 1e-2, "decay": "cosine"},
+    "ema": {"decay": 0.98},
+    "train": {"steps": 150, "batch_size": 64, "device": "cpu"},
+}
+
+
+def train(folder: Path, **changes: Any) -> Path:
+    recipe = parse_recipe({**BASE, **changes})
+    run = RunDir.create(recipe.name, folder)
+    run.resolved.write_text(dump_recipe(recipe))
+    Trainer(recipe, run, echo=lambda line: None).fit()
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    torch.manual_seed(0)
+    return {
+        "classifier": train(folder / "classifier", objective="classifier"),
+        "teacher": train(folder / "teacher"),
+        "turned": train(folder / "turned", data={"type": "leaning", "turn": 1}, train={**BASE["train"], "steps": 1}),
+    }
+
+
+def test_it_learns_what_noised_tokens_say(runs: dict[str, Path]) -> None:
+    classifier = load_model(runs["classifier"]).denoiser
+    assert isinstance(classifier, NetworkClassifier)
+    states = torch.tensor([[4, 4], [0, 4], [4, 3], [1, 1]])
+    expected = torch.tensor([1 / 2, 4 / 5, 1 / 5, 2 / 3])
+    found = classifier.log_probs(states, torch.full((4,), 0.5)).exp()
+    torch.testing.assert_close(found[:, 0], expected, atol=0.06, rtol=0)
+    dense = torch.nn.functional.one_hot(states, 5).float()
+    torch.testing.assert_close(classifier.log_probs(dense, torch.full((4,), 0.5)).exp(), found)
+
+
+def test_samples_are_of_the_class_asked_for(runs: dict[str, Path]) -> None:
+    """Shares of pairs under exact guidance of weight 1 and 2 are those of the class, and of the class twice."""
+    model, shares = load_model(runs["teacher"]), {}
+    for weight in (0.0, 1.0, 2.0):
+        classifier = {"run": str(runs["classifier"]), "weight": weight, "approximate": False}
+        sampler = SAMPLERS.build({"type": "first_hitting", "classifier": classifier})
+        denoiser = guide_of(sampler, model.dataset)(model.denoiser)
+        labels = labels_asked_for("1", model.dataset, 2000)
+        tokens, nfe = draw(sampler, denoiser, 2000, steps=2, seed=0, batch_size=1000, labels=labels)
+        assert nfe == 2
+        shares[weight] = torch.bincount(tokens[:, 0], minlength=4) / 2000
+    plain = ODDS.sum(0) / ODDS.sum()
+    chance = ODDS[1] / ODDS.sum(0)
+    for weight, found in shares.items():
+        expected = plain * chance**weight
+        torch.testing.assert_close(found, expected / expected.sum(), atol=0.08, rtol=0)
+
+
+def test_recipes_name_classifiers_and_commands_use_them(runs: dict[str, Path], tmp_path: Path) -> None:
+    sampler = {"type": "ancestral", "classifier": {"run": str(runs["classifier"]), "weight": 3.0}}
+    scored = {"steps": [2], "samples": 64, "metrics": ["sample_entropy"]}
+    run = train(tmp_path / "run", sampler=sampler, evaluate=scored, train={**BASE["train"], "steps": 40})
+    texts = [sample_run(str(run), 200, 2, 0, str(tmp_path / name), label=name).read_text() for name in ("0", "1")]
+    firsts = [sum(line[:1] in "01" for line in text.split()) for text in texts]
+    assert firsts[0] > firsts[1] + 50
+    assert evaluate_run(str(run))[0]["nfe"] == 2
+
+
+def test_what_does_not_fit_is_said(runs: dict[str, Path]) -> None:
+    dataset = load_model(runs["teacher"]).dataset
+
+    def guide(run: str) -> Any:
+        return guide_of(SAMPLERS.build({"type": "ancestral", "classifier": {"run": str(runs[run])}}), dataset)
+
+    with pytest.raises(UserError, match="is no classifier; train one with objective classifier"):
+        guide("teacher")
+    sampler = SAMPLERS.build({"type": "ancestral", "classifier": {"run": str(runs["classifier"])}})
+    with pytest.raises(ValueError, match="wrap the denoiser"):
+        sampler.sample(load_model(runs["teacher"]).denoiser, 1, steps=1, generator=None)
+    with pytest.raises(UserError, match="was trained on other data"):
+        guide_of(sampler, load_model(runs["turned"]).dataset)
+    with pytest.raises(UserError, match="a classifier of noised tokens draws no samples"):
+        sample_run(str(runs["classifier"]), 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "markov"}, "objective.type: data 'markov' have no labels to learn"),
+        ({"label_input": {}}, "objective.type: a classifier is not told the label that it predicts"),
+        ({"evaluate": {"metrics": ["sample_entropy"]}}, r"objective.type: .* set evaluate.metrics to \[\]"),
+    ],
+)
+def test_recipes_of_classifiers_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe({**BASE, "objective": "classifier", **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"process": "uniform"}, "sampler.classifier: classifiers guide processes with masks"),
+        ({"data": "markov"}, "sampler.classifier: data 'markov' have no classes to guide to"),
+    ],
+)
+def test_recipes_that_are_guided_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe({**BASE, "sampler": {"type": "ancestral", "classifier": {"run": "runs/c"}}, **changes})
