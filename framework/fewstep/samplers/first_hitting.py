@@ -6,7 +6,6 @@ Shapes: B batch, L tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,40 +15,6 @@ from fewstep.randomness import Randomness, uniform
 from fewstep.samplers.base import SAMPLERS, OnStep
 from fewstep.samplers.filling import FillingSampler, ranks
 from fewstep.samplers.walk import Step, Walk, WalkConfig
-
-
-@dataclass(frozen=True)
-class Events:
-    """When which mask is revealed.
-
-    Args:
-        place: number of the event that reveals each token (LongTensor [B, L]); those of given tokens come last.
-        times: time of each event, falling, and 0 where a sample has no more of them (float64 [B, L]).
-    """
-
-    place: Tensor
-    times: Tensor
-
-    def of(self, rows: Tensor) -> Events:
-        """The events of some samples (BoolTensor [B])."""
-        return Events(self.place[rows], self.times[rows])
-
-    def at(self, number: Tensor) -> Tensor:
-        """Times of the events with these numbers (LongTensor [B]), 0 past the last one."""
-        last = self.times.shape[1] - 1
-        found = self.times.gather(1, number.clamp(max=last)[:, None])[:, 0]
-        return found.masked_fill(number > last, 0.0)
-
-
-@dataclass(frozen=True)
-class HittingWalk(Walk):
-    """A walk that knows its events before it begins."""
-
-    events: Events
-
-    def of(self, rows: Tensor) -> HittingWalk:
-        part = super().of(rows)
-        return replace(self, cond=part.cond, generator=part.generator, events=self.events.of(rows))
 
 
 @SAMPLERS.register("first_hitting")
@@ -77,19 +42,24 @@ class FirstHittingSampler(FillingSampler):
         masks, generator = walk.masks(x), walk.generator
         levels = hitting_levels(masks.sum(1), masks.shape[1], generator)
         order = ranks(uniform(x.shape, generator, device=x.device).masked_fill(~masks, -1.0))
-        events = Events(order, walk.denoiser.process.schedule.time_of(1 - levels))
-        hitting = HittingWalk(walk.denoiser, walk.config, walk.cond, generator, events)
-        return super().run(hitting, x, steps, on_step)
+        walk.memory.update(place=order, times=walk.denoiser.process.schedule.time_of(1 - levels))
+        return super().run(walk, x, steps, on_step)
 
     def fill(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
-        assert isinstance(walk, HittingWalk)
-        masks = walk.masks(x)
+        masks, place, times = walk.masks(x), walk.memory["place"], walk.memory["times"]
         total = walk.free(x).sum(1)
         first, end = total - masks.sum(1), events_until(total, step)
-        prediction = walk.unshaped(x, walk.events.at(first), walk.events.at(end))
+        prediction = walk.unshaped(x, time_of_event(times, first), time_of_event(times, end))
         for row_map in walk.shaping(step):
             prediction = prediction.shaped(row_map)
-        return prediction.sample(generator=walk.generator, where=masks & (walk.events.place < end[:, None]))
+        return prediction.sample(generator=walk.generator, where=masks & (place < end[:, None]))
+
+
+def time_of_event(times: Tensor, number: Tensor) -> Tensor:
+    """Times of the events with these numbers (LongTensor [B]) out of all [B, L]; 0 past the last one."""
+    last = times.shape[1] - 1
+    found = times.gather(1, number.clamp(max=last)[:, None])[:, 0]
+    return found.masked_fill(number > last, 0.0)
 
 
 def hitting_levels(masks: Tensor, length: int, generator: Randomness) -> Tensor:

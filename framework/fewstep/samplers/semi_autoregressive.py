@@ -97,7 +97,7 @@ class SemiAutoregressiveSampler(WalkSampler):
         return x
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
-        raise NotImplementedError("the inner sampler takes the steps")
+        return self.inner.step(replace(walk, config=self.inner.config), x, step)
 
 
 def blocks_to_draw(masks: Tensor, size: int) -> Tensor:

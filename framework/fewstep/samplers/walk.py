@@ -73,8 +73,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Walk:
-    """One batch on its way: the denoiser, what it is conditioned on, where random numbers come from, and `memory`,
-    which is what a sampler keeps from step to step."""
+    """One batch on its way: the denoiser, what it is conditioned on, where random numbers come from, and `memory`, what
+    a sampler keeps from step to step about each sample (tensors [B, ...])."""
 
     denoiser: Denoiser
     config: Any
@@ -116,7 +116,8 @@ class Walk:
         """The walk of some samples (BoolTensor [B]); with a stream for each it draws from theirs alone."""
         streams = self.generator
         some = streams.of(rows) if isinstance(streams, SampleStreams) else streams
-        return replace(self, cond=self.cond.of(rows), generator=some)
+        memory = {name: kept[rows] for name, kept in self.memory.items()}
+        return replace(self, cond=self.cond.of(rows), generator=some, memory=memory)
 
     def times(self, x: Tensor, *times: float) -> list[Tensor]:
         """Each time for every sample, float64 [B]."""
