@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,18 +13,21 @@ from fewstep.data.markov import Markov
 from fewstep.grids.base import GRIDS
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS
+from fewstep.testing import check_grid
 from fewstep.testing.statistics import assert_same_law
 
 FORMULAS: list[Any] = ["linear", "cosine", {"type": "polynomial", "power": 0.5}, {"type": "polynomial", "power": 3.0}]
 
 
 @pytest.mark.parametrize("config", FORMULAS, ids=str)
-@pytest.mark.parametrize("steps", [1, 2, 7, 1000])
-def test_times_fall_from_one_to_zero(config: Any, steps: int) -> None:
-    times = GRIDS.build(config).times(steps)
-    assert len(times) == steps + 1
-    assert (times[0], times[-1]) == (1.0, 0.0)
-    assert all(later < earlier for earlier, later in pairwise(times))
+def test_grid_conforms(config: Any) -> None:
+    check_grid(config, most=200)
+
+
+def test_every_grid_is_tried() -> None:
+    """`measured` is one that reads its times from a file; it has tests of its own."""
+    tried = {GRIDS.parse(config).type for config in FORMULAS}
+    assert tried | {"measured"} == {entry.name for entry in GRIDS.entries() if entry.distribution[0] == "fewstep"}
 
 
 def test_values_by_hand() -> None:

@@ -10,6 +10,7 @@ Each asserts a contract and names what is broken::
 
 from fewstep.testing.backbones import check_backbone
 from fewstep.testing.datasets import check_dataset
+from fewstep.testing.grids import check_grid
 from fewstep.testing.metrics import check_metric
 from fewstep.testing.noise_inputs import check_noise_input
 from fewstep.testing.objectives import check_objective
@@ -20,6 +21,7 @@ from fewstep.testing.schedules import check_schedule
 __all__ = [
     "check_backbone",
     "check_dataset",
+    "check_grid",
     "check_metric",
     "check_noise_input",
     "check_objective",
