@@ -51,10 +51,7 @@ def test_an_exported_file_is_as_good_a_teacher_as_its_run(train: Train, tmp_path
 def test_an_exported_file_is_sampled_like_its_run(train: Train, tmp_path: Path) -> None:
     run = train("smoke-teacher", "teacher")
     file = run.export.rename(tmp_path / "moved.safetensors")
-    of_run, of_file = (
-        sample_run(str(run.path), SampleRequest(5, steps=2)),
-        sample_run(str(file), SampleRequest(5, steps=2)),
-    )
+    of_run, of_file = (sample_run(str(path), SampleRequest(5, steps=2)) for path in (run.path, file))
     assert of_file.read_bytes() == of_run.read_bytes()
     assert of_file.is_relative_to(tmp_path / "moved" / "samples")
 

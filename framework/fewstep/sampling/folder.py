@@ -32,6 +32,7 @@ from fewstep.sampling.request import Part
 
 ABOUT, LINES, TENSORS = "sample.json", "samples.jsonl", "samples.safetensors"
 _UNFINISHED, _JOB = "unfinished", "job.json"
+_BESIDE = ".beside-"
 _BATCH = re.compile(r"(\d+)-(\d+)\.safetensors")
 GIF, PAGE = "denoising.gif", "denoising.html"
 NOT_COMPARED = ("run", "commit")
@@ -97,24 +98,24 @@ class JobFolder:
 
     def _start(self, content: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        beside = self._beside()
-        _write(beside / _JOB, json.dumps(content, indent=2) + "\n")
-        _flush(beside / _JOB)
-        try:
-            beside.rename(self._work)
-        except OSError:  # another process of the same job was faster
-            shutil.rmtree(beside)
-            if not (self._work / _JOB).exists():
-                raise
+        with beside(self.path) as folder:
+            _write(folder / _JOB, json.dumps(content, indent=2) + "\n")
+            _flush(folder / _JOB)
+            try:
+                folder.rename(self._work)
+            except OSError:
+                if not (self._work / _JOB).exists():  # no other process of the same job was faster
+                    raise
 
     def _claim(self, part: Part, resume: bool) -> None:
         """Note that a share is being drawn; without `resume` nobody may have begun it."""
         claims = {file.name for file in self._work.glob("claim-*")}
         own = f"claim-{part.index}-of-{part.of}"
-        begun = own in claims or any(not name.endswith(f"-of-{part.of}") for name in claims)
+        begun = any(name == own or not name.endswith(f"-of-{part.of}") for name in claims)
         try:
-            (self._work / own).open("w" if resume else "x").close()
-        except FileExistsError:
+            if resume or not begun:
+                (self._work / own).open("w" if resume else "x").close()
+        except FileExistsError:  # by another process, just now
             begun = True
         if begun and not resume:
             raise UserError(
@@ -142,8 +143,12 @@ class JobFolder:
             "evaluations": torch.tensor(batch.evaluations, dtype=torch.float64),
             "seconds": torch.tensor(batch.seconds, dtype=torch.float64),
         }
-        replace(self._work / f"{name}.jsonl", lambda file: _write(file, lines))
-        replace(self._work / f"{name}.safetensors", lambda file: save_file(tensors, file))
+        lines_file, tensors_file = (self._work / f"{name}{suffix}" for suffix in (".jsonl", ".safetensors"))
+        with beside(self._work) as folder:
+            _write(folder / lines_file.name, lines)
+            save_file(tensors, folder / tensors_file.name)
+            publish(folder / lines_file.name, lines_file)
+            publish(folder / tensors_file.name, tensors_file)
 
     def _batches(self) -> list[tuple[range, Path]]:
         """Every whole batch, by its numbers."""
@@ -166,25 +171,37 @@ class JobFolder:
                 return True  # another process has just done it
             if len(self.done()) < self.count:
                 return False
-            beside = self._beside()
-            about = {**_read(self._work / _JOB)["job"], **write(beside, self._joined(beside))}
-            about["files"] = sorted(file.name for file in beside.iterdir())
-            stale = {*_read(self.path / ABOUT).get("files", []), GIF, PAGE} - set(about["files"])
-            _write(beside / ABOUT, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
-            for name in stale:
-                (self.path / name).unlink(missing_ok=True)
-            for name in [*about["files"], ABOUT]:
-                _flush(beside / name)
-                (beside / name).replace(self.path / name)
-            self._work.rename(beside / _UNFINISHED)
+            with beside(self.path) as folder:
+                begun = _read(self._work / _JOB)
+                told = write(folder, self._joined(folder))
+                self._publish(folder, {**begun["job"], **told, "batch_size": begun["batch_size"]})
+                self._work.rename(folder / _UNFINISHED)
         self.sweep()
         return True
 
+    def _publish(self, folder: Path, about: dict[str, Any]) -> None:
+        """Move all files of `folder` here, in the place of those of an earlier job; `about` is told of them."""
+        names = sorted(file.name for file in folder.iterdir())
+        _write(folder / ABOUT, json.dumps({**about, "files": names}, indent=2, ensure_ascii=False) + "\n")
+        for name in {*_read(self.path / ABOUT).get("files", []), GIF, PAGE} - set(names):
+            (self.path / name).unlink(missing_ok=True)
+        for name in [*names, ABOUT]:
+            publish(folder / name, self.path / name)
+
     def sweep(self) -> None:
         """Remove what processes that were killed have left beside a finished job."""
-        if not self._work.exists():
-            for folder in self.path.glob(".beside-*"):
+        for folder in self.path.glob(f"{_BESIDE}*"):
+            try:
+                handle = os.open(folder, os.O_RDONLY)
+            except FileNotFoundError:  # its owner has just removed it
+                continue
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
+            except BlockingIOError:  # its owner lives
+                pass
+            finally:
+                os.close(handle)
 
     def _joined(self, folder: Path) -> Batch:
         """All batches as one, its lines and tokens written into `folder`; what was drawn twice is taken once."""
@@ -215,10 +232,25 @@ class JobFolder:
             fcntl.flock(file, fcntl.LOCK_EX)  # goes when the process does, however it ends
             yield (self._work / _JOB).exists()
 
-    def _beside(self) -> Path:
-        folder = self.path / f".beside-{secrets.token_hex(4)}"
-        folder.mkdir()
-        return folder
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A folder within `path` for what is not whole yet; it is locked as long as its owner lives, and then removed."""
+    folder = path / f"{_BESIDE}{secrets.token_hex(4)}"
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def publish(file: Path, place: Path) -> None:
+    """Move a file to its place once it is on disk."""
+    _flush(file)
+    file.replace(place)
 
 
 def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -241,14 +273,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8", newline="\n")
-
-
-def replace(file: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside, and move it to its name once it is on disk."""
-    partial = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
-    write(partial)
-    _flush(partial)
-    partial.replace(file)
 
 
 def _flush(file: Path) -> None:

@@ -24,7 +24,7 @@ from fewstep.recipe import with_sampler
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
 from fewstep.samplers.walk import Walk, WalkSampler
 from fewstep.sampling.animation import animate, file_name, record, shown
-from fewstep.sampling.folder import Batch, JobFolder, replace
+from fewstep.sampling.folder import Batch, JobFolder, beside, publish
 from fewstep.sampling.memory import fitting_batch
 from fewstep.sampling.output import jsonl, write_samples
 from fewstep.sampling.request import SampleRequest
@@ -175,7 +175,11 @@ def _chunks(numbers: range, size: int) -> Iterator[range]:
 def _finish(folder: Path, batch: Batch, job: Job) -> dict[str, Any]:
     """Write what people see of all samples; returns what is told of them."""
     write_samples(folder, batch.tokens, job.labels, job.model.dataset)
-    return {"nfe": average(batch.evaluations, len(batch.numbers)), "seconds": round(batch.seconds, 3)}
+    return {
+        "nfe": average(batch.evaluations, len(batch.numbers)),
+        "seconds": round(batch.seconds, 3),
+        "device": job.model.denoiser.device.type,
+    }
 
 
 def _animate(path: Path, job: Job) -> None:
@@ -189,7 +193,10 @@ def _animate(path: Path, job: Job) -> None:
         start = walk.start(len(numbers), denoiser.length)
     frames = record(lambda on_step: job.draw(numbers, on_step=on_step), start)
     title = f"{job.model.recipe.name}: {job.steps} steps, seed {job.request.seed}"
-    replace(path / file_name(dataset), lambda file: animate(file, dataset, frames, given, title))
+    with beside(path) as folder:
+        file = folder / file_name(dataset)
+        animate(file, dataset, frames, given, title)
+        publish(file, path / file.name)
 
 
 def _batch_size(job: Job) -> int:
