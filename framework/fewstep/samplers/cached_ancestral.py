@@ -32,7 +32,9 @@ class CachedAncestralSampler(WalkSampler):
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         now, then = walk.times(x, step.t, step.s)
-        revealed = walk.denoiser.process.revealed(x, now, then, generator=walk.generator)
+        process = walk.denoiser.process
+        # A schedule may end short of alpha = 1, and the last step still leaves no mask.
+        revealed = process.to_predict(x) if step.last else process.revealed(x, now, then, generator=walk.generator)
         changed = revealed.any(1)
         if not changed.any():
             return x

@@ -27,8 +27,7 @@ _PAGE = """<!doctype html>
   h2 { font-size: .8rem; font-weight: 400; color: #666; margin: 1rem 0 .2rem }
   .sample { font: 15px/1.6 ui-monospace, monospace; border: 1px solid #e4e4e4; border-radius: 4px; padding: .6rem }
   .flow { white-space: pre-wrap; overflow-wrap: anywhere }
-  .cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(2.6rem, 1fr)); gap: 2px;
-           text-align: center }
+  .cells { display: grid; grid-template-columns: repeat(16, minmax(0, 1fr)); gap: 2px; text-align: center }
   .masked { background: #e6e6e6; color: #a0a0a0 }
   .given { font-weight: 700; border-bottom: 2px solid #222 }
   .key { padding: 0 .3rem }
