@@ -32,7 +32,7 @@ from fewstep.sampling.request import Part
 
 ABOUT, LINES, TENSORS = "sample.json", "samples.jsonl", "samples.safetensors"
 _UNFINISHED, _JOB = "unfinished", "job.json"
-_BESIDE = ".beside-"
+_BESIDE, _OWNER = ".beside-", "owner"
 _BATCH = re.compile(r"(\d+)-(\d+)\.safetensors")
 GIF, PAGE = "denoising.gif", "denoising.html"
 NOT_COMPARED = ("run", "commit")
@@ -181,7 +181,7 @@ class JobFolder:
 
     def _publish(self, folder: Path, about: dict[str, Any]) -> None:
         """Move all files of `folder` here, in the place of those of an earlier job; `about` is told of them."""
-        names = sorted(file.name for file in folder.iterdir())
+        names = sorted(file.name for file in folder.iterdir() if file.name != _OWNER)
         _write(folder / ABOUT, json.dumps({**about, "files": names}, indent=2, ensure_ascii=False) + "\n")
         for name in {*_read(self.path / ABOUT).get("files", []), GIF, PAGE} - set(names):
             (self.path / name).unlink(missing_ok=True)
@@ -192,16 +192,11 @@ class JobFolder:
         """Remove what processes that were killed have left beside a finished job."""
         for folder in self.path.glob(f"{_BESIDE}*"):
             try:
-                handle = os.open(folder, os.O_RDONLY)
-            except FileNotFoundError:  # its owner has just removed it
+                with (folder / _OWNER).open("a") as owner:
+                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, FileNotFoundError):  # its owner lives, or has just removed it
                 continue
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            except BlockingIOError:  # its owner lives
-                pass
-            finally:
-                os.close(handle)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _joined(self, folder: Path) -> Batch:
         """All batches as one, its lines and tokens written into `folder`; what was drawn twice is taken once."""
@@ -224,12 +219,12 @@ class JobFolder:
     def _locked(self) -> Iterator[bool]:
         """Alone with the job; False if it was finished in the meantime."""
         try:
-            file = (self._work / _JOB).open()
+            file = (self._work / _JOB).open("r+")  # network file systems lock what may be written
         except FileNotFoundError:
             yield False
             return
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # goes when the process does, however it ends
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield (self._work / _JOB).exists()
 
 
@@ -238,13 +233,12 @@ def beside(path: Path) -> Iterator[Path]:
     """A folder within `path` for what is not whole yet; it is locked as long as its owner lives, and then removed."""
     folder = path / f"{_BESIDE}{secrets.token_hex(4)}"
     folder.mkdir()
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield folder
+        with (folder / _OWNER).open("a") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)  # goes when the process does, however it ends
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
 
 
 def publish(file: Path, place: Path) -> None:

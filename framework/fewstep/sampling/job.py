@@ -116,7 +116,7 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
             return path
     if r.animate:
         _animate(path, job)
-    sheet = next(file for suffix in ("png", "txt") if (file := path / f"samples.{suffix}").exists())
+    sheet = next(file for suffix in ("txt", "png") if (file := path / f"samples.{suffix}").exists())
     say(f"wrote {sheet}" if size is not None else f"found {sheet}, drawn before with these settings")
     return sheet
 
