@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fewstep.errors import UserError
+from fewstep.errors import RecipeError, UserError
 from fewstep.recipe import parse_recipe
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
@@ -59,6 +59,19 @@ def test_evaluation_counts_and_keeps_rows(train: Train) -> None:
     kept = json.loads((run.evaluate / "step-00000020.json").read_text())
     assert [row["steps"] for row in kept] == [1, 2, 5]
     assert kept[1:] == [more[1], more[0]]
+
+
+def test_rows_tell_the_complete_sampler_and_other_samplers_have_rows_of_their_own(train: Train) -> None:
+    run = train("smoke-teacher", "run")
+    (plain,) = evaluate_run(str(run.path), steps=[9], samples=40)
+    assert plain["sampler"] == load_model(run.path).recipe.sampler.model_dump(mode="json")
+    (cached,) = evaluate_run(str(run.path), steps=[9], samples=40, sampler="{type: cached_ancestral, greedy_tail: 1}")
+    assert (cached["sampler"]["type"], cached["sampler"]["greedy_tail"]) == ("cached_ancestral", 1)
+    assert cached["nfe"] < 9
+    kept = json.loads((run.evaluate / "step-00000020.json").read_text())
+    assert sorted(row["sampler"]["type"] for row in kept) == ["ancestral", "cached_ancestral"]
+    with pytest.raises(RecipeError, match="--sampler:1: sampler: no sampler named 'cahced'"):
+        evaluate_run(str(run.path), sampler="cahced")
 
 
 def test_without_a_number_of_steps_a_student_takes_those_it_was_made_for(train: Train) -> None:
