@@ -12,6 +12,9 @@ from fewstep.data.base import Dataset
 _CELL = 48
 """Images are enlarged, without smoothing, to at least this many pixels a side."""
 
+_MOST = 1000
+"""Samples on a picture; with more of them it is too large to open."""
+
 
 def image_sheet(images: Tensor, columns: int) -> Tensor:
     """Grid of images: float [N, C, H, W] in [0, 1] -> [3, H', W']."""
@@ -25,13 +28,13 @@ def image_sheet(images: Tensor, columns: int) -> Tensor:
 def save_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns: int = 10) -> Path:
     """Write samples (LongTensor [N, L]) as `path`.png for images or `path`.txt otherwise; returns what was written.
 
-    Data that can be drawn, such as music, get a `path`.png beside the text.
+    Data that can be drawn, such as music, get a `path`.png beside the text. Pictures show the first 1,000.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    images = dataset.to_images(samples.cpu())
+    images = dataset.to_images(samples[:_MOST].cpu())
     if images is not None:
         return _save_picture(path, images, columns)
-    drawings = dataset.to_drawings(samples.cpu())
+    drawings = dataset.to_drawings(samples[:_MOST].cpu())
     if drawings is not None:
         _save_picture(path, drawings, columns)
     file = path.with_suffix(".txt")

@@ -13,6 +13,8 @@ import pytest
 
 from fewstep.bench import runner
 from fewstep.cli.main import main
+from fewstep.sampling import job
+from fewstep.sampling.request import Part, SampleRequest
 from fewstep.training import generate, launch
 
 ROWS = [{"steps": 4, "nfe": 4, "seed": 1, "samples": 10, "metrics": {"agreement": 0.123456, "classes": 7}}]
@@ -34,7 +36,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
 
     for module, functions in {
         "fewstep.training.launch": {"launch": Path("runs/x")},
-        "fewstep.training.generate": {"sample_run": Path("samples/x"), "evaluate_run": ROWS},
+        "fewstep.training.generate": {"evaluate_run": ROWS},
+        "fewstep.sampling.job": {"sample_run": Path("samples/x")},
         "fewstep.bench.runner": {"run_suite": Path("results/x")},
     }.items():
         fake = ModuleType(module)
@@ -81,33 +84,52 @@ def test_distill_wants_a_teacher(capsys: pytest.CaptureFixture[str], calls: Call
     ]
 
 
-def test_sample(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
-    assert run(capsys, "sample", "r") == (0, "wrote samples/x\n", "")
-    args = [
-        "-n",
-        "3",
-        "--steps",
-        "8",
-        "--seed",
-        "5",
-        "--out",
-        "o",
-        "--weights",
-        "raw",
-        "--temperature",
-        "0.5",
-        "--top-p",
-        "0.9",
-        "--guidance",
-        "2",
-        "--label",
-        "all",
-    ]
-    assert run(capsys, "sample", "r", *args)[0] == 0
-    assert [call[1] for call in calls] == [
-        ("r", 16, None, 0, None, "ema", None, None, None, None),
-        ("r", 3, 8, 5, "o", "raw", 0.5, 0.9, 2.0, "all"),
-    ]
+def test_sample(capsys: pytest.CaptureFixture[str], calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(capsys, "sample", "r")[0] == 0
+    text = (
+        "-n 3 --steps 8 --seed 5 --out o --weights raw --temperature 0.5 --top-p 0.9 --guidance 2 --label all "
+        "--sampler cached_ancestral --prompt The --batch-size 7 --part 2/3 --resume --animate"
+    )
+    assert run(capsys, "sample", "r", *text.split())[0] == 0
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert run(capsys, "sample", "r", "--infill", "f", "--blank", "*", "--batch-size", "auto")[0] == 0
+    asked = SampleRequest(
+        count=3,
+        steps=8,
+        seed=5,
+        out="o",
+        weights="raw",
+        temperature=0.5,
+        top_p=0.9,
+        guidance=2.0,
+        label="all",
+        sampler="cached_ancestral",
+        prompt="The",
+        batch_size=7,
+        part=Part(2, 3),
+        resume=True,
+        animate=True,
+    )
+    filled = SampleRequest(infill="f", blank="*", part=Part(2, 4))
+    assert [call[1] for call in calls] == [("r", SampleRequest()), ("r", asked), ("r", filled)]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--batch-size", "0", "expected a number from 1, or auto, not '0'"),
+        ("--batch-size", "many", "expected a number from 1, or auto, not 'many'"),
+        ("--part", "5/4", "expected I/N with I from 1 to N, such as 1/4, not '5/4'"),
+    ],
+)
+def test_options_of_sample(
+    capsys: pytest.CaptureFixture[str], calls: Calls, option: str, value: str, said: str
+) -> None:
+    code, _, err = run(capsys, "sample", "r", option, value)
+    assert code == 2
+    assert said in " ".join(err.split())
+    assert calls == []
 
 
 def test_evaluate(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
@@ -118,7 +140,12 @@ def test_evaluate(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
         "steps": "4", "nfe": "4", "samples": "10", "agreement": "0.1235", "classes": "7",
     }  # fmt: skip
     assert json.loads(run(capsys, "evaluate", "r", "--json")[1]) == ROWS
-    assert [call[1] for call in calls] == [("r", [4, 8], 10, 1), ("r", None, None, 0)]
+    assert run(capsys, "evaluate", "r", "--sampler", "{type: ancestral}")[0] == 0
+    assert [call[1] for call in calls] == [
+        ("r", [4, 8], 10, 1, None),
+        ("r", None, None, 0, None),
+        ("r", None, None, 0, "{type: ancestral}"),
+    ]
 
 
 @pytest.mark.parametrize("steps", ["", "a", "4,,8", "0", "-1", "4.5"])
@@ -137,6 +164,6 @@ def test_benchmark(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
 
 def test_the_real_modules_take_these_arguments() -> None:
     inspect.signature(launch.launch).bind("r", teacher=None, run_dir=None, resume=None, sets=[])
-    inspect.signature(generate.sample_run).bind("r", 16, None, 0, None, "ema", None, None, None, None)
-    inspect.signature(generate.evaluate_run).bind("r", [4, 8], None, 0)
+    inspect.signature(job.sample_run).bind("r", SampleRequest(), say=print)
+    inspect.signature(generate.evaluate_run).bind("r", [4, 8], None, 0, None)
     inspect.signature(runner.run_suite).bind("s", None, True, ["seed=1"])

@@ -12,7 +12,9 @@ from local_data import write_chorales, write_mnist
 from fewstep.recipe import load_recipe
 from fewstep.recipe.shipped import shipped_bases, shipped_recipes
 from fewstep.registries import registry
-from fewstep.training.generate import evaluate_run, sample_run
+from fewstep.sampling.job import sample_run
+from fewstep.sampling.request import SampleRequest
+from fewstep.training.generate import evaluate_run
 from fewstep.training.launch import launch
 from fewstep.training.rundir import RunDir
 
@@ -106,7 +108,7 @@ def test_smoke_recipes_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.M
     for name in ("smoke-teacher", "smoke-dmmd"):
         run = launch(name)
         assert RunDir(run).export.is_file()
-        assert sample_run(str(run), 4).is_file()
+        assert sample_run(str(run), SampleRequest(4)).is_file()
         rows = evaluate_run(str(run))
         assert [row["nfe"] for row in rows] == [row["steps"] for row in rows]
     smoke = [name for name, path in RECIPES.items() if path.parent.name == "smoke"]

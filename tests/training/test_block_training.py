@@ -11,8 +11,10 @@ import torch
 from fewstep.condition import Condition
 from fewstep.denoiser import Denoiser
 from fewstep.recipe import load_recipe
+from fewstep.sampling.job import sample_run
+from fewstep.sampling.request import SampleRequest
 from fewstep.testing.objectives import _check_resume
-from fewstep.training.generate import evaluate_run, sample_run
+from fewstep.training.generate import evaluate_run
 from fewstep.training.rundir import RunDir
 
 Train = Callable[..., RunDir]
@@ -36,7 +38,7 @@ def test_teacher_and_student_train_resume_and_sample(process: str, train: Train,
     _check_resume(load_recipe("smoke-teacher", sets).recipe, tmp_path / "a")
     _check_resume(load_recipe("smoke-dmmd", changes, teacher=str(teacher.path)).recipe, tmp_path / "b")
     for run in (teacher, student):
-        assert sample_run(str(run.path), 4, steps=2).is_file()
+        assert sample_run(str(run.path), SampleRequest(4, steps=2)).is_file()
         rows = evaluate_run(str(run.path), steps=[1, 3], samples=40)
         assert [row["nfe"] for row in rows] == [3, 7], "two blocks, and the first is read once"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from fewstep.errors import UserError
+from fewstep.errors import RecipeError, UserError
 from fewstep.recipe import parse_recipe
+from fewstep.sampling.job import sample_run
+from fewstep.sampling.request import SampleRequest
 from fewstep.training.build import load_model
-from fewstep.training.generate import Narrator, evaluate_run, sample_run
+from fewstep.training.generate import Narrator, evaluate_run
 from fewstep.training.rundir import RunDir
 
 Train = Callable[..., RunDir]
@@ -24,7 +27,7 @@ def test_samples_are_repeatable_and_described(train: Train, tmp_path: Path) -> N
     run = train("smoke-teacher", "run")
     tokens = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        sheet = sample_run(str(run.path), 12, steps=3, seed=seed, out=str(tmp_path / name))
+        sheet = sample_run(str(run.path), SampleRequest(12, steps=3, seed=seed, out=str(tmp_path / name)))
         assert len(sheet.read_text().split("\n\n")) == 12
         tokens.append(load_file(tmp_path / name / "samples.safetensors")["tokens"])
     assert torch.equal(tokens[0], tokens[1])
@@ -35,15 +38,16 @@ def test_samples_are_repeatable_and_described(train: Train, tmp_path: Path) -> N
 
 def test_a_student_with_noise_input_is_repeatable_too(train: Train, tmp_path: Path) -> None:
     student = train("smoke-dmmd", "student", teacher=train("smoke-teacher", "teacher"))
-    sheets = [sample_run(str(student.path), 8, steps=2, seed=3, out=str(tmp_path / n)).read_text() for n in "ab"]
-    assert sheets[0] == sheets[1]
+    requests = [SampleRequest(8, steps=2, seed=3, out=str(tmp_path / name)) for name in "ab"]
+    first, second = (sample_run(str(student.path), request).read_text() for request in requests)
+    assert first == second
 
 
 def test_weights_and_sampler_settings_matter(train: Train, tmp_path: Path) -> None:
     run = train("smoke-teacher", "run", "train.steps=100", "optim.lr=1e-2")
-    kinds = {"ema": {}, "raw": {"weights": "raw"}, "cold": {"temperature": 0.05}, "top": {"top_p": 0.1}}
-    texts = {n: sample_run(str(run.path), 64, 4, 0, str(tmp_path / n), **k).read_text() for n, k in kinds.items()}  # type: ignore[arg-type]
-    assert len(set(texts.values())) == 4
+    plain = SampleRequest(64, 4)
+    kinds = [plain, replace(plain, weights="raw"), replace(plain, temperature=0.05), replace(plain, top_p=0.1)]
+    assert len({sample_run(str(run.path), request).read_text() for request in kinds}) == 4
 
 
 def test_evaluation_counts_and_keeps_rows(train: Train) -> None:
@@ -57,9 +61,22 @@ def test_evaluation_counts_and_keeps_rows(train: Train) -> None:
     assert kept[1:] == [more[1], more[0]]
 
 
+def test_rows_tell_the_complete_sampler_and_other_samplers_have_rows_of_their_own(train: Train) -> None:
+    run = train("smoke-teacher", "run")
+    (plain,) = evaluate_run(str(run.path), steps=[9], samples=40)
+    assert plain["sampler"] == load_model(run.path).recipe.sampler.model_dump(mode="json")
+    (cached,) = evaluate_run(str(run.path), steps=[9], samples=40, sampler="{type: cached_ancestral, greedy_tail: 1}")
+    assert (cached["sampler"]["type"], cached["sampler"]["greedy_tail"]) == ("cached_ancestral", 1)
+    assert cached["nfe"] < 9
+    kept = json.loads((run.evaluate / "step-00000020.json").read_text())
+    assert sorted(row["sampler"]["type"] for row in kept) == ["ancestral", "cached_ancestral"]
+    with pytest.raises(RecipeError, match="--sampler:1: sampler: no sampler named 'cahced'"):
+        evaluate_run(str(run.path), sampler="cahced")
+
+
 def test_without_a_number_of_steps_a_student_takes_those_it_was_made_for(train: Train) -> None:
     student = train("smoke-dmmd", "student", "objective.k=3", teacher=train("smoke-teacher", "teacher"))
-    sheet = sample_run(str(student.path), 4)
+    sheet = sample_run(str(student.path), SampleRequest(4))
     assert json.loads((sheet.parent / "sample.json").read_text())["steps"] == 3
     assert sheet.parent.name == "steps3-seed0-n4"
 

@@ -18,9 +18,11 @@ from fewstep.errors import RecipeError, UserError
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.objectives.denoising import Denoising
 from fewstep.recipe import dump_recipe, load_recipe, parse_recipe
+from fewstep.sampling.job import sample_run
+from fewstep.sampling.request import SampleRequest
 from fewstep.testing.objectives import _check_gradients, _check_resume
 from fewstep.training.build import load_model
-from fewstep.training.generate import evaluate_run, sample_run
+from fewstep.training.generate import evaluate_run
 from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
@@ -94,7 +96,7 @@ def student_recipe(teacher: Path, **changes: Any) -> dict[str, Any]:
 
 
 def drawn(run: Path, out: Path, count: int, **settings: Any) -> tuple[Tensor, Tensor]:
-    sample_run(str(run), count, steps=2, out=str(out), **settings)
+    sample_run(str(run), SampleRequest(count, steps=2, out=str(out), **settings))
     about = json.loads((out / "sample.json").read_text())
     return load_file(out / "samples.safetensors")["tokens"], torch.tensor(about["labels"])
 
@@ -245,14 +247,14 @@ def test_guided_teachers_need_labels() -> None:
 def test_classes_that_do_not_exist_and_models_that_know_none(teacher: Path, tmp_path: Path) -> None:
     for wrong in ("3", "-1", "two"):
         with pytest.raises(UserError, match=f"no class '{wrong}'; the data have classes 0 to 2, or say 'all'"):
-            sample_run(str(teacher), 4, label=wrong)
+            sample_run(str(teacher), SampleRequest(4, label=wrong))
     path = tmp_path / "plain"
     train(path, objective="denoising", label_input=None, train={**BASE["train"], "steps": 2})
     with pytest.raises(UserError, match=r"was trained without labels \(label_input\); leave --label out"):
-        sample_run(str(path), 4, label="1")
+        sample_run(str(path), SampleRequest(4, label="1"))
     with pytest.raises(UserError, match=r"was trained without labels \(label_input\), by which guidance goes"):
-        sample_run(str(path), 4, guidance=2.0)
-    sheet = sample_run(str(path), 4, steps=2)
+        sample_run(str(path), SampleRequest(4, guidance=2.0))
+    sheet = sample_run(str(path), SampleRequest(4, steps=2))
     assert "labels" not in json.loads((sheet.parent / "sample.json").read_text())
 
 

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 
 from fewstep.errors import RecipeError, UserError
 from fewstep.recipe import load_recipe
+from fewstep.sampling.job import sample_run
+from fewstep.sampling.request import SampleRequest
 from fewstep.training.build import load_model
 from fewstep.training.checkpoint import load_checkpoint
-from fewstep.training.generate import sample_run
 from fewstep.training.launch import launch
 from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
@@ -50,7 +51,7 @@ def test_an_exported_file_is_as_good_a_teacher_as_its_run(train: Train, tmp_path
 def test_an_exported_file_is_sampled_like_its_run(train: Train, tmp_path: Path) -> None:
     run = train("smoke-teacher", "teacher")
     file = run.export.rename(tmp_path / "moved.safetensors")
-    of_run, of_file = sample_run(str(run.path), 5, steps=2), sample_run(str(file), 5, steps=2)
+    of_run, of_file = (sample_run(str(path), SampleRequest(5, steps=2)) for path in (run.path, file))
     assert of_file.read_bytes() == of_run.read_bytes()
     assert of_file.is_relative_to(tmp_path / "moved" / "samples")
 
@@ -97,7 +98,7 @@ def test_a_student_smaller_than_its_teacher(train: Train, tmp_path: Path) -> Non
     assert sum(p.numel() for p in load_model(student.path).denoiser.backbone.parameters()) < sum(
         weight.numel() for weight in full.values()
     )
-    assert sample_run(str(student.path), 4).exists()
+    assert sample_run(str(student.path), SampleRequest(4)).exists()
 
 
 def test_a_student_of_another_size_needs_a_start(train: Train, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fewstep import __version__, plugins
-from fewstep.cli import catalogue, doctor, grid, recipes, runs
+from fewstep.cli import catalogue, doctor, grid, recipes, runs, sampling
 from fewstep.errors import FewstepError, RecipeError
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 app.command()(runs.train)
 app.command()(runs.distill)
-app.command()(runs.sample)
+app.command()(sampling.sample)
 app.command()(runs.evaluate)
 app.command()(runs.benchmark)
 app.command()(grid.grid)

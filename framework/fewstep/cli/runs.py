@@ -1,4 +1,4 @@
-"""`fewstep train`, `distill`, `sample`, `evaluate` and `benchmark`: thin layers over the modules that do the work."""
+"""`fewstep train`, `distill`, `evaluate` and `benchmark`: thin layers over the modules that do the work."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ Teacher = Annotated[str | None, typer.Option(metavar="RUN", help="run folder of 
 RunFolder = Annotated[str | None, typer.Option("--run-dir", help="new folder for the run; chosen if left out")]
 Resume = Annotated[
     str | None, typer.Option(metavar="auto|RUN", help="continue a run; auto takes the recipe's newest unfinished one")
+]
+SamplerOption = Annotated[
+    str | None,
+    typer.Option("--sampler", metavar="YAML", help="name or {type: NAME, ...} in the place of the recipe's sampler"),
 ]
 
 
@@ -54,44 +58,18 @@ def distill(
     train(recipe, teacher, run_dir, resume, sets)
 
 
-def sample(
-    run: RunArgument,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="how many samples")] = 16,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="sampling steps; what the model is made for if left out")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")] = 0,
-    out: Annotated[str | None, typer.Option(help="folder to write; inside the run folder if left out")] = None,
-    weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
-    temperature: Annotated[float | None, typer.Option(help="below 1 sharpens; the recipe's if left out")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="share of probability drawn from; the recipe's if left out")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(min=0, help="weight of guidance by labels; the recipe's if left out")
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(metavar="CLASS|all", help="class to draw, or each in turn; the data's if left out")
-    ] = None,
-) -> None:
-    """Draw samples from a trained model."""
-    from fewstep.training.generate import sample_run
-
-    sheet = sample_run(run, count, steps, seed, out, weights.value, temperature, top_p, guidance, label)
-    typer.echo(f"wrote {sheet}")
-
-
 def evaluate(
     run: RunArgument,
     steps: Annotated[str | None, typer.Option(metavar="4,8", help="sampling steps; the recipe's if left out")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="samples for each; the recipe's if left out")] = None,
     seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")] = 0,
+    sampler: SamplerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score samples of a trained model. The recipe says by which metrics."""
     from fewstep.training.generate import evaluate_run
 
-    rows = evaluate_run(run, None if steps is None else numbers(steps), samples, seed)
+    rows = evaluate_run(run, None if steps is None else numbers(steps), samples, seed, sampler)
     if as_json:
         echo_json(rows)
         return

@@ -61,6 +61,10 @@ class Dataset(Component, ABC):
     def to_text(self, samples: Tensor) -> list[str]:
         """One readable line or block for each sample (`samples` is LongTensor [N, L])."""
 
+    def symbols(self) -> list[str]:
+        """What a person calls each of the V tokens."""
+        return [str(token) for token in range(self.spec.vocab_size)]
+
     def to_images(self, samples: Tensor) -> Tensor | None:
         """Images in [0, 1], float [N, C, H, W], for image data; None otherwise."""
         return None

@@ -77,6 +77,9 @@ class Chorales(Dataset):
         chords = self.pitches[samples.cpu()].view(len(samples), -1, self.voices)
         return ["\n".join(_line(voice) for voice in sample.T.tolist()) for sample in chords]
 
+    def symbols(self) -> list[str]:
+        return [note_name(pitch) for pitch in self.pitches.tolist()]
+
     def to_drawings(self, samples: Tensor) -> Tensor:
         """Piano rolls on white, high notes on top, a colour a voice: float [N, 3, H, W], two pixels a slot."""
         low, high = int(self.pitches[self.pitches != _REST].min()), int(self.pitches.max())

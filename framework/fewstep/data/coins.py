@@ -31,3 +31,6 @@ class Coins(Dataset):
 
     def to_text(self, samples: Tensor) -> list[str]:
         return ["".join("TH"[token] for token in row) for row in samples.tolist()]
+
+    def symbols(self) -> list[str]:
+        return ["T", "H"]

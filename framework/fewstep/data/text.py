@@ -56,6 +56,9 @@ class TextWindows(Dataset):
     def to_text(self, samples: Tensor) -> list[str]:
         return [self.tokenizer.decode(row) for row in samples.tolist()]
 
+    def symbols(self) -> list[str]:
+        return self.tokenizer.symbols()
+
 
 @DATASETS.register("text")
 class Text(TextWindows):

@@ -21,6 +21,10 @@ class Tokenizer(ABC):
     def decode(self, ids: list[int]) -> str:
         """Text of ids."""
 
+    @abstractmethod
+    def symbols(self) -> list[str]:
+        """The text that each id stands for within a longer one."""
+
 
 class CharTokenizer(Tokenizer):
     """One symbol for each distinct character of the training text, in code-point order."""
@@ -38,6 +42,9 @@ class CharTokenizer(Tokenizer):
 
     def decode(self, ids: list[int]) -> str:
         return "".join(self.alphabet[i] for i in ids)
+
+    def symbols(self) -> list[str]:
+        return list(self.alphabet)
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -73,3 +80,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: list[int]) -> str:
         return str(self._processor.decode(ids))
+
+    def symbols(self) -> list[str]:
+        # A piece marks spaces with U+2581, which the decoder of a whole text turns back.
+        return [str(self._processor.id_to_piece(i)).replace("\u2581", " ") for i in range(self.vocab_size)]

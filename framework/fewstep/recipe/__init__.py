@@ -8,6 +8,7 @@ from fewstep.recipe.loading import (
     locate,
     parse_recipe,
     validate_file,
+    with_sampler,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "locate",
     "parse_recipe",
     "validate_file",
+    "with_sampler",
 ]

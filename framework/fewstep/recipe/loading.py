@@ -12,9 +12,19 @@ from pydantic import BaseModel, ValidationError
 from fewstep import plugins
 from fewstep.errors import Problem, RecipeError, UserError
 from fewstep.recipe.checks import check_recipe
-from fewstep.recipe.compose import compose, shown
+from fewstep.recipe.compose import compose, merge, shown
 from fewstep.recipe.shipped import find_shipped, is_path
-from fewstep.recipe.yaml_loader import Key, Node, dotted, dump_yaml, load_mapping, read_text, to_node, undotted
+from fewstep.recipe.yaml_loader import (
+    Key,
+    Node,
+    dotted,
+    dump_yaml,
+    load_mapping,
+    load_value,
+    read_text,
+    to_node,
+    undotted,
+)
 
 if TYPE_CHECKING:
     from fewstep.recipe.models import Recipe
@@ -68,6 +78,28 @@ def load_run_recipe(path: str | Path) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """YAML with every default spelled out, in the recipe's own order; `load_recipe` reads it back unchanged."""
     return dump_yaml(recipe.model_dump(mode="json"))
+
+
+def with_sampler(recipe: Recipe, sampler: str | None = None, settings: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe with another sampler, or with other settings of its sampler, checked like a recipe.
+
+    Args:
+        sampler: what `sampler:` would say, as YAML; nothing of the old one stays.
+        settings: keys of the sampler, which problems call by their options (`top_p` is --top-p).
+
+    Raises:
+        RecipeError: everything that is wrong with it, or why it does not fit the rest of the recipe.
+    """
+    root = to_node(recipe.model_dump(mode="json"), recipe.name)
+    if sampler is not None:
+        replaced = load_value(sampler, "--sampler", key=("sampler",))
+        if replaced is None:
+            raise RecipeError([Problem("--sampler", None, "", "expected the name of a sampler, or keys with `type:`")])
+        root = Node({**root.value, "sampler": replaced}, root.source, None)
+    for key, value in (settings or {}).items():
+        option = f"--{key.replace('_', '-')}"
+        root = merge(root, to_node({"sampler": {key: value}}, option))
+    return _validate_recipe(root)
 
 
 def validate_file(path: str | Path, model: type[M], sets: Sequence[str] = ()) -> M:

@@ -52,7 +52,7 @@ class AncestralSampler(WalkSampler):
         now, then = walk.times(x, step.t, step.s)
         if c.precision != "two_stage" or (c.posterior == "plugged" and not process.carry_over):
             precision: JointPrecision = "joint_fp64" if c.precision == "two_stage" else c.precision
-            return draw_joint(process, prediction, x, now, then, walk.generator, precision)
+            return draw_joint(process, prediction, x, now, then, walk.generator, precision, last=step.last)
         if step.last:
             return prediction.sample(generator=walk.generator)
         return process.step_back(x, prediction, now, then, generator=walk.generator)

@@ -27,6 +27,8 @@ def draw_joint(
     then: Tensor,
     generator: Randomness,
     precision: JointPrecision,
+    *,
+    last: bool,
 ) -> Tensor:
     """z_s (LongTensor [B, L]) from rows q(z_s | z_t, probabilities of x) by the Gumbel-max trick.
 
@@ -35,6 +37,7 @@ def draw_joint(
             53 bits. "joint_fp32": noise from a float32 u, which has 24 bits; a symbol of probability p then loses
             mass in a step that reveals a share d of tokens as soon as d p comes near 2^-24, so many short steps
             sharpen the prediction (arXiv 2409.02908).
+        last: whether no mask may be left; a schedule may end short of alpha = 1, and so may the row.
     """
     sums = torch.float64 if precision == "joint_fp64" else torch.float32
     numbers = torch.float32 if precision == "joint_fp32" else torch.float64
@@ -46,7 +49,8 @@ def draw_joint(
             noise = level.clamp_min_(torch.finfo(numbers).tiny).log_().neg_().log_().neg_()
         else:
             noise = level.neg_().log1p_().neg_().log_().neg_()
-        return (noise.to(sums).add_(_log_rows(process, log_p.to(sums), z, t, s)).argmax(-1),)
+        scores = noise.to(sums).add_(_log_rows(process, log_p.to(sums), z, t, s))
+        return (scores[:, : process.vocab_size if last else None].argmax(-1),)
 
     (drawn,) = prediction.scan(draw, prediction.where, u, x, *times)
     return x.masked_scatter(prediction.where, drawn)

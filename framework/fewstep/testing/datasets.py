@@ -39,6 +39,9 @@ def check_dataset(config: Any) -> None:
     shown = dataset.to_text(train[:3])
     assert len(shown) == 3, "to_text must return one text for each sample"
     assert all(isinstance(text, str) and text for text in shown), "to_text must return text"
+    symbols = dataset.symbols()
+    assert len(symbols) == spec.vocab_size, "symbols must name each token of the vocabulary"
+    assert all(isinstance(symbol, str) for symbol in symbols), "symbols are text"
     images = dataset.to_images(train[:3])
     assert (images is not None) == (dataset.kind == "image"), "image data, and only it, has images"
     if images is not None:

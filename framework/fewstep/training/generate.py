@@ -1,4 +1,7 @@
-"""Sampling from and scoring of trained runs."""
+"""Sampling from denoisers, and scoring of trained runs.
+
+Shapes: N samples, L tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
 from fewstep.metrics.base import METRICS, Metric
 from fewstep.metrics.reference import ReferenceMetric
 from fewstep.randomness import SampleStreams
-from fewstep.samplers.base import SAMPLERS, Sampler
-from fewstep.sheets import save_sheet
-from fewstep.training.build import TrainedModel, Weights, load_model, usual_steps
+from fewstep.recipe import with_sampler
+from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
+from fewstep.training.build import load_model
 from fewstep.training.guide import guide_of
-from fewstep.training.labels import condition_on, labels_asked_for, labels_like_data
+from fewstep.training.labels import condition_on, labels_like_data
 from fewstep.training.loggers import clock
 
 Progress = Callable[[int, int], None]
@@ -44,6 +45,30 @@ class Narrator:
             self.said = now
             left = clock((now - self.begun) / done * (wanted - done))
             print(f"{self.what}: {done}/{wanted} {self.unit}, left {left}", file=sys.stderr, flush=True)
+
+
+def draw_batch(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    numbers: range,
+    *,
+    steps: int,
+    seed: int,
+    labels: Tensor | None = None,
+    given: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> Samples:
+    """Draw the samples of a seed with these numbers, at once.
+
+    Args:
+        labels: classes of all samples (LongTensor [N]), if the denoiser is told them.
+        given: tokens of all samples that are not drawn (LongTensor [N, L]), -1 where they are.
+    """
+    here = slice(numbers.start, numbers.stop)
+    labels, given = (None if tensor is None else tensor[here] for tensor in (labels, given))
+    cond = condition_on(labels, denoiser.device, given)
+    streams = SampleStreams(seed, numbers)
+    return sampler.sample(denoiser, len(numbers), steps=steps, generator=streams, cond=cond, on_step=on_step)
 
 
 def draw(
@@ -67,14 +92,18 @@ def draw(
     evaluations = 0.0
     for first in range(0, count, batch_size):
         numbers = range(first, min(first + batch_size, count))
-        cond = condition_on(None if labels is None else labels[numbers.start : numbers.stop], denoiser.device)
-        samples = sampler.sample(denoiser, len(numbers), steps=steps, generator=SampleStreams(seed, numbers), cond=cond)
+        samples = draw_batch(sampler, denoiser, numbers, steps=steps, seed=seed, labels=labels)
         parts.append(samples.x.cpu())
         evaluations += samples.nfe * len(numbers)
         if progress is not None:
             progress(numbers.stop, count)
+    return torch.cat(parts), average(evaluations, count)
+
+
+def average(evaluations: float, count: int) -> int | float:
+    """Network evaluations that each of `count` samples took on average."""
     nfe = round(evaluations / count, 6)
-    return torch.cat(parts), int(nfe) if nfe.is_integer() else nfe
+    return int(nfe) if nfe.is_integer() else nfe
 
 
 def score(
@@ -105,117 +134,35 @@ def build_metric(config: Any, dataset: Dataset) -> Metric:
     return METRICS.build(parsed, dataset=dataset, reference=model.denoiser)
 
 
-def sample_run(
-    run: str,
-    count: int,
-    steps: int | None = None,
-    seed: int = 0,
-    out: str | None = None,
-    weights: Weights = "ema",
-    temperature: float | None = None,
-    top_p: float | None = None,
-    guidance: float | None = None,
-    label: str | None = None,
-) -> Path:
-    """Draw samples from a run into a folder: a sheet to look at, the tokens, and how they were made.
-
-    Args:
-        label: a class, or "all" for each in turn; None draws them as often as the data have them.
-
-    Raises:
-        UserError: no such run or class, or a setting that its sampler or network does not have.
-    """
-    model = load_model(run, weights=weights)
-    settings = {"temperature": temperature, "top_p": top_p, "guidance": guidance}
-    changes = {k: v for k, v in settings.items() if v is not None}
-    sampler = _sampler(model, changes)
-    denoiser = guide_of(sampler, model.dataset)(model.denoiser)
-    labels = _labels(model, denoiser, label, count, seed)
-    steps = steps or usual_steps(model.recipe)
-    marks = {
-        "steps": steps,
-        "seed": seed,
-        "n": count,
-        **changes,
-        "label": label,
-        "raw": "" if weights == "raw" else None,
-    }
-    name = "-".join(f"{key}{value}" for key, value in marks.items() if value is not None)
-    begun = time.monotonic()
-    tokens, nfe = draw(
-        sampler,
-        denoiser,
-        count,
-        steps=steps,
-        seed=seed,
-        batch_size=model.recipe.evaluate.batch_size,
-        labels=labels,
-        progress=Narrator(f"{steps} steps"),
-    )
-    about = {
-        "run": str(model.run.path),
-        "step": model.step,
-        "weights": weights,
-        "sampler": sampler.config.model_dump(mode="json"),
-        "samples": count,
-        "steps": steps,
-        "nfe": nfe,
-        "seed": seed,
-        "seconds": round(time.monotonic() - begun, 3),
-        **({} if labels is None else {"labels": labels.tolist()}),
-    }
-    return _keep_samples(Path(out) if out else model.run.samples / name, model.dataset, tokens, about)
-
-
-def _keep_samples(folder: Path, dataset: Dataset, tokens: Tensor, about: dict[str, Any]) -> Path:
-    """Write samples in three ways; the path of the sheet."""
-    sheet = save_sheet(folder / "samples", dataset, tokens)
-    save_file({"tokens": tokens}, folder / "samples.safetensors")
-    (folder / "sample.json").write_text(json.dumps(about, indent=2) + "\n")
-    return sheet
-
-
-def _sampler(model: TrainedModel, changes: dict[str, float]) -> Sampler:
-    """The recipe's sampler with other settings."""
-    config: ComponentConfig = model.recipe.sampler
-    if "guidance" in changes and not model.denoiser.told_labels:
-        raise UserError(f"run '{model.run.path}' was trained without labels (label_input), by which guidance goes")
-    unknown = changes.keys() - type(config).model_fields.keys()
-    if unknown:
-        raise UserError(f"sampler '{config.type}' has no setting '{min(unknown)}'")
-    return SAMPLERS.build({**config.model_dump(), **changes})
-
-
-def _labels(model: TrainedModel, denoiser: Denoiser, wanted: str | None, count: int, seed: int) -> Tensor | None:
-    """The classes to draw samples of, for a model that knows any, or is guided by one that does."""
-    if wanted is None:
-        return labels_like_data(denoiser, model.dataset, count, seed)
-    if not denoiser.told_labels:
-        raise UserError(f"run '{model.run.path}' was trained without labels (label_input); leave --label out")
-    return labels_asked_for(wanted, model.dataset, count)
-
-
 def evaluate_run(
-    run: str, steps: Sequence[int] | None = None, samples: int | None = None, seed: int = 0
+    run: str,
+    steps: Sequence[int] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    sampler: str | None = None,
 ) -> list[dict[str, Any]]:
     """Score a run at several numbers of steps; the rows are also kept in the run folder.
 
+    Args:
+        sampler: YAML of a sampler in the place of the recipe's.
+
     Raises:
-        UserError: no such run, or a recipe that names no metrics.
+        UserError: no such run, a recipe that names no metrics, or a sampler that does not fit it.
     """
     model = load_model(run)
     section = model.recipe.evaluate
     if not section.metrics:
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
+    config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler)).sampler
     model = load_model(run, weights=section.weights, dataset=model.dataset) if section.weights != "ema" else model
-    sampler = SAMPLERS.build(model.recipe.sampler)
-    denoiser = guide_of(sampler, model.dataset)(model.denoiser)
+    built = SAMPLERS.build(config)
+    denoiser = guide_of(built, model.dataset)(model.denoiser)
+    wanted = samples or section.samples
+    labels = labels_like_data(denoiser, model.dataset, wanted, seed)
     rows = []
     for count in steps or section.steps:
-        wanted = samples or section.samples
-        labels = labels_like_data(denoiser, model.dataset, wanted, seed)
         tokens, nfe = draw(
-            sampler,
+            built,
             denoiser,
             wanted,
             steps=count,
@@ -225,18 +172,20 @@ def evaluate_run(
             progress=Narrator(f"{count} steps"),
         )
         values = score(tokens, model.dataset, section.metrics, labels=labels)
-        rows.append({"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "metrics": values})
+        row = {"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "sampler": config.model_dump(mode="json")}
+        rows.append({**row, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
     return rows
 
 
 def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file; those of the same steps, seed and count are replaced."""
+    """Add rows to a file; those of the same steps, seed, count and sampler are replaced."""
 
-    def key(row: dict[str, Any]) -> tuple[int, int, int]:
-        return row["steps"], row["seed"], row["samples"]
+    def key(row: dict[str, Any]) -> tuple[int, int, int, str]:
+        # Rows of earlier versions do not say which sampler they are of.
+        return row["steps"], row["seed"], row["samples"], json.dumps(row.get("sampler"), sort_keys=True)
 
     old = json.loads(file.read_text()) if file.exists() else []
     merged = {key(row): row for row in [*old, *rows]}
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps([merged[k] for k in sorted(merged)], indent=2) + "\n")

@@ -1,6 +1,6 @@
 """Which classes samples are asked for.
 
-Shapes: N samples.
+Shapes: N samples, L tokens.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def labels_asked_for(wanted: str, dataset: Dataset, count: int) -> Tensor:
     return torch.full((count,), int(wanted))
 
 
-def condition_on(labels: Tensor | None, device: torch.device) -> Condition:
-    """The condition that consists of labels [N], or of nothing."""
-    return Condition(None if labels is None else labels.to(device))
+def condition_on(labels: Tensor | None, device: torch.device, given: Tensor | None = None) -> Condition:
+    """The condition that consists of labels [N] and given tokens [N, L], or of nothing."""
+    on_device = (None if tensor is None else tensor.to(device) for tensor in (labels, given))
+    labels, given = on_device
+    return Condition(labels, given=given)

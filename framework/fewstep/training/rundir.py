@@ -104,7 +104,7 @@ def describe_environment() -> dict[str, Any]:
     return {
         "versions": versions,
         "plugins": [str(plugin) for plugin in plugins.loaded()],
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": torch.cuda.get_device_name() if cuda else _processor(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
@@ -119,11 +119,11 @@ def _processor() -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of the fewstep checkout in use, with "+changes" if it is not clean; None for an installed wheel."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        head = _git("rev-parse", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -1,0 +1,89 @@
+"""`fewstep sample`: options and what they mean; the work is done in `fewstep.sampling`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fewstep.cli.runs import RunArgument, SamplerOption, Weights
+from fewstep.sampling.request import Part, SampleRequest
+
+Count = Annotated[int, typer.Option("-n", "--count", min=1, help="how many samples")]
+Steps = Annotated[int | None, typer.Option(min=1, help="sampling steps; what the model is made for if left out")]
+Seed = Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")]
+Out = Annotated[str | None, typer.Option(help="folder to write; inside the run folder if left out")]
+WeightsOption = Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")]
+Temperature = Annotated[float | None, typer.Option(help="below 1 sharpens; the recipe's if left out")]
+TopP = Annotated[float | None, typer.Option(help="share of probability drawn from; the recipe's if left out")]
+Guidance = Annotated[float | None, typer.Option(min=0, help="weight of guidance by labels; the recipe's if left out")]
+Label = Annotated[
+    str | None, typer.Option(metavar="CLASS|all", help="class to draw, or each in turn; the data's if left out")
+]
+Prompt = Annotated[str | None, typer.Option(metavar="TEXT", help="what every sample starts with, for text data")]
+Infill = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="templates: a line of text each, or `tokens` in safetensors with -1 for blanks"),
+]
+Blank = Annotated[str | None, typer.Option(metavar="CHAR", help="blank of text templates; _ if left out")]
+BatchSize = Annotated[
+    str, typer.Option(metavar="N|auto", help="samples drawn at once, which changes none of them; auto fits memory")
+]
+PartOption = Annotated[
+    str | None, typer.Option(metavar="I/N", help="draw the I-th of N shares; as torchrun says, or all, if left out")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="continue a job that was interrupted")]
+Animate = Annotated[bool, typer.Option("--animate", help="also show how the first samples come about")]
+
+
+def sample(
+    run: RunArgument,
+    count: Count = 16,
+    steps: Steps = None,
+    seed: Seed = 0,
+    out: Out = None,
+    weights: WeightsOption = Weights.ema,
+    sampler: SamplerOption = None,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    guidance: Guidance = None,
+    label: Label = None,
+    prompt: Prompt = None,
+    infill: Infill = None,
+    blank: Blank = None,
+    batch_size: BatchSize = "auto",
+    part: PartOption = None,
+    resume: Resume = False,
+    animate: Animate = False,
+) -> None:
+    """Draw samples from a trained model."""
+    from fewstep.sampling.job import sample_run
+
+    request = SampleRequest(
+        count=count,
+        steps=steps,
+        seed=seed,
+        out=out,
+        weights=weights.value,
+        temperature=temperature,
+        top_p=top_p,
+        guidance=guidance,
+        label=label,
+        sampler=sampler,
+        prompt=prompt,
+        infill=infill,
+        blank=blank,
+        batch_size=_batch_size(batch_size),
+        part=Part.parse(part),
+        resume=resume,
+        animate=animate,
+    )
+    sample_run(run, request, say=typer.echo)
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"expected a number from 1, or auto, not '{text}'", param_hint="--batch-size")
+    return int(text)
