@@ -16,8 +16,10 @@ from fewstep.data.base import DATASETS, Dataset, DataSpec
 from fewstep.errors import RecipeError, UserError
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.samplers.base import SAMPLERS
+from fewstep.sampling.job import sample_run
+from fewstep.sampling.request import SampleRequest
 from fewstep.training.build import load_model
-from fewstep.training.generate import draw, evaluate_run, sample_run
+from fewstep.training.generate import draw, evaluate_run
 from fewstep.training.guide import guide_of
 from fewstep.training.labels import labels_asked_for
 from fewstep.training.rundir import RunDir
@@ -118,7 +120,8 @@ def test_recipes_name_classifiers_and_commands_use_them(runs: dict[str, Path], t
     sampler = {"type": "ancestral", "classifier": {"run": str(runs["classifier"]), "weight": 3.0}}
     scored = {"steps": [2], "samples": 64, "metrics": ["sample_entropy"]}
     run = train(tmp_path / "run", sampler=sampler, evaluate=scored, train={**BASE["train"], "steps": 40})
-    texts = [sample_run(str(run), 200, 2, 0, str(tmp_path / name), label=name).read_text() for name in ("0", "1")]
+    requests = [SampleRequest(count=200, steps=2, out=str(tmp_path / name), label=name) for name in ("0", "1")]
+    texts = [sample_run(str(run), request).read_text() for request in requests]
     firsts = [sum(line[:1] in "01" for line in text.split()) for text in texts]
     assert firsts[0] > firsts[1] + 50
     assert evaluate_run(str(run))[0]["nfe"] == 2
@@ -138,7 +141,7 @@ def test_what_does_not_fit_is_said(runs: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="was trained on other data"):
         guide_of(sampler, load_model(runs["turned"]).dataset)
     with pytest.raises(UserError, match="a classifier of noised tokens draws no samples"):
-        sample_run(str(runs["classifier"]), 4, 2)
+        sample_run(str(runs["classifier"]), SampleRequest(count=4, steps=2))
 
 
 @pytest.mark.parametrize(
