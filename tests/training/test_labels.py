@@ -84,7 +84,9 @@ def teacher(_pairs: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("labels") / "teacher"
     # Long enough, and with a rate that falls, for what it says of no label, which it sees in three samples of ten.
     section = {"steps": 300, "batch_size": 32, "device": "cpu"}
-    train(path, objective={"type": "denoising", "label_drop": 0.3}, optim={"lr": 1e-2, "decay": "cosine"}, train=section)
+    train(
+        path, objective={"type": "denoising", "label_drop": 0.3}, optim={"lr": 1e-2, "decay": "cosine"}, train=section
+    )
     return path
 
 

@@ -179,7 +179,10 @@ def test_everything_that_decides_the_samples_is_recorded(run: str, tmp_path: Pat
     [
         (SampleRequest(sampler="cached"), "--sampler:1: sampler: no sampler named 'cached'; did you mean"),
         (SampleRequest(sampler="{type: ancestral, topp: 1}"), "sampler.topp: unknown key 'topp'; did you mean 'top_p'"),
-        (SampleRequest(sampler="block_ancestral"), "backbone 'transformer' has no blocks; samplers for it: ancestral"),
+        (
+            SampleRequest(sampler="block_ancestral"),
+            "backbone 'transformer' has no blocks; samplers for it: analytic, ancestral",
+        ),
         (SampleRequest(temperature=-1.0), "--temperature: sampler.temperature: should be greater than 0, not -1"),
     ],
 )

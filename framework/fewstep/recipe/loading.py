@@ -80,17 +80,21 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
-def with_sampler(recipe: Recipe, sampler: str | None = None, settings: Mapping[str, Any] | None = None) -> Recipe:
+def with_sampler(
+    recipe: Recipe, sampler: str | None = None, settings: Mapping[str, Any] | None = None, *, steps: Sequence[int]
+) -> Recipe:
     """The recipe with another sampler, or with other settings of its sampler, checked like a recipe.
 
     Args:
         sampler: what `sampler:` would say, as YAML; nothing of the old one stays.
         settings: keys of the sampler, which problems call by their options (`top_p` is --top-p).
+        steps: numbers of steps that it is for, in the place of those that the recipe evaluates at.
 
     Raises:
         RecipeError: everything that is wrong with it, or why it does not fit the rest of the recipe.
     """
-    root = to_node(recipe.model_dump(mode="json"), recipe.name)
+    evaluate = recipe.evaluate.model_copy(update={"steps": tuple(steps)})
+    root = to_node(recipe.model_copy(update={"evaluate": evaluate}).model_dump(mode="json"), recipe.name)
     if sampler is not None:
         replaced = load_value(sampler, "--sampler", key=("sampler",))
         if replaced is None:

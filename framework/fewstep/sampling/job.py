@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fewstep.denoiser import Denoiser
 from fewstep.errors import OperationError, UserError
 from fewstep.randomness import SampleStreams
 from fewstep.recipe import with_sampler
-from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
+from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 from fewstep.samplers.walk import Walk, WalkSampler
 from fewstep.sampling.animation import animate, file_name, record, shown
 from fewstep.sampling.folder import Batch, JobFolder, beside, publish
@@ -73,13 +74,13 @@ class Job:
             "commit": commit(),
         }
 
-    def draw(self, numbers: range, *, steps: int | None = None, on_step: OnStep | None = None) -> Samples:
-        """The samples with these numbers; other `steps` are for trying how much memory they take."""
+    def draw(self, numbers: range, on_step: OnStep | None = None) -> Samples:
+        """The samples with these numbers."""
         return draw_batch(
             self.sampler,
             self.denoiser,
             numbers,
-            steps=steps or self.steps,
+            steps=self.steps,
             seed=self.request.seed,
             labels=self.labels,
             given=self.given,
@@ -128,10 +129,10 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
 def prepare(run: str, request: SampleRequest) -> Job:
     """Load the model, and check the request against it."""
     model = load_model(run, weights=request.weights)
-    sampler = _sampler(model, request)
+    steps = request.steps or usual_steps(model.recipe)
+    sampler = _sampler(model, request, steps)
     rows = templates(request, model.dataset)
     given = None if rows is None else in_turn(rows, request.count)
-    steps = request.steps or usual_steps(model.recipe)
     denoiser = guide_of(sampler, model.dataset)(model.denoiser)
     return Job(request, model, denoiser, sampler, steps, _labels(model, denoiser, request), rows, given)
 
@@ -209,21 +210,35 @@ def _batch_size(job: Job) -> int:
     r = job.request
     if r.batch_size:
         return r.batch_size
-    fitting = fitting_batch(job.denoiser, lambda numbers: job.draw(numbers, steps=1), r.count)
+    fitting = fitting_batch(job.denoiser, lambda numbers: _one_step(job, numbers), r.count)
     return max(1, min(fitting, -(-r.count // r.part.of)))
 
 
-def _sampler(model: TrainedModel, request: SampleRequest) -> Sampler:
+class _Enough(Exception):
+    """One step was taken."""
+
+
+def _one_step(job: Job, numbers: range) -> None:
+    """Begin to draw samples, and leave it at the first step."""
+
+    def stop(state: StepState) -> None:
+        raise _Enough
+
+    with suppress(_Enough):
+        job.draw(numbers, stop)
+
+
+def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler:
     """The recipe's sampler, another, or one with other settings."""
     recipe, changes = model.recipe, request.settings
     if "guidance" in changes and not model.denoiser.told_labels:
         raise UserError(f"run '{model.run.path}' was trained without labels (label_input), by which guidance goes")
     if request.sampler is not None:
-        recipe = with_sampler(recipe, request.sampler)
+        recipe = with_sampler(recipe, request.sampler, steps=[steps])
     unknown = changes.keys() - type(recipe.sampler).model_fields.keys()
     if unknown:
         raise UserError(f"sampler '{recipe.sampler.type}' has no setting '{min(unknown)}'")
-    return SAMPLERS.build((with_sampler(recipe, settings=changes) if changes else recipe).sampler)
+    return SAMPLERS.build((with_sampler(recipe, settings=changes, steps=[steps]) if changes else recipe).sampler)
 
 
 def _labels(model: TrainedModel, denoiser: Denoiser, request: SampleRequest) -> Tensor | None:

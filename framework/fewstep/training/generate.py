@@ -153,14 +153,15 @@ def evaluate_run(
     section = model.recipe.evaluate
     if not section.metrics:
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
-    config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler)).sampler
+    steps = steps or section.steps
+    config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
     model = load_model(run, weights=section.weights, dataset=model.dataset) if section.weights != "ema" else model
     built = SAMPLERS.build(config)
     denoiser = guide_of(built, model.dataset)(model.denoiser)
     wanted = samples or section.samples
     labels = labels_like_data(denoiser, model.dataset, wanted, seed)
     rows = []
-    for count in steps or section.steps:
+    for count in steps:
         tokens, nfe = draw(
             built,
             denoiser,
