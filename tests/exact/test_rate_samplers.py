@@ -19,9 +19,9 @@ from fewstep.prediction import TablePrediction
 from fewstep.processes.base import PROCESSES, ForwardProcess
 from fewstep.samplers.analytic import tweedie_rows
 from fewstep.samplers.base import SAMPLERS
-from fewstep.samplers.euler import most_one
+from fewstep.samplers.euler import EulerSampler
 from fewstep.samplers.rates import jump, ratios, speed
-from fewstep.samplers.tau_leaping import once
+from fewstep.samplers.tau_leaping import TauLeapingSampler
 from fewstep.testing.statistics import assert_same_law
 
 V = 3
@@ -93,7 +93,7 @@ def test_rates_carry_the_law_of_a_token_back_in_time(name: str, t: float) -> Non
 @pytest.mark.parametrize(("t", "length"), [(0.9, 0.1), (0.5, 0.02), (0.2, 0.15)])
 def test_one_step_moves_as_the_rates_say(name: str, sampler: str, t: float, length: float) -> None:
     """Any prediction: the law of a jump from each state, against rates summed over x."""
-    process, chance = process_of(name), {"euler": most_one, "tau_leaping": once}[sampler]
+    process, chance = process_of(name), {"euler": EulerSampler.chance, "tau_leaping": TauLeapingSampler.chance}[sampler]
     p, many = torch.tensor([0.5, 0.1, 0.4], dtype=torch.float64), 20_000
     for z in states(process):
         rates = enumerated_rates(process, p, z, t)
@@ -107,7 +107,7 @@ def test_one_step_moves_as_the_rates_say(name: str, sampler: str, t: float, leng
 
 
 @BOTH
-@pytest.mark.parametrize("chance", [most_one, once])
+@pytest.mark.parametrize("chance", [EulerSampler.chance, TauLeapingSampler.chance])
 def test_short_steps_are_those_of_the_posterior(name: str, chance: Any) -> None:
     """One token: 1 + h R differs from q(z_s | z_t) by O(h^2), so half the step has a quarter of the error."""
     process, t = process_of(name), 0.6
@@ -125,7 +125,7 @@ def test_short_steps_are_those_of_the_posterior(name: str, chance: Any) -> None:
         return worst
 
     assert error(0.04) < 0.01
-    if not (process.carry_over and chance is most_one):  # with a linear schedule that one is exact
+    if not (process.carry_over and chance is EulerSampler.chance):  # with a linear schedule that one is exact
         assert error(0.02) / error(0.01) == pytest.approx(4, rel=0.15)
 
 
@@ -136,7 +136,7 @@ def test_the_speed_is_finite_where_no_data_is_left() -> None:
     prediction = TablePrediction(LAW.log().expand(many, 1, V), x, process.to_predict(x))
     ends = torch.ones(many, dtype=torch.float64)
     assert bool(speed(process, ends).isfinite().all())
-    for chance in (most_one, once):
+    for chance in (EulerSampler.chance, TauLeapingSampler.chance):
         out = jump(process, prediction, x, ends, 0.1, chance, generator=Generator().manual_seed(0))
         assert_same_law(counts(out, V), torch.tensor([0, 0.5, 0.5]), "first jump")
 

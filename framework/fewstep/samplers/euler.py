@@ -10,12 +10,12 @@ from typing import Literal
 from torch import Tensor
 
 from fewstep.samplers.base import SAMPLERS
-from fewstep.samplers.rates import jump
-from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
+from fewstep.samplers.rates import JumpSampler
+from fewstep.samplers.walk import WalkConfig
 
 
 @SAMPLERS.register("euler")
-class EulerSampler(WalkSampler):
+class EulerSampler(JumpSampler):
     """Leaves z_t with probability min(1, h R): h the length of the step, R the total rate of the reverse process.
 
     P(z_s = y) = h R(y) for y != z_t, scaled down where these sum to more than 1 (arXiv 2310.16834, 2205.14987). The
@@ -26,14 +26,7 @@ class EulerSampler(WalkSampler):
     class Config(WalkConfig):
         type: Literal["euler"] = "euler"
 
-    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
-        prediction = walk.predict(x, step)
-        if step.last:
-            return prediction.sample(generator=walk.generator)
-        process, (now,) = walk.denoiser.process, walk.times(x, step.t)
-        return jump(process, prediction, x, now, step.t - step.s, most_one, generator=walk.generator)
-
-
-def most_one(expected: Tensor) -> Tensor:
-    """min(1, h R)."""
-    return expected.clamp(max=1)
+    @staticmethod
+    def chance(expected: Tensor) -> Tensor:
+        """min(1, h R)."""
+        return expected.clamp(max=1)

@@ -7,6 +7,7 @@ r(y) = E_{x ~ p}[q_t(y | x) / q_t(z | x)] (SEDD, arXiv 2310.16834). Shapes: B ba
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -15,9 +16,27 @@ from torch import Tensor
 from fewstep.prediction import Prediction, draw_at
 from fewstep.processes.base import TINY, ForwardProcess
 from fewstep.randomness import Randomness, uniform
+from fewstep.samplers.walk import Step, Walk, WalkSampler
 
 Chance = Callable[[Tensor], Tensor]
 """From h * (total rate out of a state), which may be infinite, to the probability of leaving it in a step of h."""
+
+
+class JumpSampler(WalkSampler):
+    """A sampler in which a token leaves z_t with a `chance` that grows with the rates of t. The last step draws
+    x ~ prediction, which leaves no noise."""
+
+    @staticmethod
+    @abstractmethod
+    def chance(expected: Tensor) -> Tensor:
+        """Probability of leaving a state in a step of length h, from h times its total rate."""
+
+    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        prediction = walk.predict(x, step)
+        if step.last:
+            return prediction.sample(generator=walk.generator)
+        process, (now,) = walk.denoiser.process, walk.times(x, step.t)
+        return jump(process, prediction, x, now, step.t - step.s, self.chance, generator=walk.generator)
 
 
 def speed(process: ForwardProcess, t: Tensor) -> Tensor:

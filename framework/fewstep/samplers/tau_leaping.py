@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from fewstep.samplers.base import SAMPLERS
-from fewstep.samplers.rates import jump
-from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
+from fewstep.samplers.rates import JumpSampler
+from fewstep.samplers.walk import WalkConfig
 
 
 @SAMPLERS.register("tau_leaping")
-class TauLeapingSampler(WalkSampler):
+class TauLeapingSampler(JumpSampler):
     """Holds the rates still for a step of length h and lets a token jump once: P(it leaves z_t) = 1 - exp(-h R).
 
     R is the total rate out of z_t, and where a token goes is drawn in proportion to the rates (arXiv 2205.14987;
@@ -28,14 +28,7 @@ class TauLeapingSampler(WalkSampler):
     class Config(WalkConfig):
         type: Literal["tau_leaping"] = "tau_leaping"
 
-    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
-        prediction = walk.predict(x, step)
-        if step.last:
-            return prediction.sample(generator=walk.generator)
-        process, (now,) = walk.denoiser.process, walk.times(x, step.t)
-        return jump(process, prediction, x, now, step.t - step.s, once, generator=walk.generator)
-
-
-def once(expected: Tensor) -> Tensor:
-    """1 - exp(-h R)."""
-    return -torch.expm1(-expected)
+    @staticmethod
+    def chance(expected: Tensor) -> Tensor:
+        """1 - exp(-h R)."""
+        return -torch.expm1(-expected)
