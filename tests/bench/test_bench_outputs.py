@@ -148,3 +148,12 @@ def test_plot_of_values_over_orders_of_magnitude_and_below_zero(results: Results
     pictures = [draw_plot(made_up(results, values), tmp_path / "p.png").read_bytes() for values in (wide, below)]
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
     assert pictures[0] != pictures[1]
+
+
+def test_many_cases_are_rows_of_a_taller_plot(results: Results, tmp_path: Path) -> None:
+    def height(cases: int) -> int:
+        values = {(f"case{index}", steps): 1.0 + index for index in range(cases) for steps in (2, 4)}
+        header = draw_plot(made_up(results, values), tmp_path / "p.png").read_bytes()[20:24]
+        return int.from_bytes(header, "big")
+
+    assert height(2) == height(7) < height(20) < height(40)

@@ -17,21 +17,30 @@ _LOG_SPAN = 8.0
 
 
 def draw_plot(results: Results, path: Path) -> Path:
-    """Write the headline value against NFE, one line a case, with error bars and the level of real samples."""
+    """Write the headline value against NFE, one line a case, with error bars and the level of real samples.
+
+    More cases than lines that can be told apart are rows of dots, one for each NFE.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    names = list(dict.fromkeys(s.case for s in results.summary if s.case != REFERENCE))
+    many = len(names) > len(_COLOURS)
+    figure = Figure(figsize=(8, 1.8 + 0.27 * len(names) if many else 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    names = list(dict.fromkeys(s.case for s in results.summary if s.case != REFERENCE))
-    for index, name in enumerate(names):
-        _line(axes, results, name, index)
     real = results.find(REFERENCE, None)
+    if many:
+        _dots(axes, results, names)
+    else:
+        for index, name in enumerate(names):
+            _line(axes, results, name, index)
     if real:
-        level = real.values[results.headline].mean
-        axes.axhline(level, color="#555555", linestyle=":", linewidth=1.6, label=REAL)
-    _axes(axes, results)
+        level = (axes.axvline if many else axes.axhline)(real.values[results.headline].mean)
+        level.set(color="#555555", linestyle=":", linewidth=1.6, label=REAL)
+    if not many:
+        _nfe_axis(axes, results)
+    _value_axis(axes, results, axes.xaxis if many else axes.yaxis)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: labels[i] == REAL)
     figure.legend(
@@ -69,22 +78,49 @@ def _line(axes: Any, results: Results, name: str, index: int) -> None:
     )
 
 
-def _axes(axes: Any, results: Results) -> None:
-    """Scales, ticks and labels."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def _dots(axes: Any, results: Results, names: list[str]) -> None:
+    """A row for each case, from the top down, with a dot for each NFE."""
+    counts = sorted({s.nfe for s in results.summary if s.nfe})
+    for index, count in enumerate(counts):
+        here = [(names.index(s.case), s.values[results.headline]) for s in results.summary if s.nfe == count]
+        axes.errorbar(
+            [value.mean for _, value in here],
+            [row for row, _ in here],
+            xerr=[value.stderr or 0.0 for _, value in here],
+            label=f"{count} NFE",
+            color=_COLOURS[index % len(_COLOURS)],
+            marker=_MARKERS[index % len(_MARKERS)],
+            linestyle="none",
+            markersize=6,
+            capsize=3,
+        )
+    labels = [case.label if (case := results.case(name)) else name for name in names]
+    axes.set_yticks(range(len(names)), labels)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _nfe_axis(axes: Any, results: Results) -> None:
+    """The horizontal axis of lines."""
+    from matplotlib.ticker import NullLocator
 
     counts = sorted({s.nfe for s in results.summary if s.nfe})
     axes.set_xscale("log", base=2)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("network evaluations for each sample (NFE)", fontsize=11)
+
+
+def _value_axis(axes: Any, results: Results, axis: Any) -> None:
+    """Scale, ticks and label of the values, and what belongs to the whole picture."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     means = [s.values[results.headline].mean for s in results.summary]
     if means and min(means) > 0 and max(means) / min(means) > _LOG_SPAN:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("network evaluations for each sample (NFE)", fontsize=11)
-    axes.set_ylabel(f"{results.headline} ({results.direction} is better)", fontsize=11)
+        (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_label_text(f"{results.headline} ({results.direction} is better)", fontsize=11)
     axes.set_title(results.suite.title, fontsize=13, loc="left")
     axes.grid(True, color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
