@@ -37,9 +37,10 @@ class Size:
     depth: int
     heads: int
     steps: int
+    repeats: int
 
 
-SIZES = (Size(256, 256, 4, 256, 6, 4, steps=32), Size(50_257, 128, 1, 768, 12, 12, steps=16))
+SIZES = (Size(256, 256, 4, 256, 6, 4, steps=16, repeats=3), Size(50_257, 128, 1, 768, 12, 12, steps=6, repeats=1))
 
 
 def network(size: Size, process: str) -> NetworkDenoiser:
@@ -80,7 +81,7 @@ def sampled(model: NetworkDenoiser, sampler: Sampler, size: Size) -> tuple[float
         streams = SampleStreams(0, range(size.batch))
         nfe = sampler.sample(model, size.batch, steps=size.steps, generator=streams).nfe
 
-    return seconds(draw, repeats=3) / nfe, nfe
+    return seconds(draw, size.repeats) / nfe, nfe
 
 
 def rows(size: Size) -> list[tuple[str, str, float, float]]:
