@@ -57,15 +57,13 @@ def shape(
     temperature_: float = 1.0,
     top_p_: float = 1.0,
     delta: float | None = None,
-    greedy: bool = False,
 ) -> Prediction:
     """Temperature first, then top-p; 1.0 leaves a prediction as it is.
 
     Args:
         delta: lower the logits outside top-p by so much; None gives them probability 0.
-        greedy: leave the likeliest symbol alone in the end.
     """
-    for row_map in row_maps(temperature_=temperature_, top_p_=top_p_, delta=delta, greedy=greedy):
+    for row_map in row_maps(temperature_=temperature_, top_p_=top_p_, delta=delta):
         prediction = prediction.shaped(row_map)
     return prediction
 
@@ -73,7 +71,7 @@ def shape(
 def row_maps(
     *, temperature_: float = 1.0, top_p_: float = 1.0, delta: float | None = None, greedy: bool = False
 ) -> tuple[RowMap, ...]:
-    """What `shape` applies, one after the other."""
+    """What `shape` applies, one after the other; `greedy` leaves the likeliest symbol alone in the end."""
     maps: list[RowMap] = []
     if temperature_ != 1.0:
         maps.append(temperature(temperature_))

@@ -49,10 +49,8 @@ class AncestralSampler(WalkSampler):
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         process, c = walk.denoiser.process, self.config
         prediction = walk.predict(x, step)
-        now, then = walk.times(x, step.t, step.s)
         if c.precision != "two_stage" or (c.posterior == "plugged" and not process.carry_over):
             precision: JointPrecision = "joint_fp64" if c.precision == "two_stage" else c.precision
+            now, then = walk.times(x, step.t, step.s)
             return draw_joint(process, prediction, x, now, then, walk.generator, precision, last=step.last)
-        if step.last:
-            return prediction.sample(generator=walk.generator)
-        return process.step_back(x, prediction, now, then, generator=walk.generator)
+        return walk.take(prediction, x, step)

@@ -32,20 +32,12 @@ class CorrectorSampler(WalkSampler):
         reach: float = Field(0.5, gt=0, le=1, description="how much of a step's noise a correction adds again")
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
-        x = ancestral_step(walk, x, step)
+        x = walk.take(walk.predict(x, step), x, step)
         back = replace(step, t=step.s + self.config.reach * (step.t - step.s))
         for _ in range(self.config.corrections):
-            x = ancestral_step(walk, add_noise(walk, x, back), back)
+            x = add_noise(walk, x, back)
+            x = walk.take(walk.predict(x, back), x, back)
         return x
-
-
-def ancestral_step(walk: Walk, x: Tensor, step: Step) -> Tensor:
-    """z_s of `ancestral` from z_t, LongTensor [B, L]; clean tokens if the step is the last."""
-    prediction = walk.predict(x, step)
-    if step.last:
-        return prediction.sample(generator=walk.generator)
-    now, then = walk.times(x, step.t, step.s)
-    return walk.denoiser.process.step_back(x, prediction, now, then, generator=walk.generator)
 
 
 def add_noise(walk: Walk, x: Tensor, step: Step) -> Tensor:

@@ -130,6 +130,13 @@ class Walk:
             prediction = prediction.shaped(row_map)
         return prediction
 
+    def take(self, prediction: Prediction, x: Tensor, step: Step) -> Tensor:
+        """The ancestral draw z_s ~ q(z_s | z_t, x) with x ~ prediction, and x in the last step (LongTensor [B, L])."""
+        if step.last:
+            return prediction.sample(generator=self.generator)
+        now, then = self.times(x, step.t, step.s)
+        return self.denoiser.process.step_back(x, prediction, now, then, generator=self.generator)
+
     def unshaped(self, x: Tensor, t: Tensor, s: Tensor) -> Prediction:
         """The denoiser's prediction from times t to s (float [B]), guided and nothing else."""
         weight, generator = self.config.guidance, self.generator
