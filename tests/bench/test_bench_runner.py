@@ -170,6 +170,32 @@ def test_a_case_may_start_from_another(write_suite: Write, tmp_path: Path) -> No
     assert changed.digest != digest, "what a case starts from belongs to it"
 
 
+def test_a_model_is_sampled_once_more_in_another_way(write_suite: Write, tmp_path: Path) -> None:
+    cases = [
+        {"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]},
+        {"name": "greedy", "model": "teacher", "steps": [2], "sampler": {"type": "ancestral", "top_p": 0.01}},
+        {"name": "oracle", "recipe": "./teacher.yaml", "oracle": True, "steps": [2]},
+        {"name": "sure", "model": "oracle", "steps": [2], "sampler": {"type": "ancestral", "temperature": 0.01}},
+    ]
+    folder = run_suite(write_suite(cases=cases, claims=None, seeds=[0], train_seeds=[0, 1]), str(tmp_path / "out"))
+    results = Results.load(folder / "results.json")
+    assert len(list((folder / "runs").iterdir())) == 2
+    for seed in (0, 1):
+        teacher, greedy = (results.case(name, seed) for name in ("teacher", "greedy"))
+        assert teacher
+        assert greedy
+        assert (greedy.run, greedy.model) == (teacher.run, "teacher")
+    plain, greedy_row, _, sure = (
+        [r for r in results.rows if r.case == name] for name in ("teacher", "greedy", "oracle", "sure")
+    )
+    assert plain[0].values != greedy_row[0].values
+    assert (greedy_row[0].sampler or {})["top_p"] == 0.01
+    assert len(sure) == 1
+    text = (folder / "results.md").read_text()
+    assert text.count("fewstep train") == 2
+    assert "--sampler" in text
+
+
 def test_where_one_training_fails_the_others_go_on(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,3 +205,32 @@ def test_digests_follow_recipe_teacher_and_data(write_suite: Write, tmp_path: Pa
     assert changed[1] != first[1], "a student's model depends on its teacher's"
     assert changed[2] == first[2]
     assert digests("x", "optim.lr=1e-3", on=1)[0] == first[0], "but not the other way round"
+
+
+def test_a_model_sampled_again_needs_an_earlier_case_and_trains_nothing(write_suite: Write) -> None:
+    again = {"name": "again", "model": "a", "steps": [2]}
+    cases = [
+        {"name": "none", "steps": [2]},
+        {**again, "name": "early"},
+        case("a", sampler="ancestral"),
+        {**again, "name": "both", "recipe": "./teacher.yaml"},
+        {**again, "name": "set", "set": ["train.steps=3"]},
+        {**again, "name": "typo", "model": "aa"},
+    ]
+    found = problems(write_suite(cases=cases, claims=None))
+    assert "give `recipe`, to train a model, or `model`" in found["cases[0]"]
+    assert "case 'a' must come before" in found["cases[1].model"]
+    assert "goes with `model`" in found["cases[2].sampler"]
+    assert "one of them" in found["cases[3]"]
+    assert "nothing is trained for a case with `model`; remove it" in found["cases[4].set"]
+    assert "no case named 'aa'; did you mean 'a'?" in found["cases[5].model"]
+
+
+def test_a_sampler_that_does_not_fit_the_model_is_reported_where_it_stands(write_suite: Write) -> None:
+    unknown = {"name": "again", "model": "a", "steps": [2], "sampler": {"type": "ancestral", "top_q": 0.9}}
+    assert (
+        "did you mean 'top_p'?"
+        in problems(write_suite(cases=[case("a"), unknown], claims=None))["cases[1].sampler.top_q"]
+    )
+    blocks = {"name": "again", "model": "a", "steps": [2], "sampler": "block_ancestral"}
+    assert "samplers for it" in problems(write_suite(cases=[case("a"), blocks], claims=None))["cases[1].sampler"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from local_data import write_chorales
+from local_data import write_chorales, write_mnist
 
 from fewstep.bench.plan import make_plan
 from fewstep.bench.suite import load_suite
 from fewstep.recipe.shipped import shipped_suites
 
-LEAST = 11
+LEAST = 12
 
 
 def test_suites_ship() -> None:
@@ -21,7 +21,8 @@ def test_suites_ship() -> None:
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
 @pytest.mark.parametrize("name", shipped_suites())
 def test_a_shipped_suite_is_ready_to_run(name: str, quick: bool, tmp_path: Path) -> None:
-    sets = [f"data.path={write_chorales(tmp_path / 'music.json')}"] if name == "dmmd-music" else []
+    files = {"dmmd-music": write_chorales(tmp_path / "music.json"), "dmmd-mnist": write_mnist(tmp_path / "mnist")}
+    sets = [f"data.path={files[name]}"] if name in files else []
     loaded = load_suite(name, quick=quick, sets=sets)
     assert loaded.suite.name == name, "results go to a folder of the suite's name"
     plan = make_plan(loaded, Path("unused"))

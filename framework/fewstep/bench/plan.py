@@ -15,7 +15,7 @@ from fewstep.data.base import DATASETS, Dataset
 from fewstep.errors import Problem, RecipeError, UserError
 from fewstep.metrics.base import METRICS
 from fewstep.objectives.base import OBJECTIVES
-from fewstep.recipe import LoadedRecipe, load_recipe
+from fewstep.recipe import LoadedRecipe, load_recipe, with_sampler
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.shipped import is_path
 from fewstep.recipe.yaml_loader import undotted
@@ -39,6 +39,11 @@ class PreparedCase:
     digest: str
     run: RunDir
     """Where it is trained; unused by an oracle."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is a model to train for it."""
+        return not (self.spec.oracle or self.spec.model)
 
     @property
     def name(self) -> str:
@@ -65,7 +70,7 @@ class PreparedCase:
     @property
     def train_work(self) -> float:
         """Forward passes over a sample, or what costs as much, that the training takes."""
-        if self.spec.oracle:
+        if not self.trained:
             return 0.0
         train, objective = self.recipe.train, OBJECTIVES.build(self.recipe.objective)
         phases = objective.phases()
@@ -119,7 +124,9 @@ def make_plan(loaded: LoadedSuite, folder: Path) -> Plan:
     seeds = loaded.suite.train_seeds or (None,)
     for seed in seeds:
         for index, spec in enumerate(loaded.suite.cases):
-            if not spec.oracle:
+            if spec.model:
+                planner.add_again(index, seed)
+            elif not spec.oracle:
                 planner.add(index, seed)
             elif seed == seeds[0]:
                 planner.add(index, None)
@@ -174,6 +181,26 @@ class _Planner:
         case = PreparedCase(spec, seed, recipe, digest, run)
         self.cases[case.id] = case
 
+    def add_again(self, index: int, seed: int | None) -> None:
+        """Prepare a case that samples the model of an earlier one, or note why it cannot be."""
+        spec = self.loaded.suite.cases[index]
+        origin = self.cases.get(model_id(spec.model or "", seed)) or self.cases.get(spec.model or "")
+        if origin is None:
+            return  # what is wrong with it was noted
+        recipe = origin.recipe
+        if spec.sampler:
+            try:
+                recipe = with_sampler(recipe, spec.sampler.model_dump_json(), steps=spec.steps)
+            except RecipeError as error:
+                self.problems += [
+                    self.loaded.problem(("cases", index, "sampler"), problem.message) for problem in error.problems
+                ]
+                return
+        own = {key: getattr(spec, key) for key in ("name", "label", "steps", "model", "sampler")}
+        spec = origin.spec.model_copy(update=own)
+        case = replace(origin, spec=spec, loaded=replace(origin.loaded, recipe=recipe))
+        self.cases[case.id] = case
+
     def check_metrics(self) -> None:
         """Metrics can score these data, and what they refer to is there."""
         names = [case.name for case in self.loaded.suite.cases if not case.oracle]
@@ -207,8 +234,9 @@ class _Planner:
         return dataset
 
     def _source(self, spec: CaseSpec) -> str | Path:
-        relative = is_path(spec.recipe) or len(Path(spec.recipe).parts) > 1
-        return self.loaded.path.parent / spec.recipe if relative else spec.recipe
+        recipe = spec.recipe or ""
+        relative = is_path(recipe) or len(Path(recipe).parts) > 1
+        return self.loaded.path.parent / recipe if relative else recipe
 
     def _note(self, index: int, key: str, message: str) -> None:
         self.problems.append(self.loaded.problem(("cases", index, key), message))

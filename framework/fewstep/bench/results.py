@@ -47,6 +47,7 @@ class CaseResult(Strict):
     digest: str = Field(description="changes with anything that the model depends on")
     teacher: str | None = Field(description="case that it learned from")
     oracle: bool
+    model: str | None = Field(None, description="case whose model this is, if it has none of its own")
     parameters: int | None = Field(description="weights of the sampled network; null if it was not trained")
     train_steps: int | None
     train_seconds: float | None = Field(description="time in the training loop, over all sessions")

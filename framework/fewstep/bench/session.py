@@ -48,7 +48,7 @@ class Session:
         self._recall()
         self.stages = [f"sample {REFERENCE}"]
         for case in plan.cases:
-            kinds = ["sample"] if case.spec.oracle else ["train", "sample"]
+            kinds = ["train", "sample"] if case.trained else ["sample"]
             self.stages += [f"{kind} {case.id}" for kind in kinds]
         self.clock = SuiteClock(self._stage(name) for name in self.stages)
 
@@ -101,7 +101,7 @@ class Session:
                 self._fail(case, f"skipped, since it learns from '{failed[0]}', which failed")
                 continue
             try:
-                if not (case.spec.oracle or self._train(case)):
+                if case.trained and not self._train(case):
                     return False
                 self._measure(case)
             except FewstepError as error:

@@ -42,10 +42,17 @@ Found = Iterator[tuple[Key, str]]
 
 
 class CaseSpec(Strict):
-    """One model: a recipe to train (or a source's own oracle), and the numbers of steps to sample it with."""
+    """One model, and the numbers of steps to sample it with.
+
+    It is trained by a recipe, or is a source's own oracle, or another case's model once more.
+    """
 
     name: Name = Field(description="names it in results, claims and files")
-    recipe: str = Field(description="shipped recipe, or a path relative to the suite")
+    recipe: str | None = Field(None, description="shipped recipe, or a path relative to the suite")
+    model: str | None = Field(None, description="earlier case whose model this is; nothing is trained")
+    sampler: Annotated[ComponentConfig | None, From("samplers", optional=True)] = Field(
+        None, description="in the place of the recipe's; with `model`"
+    )
     steps: Steps = Field(description="numbers of sampling steps to measure")
     label: str | None = Field(None, description="what plots and tables call it; its name if left out")
     teacher: str | None = Field(None, description="earlier case whose model is this one's teacher")
@@ -56,8 +63,9 @@ class CaseSpec(Strict):
     @property
     def needed(self) -> list[tuple[Key, str]]:
         """Cases that must be trained before this one, and the keys that name them."""
-        teacher: list[tuple[Key, str]] = [(("teacher",), self.teacher)] if self.teacher else []
-        return [*teacher, *((("start_from", role), name) for role, name in self.start_from.items())]
+        single: list[tuple[Key, str | None]] = [(("teacher",), self.teacher), (("model",), self.model)]
+        named = [(key, name) for key, name in single if name]
+        return [*named, *((("start_from", role), name) for role, name in self.start_from.items())]
 
 
 class ClaimSpec(Strict):
@@ -105,7 +113,14 @@ class Suite(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Suite:
-        found = [*self._names(), *self._seeds(), *self._teachers(), *self._headline(), *self._claims()]
+        found = [
+            *self._names(),
+            *self._seeds(),
+            *self._origins(),
+            *self._teachers(),
+            *self._headline(),
+            *self._claims(),
+        ]
         if found:
             details = [InitErrorDetails(type=custom_error("suite", m), loc=key, input=None) for key, m in found]
             raise ValidationError.from_exception_data("Suite", details)
@@ -155,16 +170,31 @@ class Suite(Strict):
                 if _sets_seed(change):
                     yield (*key, number), "the suite's `train_seeds` set the seed of every training; remove one of them"
 
+    def _origins(self) -> Found:
+        """A case says where its model comes from, in one way."""
+        for index, case in enumerate(self.cases):
+            key: Key = ("cases", index)
+            if (case.recipe is None) == (case.model is None):
+                yield key, "give `recipe`, to train a model, or `model`, to sample that of an earlier case; one of them"
+            if case.model is None and case.sampler is not None:
+                yield (
+                    (*key, "sampler"),
+                    "goes with `model`; a case that is trained sets its recipe's: set: [sampler.KEY=...]",
+                )
+            for name in ("teacher", "start_from", "oracle", "set") if case.model else ():
+                if getattr(case, name):
+                    yield (*key, name), "nothing is trained for a case with `model`; remove it"
+
     def _teachers(self) -> Found:
         """What is learned from is an earlier case that is trained."""
         for index, case in enumerate(self.cases):
             earlier = {other.name: other for other in self.cases[:index]}
             for below, name in case.needed:
                 key: Key = ("cases", index, *below)
-                if case.oracle:
+                if case.oracle and not case.model:
                     yield key, f"an oracle learns from nobody; remove `{below[0]}` or `oracle`"
                 elif name in earlier:
-                    if earlier[name].oracle:
+                    if earlier[name].oracle and below != ("model",):
                         yield key, f"case '{name}' is an oracle; what is learned from must be a trained model"
                 elif name in [other.name for other in self.cases]:
                     yield key, f"case '{name}' must come before the case that learns from it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def value_grid(results: Results) -> Grid:
 def model_grid(results: Results) -> Grid:
     """What the models are."""
     header = ["model", "recipe", "teacher", "commit", "parameters", "training steps", "training time"]
-    return Grid(header, [_model_row(case) for case in results.cases], words=4)
+    return Grid(header, [_model_row(case) for case in results.cases if case.model is None], words=4)
 
 
 def _model_row(case: CaseResult) -> list[str]:
@@ -140,14 +141,20 @@ def commands(results: Results) -> list[str]:
     for case in results.cases:
         if case.run is None:
             continue
-        sets = [part for change in _changes(case) for part in ("--set", change)]
-        teacher = results.case(case.teacher, case.train_seed) if case.teacher else None
-        verb = ["distill", case.recipe, "--teacher", str(teacher.run)] if teacher else ["train", case.recipe]
-        lines.append(shlex.join(["fewstep", *verb, *sets]))
+        if case.model is None:
+            lines.append(shlex.join(_training(results, case)))
         steps = [s.steps for s in results.summary if s.case == case.name]
         if steps and case == results.case(case.name):
-            lines.append(shlex.join(["fewstep", "sample", case.run, "-n", "50", "--steps", str(steps[0])]))
+            sampler = ["--sampler", json.dumps(case.resolved["sampler"])] if case.model else []
+            lines.append(shlex.join(["fewstep", "sample", case.run, "-n", "50", "--steps", str(steps[0]), *sampler]))
     return lines
+
+
+def _training(results: Results, case: CaseResult) -> list[str]:
+    """The command that trains a case's model."""
+    teacher = results.case(case.teacher, case.train_seed) if case.teacher else None
+    verb = ["distill", case.recipe, "--teacher", str(teacher.run)] if teacher else ["train", case.recipe]
+    return ["fewstep", *verb, *(part for change in _changes(case) for part in ("--set", change))]
 
 
 def environment_lines(results: Results) -> list[str]:
