@@ -21,6 +21,9 @@ from fewstep.randomness import Randomness, SampleStreams, uniform
 CHUNK_ELEMENTS = 1 << 25
 """Rows x V above which row operations run in chunks that the backward pass recomputes (128 MiB in float32)."""
 
+_BLOCK = 256
+"""Symbols that are searched together in a large vocabulary."""
+
 RowMap = Callable[[Tensor], Tensor]
 """Normalised log-probabilities [N, V] -> normalised log-probabilities [N, V]."""
 
@@ -236,13 +239,41 @@ def expectation(log_p: Tensor, values: Tensor) -> Tensor:
 def draw_at(log_p: Tensor, levels: Tensor) -> Tensor:
     """Symbols of rows [..., V] at which the running sum of probabilities passes a level in [0, 1) [...].
 
-    The inverse of the distribution function, summed in float64: for uniform float64 levels an exact draw, which takes
-    one random number where a race takes V. Symbols of probability 0 are never drawn.
+    The inverse of the distribution function: for uniform float64 levels a draw that is exact to the precision of
+    `log_p`, and takes one random number where a race takes V. Symbols of probability 0 are never drawn.
     """
-    sums = log_p.exp().cumsum(-1, dtype=torch.float64)
+    return pick(log_p.exp(), levels)
+
+
+def pick(weights: Tensor, levels: Tensor) -> Tensor:
+    """Like `draw_at`, for weights [..., V] that are not negative, and levels of their sum.
+
+    Large vocabularies are searched in two steps, a block of symbols first, since a running sum over all of them in
+    float64 costs more than a softmax. A block's own sum has the precision of the weights, the rest is float64.
+    """
+    vocab = weights.shape[-1]
+    if vocab <= 4 * _BLOCK:
+        return _passed(weights.cumsum(-1, dtype=torch.float64), levels)[0]
+    whole = vocab // _BLOCK
+    blocks = weights[..., : whole * _BLOCK].unflatten(-1, (whole, _BLOCK)).sum(-1)
+    rest = weights[..., whole * _BLOCK :].sum(-1, keepdim=True)
+    block, within = _passed(torch.cat([blocks, rest], -1).cumsum(-1, dtype=torch.float64), levels)
+    ids = block[..., None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    inside = weights.gather(-1, ids.clamp_max(vocab - 1)).masked_fill(ids >= vocab, 0.0)
+    return block * _BLOCK + _passed(inside.cumsum(-1, dtype=torch.float64), within)[0]
+
+
+def _passed(sums: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """First index [...] at which running sums [..., K] pass a level in [0, 1) of the last of them.
+
+    And how far into that index's own share the level lies, from 0 to 1. Where all sums are 0 the index means nothing.
+    """
     whole = sums[..., -1]
     below = torch.minimum(levels * whole, torch.nextafter(whole, torch.zeros_like(whole)))  # it may have rounded up
-    return torch.searchsorted(sums, below[..., None], right=True)[..., 0]
+    index = torch.searchsorted(sums, below[..., None], right=True).clamp_max(sums.shape[-1] - 1)
+    before = torch.where(index > 0, sums.gather(-1, (index - 1).clamp_min(0)), 0.0)
+    share = (below[..., None] - before) / (sums.gather(-1, index) - before)
+    return index[..., 0], share[..., 0]
 
 
 def sample_categorical(log_p: Tensor, generator: Randomness) -> Tensor:

@@ -55,7 +55,7 @@ def one_step(tokens: int, seed: int, precision: JointPrecision | None = None) ->
     if precision is None:
         drawn = process.step_back(x, prediction, now, then, generator=generator)
     else:
-        drawn = draw_joint(process, prediction, x, now, then, generator, precision)
+        drawn = draw_joint(process, prediction, x, now, then, generator, precision, last=False)
     ranks = drawn[drawn < V]
     return torch.bincount(torch.bucketize(ranks + 1, EDGES), minlength=len(EDGES))
 

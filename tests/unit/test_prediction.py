@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fewstep import prediction as prediction_module
-from fewstep.prediction import HeadPrediction, Prediction, TablePrediction, rowwise, sample_categorical
+from fewstep.prediction import HeadPrediction, Prediction, TablePrediction, pick, rowwise, sample_categorical
 from fewstep.shaping import outside_top_p, shape
 from fewstep.testing.statistics import assert_same_law
 
@@ -159,3 +159,32 @@ def test_a_token_that_one_prediction_carries_over_is_certain_in_its_rows() -> No
     assert table.grad is not None
     assert table.grad[where].any(1).all()
     assert not table.grad[~where].any()
+
+
+@pytest.mark.parametrize("vocab", [1025, 3000, 4096])
+def test_large_vocabularies_are_searched_in_blocks_to_the_same_symbols(vocab: int) -> None:
+    """Against one running sum; whole blocks and the ends of the vocabulary have no mass."""
+    generator = Generator().manual_seed(vocab)
+    weights = torch.rand(64, vocab, generator=generator, dtype=torch.float64) ** 8
+    weights[:, ::3] = 0.0
+    weights[:, :300] = 0.0
+    weights[:, 600:1020] = 0.0
+    weights[:32, -5:] = 0.0
+    levels = torch.rand(64, generator=generator, dtype=torch.float64)
+    levels[:4] = torch.tensor([0.0, 1 - 2**-53, 2**-60, 0.5], dtype=torch.float64)
+    sums = weights.cumsum(-1)
+    expected = torch.searchsorted(sums, (levels * sums[:, -1])[:, None], right=True)[:, 0]
+    expected[1] = weights[1].nonzero().max()
+    drawn = pick(weights, levels)
+    assert torch.equal(drawn, expected)
+    assert bool((weights.gather(1, drawn[:, None]) > 0).all())
+
+
+def test_a_large_vocabulary_in_float32_keeps_its_law() -> None:
+    """Zipf's law over 5,000 symbols: even steps of the level give each symbol its share, within one step."""
+    law = 1 / torch.arange(1, 5001, dtype=torch.float64)
+    law /= law.sum()
+    levels = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    drawn = torch.cat([pick(law.float().expand(len(part), -1), part) for part in levels.split(2000)])
+    counts = torch.bincount(drawn, minlength=5000)
+    assert float((counts - law * 200_000).abs().max()) <= 1.1

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from fewstep.prediction import draw_at
+from fewstep.prediction import pick
 from fewstep.processes.base import ForwardProcess, posterior_rows
 from fewstep.randomness import uniform
 from fewstep.samplers.base import SAMPLERS
@@ -37,7 +37,7 @@ class AnalyticSampler(WalkSampler):
         times = [time[:, None].expand(x.shape) for time in walk.times(x, step.t, step.s)]
 
         def draw(log_p: Tensor, u: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
-            return (draw_at(tweedie_rows(process, log_p, z, t, s).log(), u),)
+            return (pick(tweedie_rows(process, log_p, z, t, s), u),)
 
         (drawn,) = prediction.scan(draw, prediction.where, levels, x, *times)
         return x.masked_scatter(prediction.where, drawn)

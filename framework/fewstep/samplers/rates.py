@@ -50,19 +50,42 @@ def speed(process: ForwardProcess, t: Tensor) -> Tensor:
     return -process.schedule.alpha_prime(t) / (process.vocab_size * process.schedule.alpha(t).clamp_min(TINY))
 
 
-def ratios(log_p: Tensor, z: Tensor, alpha: Tensor, noise: Tensor) -> Tensor:
-    """r(y) = E_{x ~ p}[q_t(y | x) / q_t(z | x)] of the uniform process, float64 [N, V]; r(z) = 1.
+def ratios(here: Tensor, alpha: Tensor, noise: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+    """Numbers a, b [N] with r(y) = E_{x ~ p}[q_t(y | x) / q_t(z | x)] = a + b p(y) for y != z, uniform process.
 
-    With b = (1 - alpha) / V it is 1 - p(z) alpha / (alpha + b) + p(y) alpha / b for y != z, finite for any alpha < 1.
+    With c = (1 - alpha) / V they are a = 1 - p(z) alpha / (alpha + c) and b = alpha / c, finite for any alpha < 1.
 
     Args:
-        log_p: log-probabilities of x [N, V].
-        z: ids [N].
+        here: p(z), float64 [N].
         alpha, noise: levels alpha_t and 1 - alpha_t, float64 [N].
     """
-    p, alpha, rest = log_p.double().exp(), alpha[:, None], noise[:, None] / log_p.shape[1]
-    others = 1 - p.gather(1, z[:, None]) * alpha / (alpha + rest)
-    return (others + p * alpha / rest).scatter(1, z[:, None], 1.0)
+    rest = noise / vocab_size
+    return 1 - here * alpha / (alpha + rest), alpha / rest
+
+
+def leave(
+    chance: Chance, log_p: Tensor, z: Tensor, alpha: Tensor, noise: Tensor, level: Tensor, move: Tensor, u: Tensor
+) -> Tensor:
+    """Where tokens of the uniform process jump to in a step, z for those that stay (LongTensor [N]).
+
+    Leaving z, y is drawn in proportion to a + b p(y): uniformly among the others, or from p without z. So no row of
+    rates is formed.
+
+    Args:
+        chance: of a jump, given the length times the total rate.
+        log_p: log-probabilities of x [N, V].
+        z: ids [N].
+        alpha, noise, level, move, u: float64 [N]; levels of t, length of the step times `speed`, and two uniform
+            numbers, for whether and where.
+    """
+    others, here = log_p.shape[1] - 1, log_p.gather(1, z[:, None])[:, 0].double().exp()
+    base, slope = ratios(here, alpha, noise, log_p.shape[1])
+    even, by_p = base * others, slope * (1 - here)
+    share = even / (even + by_p)
+    any_other = (u / share * others).long().clamp(0, others - 1)
+    drawn = draw_at(log_p.scatter(1, z[:, None], -torch.inf), ((u - share) / (1 - share)).clamp(0, 1))
+    target = torch.where(u < share, any_other + (any_other >= z), drawn)
+    return torch.where(move < chance(level * (even + by_p)), target, z)
 
 
 def jump(
@@ -89,9 +112,8 @@ def jump(
     targets = uniform(x.shape, generator, device=x.device)
     levels = [f(t.double())[:, None].expand(x.shape) for f in (process.schedule.alpha, process.schedule.noise)]
 
-    def draw(log_p: Tensor, z: Tensor, level: Tensor, move: Tensor, u: Tensor, *levels: Tensor) -> tuple[Tensor]:
-        away = ratios(log_p, z, *levels).scatter(1, z[:, None], 0.0)
-        return (torch.where(move < chance(level * away.sum(1)), draw_at(away.log(), u), z),)
+    def draw(log_p: Tensor, *rest: Tensor) -> tuple[Tensor]:
+        return (leave(chance, log_p, *rest),)
 
-    (drawn,) = prediction.scan(draw, prediction.where, x, level, moves, targets, *levels)
+    (drawn,) = prediction.scan(draw, prediction.where, x, *levels, level, moves, targets)
     return x.masked_scatter(prediction.where, drawn)
