@@ -30,12 +30,14 @@ class RoleSpec:
         starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
         adapters: whether the recipe's `noise_input` and `step_input` are attached to it; `label_input` always is.
         classifies: whether it scores the classes of labelled data, which it learns from, and not tokens.
+        refreshed: whether the objective itself replaces its weights in the course of a training.
     """
 
     trained: bool = True
     starts_from: str | None = None
     adapters: bool = False
     classifies: bool = False
+    refreshed: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class StepContext:
     generators: Mapping[str, Generator]
     device: torch.device
     step: int = 0
+    """Optimiser steps that are done, of all `steps` of the training."""
+    steps: int = 1
     diagnose: bool = False
     """Whether this step should also measure what costs extra; the trainer asks for it now and then."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fewstep.errors import RecipeError
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
@@ -19,24 +20,37 @@ from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
 
-def check_objective(config: Any, *, processes: tuple[str, ...] = ("masked", "uniform"), steps: int = 6) -> None:
+def check_objective(config: Any, *, processes: tuple[str, ...] | None = None, steps: int = 6) -> None:
     """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
 
     Args:
         config: name, mapping or config of a registered objective.
-        processes: names of the processes it is for.
+        processes: names of the processes it is for; if left out, masked and uniform, but for those that it refuses.
         steps: length of the runs that are compared for exact resume.
 
     Raises:
         AssertionError: naming what differs.
     """
-    for process in processes:
+    for process in processes or _processes(config):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             teacher = _train(_recipe("denoising", process, 4, None), root / "teacher")
             recipe = _recipe(config, process, steps, teacher.run.path)
             _check_gradients(Trainer(recipe, _run(recipe, root / "gradients"), echo=_silent))
             _check_resume(recipe, root)
+
+
+def _processes(config: Any) -> list[str]:
+    """Which of the two usual processes an objective accepts."""
+    accepted, refused = [], {}
+    for process in ("masked", "uniform"):
+        try:
+            _recipe(config, process, 1, Path("unused"))
+            accepted.append(process)
+        except RecipeError as error:
+            refused[process] = str(error)
+    assert accepted, f"neither process is accepted: {refused}"
+    return accepted
 
 
 def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> Recipe:
@@ -117,7 +131,7 @@ def _check_resume(recipe: Recipe, root: Path) -> None:
     _assert_equal(straight.state_dict(), resumed.state_dict(), "")
     assert _metrics(straight.run) == _metrics(resumed.run), "metrics.jsonl differs after a resume"
     fresh = Trainer(recipe, RunDir(root / "unused"), echo=_silent)
-    for name in [name for name, role in straight.objective.roles.items() if not role.trained]:
+    for name in [name for name, role in straight.objective.roles.items() if not (role.trained or role.refreshed)]:
         _assert_equal(fresh.roles[name].state_dict(), straight.roles[name].state_dict(), f"frozen role {name}")
 
 

@@ -1,0 +1,124 @@
+"""Discrete consistency distillation: predictions at both ends of a coupled pair of states agree.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.divergence import Divergence, divergence
+from fewstep.objectives.gaussian_dual import induced_alpha
+from fewstep.objectives.rounds import RoundsConfig, refresh_teacher
+from fewstep.processes.base import PROCESSES, ForwardProcess, per_token
+from fewstep.randomness import uniform
+
+
+@OBJECTIVES.register("consistency")
+class Consistency(Objective):
+    """The student at z_t learns what the teacher predicts at z_s, a little nearer to the data on the same path.
+
+    Pairs share their noise, so that the way from z_t to z_s is the one thing that differs. For the uniform process
+    that is the pair of Duo's Gaussian paths (DCD, arXiv 2506.10892, section 4), for the masked one nested masks: a
+    token that is clean at t is clean at s. Where z_s shows a token that z_t hides, that token is the target (cross
+    entropy). Steps double from round to round, and the student becomes the teacher; or the teacher follows the student
+    as an average. Reduced to a mean over the tokens that the student predicts.
+    """
+
+    roles: ClassVar = {
+        "teacher": RoleSpec(trained=False, starts_from="teacher", refreshed=True),
+        "student": RoleSpec(starts_from="teacher"),
+    }
+
+    class Config(RoundsConfig):
+        type: Literal["consistency"] = "consistency"
+        divergence: Divergence = Field("reverse_kl", description="of the student's prediction from the teacher's")
+        times: Literal["uniform", "gaussian"] = Field(
+            "uniform", description="t, s and steps are those of the process, or of Duo's Gaussian path (uniform only)"
+        )
+        gamma: tuple[float, float] = Field(
+            (-4.0, -1.0), description="log noise-to-signal ratio of that path at its two ends"
+        )
+        teacher_decay: float | None = Field(
+            None, ge=0, lt=1, description="with it the teacher is the student's average, with this decay an update"
+        )
+        min_time: float = Field(1e-3, ge=0, lt=1, description="smallest t drawn, before a step is added")
+
+        @model_validator(mode="after")
+        def _towards_noise(self) -> Consistency.Config:
+            if self.gamma[0] >= self.gamma[1]:
+                raise ValueError("gamma: noise must grow from the first end to the second")
+            return self
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if config.times == "gaussian" and PROCESSES.get(recipe.process.type).cls.carry_over:
+            yield "times", f"the {recipe.process.type} process has no Gaussian path; use times: uniform"
+
+    @classmethod
+    def usual_steps(cls, config: Any) -> int | None:
+        return max(1, round(1 / sum(config.length(number) for number in range(config.rounds))))
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        c = self.config
+        t, s = self.pair(batch.size, ctx)
+        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+        z_s = step_on_path(ctx.process, batch.x0, z_t, t, s, generator=ctx.generators["noise"])
+        student = ctx.roles["student"](z_t, t.float(), cond=batch.cond)
+        with torch.no_grad():
+            teacher = ctx.roles["teacher"](z_s, s.float(), cond=batch.cond)
+        both = student.where & teacher.where
+        value = divergence(c.divergence, student, teacher, both)
+        shown = student.nll(batch.x0) * ~both
+        count = student.where.sum()
+        metrics: dict[str, Any] = {
+            "round": torch.tensor(c.round(ctx)),
+            "divergence": (value.detach().sum(), both.sum()),
+        }
+        return LossOutput((value + shown).sum() / count.clamp_min(1), metrics)
+
+    def pair(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Times t > s of the process, float64 [B]."""
+        c, schedule = self.config, ctx.process.schedule
+        length = c.length(c.round(ctx))
+        t = c.min_time + (1 - c.min_time) * ctx.sample_time(count, antithetic=True).double()
+        t = (t + length).clamp_max(1.0)
+        s = (t - length).clamp_min(0.0)
+        if c.times == "uniform":
+            return t, s
+        start, end = c.gamma
+        levels = [induced_alpha(start + (end - start) * time, ctx.process.vocab_size) for time in (t, s)]
+        return schedule.time_of(levels[0]), schedule.time_of(levels[1])
+
+    def after_step(self, phase: Phase, ctx: StepContext) -> None:
+        decay = self.config.teacher_decay
+        if decay is None:
+            refresh_teacher(self.config, ctx)
+            return
+        teacher, student = ctx.roles["teacher"].state_dict(), ctx.roles["student"].state_dict()
+        with torch.no_grad():
+            for name, weight in teacher.items():
+                weight.lerp_(student[name], 1 - decay)
+
+
+def step_on_path(
+    process: ForwardProcess, x0: Tensor, z_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator | None
+) -> Tensor:
+    """z_s of the path whose noise is that of z_t (LongTensor [B, L]): a token turns clean once, and else stays.
+
+    Whatever the noise, z = x0 where one number a token is below P(z = x0) = alpha + (1 - alpha) pi(x0), and else a
+    symbol that the path keeps. So noise turns clean from t to s with probability (P_s - P_t) / (1 - P_t). It is the
+    law of Duo's pairs, argmax(a onehot(x0) + s e) with one e for both: x0 wins where the other coordinates' largest
+    falls short of a / s plus its own noise, and which of them is the largest does not depend on a / s.
+    """
+    share = 0.0 if process.carry_over else 1 / process.vocab_size
+    clean = [per_token(alpha + (1 - alpha) * share) for alpha in map(process.schedule.alpha, (t.double(), s.double()))]
+    turns = (clean[1] - clean[0]) / (1 - clean[0]).clamp_min(torch.finfo(torch.float64).tiny)
+    u = uniform(z_t.shape, generator, device=z_t.device)
+    return torch.where(u < turns, x0, z_t)

@@ -1,0 +1,81 @@
+"""SDTT: self-distillation through time (arXiv 2410.21035).
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.divergence import Divergence, divergence
+from fewstep.objectives.rounds import RoundsConfig, refresh_teacher
+from fewstep.prediction import Prediction
+from fewstep.processes.base import PROCESSES
+
+
+@OBJECTIVES.register("sdtt")
+class SDTT(Objective):
+    """The student learns in one step what its teacher predicts over several; then it is the teacher of steps twice as
+    long.
+
+    From real data noised to t the teacher takes `teacher_steps` ancestral steps. The target of a token is what the
+    teacher predicted for it at the step that revealed it; of one that stays masked, at the last step (arXiv
+    2410.21035, Algorithm 1). The loss is a divergence of the student's one prediction at t, mean over masked tokens.
+    """
+
+    roles: ClassVar = {
+        "teacher": RoleSpec(trained=False, starts_from="teacher", refreshed=True),
+        "student": RoleSpec(starts_from="teacher"),
+    }
+
+    class Config(RoundsConfig):
+        type: Literal["sdtt"] = "sdtt"
+        teacher_steps: int = Field(2, ge=1, description="steps of the teacher for one of the student")
+        divergence: Divergence = Field("reverse_kl", description="of the student's prediction from the target")
+        min_time: float = Field(1e-5, ge=0, lt=1, description="smallest t drawn")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if not PROCESSES.get(recipe.process.type).cls.carry_over:
+            yield "type", f"targets are taken where masks are revealed, and the {recipe.process.type} process has none"
+
+    @classmethod
+    def usual_steps(cls, config: Any) -> int | None:
+        return max(1, round(1 / (config.teacher_steps * config.last_step)))
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        c = self.config
+        t = c.min_time + (1 - c.min_time) * ctx.sample_time(batch.size, antithetic=True)
+        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+        student = ctx.roles["student"](z_t, t, cond=batch.cond)
+        loss = sum(
+            divergence(c.divergence, student, target, where) for where, target in self.targets(z_t, t, batch, ctx)
+        )
+        assert isinstance(loss, Tensor)
+        count = student.where.sum()
+        metrics: dict[str, Any] = {"round": torch.tensor(c.round(ctx)), "divergence": (loss.detach().sum(), count)}
+        return LossOutput(loss.sum() / count.clamp_min(1), metrics)
+
+    @torch.no_grad()
+    def targets(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> list[tuple[Tensor, Prediction]]:
+        """The masks of z_t in disjoint parts (BoolTensor [B, L]), each with the prediction that is its target."""
+        c, process = self.config, ctx.process
+        length, z, now, found = c.length(c.round(ctx)), z_t, t.double(), []
+        for number in range(c.teacher_steps):
+            then = (now - length).clamp_min(0.0)
+            masked = process.to_predict(z)
+            prediction = ctx.roles["teacher"](z, now.float(), cond=batch.cond)
+            z = process.step_back(z, prediction, now, then, generator=ctx.generators["sample"])
+            last = number == c.teacher_steps - 1
+            found.append((masked if last else masked & ~process.to_predict(z), prediction))
+            now = then
+        return found
+
+    def after_step(self, phase: Phase, ctx: StepContext) -> None:
+        refresh_teacher(self.config, ctx)
