@@ -64,6 +64,12 @@ class Condition:
         contexts = none if self.context is None else self.context.chunk(parts)
         return [Condition(label, context) for label, context in zip(labels, contexts, strict=True)]
 
+    def repeat(self, times: int) -> Condition:
+        """The condition of the batch so many times over, one copy after the other."""
+        labels = None if self.labels is None else self.labels.repeat(times)
+        context, given = (None if x is None else x.repeat(times, 1) for x in (self.context, self.given))
+        return Condition(labels, context, None, given)
+
     def without_labels(self) -> Condition:
         """The same with no class for any sample."""
         return self if self.labels is None else replace(self, labels=torch.full_like(self.labels, -1))

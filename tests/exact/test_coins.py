@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from fewstep.training.launch import fit
 from fewstep.training.rundir import RunDir
 
 
-def distance(recipe: str, folder: Path, teacher: Path | None = None) -> dict[str, float]:
+def distance(recipe: str, folder: Path, teacher: Path | None = None, changes: Sequence[str] = ()) -> dict[str, float]:
     """Train a shipped recipe and measure its one-step samples."""
-    loaded = load_recipe(recipe, teacher=str(teacher) if teacher else None)
+    loaded = load_recipe(recipe, changes, teacher=str(teacher) if teacher else None)
     fit(loaded, RunDir(folder), echo=lambda line: None)
     return evaluate_run(str(folder), steps=[1], samples=4000)[0]["metrics"]
 
@@ -52,3 +53,16 @@ def test_dmmd_without_an_auxiliary_can(masked_teacher: Path, tmp_path: Path) -> 
     """Seeds 0 to 2 were measured at 0.03 to 0.05; independent coins are at 0.5."""
     values = distance("coins-dmmd-instant", tmp_path / "student", masked_teacher)
     assert values["coin_tv"] < 0.15, values
+
+
+def test_a_mixture_of_latents_can(masked_teacher: Path, tmp_path: Path) -> None:
+    values = distance("coins-di4c", tmp_path / "student", masked_teacher)
+    assert values["coin_tv"] < 0.1, values
+
+
+@pytest.mark.parametrize("objective", ["{type: sdtt, first_step: 0.25, rounds: 2}", "{type: consistency, rounds: 2}"])
+def test_imitating_a_teacher_token_by_token_cannot(objective: str, masked_teacher: Path, tmp_path: Path) -> None:
+    values = distance(
+        "coins-di4c", tmp_path / "student", masked_teacher, [f"objective={objective}", "noise_input=null"]
+    )
+    assert values["coin_tv"] > 0.45, values

@@ -1,0 +1,149 @@
+"""Di4C: distillation of dimensional correlations (arXiv 2410.08709).
+
+Shapes: M latents, B batch, L tokens, V vocabulary, N predicted tokens of the batch, J sequences that are scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.component import ComponentConfig
+from fewstep.denoiser import Denoiser
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.prediction import Prediction, expectation
+
+_EARLIEST = 1e-5
+"""Smallest t drawn."""
+
+
+@OBJECTIVES.register("di4c")
+class Di4C(Objective):
+    """A mixture of products, E_latent prod_i p(x_i | z_t, latent), that learns what tokens share.
+
+    The latent is the noise input. Near data (t below `delta`) each latent imitates the teacher. Elsewhere the student
+    at t learns the joint law of a teacher's step to u and its own prediction there, and of the data, through the
+    correlation term L(x) = log p(x) - sum_i log p_i(x_i), while its marginals learn those of teacher and of u (arXiv
+    2410.08709, sections 3 and 4, with marginals as control variates). Sums over tokens, means over the batch.
+    """
+
+    roles: ClassVar = {
+        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "student": RoleSpec(starts_from="teacher", adapters=True),
+    }
+
+    class Config(ComponentConfig):
+        type: Literal["di4c"] = "di4c"
+        latents: int = Field(16, ge=2, description="latents that stand for the mixture in a step")
+        step: float = Field(1 / 16, gt=0, le=1, description="longest teacher's step from t to u; at most t / 2")
+        delta: float = Field(0.02, ge=0, lt=1, description="times below are near data")
+        near_share: float = Field(0.3, ge=0, le=1, description="share of the samples that are near data")
+        data_weight: float = Field(0.1, ge=0, description="of the correlations of data, times sigmoid(20 (t - 1/2))")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if recipe.noise_input is None:
+            yield "type", "the mixture's latent is the noise input; add `noise_input: {type: pyramid}`"
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        c = self.config
+        t = ctx.sample_time(batch.size)
+        near = torch.arange(batch.size, device=ctx.device) < round(c.near_share * batch.size)
+        t = torch.where(near, c.delta * t, c.delta + (1 - c.delta) * t).clamp_min(_EARLIEST)
+        total = torch.zeros((), device=ctx.device)
+        metrics: dict[str, Tensor] = {}
+        for part, of_part in ((near, self._imitate), (~near, self._correlate)):
+            if bool(part.any()):
+                value, found = of_part(Batch(batch.x0[part], batch.cond.of(part)), t[part], ctx)
+                total, metrics = total + value, metrics | found
+        return LossOutput(total / batch.size, {name: value.detach() for name, value in metrics.items()})
+
+    def _imitate(self, batch: Batch, t: Tensor, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """mean over latents of sum_i KL(teacher_i || student_i given the latent), summed over samples."""
+        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+        student, teacher = self._mixture(z_t, t, batch, ctx), self._teacher(z_t, t, batch, ctx)
+        kl = expectation(teacher, teacher - student).sum() / len(student)
+        return kl, {"near_divergence": kl / batch.size}
+
+    def _correlate(self, batch: Batch, t: Tensor, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+        """Correlations of data and of the teacher's step, and both marginals, summed over samples."""
+        c = self.config
+        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+        u = t - torch.minimum(torch.full_like(t, c.step), t / 2)
+        drawn, later = self._later(z_t, t, u, batch, ctx)
+        student, teacher = self._mixture(z_t, t, batch, ctx), self._teacher(z_t, t, batch, ctx)
+        where = ctx.process.to_predict(z_t)
+        marginal, later = student.logsumexp(0) - math.log(len(student)), later[where].log()
+        found = correlations(student, where, torch.cat((drawn, batch.x0[None])))
+        of_data = (c.data_weight * torch.sigmoid(20 * (t - 0.5)) * found[-1]).sum()
+        to_teacher = expectation(teacher, teacher - marginal).sum()
+        to_later = expectation(later, later - marginal).sum()
+        metrics = {"correlation": found[-1].mean(), "divergence": to_teacher / batch.size}
+        return to_teacher + to_later - found[:-1].mean(0).sum() - of_data, metrics
+
+    def _mixture(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Tensor:
+        """log p_i(. | z_t, latent) of fresh latents at the predicted tokens, [M, N, V]."""
+        m = self.config.latents
+        rows = self._student(z_t.repeat(m, 1), t.repeat(m), batch, ctx).log_probs()
+        return rows.view(m, -1, rows.shape[1])
+
+    def _student(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
+        """What a latent of its own for each of M B states says."""
+        cond, rng = batch.cond.repeat(self.config.latents), ctx.generators["noise"]
+        prediction: Prediction = ctx.roles["student"](z, t, torch.zeros_like(t), cond=cond, generator=rng)
+        return prediction
+
+    @torch.no_grad()
+    def _teacher(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Tensor:
+        """log-probabilities at the predicted tokens, [N, V]."""
+        rows: Tensor = ctx.roles["teacher"](z_t, t, cond=batch.cond).log_probs()
+        return rows
+
+    @torch.no_grad()
+    def _later(self, z_t: Tensor, t: Tensor, u: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Sequences x ~ student(z_u) with z_u by a teacher's step, ids [M, B, L], and the mixture's marginals there,
+        probabilities [B, L, V]."""
+        m, rng = self.config.latents, ctx.generators["sample"]
+        many, times, ends = z_t.repeat(m, 1), t.repeat(m), u.repeat(m)
+        prediction = ctx.roles["teacher"](many, times, cond=batch.cond.repeat(m))
+        z_u = ctx.process.step_back(many, prediction, times.double(), ends.double(), generator=rng)
+        with evaluating(ctx.roles["student"]):
+            later = self._student(z_u, ends, batch, ctx)
+        return later.sample(generator=rng).view(m, *z_t.shape), later.dense_probs().view(m, *z_t.shape, -1).mean(0)
+
+
+def correlations(rows: Tensor, where: Tensor, ids: Tensor) -> Tensor:
+    """L(x) = log E_latent prod_i p_i(x_i) - sum_i log E_latent p_i(x_i), [J, B]: 0 where the latent changes nothing.
+
+    In float64, since it is the difference of two sums of L logarithms.
+
+    Args:
+        rows: log-probabilities [M, N, V] at the true positions of `where`.
+        where: BoolTensor [B, L].
+        ids: sequences [J, B, L].
+    """
+    size = len(rows)
+    wanted = ids[:, where].T  # [N, J]
+    picked = rows.gather(2, wanted.expand(size, *wanted.shape)).double()
+    of_token = torch.zeros(size, *where.shape, len(ids), dtype=torch.float64, device=rows.device)
+    of_token = of_token.masked_scatter(where[None, :, :, None].expand_as(of_token), picked)
+    joint = of_token.sum(2).logsumexp(0) - math.log(size)
+    apart = (of_token.logsumexp(0) - math.log(size)).sum(1)
+    return (joint - apart).T.to(rows.dtype)
+
+
+@contextmanager
+def evaluating(network: Denoiser) -> Iterator[None]:
+    """The network without dropout."""
+    before = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(before)
