@@ -15,9 +15,10 @@ import yaml
 from tiny_suite import SUITE, write_files
 
 from fewstep.bench import runner, session
+from fewstep.bench.plan import make_plan
 from fewstep.bench.results import Results
 from fewstep.bench.runner import run_suite
-from fewstep.bench.suite import REFERENCE
+from fewstep.bench.suite import REFERENCE, load_suite
 from fewstep.errors import OperationError, UserError
 from fewstep.training.rundir import RunDir
 
@@ -145,6 +146,17 @@ def test_a_metric_may_ask_a_case(
     ar["set"] = [*ar["set"], "train.steps=21"]  # type: ignore[misc]
     run_suite(write_suite(**changes, headline="gradient_moment"), str(out))
     assert (trained, measured) == (["ar"], [REFERENCE, "teacher", "ar"])
+
+
+def test_models_of_blocks_are_expected_to_take_longer(write_suite: Write, tmp_path: Path) -> None:
+    """Six blocks of one token, each in as many steps and read once; two rows of 60 samples."""
+    change = ["backbone={type: block_transformer, width: 16, depth: 1, heads: 2, block_size: 1}"]
+    ar = {"name": "ar", "recipe": "./teacher.yaml", "steps": [1], "set": [*change, "sampler=block_ancestral"]}
+    plain = {"name": "plain", "recipe": "./teacher.yaml", "steps": [3]}
+    plan = make_plan(load_suite(write_suite(cases=[ar, plain], claims=None, seeds=[0, 1])), tmp_path / "out")
+    begun = session.Session(plan, "fewstep benchmark tiny", print)
+    work = {name: stage.work for name, stage in zip(begun.stages, begun.clock.stages, strict=True)}
+    assert (work["sample ar"], work["sample plain"]) == (2 * 60 * 12, 2 * 60 * 3)
 
 
 def test_a_case_may_start_from_another(write_suite: Write, tmp_path: Path) -> None:

@@ -79,7 +79,14 @@ class Session:
         return [slot for slot in self.slots if model_id(slot.case, slot.train_seed) == model]
 
     def _work(self, slot: Slot) -> float:
-        return float(self.suite.samples * (slot.steps or 0))
+        return float(self.suite.samples * self._evaluations(slot))
+
+    def _evaluations(self, slot: Slot) -> int:
+        """What a sample takes, about: a model of blocks goes through the steps for each, and then reads it."""
+        case = next((case for case in self.plan.cases if case.name == slot.case), None)
+        size = getattr(case.recipe.backbone, "block_size", None) if case else None
+        steps = slot.steps or 0
+        return steps if size is None else (steps + 1) * (self.plan.dataset.spec.length // size)
 
     # ---------------------------------------------------------------- work
 
@@ -163,7 +170,7 @@ class Session:
 
         def progress(done: int) -> None:
             nonlocal drawn, said
-            self.clock.advance((done - drawn) * (slot.steps or 0))
+            self.clock.advance((done - drawn) * self._evaluations(slot))
             drawn = done
             if time.monotonic() - said > _EVERY and done < self.suite.samples:
                 said = time.monotonic()
