@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,8 @@ def test_a_refreshed_teacher_is_the_student_of_that_moment(tmp_path: Path) -> No
     first = one.roles["student"].state_dict()
     assert any(not torch.equal(w, start.roles["student"].state_dict()[name]) for name, w in first.items())
     assert all(torch.equal(w, first[name]) for name, w in two.roles["teacher"].state_dict().items())
+    last = json.loads(two.run.metrics.read_text().splitlines()[-1])
+    assert last["evaluations"] == 2 * 8 * 3, "each step, each sample: two of the teacher, one of the student"
 
 
 def trained(path: Path, objective: object, steps: int, teacher: Path | None) -> Trainer:

@@ -50,8 +50,8 @@ def value_grid(results: Results) -> Grid:
 
 
 def model_grid(results: Results) -> Grid:
-    """What the models are."""
-    header = ["model", "recipe", "teacher", "commit", "parameters", "training steps", "training time"]
+    """What the models are; evaluations are samples that networks saw in training, each time that they did."""
+    header = ["model", "recipe", "teacher", "commit", "parameters", "training steps", "evaluations", "training time"]
     return Grid(header, [_model_row(case) for case in results.cases if case.model is None], words=4)
 
 
@@ -60,8 +60,9 @@ def _model_row(case: CaseResult) -> list[str]:
     seconds = "" if case.train_seconds is None else clock(case.train_seconds)
     recipe = " ".join([case.recipe, *(f"--set {change}" for change in _changes(case))])
     steps = "" if case.train_steps is None else f"{case.train_steps:,}"
+    evaluations = f"{case.logged['evaluations']:,.0f}" if "evaluations" in case.logged else ""
     teacher = model_id(case.teacher, case.train_seed) if case.teacher else ""
-    return [case.id, recipe, teacher, short(case.commit), parameters, steps, seconds]
+    return [case.id, recipe, teacher, short(case.commit), parameters, steps, evaluations, seconds]
 
 
 def _changes(case: CaseResult) -> list[str]:

@@ -250,9 +250,10 @@ class Trainer:
             self.sums[name] = (total + value.detach().double(), count + weight)
 
     def _flush_metrics(self) -> dict[str, float]:
+        """Means since the last line, and the samples that networks have evaluated since the training began."""
         means = {name: float(total) / weight for name, (total, weight) in self.sums.items() if weight}
         self.sums.clear()
-        return means
+        return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
 
     def _status(self, state: str, **details: Any) -> None:
         self.run.set_status(state, step=self.ctx.step, steps=self.recipe.train.steps, **details)
@@ -270,6 +271,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "order": {"position": self.order.position},
+            "evaluated": {name: role.evaluated for name, role in self.roles.items()},
             "sums": {name: [float(total), weight] for name, (total, weight) in self.sums.items()},
             "data": self.dataset.fingerprint,
         }
@@ -293,6 +295,8 @@ class Trainer:
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         self.order.position = state["order"]["position"]
+        for name, role in self.roles.items():
+            role.evaluated = state.get("evaluated", {}).get(name, 0)  # checkpoints of before do not tell
         self.sums = {name: tuple(pair) for name, pair in state["sums"].items()}
 
     def save(self) -> Path:
