@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tiny_suite import made_up_row
 from fewstep.bench.plot import draw_plot
 from fewstep.bench.report import write_report
 from fewstep.bench.results import Results
+from fewstep.bench.runner import run_suite
 from fewstep.bench.summary import summarise
 from fewstep.bench.tables import Grid, commands, conclusion, markdown, titled, value_grid
 
@@ -157,3 +159,14 @@ def test_many_cases_are_rows_of_a_taller_plot(results: Results, tmp_path: Path) 
         return int.from_bytes(header, "big")
 
     assert height(2) == height(7) < height(20) < height(40)
+
+
+def test_quality_by_diversity_is_a_second_picture(write_suite: Callable[..., str], tmp_path: Path) -> None:
+    cases = [{"name": "oracle", "recipe": "./teacher.yaml", "oracle": True, "steps": [1, 4]}]
+    source = write_suite(
+        cases=cases, claims=None, diversity="sample_entropy", metrics=["ngram_distance", "sample_entropy"]
+    )
+    folder = run_suite(source, str(tmp_path / "out"))
+    assert (folder / "quality_vs_diversity.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "report.html").read_text().count("data:image/png;base64,") == 2
+    assert "quality by diversity" in (folder / "report.html").read_text()

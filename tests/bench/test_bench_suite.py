@@ -51,6 +51,11 @@ def test_headline_must_be_a_value_that_compares(write_suite: Write, headline: st
     assert message in problems(write_suite(headline=headline))["headline"]
 
 
+def test_diversity_must_be_a_value(write_suite: Write) -> None:
+    found = problems(write_suite(diversity="ngram_t"))
+    assert "no value of these metrics named 'ngram_t'; did you mean 'ngram_tv'?" in found["diversity"]
+
+
 def test_names_seeds_and_steps_occur_once(write_suite: Write) -> None:
     cases = [case("a", steps=[2, 2]), case("a"), case("data")]
     found = problems(write_suite(cases=cases, claims=None, seeds=[1, 1]))

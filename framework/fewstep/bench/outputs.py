@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fewstep.bench.diversity_plot import draw_diversity_plot
 from fewstep.bench.plot import draw_plot
 from fewstep.bench.report import write_report
 from fewstep.bench.results import Results
@@ -16,6 +17,8 @@ def write_outputs(results: Results, folder: Path) -> None:
     """Write table, plot and report beside `results.json`."""
     (folder / "results.md").write_text(markdown(results), encoding="utf-8")
     draw_plot(results, folder / "quality_vs_nfe.png")
+    if results.diversity:
+        draw_diversity_plot(results, folder / "quality_vs_diversity.png")
     write_report(results, folder)
 
 

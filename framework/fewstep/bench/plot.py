@@ -10,8 +10,8 @@ from fewstep.bench.suite import REFERENCE
 from fewstep.bench.tables import REAL
 
 # Okabe and Ito's palette without its yellow; shapes and dashes tell lines apart where colours do not.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LOG_SPAN = 8.0
 """Ratio of the largest to the smallest value from which on the vertical axis is logarithmic."""
 
@@ -25,7 +25,7 @@ def draw_plot(results: Results, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(s.case for s in results.summary if s.case != REFERENCE))
-    many = len(names) > len(_COLOURS)
+    many = len(names) > len(COLOURS)
     figure = Figure(figsize=(8, 1.8 + 0.27 * len(names) if many else 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -40,7 +40,12 @@ def draw_plot(results: Results, path: Path) -> Path:
         level.set(color="#555555", linestyle=":", linewidth=1.6, label=REAL)
     if not many:
         _nfe_axis(axes, results)
-    _value_axis(axes, results, axes.xaxis if many else axes.yaxis)
+    return finish(figure, axes, axes.xaxis if many else axes.yaxis, results, path)
+
+
+def finish(figure: Any, axes: Any, value_axis: Any, results: Results, path: Path) -> Path:
+    """What all pictures share: the axis of the headline value, title, grid and legend; writes the file."""
+    _value_axis(axes, results, value_axis)
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: labels[i] == REAL)
     figure.legend(
@@ -69,8 +74,8 @@ def _line(axes: Any, results: Results, name: str, index: int) -> None:
         [value.mean for _, value in points],
         yerr=[value.stderr or 0.0 for _, value in points],
         label=case.label if case else name,
-        color=_COLOURS[index % len(_COLOURS)],
-        marker=_MARKERS[index % len(_MARKERS)],
+        color=COLOURS[index % len(COLOURS)],
+        marker=MARKERS[index % len(MARKERS)],
         linestyle="--" if case and case.oracle else "-",
         linewidth=2,
         markersize=7,
@@ -88,8 +93,8 @@ def _dots(axes: Any, results: Results, names: list[str]) -> None:
             [row for row, _ in here],
             xerr=[value.stderr or 0.0 for _, value in here],
             label=f"{count} NFE",
-            color=_COLOURS[index % len(_COLOURS)],
-            marker=_MARKERS[index % len(_MARKERS)],
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
             linestyle="none",
             markersize=6,
             capsize=3,

@@ -75,6 +75,7 @@ def write_report(results: Results, folder: Path) -> Path:
         _claims(results.claims),
         "<h2>Quality by evaluations</h2>",
         f'<div class="plot">{_image(folder / "quality_vs_nfe.png", "quality by number of evaluations")}</div>',
+        *_diversity(results, folder),
         "<h2>All values</h2>",
         f'<p class="soft">{escape(_how_measured(results))}</p>',
         _table(value_grid(results)),
@@ -150,6 +151,14 @@ def _caption(results: Results, row: Row) -> str:
     who = case.label if case else REAL
     where = "" if row.nfe is None else f", {row.nfe} NFE"
     return f"{who}{where}: {results.headline} {row.values[results.headline]:.4g}, seed {row.seed}"
+
+
+def _diversity(results: Results, folder: Path) -> list[str]:
+    """The second picture, if the suite has one."""
+    if results.diversity is None:
+        return []
+    picture = _image(folder / "quality_vs_diversity.png", "quality by diversity")
+    return ["<h2>Quality by diversity</h2>", f'<div class="plot">{picture}</div>']
 
 
 def _image(path: Path, alt: str) -> str:

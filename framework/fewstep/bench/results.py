@@ -144,6 +144,7 @@ class Results(Strict):
     commit: str | None = Field(description="of fewstep, when this file was last written")
     date: str = Field(description="when this file was last written, UTC")
     headline: str
+    diversity: str | None = Field(None, description="value that the headline is plotted against, if there is one")
     direction: Literal["lower", "higher"] = Field(description="which way the headline is better")
     directions: dict[str, str] = Field(description="every value: lower or higher is better, or info (neither)")
     cases: tuple[CaseResult, ...]

@@ -239,6 +239,7 @@ class Session:
             commit=self.environment["commit"],
             date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
             headline=suite.headline,
+            diversity=suite.diversity,
             direction="higher" if direction == "higher" else "lower",
             directions=suite.directions,
             cases=tuple(self.cases[case.id] for case in self.plan.cases if case.id in self.cases),

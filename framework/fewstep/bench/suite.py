@@ -107,6 +107,7 @@ class Suite(Strict):
     samples: PositiveInt = Field(description="samples of each row")
     metrics: Annotated[tuple[Annotated[ComponentConfig, From("metrics")], ...], Some] = Field(description="by name")
     headline: str = Field(description="value that is plotted and that claims compare")
+    diversity: str | None = Field(None, description="value that the headline is plotted against, beside NFE")
     cases: Annotated[tuple[CaseSpec, ...], Some]
     claims: tuple[ClaimSpec, ...] = ()
     quick: QuickSpec | None = None
@@ -119,6 +120,7 @@ class Suite(Strict):
             *self._origins(),
             *self._teachers(),
             *self._headline(),
+            *self._diversity(),
             *self._claims(),
         ]
         if found:
@@ -209,6 +211,11 @@ class Suite(Strict):
         elif ways[self.headline] == "info":
             judged = ", ".join(name for name, way in ways.items() if way != "info") or "none"
             yield ("headline",), f"neither high nor low is better for '{self.headline}'; values that compare: {judged}"
+
+    def _diversity(self) -> Found:
+        """It is a value that a metric returns."""
+        if self.diversity is not None and self.diversity not in self.directions:
+            yield ("diversity",), _unknown("value of these metrics", self.diversity, list(self.directions))
 
     def _claims(self) -> Found:
         """Both sides are measured, and they are two."""
