@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from fewstep.prediction import Prediction, RowMap, draw_at
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.joint import JointPrecision, draw_joint
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_law, chi_square_sigmas
 
 V = 50_257
 STEP = 1 / 1024
@@ -97,8 +97,7 @@ def test_joint_draws_with_enough_bits_keep_them(precision: JointPrecision) -> No
 
 @pytest.mark.slow
 def test_joint_draws_in_float32_starve_them() -> None:
-    """The counter-example, two minutes long: most of what lies beyond rank 3,000, a quarter of the law, is lost."""
+    """The counter-example, minutes long: most of what lies beyond rank 3,000, a quarter of the law, is lost."""
     counts, law = joint("joint_fp32", 200, thousands=220)
-    with pytest.raises(AssertionError, match="standard deviations from the law"):
-        assert_same_law(counts, law, "joint_fp32")
+    assert chi_square_sigmas(counts, law) > 5, "less than a chance of one in a million"
     assert counts[1] / counts.sum() < 0.4 * law[1]
