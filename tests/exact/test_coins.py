@@ -60,6 +60,13 @@ def test_a_mixture_of_latents_can(masked_teacher: Path, tmp_path: Path) -> None:
     assert values["coin_tv"] < 0.1, values
 
 
+def test_pairs_of_the_teacher_help_and_do_not_suffice(tmp_path: Path) -> None:
+    """Seed 0 was measured at 0.38; the next rounds come nearer, by less each time."""
+    distance("coins-uniform-teacher", tmp_path / "teacher")
+    values = distance("coins-uniform-rectified", tmp_path / "student", tmp_path / "teacher")
+    assert 0.25 < values["coin_tv"] < 0.45, values
+
+
 @pytest.mark.parametrize("objective", ["{type: sdtt, first_step: 0.25, rounds: 2}", "{type: consistency, rounds: 2}"])
 def test_imitating_a_teacher_token_by_token_cannot(objective: str, masked_teacher: Path, tmp_path: Path) -> None:
     values = distance(

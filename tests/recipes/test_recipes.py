@@ -21,7 +21,7 @@ from fewstep.training.rundir import RunDir
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
 RECIPES = shipped_recipes()
-LEAST = 62
+LEAST = 66
 """Files when this was last looked at: 43 recipes and 6 bases. Fewer means that a folder is not searched any more."""
 
 

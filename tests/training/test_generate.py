@@ -13,11 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fewstep.errors import RecipeError, UserError
+from fewstep.progress import Narrator
 from fewstep.recipe import parse_recipe
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.training.build import load_model
-from fewstep.training.generate import Narrator, evaluate_run
+from fewstep.training.generate import evaluate_run
 from fewstep.training.rundir import RunDir
 
 Train = Callable[..., RunDir]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from fewstep.training.loggers import clock
+from fewstep.progress import clock
 
 Kind = Literal["train", "sample"]
 

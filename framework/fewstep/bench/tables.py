@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fewstep.bench.results import CaseResult, Results, Summary, model_id
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.summary import shown
-from fewstep.training.loggers import clock
+from fewstep.progress import clock
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -6,7 +6,7 @@ The terms of a walk add up to its bound on -log p(x), so that grids can be compa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -17,12 +17,11 @@ from torch.nn.functional import one_hot
 from fewstep.condition import Condition
 from fewstep.denoiser import Denoiser
 from fewstep.processes.base import TINY, ForwardProcess, posterior_rows
+from fewstep.progress import Progress
 from fewstep.seeding import generator_for
 
 Posterior = Literal["drawn", "plugged"]
 """How a step is drawn from a prediction: x first, or its probabilities put into the posterior; see `ancestral`."""
-Progress = Callable[[int, int], None]
-"""Called with rows of a matrix measured and rows wanted."""
 
 
 class StepCosts:

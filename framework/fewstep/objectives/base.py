@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -93,6 +94,8 @@ class StepContext:
     step: int = 0
     """Optimiser steps that are done, of all `steps` of the training."""
     steps: int = 1
+    folder: Path | None = None
+    """Where an objective may keep files of its own."""
     diagnose: bool = False
     """Whether this step should also measure what costs extra; the trainer asks for it now and then."""
 
@@ -124,6 +127,8 @@ class Objective(Component, ABC):
 
     roles: ClassVar[Mapping[str, RoleSpec]] = {"student": RoleSpec()}
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
+    sampler: ClassVar[str | None] = None
+    """The one sampler that its students are made for, if others would not draw what they learned."""
 
     @classmethod
     def usual_steps(cls, config: Any) -> int | None:

@@ -48,6 +48,13 @@ def check_spaces(recipe: Recipe) -> Found:
             )
 
 
+def check_sampler(recipe: Recipe) -> Found:
+    """Some students are made for one sampler."""
+    wanted, given = _objective(recipe).sampler, recipe.sampler.type
+    if wanted not in (None, given):
+        yield "sampler", f"students of '{recipe.objective.type}' are made for '{wanted}', not '{given}'; name that one"
+
+
 def check_context(recipe: Recipe) -> Found:
     """A backbone that predicts from clean tokens needs a sampler that gives it some, and no other has use for one."""
     backbone, sampler = _class("backbones", recipe.backbone), _class("samplers", recipe.sampler)
@@ -120,6 +127,7 @@ def check_components(recipe: Recipe) -> Found:
 CHECKS: tuple[Callable[[Recipe], Found], ...] = (
     check_teacher,
     check_spaces,
+    check_sampler,
     check_context,
     check_adapters,
     check_labels,

@@ -20,7 +20,9 @@ from torch import Tensor
 
 import fewstep
 from fewstep.denoiser import Denoiser
+from fewstep.digest import digest, weights_digest
 from fewstep.errors import OperationError, UserError
+from fewstep.progress import Narrator
 from fewstep.randomness import SampleStreams
 from fewstep.recipe import with_sampler
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
@@ -32,7 +34,7 @@ from fewstep.sampling.output import jsonl, write_samples
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.templates import in_turn, templates
 from fewstep.training.build import TrainedModel, load_model, usual_steps
-from fewstep.training.generate import Narrator, average, draw_batch
+from fewstep.training.generate import average, draw_batch
 from fewstep.training.guide import guide_of
 from fewstep.training.labels import condition_on, labels_asked_for, labels_like_data
 from fewstep.training.rundir import commit
@@ -62,14 +64,14 @@ class Job:
             "run": str(model.path),
             "step": model.step,
             "weights": r.weights,
-            "weights_digest": _digest(*(tensor for _, tensor in sorted(model.denoiser.state_dict().items()))),
+            "weights_digest": weights_digest(model.denoiser),
             "data_digest": model.dataset.fingerprint[:16],
             "sampler": self.sampler.config.model_dump(mode="json"),
             "samples": r.count,
             "steps": self.steps,
             "seed": r.seed,
             **({} if self.labels is None else {"labels": self.labels.tolist()}),
-            "templates": None if rows is None else {"count": len(rows), "digest": _digest(rows)},
+            "templates": None if rows is None else {"count": len(rows), "digest": digest(rows)},
             "fewstep": fewstep.__version__,
             "commit": commit(),
         }
@@ -258,17 +260,9 @@ def _name(job: Job) -> str:
         config = job.sampler.config
         marks["sampler-"] = f"{config.type}-{hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:6]}"
     if job.templates is not None:
-        marks["given-"] = _digest(job.templates)[:6]
+        marks["given-"] = digest(job.templates)[:6]
     marks["raw"] = "" if r.weights == "raw" else None
     return "-".join(f"{key}{value}" for key, value in marks.items() if value is not None)
-
-
-def _digest(*tensors: Tensor) -> str:
-    """First 16 digits of the SHA-256 of tensors."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def _choose_gpu() -> None:

@@ -62,6 +62,7 @@ def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> R
         "process": process,
         "backbone": {"type": "transformer", "width": 16, "depth": 1, "heads": 2, "dropout": 0.1},
         "objective": parsed.model_dump(mode="json"),
+        "sampler": OBJECTIVES.get(parsed.type).cls.sampler or "ancestral",
         "train": {
             "steps": steps,
             "batch_size": 8,

@@ -6,9 +6,7 @@ Shapes: N samples, L tokens.
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +18,13 @@ from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
 from fewstep.metrics.base import METRICS, Metric
 from fewstep.metrics.reference import ReferenceMetric
+from fewstep.progress import Narrator, Progress
 from fewstep.randomness import SampleStreams
 from fewstep.recipe import with_sampler
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
 from fewstep.training.build import load_model
 from fewstep.training.guide import guide_of
 from fewstep.training.labels import condition_on, labels_like_data
-from fewstep.training.loggers import clock
-
-Progress = Callable[[int, int], None]
-"""Called with samples drawn and samples wanted."""
-
-
-class Narrator:
-    """Says on standard error, every few seconds, how far a long job is; short jobs hear nothing of it."""
-
-    def __init__(self, what: str, every: float = 5.0, unit: str = "samples") -> None:
-        self.what, self.every, self.unit = what, every, unit
-        self.begun = self.said = time.monotonic()
-
-    def __call__(self, done: int, wanted: int) -> None:
-        now = time.monotonic()
-        if now - self.said >= self.every and done < wanted:
-            self.said = now
-            left = clock((now - self.begun) / done * (wanted - done))
-            print(f"{self.what}: {done}/{wanted} {self.unit}, left {left}", file=sys.stderr, flush=True)
 
 
 def draw_batch(

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fewstep.errors import UserError
 from fewstep.grids.base import GRIDS
-from fewstep.grids.costs import Posterior, Progress, StepCosts
+from fewstep.grids.costs import Posterior, StepCosts
 from fewstep.grids.files import Costs, GridFile, Walk, write_grid_file
 from fewstep.grids.search import cheapest_paths, path_cost
+from fewstep.progress import Narrator, Progress
 from fewstep.training.build import TrainedModel, Weights, load_model
-from fewstep.training.generate import Narrator
 
 
 def grid_run(

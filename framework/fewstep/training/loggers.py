@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.data.base import Dataset
+from fewstep.progress import clock
 from fewstep.sheets import image_sheet, save_sheet
 from fewstep.training.rundir import RunDir
 
@@ -88,13 +88,6 @@ def _line(step: int, total: int, values: dict[str, float], speed: float, left: f
     losses = parts or {name.split("/")[0]: v for name, v in values.items() if name.endswith("/loss")}
     shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
     return f"step {step:>{len(str(total))}}/{total}  loss: {shown}  {speed / 1000:.1f}k tok/s  left {clock(left)}"
-
-
-def clock(seconds: float) -> str:
-    """`mm:ss`, or `h:mm:ss` from one hour on."""
-    whole = math.ceil(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
 
 
 def _cut(run: RunDir, step: int) -> None:

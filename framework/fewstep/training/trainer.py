@@ -84,7 +84,9 @@ class Trainer:
         self.ema = Ema(self.roles["student"], recipe.ema.decay)
         self.order = EpochOrder(len(self.dataset), derived_seed(recipe.seed, "order"))
         streams = {name: generator_for(recipe.seed, name, self.device) for name in _STREAMS}
-        self.ctx = StepContext(self.roles, self.process, streams, self.device, steps=recipe.train.steps)
+        self.ctx = StepContext(
+            self.roles, self.process, streams, self.device, steps=recipe.train.steps, folder=run.path
+        )
         self.generators = {**streams, **_global_generators(self.device)}
         self.updates = dict.fromkeys(self.trained, 0)
         self.sums: dict[str, tuple[Any, float]] = {}

@@ -1,0 +1,104 @@
+"""Rectification of the coupling of noise and data (ReDi, arXiv 2507.15897).
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from fewstep.component import ComponentConfig
+from fewstep.denoiser import NOTHING
+from fewstep.digest import weights_digest
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.couplings import CouplingStore, Pairs
+from fewstep.processes.base import PROCESSES, per_token
+from fewstep.progress import Narrator
+from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.flow import FlowSampler
+from fewstep.samplers.walk import Walk
+
+_BATCH = 512
+"""Pairs that are drawn at once."""
+
+
+@OBJECTIVES.register("rectified")
+class Rectified(Objective):
+    """Retrains on pairs of noise and the sample that the teacher makes of it.
+
+    The teacher takes `teacher_steps` steps of `flow` from each of `pairs` draws of noise. The student learns x from
+    tokens that are x with probability alpha_t and the noise of their own pair otherwise, by cross entropy, mean over
+    tokens. Data given noise are less correlated than data are, which is the error of a step that draws tokens apart;
+    each round, with the last student as the teacher, makes it smaller (arXiv 2507.15897, conditional total
+    correlation). Pairs lie in the run's folder, or in `store`, which several runs may share.
+    """
+
+    roles: ClassVar = {
+        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "student": RoleSpec(starts_from="teacher", adapters=True),
+    }
+    sampler: ClassVar = "flow"
+
+    class Config(ComponentConfig):
+        type: Literal["rectified"] = "rectified"
+        pairs: int = Field(50_000, ge=1, description="pairs of noise and sample that the teacher makes")
+        teacher_steps: int = Field(64, ge=1, description="steps that each of them takes")
+        store: str | None = Field(None, description="folder to keep pairs in, or to take them from; null: the run's")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if PROCESSES.get(recipe.process.type).cls.carry_over:
+            yield "type", f"noise of the {recipe.process.type} process is always the same; pairs tell nothing new there"
+        if recipe.label_input is not None:
+            yield "type", "pairs are drawn without labels; remove label_input"
+
+    def setup(self, ctx: StepContext) -> None:
+        c, teacher = self.config, ctx.roles["teacher"]
+        if ctx.folder is None and c.store is None:
+            raise ValueError("pairs need a place: give the context a folder, or the objective a store")
+        facts = {"teacher": weights_digest(teacher), "steps": c.teacher_steps, "length": teacher.length}
+        folder = Path(c.store) if c.store is not None else Path(ctx.folder or "") / "pairs"
+        self.store = CouplingStore(folder, c.pairs, facts, ctx.generators["sample"].initial_seed())
+        teacher.evaluated = self.store.fill(
+            lambda count, seed: self._draw(count, seed, ctx), Narrator("teacher", unit="pairs")
+        )
+
+    @torch.no_grad()
+    def _draw(self, count: int, seed: int, ctx: StepContext) -> Pairs:
+        """Noise, and what the teacher makes of it."""
+        teacher, before = ctx.roles["teacher"], ctx.roles["teacher"].evaluated
+        sampler = SAMPLERS.build("flow")
+        assert isinstance(sampler, FlowSampler)
+        walk = Walk(teacher, sampler.config, NOTHING, Generator(ctx.device).manual_seed(seed))
+        starts, data = [], []
+        for first in range(0, count, _BATCH):
+            starts.append(walk.start(min(_BATCH, count - first), teacher.length))
+            data.append(sampler.run(walk, starts[-1], self.config.teacher_steps))
+        return Pairs(torch.cat(starts), torch.cat(data), teacher.evaluated - before)
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        pairs = self.store.take(batch.size)
+        start, x = pairs.start.to(ctx.device), pairs.data.to(ctx.device)
+        t = ctx.sample_time(batch.size, antithetic=True)
+        z_t = interpolate(x, start, ctx.process.schedule.alpha(t), ctx.generators["noise"])
+        nll = ctx.roles["student"](z_t, t, torch.zeros_like(t), generator=ctx.generators["noise"]).nll(x)
+        unlike = z_t != x
+        return LossOutput(nll.mean(), {"nll_noised": ((nll.detach() * unlike).sum(), unlike.sum())})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.store.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.store.position = int(state["position"])
+
+
+def interpolate(x: Tensor, start: Tensor, alpha: Tensor, generator: Generator) -> Tensor:
+    """z_t: each token is x with probability alpha_t, else its own start; all ids [B, L], alpha [B]."""
+    u = torch.rand(x.shape, generator=generator, device=x.device)
+    return torch.where(u < per_token(alpha), x, start)

@@ -1,0 +1,40 @@
+"""Discrete flow: tokens jump from noise to data once.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.processes.base import TINY
+from fewstep.randomness import uniform
+from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
+
+
+@SAMPLERS.register("flow")
+class FlowSampler(WalkSampler):
+    """Puts a draw x ~ prediction in the place of a token with probability (alpha_s - alpha_t) / (1 - alpha_t), and
+    leaves it as it is otherwise.
+
+    This is the flow along paths on which a token is its noise until it turns into x for good (discrete flow matching,
+    arXiv 2407.15595, section 3), so what a token starts from stays as long as it can: start and sample are closer than
+    those of the posterior, whose noise is drawn anew. Students of `rectified` are made for it. With masks it is
+    ancestral sampling.
+    """
+
+    class Config(WalkConfig):
+        type: Literal["flow"] = "flow"
+
+    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        prediction = walk.predict(x, step)
+        if step.last:
+            return prediction.sample(generator=walk.generator)
+        alpha = walk.denoiser.process.schedule.alpha(torch.tensor([step.t, step.s], dtype=torch.float64))
+        chance = float((alpha[1] - alpha[0]) / (1 - alpha[0]).clamp_min(TINY))
+        jumps = prediction.where & (uniform(x.shape, walk.generator, device=x.device) < chance)
+        return prediction.sample(generator=walk.generator, where=jumps)
