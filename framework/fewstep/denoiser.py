@@ -6,6 +6,8 @@ Shapes: B batch, L tokens, S tokens a block, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -163,6 +165,17 @@ class NetworkDenoiser(Denoiser):
                 raise ValueError("this denoiser is told a label: call it with cond.labels (-1 for none)")
             parts.append(self.label_input(cond.labels))
         return parts
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within it, the network has no dropout."""
+    before = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(before)
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:

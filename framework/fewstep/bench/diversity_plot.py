@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fewstep.bench.plot import COLOURS, MARKERS, finish
+from fewstep.bench.plot import COLOURS, MARKERS, begin, finish
 from fewstep.bench.results import Results
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.tables import REAL
@@ -13,13 +13,8 @@ from fewstep.bench.tables import REAL
 
 def draw_diversity_plot(results: Results, path: Path) -> Path:
     """Write the headline value against the suite's value of diversity, one line a case through its NFEs."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     assert results.diversity is not None
-    figure = Figure(figsize=(8, 5.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = begin(5.6)
     names = dict.fromkeys(s.case for s in results.summary if s.case != REFERENCE)
     for index, name in enumerate(names):
         _line(axes, results, name, index)

@@ -21,14 +21,9 @@ def draw_plot(results: Results, path: Path) -> Path:
 
     More cases than lines that can be told apart are rows of dots, one for each NFE.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(s.case for s in results.summary if s.case != REFERENCE))
     many = len(names) > len(COLOURS)
-    figure = Figure(figsize=(8, 1.8 + 0.27 * len(names) if many else 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = begin(1.8 + 0.27 * len(names) if many else 5)
     real = results.find(REFERENCE, None)
     if many:
         _dots(axes, results, names)
@@ -41,6 +36,16 @@ def draw_plot(results: Results, path: Path) -> Path:
     if not many:
         _nfe_axis(axes, results)
     return finish(figure, axes, axes.xaxis if many else axes.yaxis, results, path)
+
+
+def begin(height: float) -> tuple[Any, Any]:
+    """An empty picture of so many inches, and its axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
 
 
 def finish(figure: Any, axes: Any, value_axis: Any, results: Results, path: Path) -> Path:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
-from fewstep.denoiser import Denoiser
+from fewstep.denoiser import evaluating
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.prediction import Prediction, expectation
 
@@ -136,14 +135,3 @@ def correlations(rows: Tensor, where: Tensor, ids: Tensor) -> Tensor:
     joint = of_token.sum(2).logsumexp(0) - math.log(size)
     apart = (of_token.logsumexp(0) - math.log(size)).sum(1)
     return (joint - apart).T.to(rows.dtype)
-
-
-@contextmanager
-def evaluating(network: Denoiser) -> Iterator[None]:
-    """The network without dropout."""
-    before = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(before)

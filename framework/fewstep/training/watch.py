@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.data.base import Dataset
-from fewstep.denoiser import Denoiser
+from fewstep.denoiser import Denoiser, evaluating
 from fewstep.recipe.models import WatchSection
 from fewstep.samplers.base import Sampler
 from fewstep.seeding import generator_for
@@ -53,15 +53,13 @@ class Watch:
     @torch.no_grad()
     def look(self, student: Denoiser, ema: Ema) -> Look:
         """Draw the samples as they would be drawn of the finished student."""
-        was_training, counted = student.training, (student.nfe, student.evaluated)
+        counted = student.nfe, student.evaluated
         generator = generator_for(self.seed, "watch", student.device)
         count = self.section.samples
         denoiser = self._guide(student)
         cond = condition_on(labels_like_data(denoiser, self._dataset, count, self.seed), student.device)
-        student.eval()
-        with _averaged(student, ema):
+        with evaluating(student), _averaged(student, ema):
             drawn = self.sampler.sample(denoiser, count, steps=self.steps, generator=generator, cond=cond).x
-        student.train(was_training)
         student.nfe, student.evaluated = counted
         share = disagreement(drawn, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
         return Look(drawn.cpu(), share, share < self.section.alarm)
