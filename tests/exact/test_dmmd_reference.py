@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Generator, Tensor
 
 from fewstep.objectives.base import Batch, Phase
 from fewstep.objectives.dmmd import DMMD
+from fewstep.prediction import Prediction
 
 
 @pytest.mark.parametrize("weighting", ["constant", "elbo"])
@@ -124,3 +126,22 @@ def test_simultaneous_updates_have_the_gradients_of_separate_ones(process: str) 
     for phase, gradient in separate.items():
         torch.testing.assert_close(roles[phase].logits.grad, gradient)
     assert roles["teacher"].logits.grad is None
+
+
+def test_a_student_is_told_where_the_step_of_a_sampler_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not where it is judged: the last step, to 0, would never be heard of in training."""
+    ctx, roles = make("masked")
+    student = roles["student"]
+    told: list[tuple[Tensor, Tensor | None]] = []
+    predict = student.predict
+
+    def spy(x_t: Tensor, t: Tensor, s: Tensor | None, *rest: Any) -> Prediction:
+        told.append((t, s))
+        return predict(x_t, t, s, *rest)
+
+    monkeypatch.setattr(student, "predict", spy)
+    run(ctx, roles, DMMD(DMMD.Config(k=2)), "student")
+    ((t, s),) = told
+    assert s is not None
+    assert torch.allclose(s, (t - 0.5).clamp_min(0))
+    assert (s == 0).any()

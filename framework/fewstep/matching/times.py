@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,17 +18,26 @@ Draw = Callable[[int], Tensor]
 """Number -> that many times ~ U(0, 1), or that many rows of them."""
 
 
-def draw_times(
-    law: TimeLaw, count: int, k: int | tuple[int, int], min_time: float, draw: Draw
-) -> tuple[Tensor, Tensor]:
-    """Draw (t, s), each [B]: the student predicts from z_t, teacher and auxiliary judge z_s.
+class StepTimes(NamedTuple):
+    """The student predicts from z_t, teacher and auxiliary judge z_s, and the sampler's step from t goes to `end`.
+
+    s lies on the way to `end`, 1/k below t: at the end itself the last step would never be judged, since at 0 nothing
+    is noise. A student that is told its step is told `end`, as a sampler tells it, and not where it is judged.
+    """
+
+    t: Tensor
+    s: Tensor
+    end: Tensor
+
+
+def draw_times(law: TimeLaw, count: int, k: int | tuple[int, int], min_time: float, draw: Draw) -> StepTimes:
+    """Draw the times of steps, each [B].
 
     Args:
         law: "uniform": s ~ U(0, 1), t = min(1, s + U(0, 1/k)) (arXiv 2603.20155, Algorithm 1);
             "grid": t on the sampler's own grid of k steps and s ~ U(t - 1/k, t), so that the student is trained
-            where it will be sampled (s at the end of the step alone would leave the last step unjudged, since at
-            s = 0 nothing is noise); "start": t = 1, s ~ U(0, 1), for one-step generators (Di[M]O,
-            arXiv 2503.15457); "independent": t and s each ~ U(0, 1) (IDLM).
+            where it will be sampled; "start": t = 1, s ~ U(0, 1), for one-step generators (Di[M]O, arXiv 2503.15457),
+            whose step ends at 0; "independent": t and s each ~ U(0, 1) (IDLM).
         k: steps of the sampler that the student is for; a range (low, high) draws a number for each sample, uniform in
             the logarithm.
         min_time: smallest s, at which hardly a token is noise.
@@ -37,14 +46,18 @@ def draw_times(
     steps = _steps(count, k, draw)
     if law == "grid":
         t = ((draw(count) * steps).floor() + 1) / steps
-        s = (t - draw(count) / steps).clamp(min_time, 1.0)
-        return t, torch.minimum(s, t)
+        s = torch.minimum((t - draw(count) / steps).clamp(min_time, 1.0), t)
+        return _step(t, s, steps)
     s = min_time + (1 - min_time) * draw(count)
     if law == "start":
-        return torch.ones_like(s), s
+        return _step(torch.ones_like(s), s, 1)
     if law == "independent":
-        return min_time + (1 - min_time) * draw(count), s
-    return (s + draw(count) / steps).clamp(max=1.0), s
+        return _step(min_time + (1 - min_time) * draw(count), s, steps)
+    return _step((s + draw(count) / steps).clamp(max=1.0), s, steps)
+
+
+def _step(t: Tensor, s: Tensor, steps: Tensor | int) -> StepTimes:
+    return StepTimes(t, s, (t - 1 / steps).clamp_min(0.0))
 
 
 def _steps(count: int, k: int | tuple[int, int], draw: Draw) -> Tensor | int:

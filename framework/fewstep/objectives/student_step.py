@@ -51,14 +51,14 @@ def student_step(
     Gradients reach the student through the prediction alone, and only if `grad`.
 
     Args:
-        times: law of (t, s), see `draw_times`.
+        times: law of the times, see `draw_times`; a student that is told its step is told where the sampler's ends.
         renoise: z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x), which is
             Cat(alpha_s p + (1 - alpha_s) pi).
     """
-    t, s = draw_times(times, batch.size, k, min_time, ctx.sample_time_of_blocks)
+    t, s, end = draw_times(times, batch.size, k, min_time, ctx.sample_time_of_blocks)
     z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
     with torch.set_grad_enabled(grad):
-        prediction = ctx.roles["student"](z_t, t, s, cond=batch.cond, generator=ctx.generators["noise"])
+        prediction = ctx.roles["student"](z_t, t, end, cond=batch.cond, generator=ctx.generators["noise"])
     rng = ctx.generators["sample"]
     x = prediction.sample(generator=rng)
     if renoise == "posterior":
