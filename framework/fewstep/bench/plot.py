@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,18 @@ def _line(axes: Any, results: Results, name: str, index: int) -> None:
 
 
 def _dots(axes: Any, results: Results, names: list[str]) -> None:
-    """A row for each case, from the top down, with a dot for each NFE."""
-    counts = sorted({s.nfe for s in results.summary if s.nfe})
-    for index, count in enumerate(counts):
-        here = [(names.index(s.case), s.values[results.headline]) for s in results.summary if s.nfe == count]
+    """A row for each case, from the top down, with a dot for each NFE; dots are alike from one power of 2 to the next.
+
+    (A sampler that asks for part of a batch has an NFE of its own, and there are not so many colours.)
+    """
+    points = [(s, 2 ** math.ceil(math.log2(s.nfe))) for s in results.summary if s.nfe]
+    for index, most in enumerate(sorted({most for _, most in points})):
+        here = [(names.index(s.case), s.values[results.headline]) for s, count in points if count == most]
         axes.errorbar(
             [value.mean for _, value in here],
             [row for row, _ in here],
             xerr=[value.stderr or 0.0 for _, value in here],
-            label=f"{count} NFE",
+            label=f"{most} NFE" if all(s.nfe == most for s, count in points if count == most) else f"to {most} NFE",
             color=COLOURS[index % len(COLOURS)],
             marker=MARKERS[index % len(MARKERS)],
             linestyle="none",
