@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from fewstep.condition import Condition
-from fewstep.denoiser import NetworkDenoiser
+from fewstep.denoiser import NOTHING, NetworkDenoiser
 from fewstep.errors import UserError
 from fewstep.prediction import Prediction
 from fewstep.randomness import Randomness
@@ -35,10 +35,21 @@ class NetworkClassifier(NetworkDenoiser):
     for a vocabulary of C symbols.
     """
 
-    def log_probs(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Log-probabilities of classes [B, C]; see `NoisedClassifier`."""
-        scores: Tensor = self.backbone.head(self.backbone(x_t, t).mean(1))
+    def log_probs(self, x_t: Tensor, t: Tensor, cond: Condition = NOTHING) -> Tensor:
+        """Log-probabilities of classes [B, C], given `cond` if it is told labels; see `NoisedClassifier`."""
+        self._count(x_t)
+        tokens = x_t if x_t.ndim == 2 else x_t[..., 0]  # only their shape is read
+        hidden = self.backbone(x_t, t, residual=self._residual(tokens, t, None, cond, None))
+        scores: Tensor = self.backbone.head(hidden.mean(1))
         return scores.float().log_softmax(-1)
+
+    def _taken_over(self, other: NetworkDenoiser) -> dict[str, Tensor]:
+        """All of another classifier; of a network that predicts tokens all but the head."""
+        theirs = super()._taken_over(other)
+        if isinstance(other, NetworkClassifier):
+            return theirs
+        own = self.backbone.state_dict()
+        return {name: own[name] if name.startswith("head.") else value for name, value in theirs.items()}
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         raise UserError("a classifier of noised tokens draws no samples; a sampler names its run as `classifier.run`")

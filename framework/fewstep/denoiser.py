@@ -110,11 +110,15 @@ class NetworkDenoiser(Denoiser):
 
     def start_from(self, other: NetworkDenoiser) -> None:
         """Take over the weights of another network: backbone, and the adapters that both have in the same shapes."""
-        self.backbone.load_state_dict(other.backbone.state_dict())
+        self.backbone.load_state_dict(self._taken_over(other))
         for name in ("noise_input", "step_input", "label_input"):
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours is not None and theirs is not None and _shapes(ours) == _shapes(theirs):
                 ours.load_state_dict(theirs.state_dict())
+
+    def _taken_over(self, other: NetworkDenoiser) -> dict[str, Tensor]:
+        """What the backbone becomes when it starts from another's."""
+        return other.backbone.state_dict()
 
     @property
     def told_labels(self) -> bool:

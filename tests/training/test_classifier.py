@@ -68,12 +68,17 @@ BASE: dict[str, Any] = {
 }
 
 
-def train(folder: Path, **changes: Any) -> Path:
+def trainer(folder: Path, **changes: Any) -> Trainer:
     recipe = parse_recipe({**BASE, **changes})
     run = RunDir.create(recipe.name, folder)
     run.resolved.write_text(dump_recipe(recipe))
-    Trainer(recipe, run, echo=lambda line: None).fit()
-    return run.path
+    return Trainer(recipe, run, echo=lambda line: None)
+
+
+def train(folder: Path, **changes: Any) -> Path:
+    started = trainer(folder, **changes)
+    started.fit()
+    return started.run.path
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +130,19 @@ def test_recipes_name_classifiers_and_commands_use_them(runs: dict[str, Path], t
     firsts = [sum(line[:1] in "01" for line in text.split()) for text in texts]
     assert firsts[0] > firsts[1] + 50
     assert evaluate_run(str(run))[0]["nfe"] == 2
+
+
+@pytest.mark.parametrize("origin", ["teacher", "classifier"])
+def test_it_starts_from_a_trained_trunk(origin: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    """With the head of another classifier, and one of its own where the other network predicts tokens."""
+    begun = trainer(tmp_path / "run", objective="classifier", start_from={"student": str(runs[origin])})
+    ours, theirs = begun.roles["student"].state_dict(), load_model(runs[origin]).denoiser.state_dict()
+    same = {
+        name for name in ours if ours[name].shape == theirs[name].shape and bool((ours[name] == theirs[name]).all())
+    }
+    heads = {"backbone.head.weight", "backbone.head.bias"}
+    assert ours["backbone.head.weight"].shape == (2, 32)
+    assert same == (set(ours) if origin == "classifier" else set(ours) - heads)
 
 
 def test_what_does_not_fit_is_said(runs: dict[str, Path]) -> None:

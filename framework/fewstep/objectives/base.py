@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -30,14 +30,15 @@ class RoleSpec:
         trained: whether any phase updates it.
         starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
         adapters: whether the recipe's `noise_input` and `step_input` are attached to it; `label_input` always is.
-        classifies: whether it scores the classes of labelled data, which it learns from, and not tokens.
+        scores: what it scores in the place of tokens: the classes of labelled data, which it learns from ("labels"), or
+            so many kinds of samples that the objective tells apart. None for networks that predict tokens.
         refreshed: whether the objective itself replaces its weights in the course of a training.
     """
 
     trained: bool = True
     starts_from: str | None = None
     adapters: bool = False
-    classifies: bool = False
+    scores: Literal["labels"] | int | None = None
     refreshed: bool = False
 
 

@@ -22,7 +22,7 @@ class Classifier(Objective):
     student is the recipe's backbone, with a head that scores classes in the place of tokens.
     """
 
-    roles: ClassVar = {"student": RoleSpec(classifies=True)}
+    roles: ClassVar = {"student": RoleSpec(scores="labels")}
 
     class Config(ComponentConfig):
         type: Literal["classifier"] = "classifier"

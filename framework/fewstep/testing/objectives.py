@@ -71,7 +71,7 @@ def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> R
             "device": "cpu",
         },
     }
-    if any(role.classifies for role in roles.values()):
+    if any(role.scores == "labels" for role in roles.values()):
         raw["data"] = "digits"
     if any(role.adapters for role in roles.values()):
         raw["noise_input"] = {"type": "gaussian", "channels": 4}

@@ -60,8 +60,7 @@ def build_denoiser(
     """A freshly initialised network for a role; `purpose` names the random stream of its initial weights. A label input
     goes into every network."""
     spec, adapters = dataset.spec, role.adapters
-    scored = dataset.classes if role.classifies else spec.vocab_size
-    tokens = TokenSpace(process.num_states, scored, spec.length, spec.grid)
+    tokens = TokenSpace(process.num_states, _scored(role, dataset), spec.length, spec.grid)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(recipe.seed, f"init/{purpose}"))
         backbone = BACKBONES.build(recipe.backbone, tokens=tokens)
@@ -72,8 +71,15 @@ def build_denoiser(
             )
         told = StepInput(recipe.step_input, backbone.width) if adapters and recipe.step_input else None
         labels = LabelInput(recipe.label_input, dataset.classes, backbone.width) if recipe.label_input else None
-    kind = NetworkClassifier if role.classifies else NetworkDenoiser
+    kind = NetworkDenoiser if role.scores is None else NetworkClassifier
     return kind(backbone, process, adapter, told, labels)
+
+
+def _scored(role: RoleSpec, dataset: Dataset) -> int:
+    """How many symbols or classes a role's head scores."""
+    if role.scores is None:
+        return dataset.spec.vocab_size
+    return dataset.classes if role.scores == "labels" else role.scores
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def launch(
 
 def _next(recipe: Recipe, run: RunDir) -> str:
     """What a person may want to do with a finished run."""
-    if OBJECTIVES.get(recipe.objective.type).cls.roles["student"].classifies:
+    if OBJECTIVES.get(recipe.objective.type).cls.roles["student"].scores is not None:
         return f"name it in the sampler of another recipe, as `classifier: {{run: {run.path}}}`"
     return f"fewstep sample {run.path} -n 50   or   fewstep evaluate {run.path}"
 

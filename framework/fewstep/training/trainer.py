@@ -72,7 +72,7 @@ class Trainer:
         self.tokens = self.dataset.train.to(self.device)
         self.process = build_process(recipe, self.dataset)
         self.objective: Objective = OBJECTIVES.build(recipe.objective)
-        wanted = recipe.label_input or self.objective.roles["student"].classifies
+        wanted = recipe.label_input or self.objective.roles["student"].scores == "labels"
         labels = self.dataset.labels if wanted else None
         self.labels = None if labels is None else labels.to(self.device)
         self.roles = self._build_roles()
