@@ -14,6 +14,7 @@ P, Q = [0.7, 0.2, 0.1], [0.5, 0.25, 0.25]
 FORMULAS: dict[Divergence, float] = {
     "reverse_kl": sum(p * math.log(p / q) for p, q in zip(P, Q, strict=True)),
     "forward_kl": sum(q * math.log(q / p) for p, q in zip(P, Q, strict=True)),
+    "jeffreys": sum((p - q) * math.log(p / q) for p, q in zip(P, Q, strict=True)) / 2,
     "total_variation": sum(abs(p - q) for p, q in zip(P, Q, strict=True)) / 2,
     "squared_error": sum((p - q) ** 2 for p, q in zip(P, Q, strict=True)),
 }

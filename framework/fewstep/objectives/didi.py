@@ -1,0 +1,174 @@
+"""DiDi-Instruct: samples rewarded by a discriminator, a student trained by policy gradient (arXiv 2509.25035).
+
+Shapes: G trajectories a group, B batch (whole groups), L tokens, n steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.backbones.base import BACKBONES
+from fewstep.classifier import NetworkClassifier
+from fewstep.condition import Condition
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.divergence import divergence
+from fewstep.objectives.weighting import WeightingConfig, loss_weight
+from fewstep.prediction import Prediction, rowwise
+from fewstep.processes.base import PROCESSES
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What the student drew from pure noise: `x` (ids [B, L]), and log p of all that it revealed on the way, [B].
+
+    `z` is the state [B, L] before the last step, at times `tau` [B], and `prediction` what the student said there.
+    """
+
+    x: Tensor
+    log_p: Tensor
+    z: Tensor
+    tau: Tensor
+    prediction: Prediction
+
+
+@OBJECTIVES.register("didi")
+class DiDi(Objective):
+    """The student draws samples in a few steps, and learns to draw more of those that pass for real data.
+
+    Minimises the integral over t of w(t) KL(student's z_t || data's z_t) by its score-function gradient (arXiv
+    2509.25035): -E[w(t) r(z_t) grad log p(trajectory)], with the reward r = log D / (1 - D) of a discriminator that
+    tells noised real data from noised samples. Trajectories of a group share their times, and are compared with each
+    other. Near the teacher it is kept by a Jeffreys divergence, from collapsing by a bonus for entropy. All per token.
+    """
+
+    roles: ClassVar = {
+        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "student": RoleSpec(starts_from="teacher", adapters=True),
+        "discriminator": RoleSpec(starts_from="teacher", scores=2),
+    }
+
+    class Config(WeightingConfig):
+        type: Literal["didi"] = "didi"
+        steps: int = Field(2, ge=1, description="steps of a trajectory, at uniform times; the paper has 2")
+        group: int = Field(4, ge=2, description="trajectories that share their times; must divide the batch")
+        normalise: bool = Field(True, description="divide advantages by their standard deviation within the group")
+        eps: float = Field(1e-4, gt=0, description="added to that deviation")
+        jeffreys: float = Field(0.1, ge=0, description="weight of the divergence from the teacher before the last step")
+        entropy: float = Field(0.01, ge=0, description="weight of the bonus for the student's entropy there")
+        label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the discriminator's two classes")
+        discriminator_steps: int = Field(1, ge=1, description="its updates after each update of the student")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if not PROCESSES.get(recipe.process.type).cls.carry_over:
+            yield "type", f"trajectories are of masks that are revealed, and the {recipe.process.type} process has none"
+        if BACKBONES.get(recipe.backbone.type).cls.uses_context:
+            yield "type", "a discriminator reads whole samples; use a backbone without blocks"
+        size, parts = recipe.train.batch_size, recipe.train.accumulate
+        if size % parts == 0 and size // parts % config.group:
+            yield "group", f"micro-batches of {size // parts} cannot be split into groups of {config.group}"
+
+    def phases(self) -> Sequence[Phase]:
+        return [
+            Phase("student", ("student",)),
+            Phase("discriminator", ("discriminator",), repeat=self.config.discriminator_steps),
+        ]
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        return self._student(batch, ctx) if "student" in phase.train else self._discriminator(batch, ctx)
+
+    def _student(self, batch: Batch, ctx: StepContext) -> LossOutput:
+        """Policy gradient and regularisers. Of the batch only conditions are used, one a group."""
+        # 1. Groups of trajectories; times are drawn once a group, as rows [G, B / G] that are flattened.
+        c, groups = self.config, batch.size // self.config.group
+        cond = batch.cond.of(torch.arange(batch.size, device=ctx.device) < groups).repeat(c.group)
+        times, t = self.times(groups, ctx).repeat(1, c.group), ctx.sample_time(groups).repeat(c.group)
+        made = draw_trajectory(times, cond, ctx)
+
+        # 2. The reward of each at its noised state, against the others of its group.
+        z_t = ctx.process.corrupt(made.x, t, generator=ctx.generators["noise"]).x_t
+        reward = log_ratio(z_t, t, cond, ctx)
+        advantage = loss_weight(c, t, ctx.process.schedule) * self.advantages(reward)
+        policy = -(advantage * made.log_p).mean() / made.x.shape[1]
+
+        # 3. What keeps it: near the teacher, and spread out.
+        with torch.no_grad():
+            teacher = ctx.roles["teacher"](made.z, made.tau, cond=cond)
+        apart = divergence("jeffreys", made.prediction, teacher, made.prediction.where)
+        entropy = made.prediction.entropy()
+        loss = policy + c.jeffreys * apart.mean() - c.entropy * entropy.mean()
+        count = made.prediction.where.sum()
+        metrics: dict[str, Any] = {"reward": reward.mean(), "log_p": made.log_p.detach().mean() / made.x.shape[1]}
+        metrics["jeffreys"] = (apart.detach().sum(), count)
+        metrics["student_entropy"] = (entropy.detach().sum(), count)
+        return LossOutput(loss, metrics)
+
+    def _discriminator(self, batch: Batch, ctx: StepContext) -> LossOutput:
+        """Cross entropy of telling noised data from noised fresh samples, at the same times."""
+        t, rng = ctx.sample_time(batch.size, antithetic=True), ctx.generators["noise"]
+        with torch.no_grad():
+            made = draw_trajectory(self.times(batch.size, ctx), batch.cond, ctx)
+        z_t = ctx.process.corrupt(torch.cat((batch.x0, made.x)), t.repeat(2), generator=rng).x_t
+        log_p = discriminator_of(ctx).log_probs(z_t, t.repeat(2), batch.cond.repeat(2))
+        real = torch.arange(2 * batch.size, device=ctx.device) < batch.size
+        loss = torch.nn.functional.cross_entropy(log_p, real.long(), label_smoothing=self.config.label_smoothing)
+        return LossOutput(loss, {"accuracy": (log_p.detach().argmax(1) == real).float().mean()})
+
+    def times(self, count: int, ctx: StepContext) -> Tensor:
+        """From 1 down to 0 with n - 1 uniform times between them, [n + 1, count]."""
+        between = ctx.sample_time(count * (self.config.steps - 1)).view(-1, count)
+        ends = torch.ones(1, count, device=ctx.device), torch.zeros(1, count, device=ctx.device)
+        return torch.cat((ends[0], between.sort(0, descending=True).values, ends[1]))
+
+    def advantages(self, reward: Tensor) -> Tensor:
+        """Rewards [B] = [G, B / G] less the mean of their group, and over its standard deviation if that is wanted."""
+        groups = reward.view(self.config.group, -1)
+        centred = groups - groups.mean(0)
+        if self.config.normalise:
+            centred = centred / (groups.std(0, correction=0) + self.config.eps)
+        return centred.flatten()
+
+
+def draw_trajectory(times: Tensor, cond: Condition, ctx: StepContext) -> Trajectory:
+    """Let the student sample from pure noise, at times [n + 1, B] that fall from 1 to 0.
+
+    log p is the sum over tokens of log p(token | state that it was revealed at). Which tokens a step reveals does not
+    depend on the student, and is left out.
+    """
+    student, rng = ctx.roles["student"], ctx.generators["sample"]
+    z = ctx.process.prior((times.shape[1], student.length), device=ctx.device, generator=rng)
+    log_p, last = torch.zeros(times.shape[1], device=ctx.device), len(times) - 2
+    for number, (now, then) in enumerate(pairwise(times)):
+        before, prediction = z, student(z, now, then, cond=cond, generator=ctx.generators["noise"])
+        if number == last:
+            z = prediction.sample(generator=rng)
+        else:
+            z = ctx.process.step_back(before, prediction, now, then, generator=rng)
+        log_p = log_p + log_probability(prediction, z, z != before).sum(1)
+    return Trajectory(z, log_p, before, times[last], prediction)
+
+
+def log_probability(prediction: Prediction, ids: Tensor, where: Tensor) -> Tensor:
+    """log p(ids) of the tokens at the true positions of `where`; ids, `where` and result [B, L], zero elsewhere."""
+    return rowwise(lambda log_p, i: log_p.gather(1, i[:, None])[:, 0], [prediction], [ids], where=where)
+
+
+@torch.no_grad()
+def log_ratio(z_t: Tensor, t: Tensor, cond: Condition, ctx: StepContext) -> Tensor:
+    """The reward log D / (1 - D) [B], D the discriminator's probability that z_t comes from data."""
+    made, real = discriminator_of(ctx).log_probs(z_t, t, cond).unbind(1)
+    return real - made
+
+
+def discriminator_of(ctx: StepContext) -> NetworkClassifier:
+    """The role, whose two classes are the student's samples (0) and data (1)."""
+    discriminator = ctx.roles["discriminator"]
+    assert isinstance(discriminator, NetworkClassifier)
+    return discriminator
