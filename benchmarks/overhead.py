@@ -79,7 +79,7 @@ def sampled(model: NetworkDenoiser, sampler: Sampler, size: Size) -> tuple[float
     def draw() -> None:
         nonlocal nfe
         streams = SampleStreams(0, range(size.batch))
-        nfe = sampler.sample(model, size.batch, steps=size.steps, generator=streams).nfe
+        nfe = sampler.sample(model, size.batch, steps=sampler.only_steps or size.steps, generator=streams).nfe
 
     return seconds(draw, size.repeats) / nfe, nfe
 

@@ -42,12 +42,14 @@ class Condition:
         prefix: in the place of a context, where the noised tokens are one block alone: what comes before it.
         given: LongTensor [B, L], tokens that samplers must not change, and -1 where they are free: a prompt, or the
             known part of what is filled in.
+        everywhere: predict all tokens, those too that a masked process would carry over: of a start that is not data.
     """
 
     labels: Tensor | None = None
     context: Tensor | None = None
     prefix: Prefix | None = None
     given: Tensor | None = None
+    everywhere: bool = False
 
     def of(self, rows: Tensor) -> Condition:
         """The condition of some samples (BoolTensor [B])."""
@@ -55,20 +57,23 @@ class Condition:
         prefix = self.prefix
         if prefix is not None:
             prefix = Prefix(prefix.ids[rows], tuple((k[rows], v[rows]) for k, v in prefix.memory))
-        return Condition(labels, context, prefix, given)
+        return Condition(labels, context, prefix, given, self.everywhere)
 
     def split(self, parts: int) -> list[Condition]:
         """The condition of each of `parts` equal shares of the batch; a prefix belongs to sampling and has no share."""
         none = [None] * parts
         labels = none if self.labels is None else self.labels.chunk(parts)
         contexts = none if self.context is None else self.context.chunk(parts)
-        return [Condition(label, context) for label, context in zip(labels, contexts, strict=True)]
+        return [
+            Condition(label, context, everywhere=self.everywhere)
+            for label, context in zip(labels, contexts, strict=True)
+        ]
 
     def repeat(self, times: int) -> Condition:
         """The condition of the batch so many times over, one copy after the other."""
         labels = None if self.labels is None else self.labels.repeat(times)
         context, given = (None if x is None else x.repeat(times, 1) for x in (self.context, self.given))
-        return Condition(labels, context, None, given)
+        return Condition(labels, context, None, given, self.everywhere)
 
     def without_labels(self) -> Condition:
         """The same with no class for any sample."""

@@ -28,9 +28,10 @@ NOTHING = Condition()
 class Denoiser(nn.Module, ABC):
     """Predicts x from z_t, and counts its own evaluations: `nfe` calls, and `evaluated` samples in all of them.
 
-    Masked processes carry over: tokens that are not [MASK] are clean and copied (MDLM's SUBS). Uniform
-    processes predict every token. `length` is the number of tokens a sample, `block_size` that of a block, for
-    denoisers that predict block after block from a context or a prefix, and None for all others.
+    Masked processes carry over: tokens that are not [MASK] are clean and copied (MDLM's SUBS), unless `cond.everywhere`
+    asks a network about all of them. Uniform processes predict every token. `length` is the number of tokens a sample,
+    `block_size` that of a block, for denoisers that predict block after block from a context or a prefix, and None for
+    all others.
     """
 
     def __init__(self, process: ForwardProcess, length: int, block_size: int | None = None) -> None:
@@ -135,7 +136,7 @@ class NetworkDenoiser(Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
         hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
-        where = self.process.to_predict(x_t)
+        where = torch.ones_like(x_t, dtype=torch.bool) if cond.everywhere else self.process.to_predict(x_t)
         return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)
 
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:

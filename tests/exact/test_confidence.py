@@ -12,11 +12,12 @@ from torch import Generator, Tensor
 
 from fewstep.condition import Condition
 from fewstep.data.markov import Markov
+from fewstep.masking import ranks
 from fewstep.prediction import TablePrediction
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS, StepState
 from fewstep.samplers.confidence import masks_left, scored
-from fewstep.samplers.filling import draw_and_score, ranks
+from fewstep.samplers.filling import draw_and_score
 from fewstep.schedules.base import SCHEDULES
 from fewstep.shaping import row_maps
 from fewstep.testing.statistics import SIGMAS, assert_same_law, chi_square_sigmas

@@ -70,6 +70,18 @@ def check_context(recipe: Recipe) -> Found:
     yield "sampler", f"{reason}; samplers for it: {', '.join(fitting) or 'none'}"
 
 
+def check_steps(recipe: Recipe) -> Found:
+    """The sampler can take as many steps as it is evaluated at."""
+    sampler = _class("samplers", recipe.sampler)
+    if wrong := [str(steps) for steps in recipe.evaluate.steps if not sampler.takes(steps)]:
+        only = sampler.only_steps
+        yield (
+            "evaluate.steps",
+            f"sampler '{recipe.sampler.type}' takes {only} step{'s' * (only > 1)}, not {', '.join(wrong)}; "
+            f"set evaluate.steps to [{only}]",
+        )
+
+
 def check_adapters(recipe: Recipe) -> Found:
     """Adapters go into the roles that ask for them."""
     if any(role.adapters for role in _objective(recipe).roles.values()):
@@ -129,6 +141,7 @@ CHECKS: tuple[Callable[[Recipe], Found], ...] = (
     check_spaces,
     check_sampler,
     check_context,
+    check_steps,
     check_adapters,
     check_labels,
     check_batch,

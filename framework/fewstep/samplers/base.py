@@ -49,6 +49,14 @@ class Sampler(Component, ABC):
     gives_context: ClassVar[bool] = False
     """Whether it goes block by block and hands finished blocks to the denoiser; others denoise whole samples."""
 
+    only_steps: ClassVar[int | None] = None
+    """The one number of steps that it can take, or None."""
+
+    @classmethod
+    def takes(cls, steps: int) -> bool:
+        """Whether it can take so many steps."""
+        return cls.only_steps in (None, steps)
+
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
         from fewstep.processes.base import PROCESSES

@@ -11,10 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.masking import ranks
 from fewstep.prediction import expectation
 from fewstep.randomness import Randomness, uniform
 from fewstep.samplers.base import SAMPLERS
-from fewstep.samplers.filling import FillingSampler, draw_and_score, ranks
+from fewstep.samplers.filling import FillingSampler, draw_and_score
 from fewstep.samplers.walk import Step, Walk, WalkConfig
 from fewstep.schedules.base import NoiseSchedule
 

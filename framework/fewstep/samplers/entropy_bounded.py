@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.masking import ranks
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.confidence import scored
-from fewstep.samplers.filling import FillingSampler, draw_and_score, ranks
+from fewstep.samplers.filling import FillingSampler, draw_and_score
 from fewstep.samplers.walk import Step, Walk, WalkConfig
 
 

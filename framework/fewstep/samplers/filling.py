@@ -67,10 +67,3 @@ def draw_and_score(
     drawn, scores = prediction.scan(read, masks, levels)
     lowest = torch.full(masks.shape, -float("inf"), dtype=torch.float64, device=masks.device)
     return prediction.known.masked_scatter(masks, drawn), lowest.masked_scatter(masks, scores.clamp_min(_LOWEST))
-
-
-def ranks(scores: Tensor) -> Tensor:
-    """Place of each score in its row, the highest being 0 and the first of equals coming first (LongTensor [B, L])."""
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
-    return torch.empty_like(order).scatter(1, order, places)

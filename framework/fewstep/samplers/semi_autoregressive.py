@@ -47,7 +47,8 @@ class SemiAutoregressiveSampler(WalkSampler):
         @classmethod
         def _walks_whole_samples(cls, inner: Any) -> Any:
             sampler = SAMPLERS.get(inner.type).cls
-            if not issubclass(sampler, WalkSampler) or sampler.gives_context or sampler is SemiAutoregressiveSampler:
+            unfit = sampler.gives_context or sampler.only_steps or sampler is SemiAutoregressiveSampler
+            if not issubclass(sampler, WalkSampler) or unfit:
                 raise ValueError(f"'{inner.type}' cannot draw a block of a larger sample; confidence can, say")
             usual = WalkConfig(type=inner.type)
             for name in _SHARED:

@@ -180,8 +180,12 @@ class WalkSampler(Sampler):
             raise ValueError("this sampler names a classifier: wrap the denoiser, as training.guide does")
         before = denoiser.evaluated
         walk = Walk(denoiser, self.config, cond, generator)
-        x = self.run(walk, walk.start(count, denoiser.length), steps, on_step)
+        x = self.run(walk, self.start(walk, count, denoiser.length), steps, on_step)
         return Samples(x, (denoiser.evaluated - before) / count)
+
+    def start(self, walk: Walk, count: int, length: int) -> Tensor:
+        """What samples are made of: noise, but for what is given (LongTensor [B, L])."""
+        return walk.start(count, length)
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
         """Clean tokens from noise, both LongTensor [B, L]."""

@@ -198,7 +198,7 @@ def _animate(path: Path, job: Job) -> None:
     if isinstance(sampler, WalkSampler):
         cond = condition_on(None, denoiser.device, given)
         walk = Walk(denoiser, sampler.config, cond, SampleStreams(job.request.seed, numbers))
-        start = walk.start(len(numbers), denoiser.length)
+        start = sampler.start(walk, len(numbers), denoiser.length)
     frames = record(lambda on_step: job.draw(numbers, on_step=on_step), start)
     title = f"{job.model.recipe.name}: {job.steps} steps, seed {job.request.seed}"
     with beside(path) as folder:

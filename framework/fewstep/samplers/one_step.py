@@ -1,0 +1,57 @@
+"""One step from random tokens.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.errors import UserError
+from fewstep.masking import random_start, time_of_masks
+from fewstep.samplers.base import SAMPLERS, OnStep
+from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
+
+
+@SAMPLERS.register("one_step")
+class OneStepSampler(WalkSampler):
+    """Draws every token from one prediction, out of random tokens and masks (Di[M]O, arXiv 2503.15457).
+
+    The start is random over the vocabulary but for an exact number of masks; the network is asked about all places,
+    masked or not, at the time at which so many tokens are masked. Only networks that were trained to make samples of
+    such starts have any use for it: others take the random tokens for data.
+    """
+
+    masks_only: ClassVar[bool] = True
+    exact: ClassVar[bool] = False
+    only_steps: ClassVar[int | None] = 1
+
+    class Config(WalkConfig):
+        type: Literal["one_step"] = "one_step"
+        masks: float = Field(0.6, ge=0, le=1, description="share of the start that is masked; the rest is random")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from super().check_recipe(config, recipe)
+        if config.grid.type != "linear":
+            yield "grid", "one step has no times to choose; leave the grid out"
+
+    def start(self, walk: Walk, count: int, length: int) -> Tensor:
+        device, share = walk.denoiser.device, self.config.masks
+        return walk.hold(random_start(walk.masked, count, length, share, device=device, generator=walk.generator))
+
+    def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
+        if not self.takes(steps):
+            raise UserError(f"sampler 'one_step' takes 1 step, not {steps}; set the number of steps to 1")
+        return super().run(walk, x, steps, on_step)
+
+    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        asked = replace(walk, cond=replace(walk.cond, everywhere=True))
+        t = float(time_of_masks(walk.masked, torch.tensor(self.config.masks, dtype=torch.float64)))
+        return asked.predict(x, replace(step, t=t)).sample(generator=walk.generator)
