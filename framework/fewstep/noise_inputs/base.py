@@ -24,7 +24,7 @@ from fewstep.registry import Registry
 
 
 class NoiseInputConfig(ComponentConfig):
-    """Settings that every noise input has."""
+    """Settings of every noise input that projects its noise."""
 
     channels: int = Field(32, gt=0, description="independent Gaussian numbers a position")
     init_std: float = Field(
@@ -38,7 +38,7 @@ class NoiseInputConfig(ComponentConfig):
 
 
 class NoiseInput(nn.Module, Component, ABC):
-    """Draws noise and projects it to what the backbone adds to its residual stream.
+    """Draws noise and makes of it what the backbone adds to its residual stream.
 
     Args:
         config: settings.
@@ -52,7 +52,8 @@ class NoiseInput(nn.Module, Component, ABC):
         Component.__init__(self, config)
         self.tokens = tokens
         self.width = width
-        self.places = sites if config.inject == "every_block" else 1
+        everywhere = isinstance(config, NoiseInputConfig) and config.inject == "every_block"
+        self.places = sites if everywhere else 1
 
     def projection(self) -> nn.Linear:
         """A fresh map from `channels` numbers to all places at once."""
