@@ -87,12 +87,19 @@ def exact_ratios(
     return torch.cat(parts) if parts else now.new_empty(0, vocab_size)
 
 
-@torch.enable_grad()
 def first_order_ratios(classifier: NoisedClassifier, x_t: Tensor, t: Tensor, labels: Tensor, num_states: int) -> Tensor:
-    """The same for all tokens to first order, (e_v - e_z) . grad log p(y | z_t), in one pass both ways ([B, L, S])."""
+    """The same for all tokens to first order, (e_v - e_z) . grad log p(y | z_t) ([B, L, S])."""
+    return first_order_changes(lambda rows: classifier.log_probs(rows, t).gather(1, labels[:, None]), x_t, num_states)
+
+
+@torch.enable_grad()
+def first_order_changes(score: Callable[[Tensor], Tensor], x_t: Tensor, num_states: int) -> Tensor:
+    """How much a score of one-hot rows [B, L, S] changes with each token set to each state ([B, L, S]), to first order.
+
+    One pass forward and back, for scores of samples that do not depend on each other.
+    """
     rows = one_hot(x_t, num_states).to(torch.get_default_dtype()).requires_grad_(True)
-    chosen = classifier.log_probs(rows, t).gather(1, labels[:, None]).sum()
-    (slope,) = torch.autograd.grad(chosen, rows)
+    (slope,) = torch.autograd.grad(score(rows).sum(), rows)
     return (slope - slope.gather(2, x_t[..., None])).detach()
 
 

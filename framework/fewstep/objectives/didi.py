@@ -22,6 +22,7 @@ from fewstep.objectives.divergence import divergence
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
 from fewstep.prediction import Prediction, rowwise
 from fewstep.processes.base import PROCESSES
+from fewstep.reward import LogRatio
 
 
 @dataclass(frozen=True)
@@ -163,8 +164,7 @@ def log_probability(prediction: Prediction, ids: Tensor, where: Tensor) -> Tenso
 @torch.no_grad()
 def log_ratio(z_t: Tensor, t: Tensor, cond: Condition, ctx: StepContext) -> Tensor:
     """The reward log D / (1 - D) [B], D the discriminator's probability that z_t comes from data."""
-    made, real = discriminator_of(ctx).log_probs(z_t, t, cond).unbind(1)
-    return real - made
+    return LogRatio(discriminator_of(ctx)).score(z_t, t, cond)
 
 
 def discriminator_of(ctx: StepContext) -> NetworkClassifier:

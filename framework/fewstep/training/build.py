@@ -121,6 +121,32 @@ def load_model(
     return TrainedModel(path if path.suffix == ".safetensors" else run.path, run, recipe, dataset, denoiser, step)
 
 
+def load_role(path: str | Path, name: str) -> TrainedModel:
+    """Another network of a run than the student, with its weights as they are, from the newest checkpoint.
+
+    Raises:
+        UserError: no such run or role, an exported file, or a role with another backbone than the student's.
+    """
+    if Path(path).suffix == ".safetensors":
+        raise UserError(f"'{path}' holds the student alone; name the run folder that it came from, for its {name}")
+    run = RunDir.open(path)
+    recipe, checkpoint = load_run_recipe(run.resolved), run.last_checkpoint()
+    roles = OBJECTIVES.get(recipe.objective.type).cls.roles
+    if name not in roles:
+        has = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
+        raise UserError(f"run '{run.path}' has no {name}: {has}")
+    if checkpoint is None:
+        raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
+    dataset = build_dataset(recipe)
+    network = build_denoiser(recipe, dataset, build_process(recipe, dataset), roles[name])
+    try:
+        network.load_state_dict(load_checkpoint(checkpoint, f"roles/{name}"))
+    except RuntimeError:
+        raise UserError(f"the {name} of run '{run.path}' has another backbone than its student") from None
+    step = int(checkpoint.name.removeprefix("step-"))
+    return TrainedModel(run.path, run, recipe, dataset, network.requires_grad_(False).eval(), step)
+
+
 def _from_run(path: Path, weights: Weights) -> tuple[RunDir, Recipe, int, dict[str, Any]]:
     run = RunDir.open(path)
     checkpoint = run.last_checkpoint()

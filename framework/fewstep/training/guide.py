@@ -1,4 +1,4 @@
-"""The classifier that a sampler names, and the denoisers that it guides."""
+"""The classifier or reward that a sampler names, and the denoisers that it guides."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from fewstep.classifier_guidance import ClassifierGuidedDenoiser
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
+from fewstep.reward import LogRatio, RewardedDenoiser
 from fewstep.samplers.base import Sampler
+from fewstep.samplers.reward_guided import RewardSection
 from fewstep.samplers.walk import ClassifierSection
-from fewstep.training.build import load_model
+from fewstep.training.build import load_model, load_role
 
 Guide = Callable[[Denoiser], Denoiser]
-"""A denoiser as a sampler wants it: guided by the sampler's classifier, or as it is if there is none."""
+"""A denoiser as a sampler wants it: guided by the sampler's classifier or reward, or as it is if there is none."""
 
 
 def guide_of(sampler: Sampler, dataset: Dataset) -> Guide:
-    """Load the classifier of a sampler, if it names one.
+    """Load the classifier or the reward of a sampler, if it names one.
 
     Raises:
-        UserError: no such run, no classifier, or one of other data or labels.
+        UserError: no such run, no classifier or discriminator, or one of other data or labels.
     """
+    reward: RewardSection | None = getattr(sampler.config, "reward", None)
+    if reward is not None:
+        return _rewarded(reward.run, dataset)
     section: ClassifierSection | None = getattr(sampler.config, "classifier", None)
     if section is None:
         return lambda denoiser: denoiser
@@ -39,5 +44,22 @@ def guide_of(sampler: Sampler, dataset: Dataset) -> Guide:
             raise UserError(f"classifier.run: '{section.run}' knows another process; use this run's process section")
         placed = classifier.to(denoiser.device)
         return ClassifierGuidedDenoiser(denoiser, placed, weight=section.weight, approximate=section.approximate)
+
+    return guide
+
+
+def _rewarded(run: str, dataset: Dataset) -> Guide:
+    """A run's discriminator as the reward."""
+    model = load_role(run, "discriminator")
+    discriminator = model.denoiser
+    if not isinstance(discriminator, NetworkClassifier):
+        raise UserError(f"reward.run: the discriminator of '{run}' scores no samples")
+    if model.dataset.fingerprint != dataset.fingerprint:
+        raise UserError(f"reward.run: '{run}' was trained on other data; use this run's data section")
+
+    def guide(denoiser: Denoiser) -> Denoiser:
+        if denoiser.process.num_states != discriminator.process.num_states:
+            raise UserError(f"reward.run: '{run}' knows another process; use this run's process section")
+        return RewardedDenoiser(denoiser, LogRatio(discriminator.to(denoiser.device)))
 
     return guide

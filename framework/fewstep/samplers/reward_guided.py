@@ -1,0 +1,83 @@
+"""Ancestral sampling with a reward's advice (DiDi-Instruct's sampler).
+
+Shapes: B batch, L tokens, V vocabulary, M candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.classifier_guidance import ClassifierGuidedPrediction, first_order_changes
+from fewstep.component import Strict
+from fewstep.prediction import Prediction, draw_at
+from fewstep.randomness import uniform
+from fewstep.reward import Reward, RewardedDenoiser
+from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
+
+
+class RewardSection(Strict):
+    """A trained reward."""
+
+    run: str = Field(description="run folder of an objective with a discriminator (`didi`), trained on the same data")
+
+
+@SAMPLERS.register("reward_guided")
+class RewardGuidedSampler(WalkSampler):
+    """Tilts early predictions along the reward, and picks late states by it (arXiv 2509.25035, RGAS).
+
+    In the first `tilted` share of the steps the log-probability of a symbol grows by `strength` times what the reward
+    would gain by it, to first order and at most `clip`. In the others `candidates` states z_s are drawn from one
+    prediction, and one of them is kept with a probability proportional to exp(reward). Where the reward is
+    log q_T(z) / q_S(z) of a student S that takes one token a step, many candidates draw from T: they are importance
+    samples. The reward takes a pass forward and back, or `candidates` passes, a step; NFE does not count them. It stays
+    out of `exact`: its law is another than the denoiser's.
+    """
+
+    masks_only: ClassVar[bool] = True
+    exact: ClassVar[bool] = False
+
+    class Config(WalkConfig):
+        type: Literal["reward_guided"] = "reward_guided"
+        reward: RewardSection | None = Field(None, description="where the reward comes from; without it, ancestral")
+        tilted: float = Field(0.5, ge=0, le=1, description="share of the steps that tilt; the others pick")
+        strength: float = Field(1.0, ge=0, description="of the tilt; the paper has 30 to 40, and clips gradients")
+        clip: float = Field(5.0, gt=0, description="most that a tilt adds to a log-probability, or takes from it")
+        candidates: int = Field(4, ge=1, description="states that a picking step chooses from; the paper has 4")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from super().check_recipe(config, recipe)
+        if config.reward is None:
+            yield "reward", "name the run whose discriminator judges, `reward: {run: RUN}`"
+        if config.classifier is not None:
+            yield "classifier", "a reward guides already; leave the classifier out"
+
+    def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
+        denoiser, prediction = walk.denoiser, walk.predict(x, step)
+        if self.config.reward is None:
+            return walk.take(prediction, x, step)
+        if not isinstance(denoiser, RewardedDenoiser):
+            raise ValueError("this sampler names a reward: wrap the denoiser, as training.guide does")
+        if step.index < round(self.config.tilted * step.count):
+            return walk.take(self._tilted(prediction, denoiser.reward, walk, x, step), x, step)
+        found = torch.stack([walk.hold(walk.take(prediction, x, step)) for _ in range(self.config.candidates)])
+        (then,) = walk.times(x, step.s)
+        scores = torch.stack([denoiser.reward.score(z, then.float(), walk.cond) for z in found], 1)  # [B, M]
+        chosen = draw_at(scores.double().log_softmax(1), uniform((len(x),), walk.generator, device=x.device))
+        return found[chosen, torch.arange(len(x), device=x.device)]
+
+    def _tilted(self, prediction: Prediction, reward: Reward, walk: Walk, x: Tensor, step: Step) -> Prediction:
+        """The prediction with what the reward would gain by each symbol."""
+        (now,) = walk.times(x, step.t)
+        gains = first_order_changes(
+            lambda rows: reward.score(rows, now.float(), walk.cond), x, walk.denoiser.process.num_states
+        )
+        tilt = (self.config.strength * gains[..., : prediction.vocab_size]).clamp(-self.config.clip, self.config.clip)
+        by_token, always = tilt.flatten(0, 1), torch.ones(len(x), device=x.device)
+        return ClassifierGuidedPrediction(prediction, lambda tokens: by_token[tokens], always)
