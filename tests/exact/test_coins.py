@@ -67,6 +67,12 @@ def test_pairs_of_the_teacher_help_and_do_not_suffice(tmp_path: Path) -> None:
     assert 0.25 < values["coin_tv"] < 0.45, values
 
 
+def test_a_generator_from_random_tokens_can(masked_teacher: Path, tmp_path: Path) -> None:
+    """It copies the coin that its start shows. Seeds 0 to 2 were measured at 0.012 to 0.013, after 1,600 steps."""
+    values = distance("coins-dimo", tmp_path / "student", masked_teacher)
+    assert values["coin_tv"] < 0.1, values
+
+
 @pytest.mark.parametrize("objective", ["{type: sdtt, first_step: 0.25, rounds: 2}", "{type: consistency, rounds: 2}"])
 def test_imitating_a_teacher_token_by_token_cannot(objective: str, masked_teacher: Path, tmp_path: Path) -> None:
     values = distance(

@@ -21,8 +21,8 @@ from fewstep.training.rundir import RunDir
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
 RECIPES = shipped_recipes()
-LEAST = 69
-"""Files when this was last looked at: 63 recipes and 6 bases. Fewer means that a folder is not searched any more."""
+LEAST = 73
+"""Files when this was last looked at: 67 recipes and 6 bases. Fewer means that a folder is not searched any more."""
 
 
 def teacher_of(name: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +21,40 @@ from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
 
-def check_objective(config: Any, *, processes: tuple[str, ...] | None = None, steps: int = 6) -> None:
+def check_objective(
+    config: Any,
+    *,
+    processes: tuple[str, ...] | None = None,
+    steps: int = 6,
+    sections: Mapping[str, Any] | None = None,
+) -> None:
     """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
 
     Args:
         config: name, mapping or config of a registered objective.
         processes: names of the processes it is for; if left out, masked and uniform, but for those that it refuses.
         steps: length of the runs that are compared for exact resume.
+        sections: what else its recipes must say, such as a sampler.
 
     Raises:
         AssertionError: naming what differs.
     """
-    for process in processes or _processes(config):
+    sections = sections or {}
+    for process in processes or _processes(config, sections):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             teacher = _train(_recipe("denoising", process, 4, None), root / "teacher")
-            recipe = _recipe(config, process, steps, teacher.run.path)
+            recipe = _recipe(config, process, steps, teacher.run.path, sections)
             _check_gradients(Trainer(recipe, _run(recipe, root / "gradients"), echo=_silent))
             _check_resume(recipe, root)
 
 
-def _processes(config: Any) -> list[str]:
+def _processes(config: Any, sections: Mapping[str, Any]) -> list[str]:
     """Which of the two usual processes an objective accepts."""
     accepted, refused = [], {}
     for process in ("masked", "uniform"):
         try:
-            _recipe(config, process, 1, Path("unused"))
+            _recipe(config, process, 1, Path("unused"), sections)
             accepted.append(process)
         except RecipeError as error:
             refused[process] = str(error)
@@ -53,7 +62,7 @@ def _processes(config: Any) -> list[str]:
     return accepted
 
 
-def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> Recipe:
+def _recipe(objective: Any, process: str, steps: int, teacher: Path | None, sections: Mapping[str, Any] = {}) -> Recipe:
     parsed = OBJECTIVES.parse(objective)
     roles = OBJECTIVES.get(parsed.type).cls.roles
     raw: dict[str, Any] = {
@@ -77,7 +86,7 @@ def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> R
         raw["noise_input"] = {"type": "gaussian", "channels": 4}
     if "teacher" in roles:
         raw["teacher"] = {"run": str(teacher)}
-    return parse_recipe(raw)
+    return parse_recipe({**raw, **sections})
 
 
 def _silent(line: str) -> None:
