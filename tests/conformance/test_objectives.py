@@ -7,10 +7,7 @@ import pytest
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.testing import check_objective
 
-SECTIONS = {"dimo": {"sampler": "one_step", "evaluate": {"steps": [1]}}}
-"""What recipes of some objectives must say beside it."""
-
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_objective_conforms(name: str) -> None:
-    check_objective(name, sections=SECTIONS.get(name))
+    check_objective(name)

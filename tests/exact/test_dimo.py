@@ -274,7 +274,7 @@ def test_networks_answer_everywhere_when_they_are_asked(tmp_path: Path) -> None:
     ("change", "said"),
     [
         ("process=uniform", "objective.type: samples are compared where they are masked, and the uniform process has"),
-        ("sampler=ancestral", "type: its student is sampled by 'one_step', not 'ancestral'; set `sampler: {type: one"),
+        ("sampler=ancestral", "sampler: students of 'dimo' are made for 'one_step', not 'ancestral'"),
         ("sampler.masks=0.5", "masks: the student would be trained on 0.6 masks and sampled from 0.5; set sampler.mas"),
         (
             "evaluate.steps=[1,4]",

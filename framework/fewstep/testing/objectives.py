@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +14,39 @@ from fewstep.errors import RecipeError
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
+from fewstep.samplers.base import SAMPLERS
 from fewstep.training.checkpoint import list_checkpoints
 from fewstep.training.loggers import VOLATILE
 from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
 
-def check_objective(
-    config: Any,
-    *,
-    processes: tuple[str, ...] | None = None,
-    steps: int = 6,
-    sections: Mapping[str, Any] | None = None,
-) -> None:
+def check_objective(config: Any, *, processes: tuple[str, ...] | None = None, steps: int = 6) -> None:
     """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
 
     Args:
         config: name, mapping or config of a registered objective.
         processes: names of the processes it is for; if left out, masked and uniform, but for those that it refuses.
         steps: length of the runs that are compared for exact resume.
-        sections: what else its recipes must say, such as a sampler.
 
     Raises:
         AssertionError: naming what differs.
     """
-    sections = sections or {}
-    for process in processes or _processes(config, sections):
+    for process in processes or _processes(config):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             teacher = _train(_recipe("denoising", process, 4, None), root / "teacher")
-            recipe = _recipe(config, process, steps, teacher.run.path, sections)
+            recipe = _recipe(config, process, steps, teacher.run.path)
             _check_gradients(Trainer(recipe, _run(recipe, root / "gradients"), echo=_silent))
             _check_resume(recipe, root)
 
 
-def _processes(config: Any, sections: Mapping[str, Any]) -> list[str]:
+def _processes(config: Any) -> list[str]:
     """Which of the two usual processes an objective accepts."""
     accepted, refused = [], {}
     for process in ("masked", "uniform"):
         try:
-            _recipe(config, process, 1, Path("unused"), sections)
+            _recipe(config, process, 1, Path("unused"))
             accepted.append(process)
         except RecipeError as error:
             refused[process] = str(error)
@@ -62,16 +54,17 @@ def _processes(config: Any, sections: Mapping[str, Any]) -> list[str]:
     return accepted
 
 
-def _recipe(objective: Any, process: str, steps: int, teacher: Path | None, sections: Mapping[str, Any] = {}) -> Recipe:
+def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> Recipe:
     parsed = OBJECTIVES.parse(objective)
     roles = OBJECTIVES.get(parsed.type).cls.roles
+    sampler = OBJECTIVES.get(parsed.type).cls.sampler or "ancestral"
     raw: dict[str, Any] = {
         "name": "conformance",
         "data": {"type": "markov", "vocab_size": 4, "length": 6, "size": 64},
         "process": process,
         "backbone": {"type": "transformer", "width": 16, "depth": 1, "heads": 2, "dropout": 0.1},
         "objective": parsed.model_dump(mode="json"),
-        "sampler": OBJECTIVES.get(parsed.type).cls.sampler or "ancestral",
+        "sampler": sampler,
         "train": {
             "steps": steps,
             "batch_size": 8,
@@ -84,9 +77,11 @@ def _recipe(objective: Any, process: str, steps: int, teacher: Path | None, sect
         raw["data"] = "digits"
     if any(role.adapters for role in roles.values()):
         raw["noise_input"] = {"type": "gaussian", "channels": 4}
+    if (only := SAMPLERS.get(sampler).cls.only_steps) is not None:
+        raw["evaluate"] = {"steps": [only]}
     if "teacher" in roles:
         raw["teacher"] = {"run": str(teacher)}
-    return parse_recipe({**raw, **sections})
+    return parse_recipe(raw)
 
 
 def _silent(line: str) -> None:
