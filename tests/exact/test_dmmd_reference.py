@@ -128,20 +128,26 @@ def test_simultaneous_updates_have_the_gradients_of_separate_ones(process: str) 
     assert roles["teacher"].logits.grad is None
 
 
-def test_a_student_is_told_where_the_step_of_a_sampler_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not where it is judged: the last step, to 0, would never be heard of in training."""
+def test_student_and_auxiliary_are_told_the_step_of_a_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it ends, and not where it is judged: the last step, to 0, would never be heard of in training."""
     ctx, roles = make("masked")
-    student = roles["student"]
-    told: list[tuple[Tensor, Tensor | None]] = []
-    predict = student.predict
+    told: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def spy(x_t: Tensor, t: Tensor, s: Tensor | None, *rest: Any) -> Prediction:
-        told.append((t, s))
-        return predict(x_t, t, s, *rest)
+    def listen(name: str) -> None:
+        predict = roles[name].predict
 
-    monkeypatch.setattr(student, "predict", spy)
+        def spy(x_t: Tensor, t: Tensor, s: Tensor | None, *rest: Any) -> Prediction:
+            assert s is not None
+            told[name] = t, s
+            return predict(x_t, t, s, *rest)
+
+        monkeypatch.setattr(roles[name], "predict", spy)
+
+    listen("student")
+    listen("auxiliary")
     run(ctx, roles, DMMD(DMMD.Config(k=2)), "student")
-    ((t, s),) = told
-    assert s is not None
-    assert torch.allclose(s, (t - 0.5).clamp_min(0))
-    assert (s == 0).any()
+    t, end = told["student"]
+    assert torch.allclose(end, (t - 0.5).clamp_min(0))
+    assert (end == 0).any()
+    s, below = told["auxiliary"]
+    assert torch.allclose(s - below, t - end, atol=1e-6)

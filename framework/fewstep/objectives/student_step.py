@@ -25,7 +25,8 @@ Target = Literal["auto", "soft", "hard"]
 class StudentStep:
     """z_t, the student's `prediction` there, its hard draw `x`, and z_s: ids [B, L].
 
-    Times are [B], or [B, L] of models whose blocks have times of their own.
+    Times are [B], or [B, L] of models whose blocks have times of their own. `told` is the time that a network which is
+    told the student's step is called with at s: as far below s as the step goes below t.
     """
 
     prediction: Prediction
@@ -34,6 +35,7 @@ class StudentStep:
     z_s: Tensor
     t: Tensor
     s: Tensor
+    told: Tensor
 
 
 def student_step(
@@ -66,7 +68,7 @@ def student_step(
     else:
         source = prediction.sample(generator=rng) if renoise == "forward_soft" else x
         z_s = ctx.process.corrupt(source, s, generator=rng).x_t
-    return StudentStep(prediction, x, z_t, z_s, t, s)
+    return StudentStep(prediction, x, z_t, z_s, t, s, s - (t - end))
 
 
 def soft_targets(target: Target, process: ForwardProcess) -> bool:

@@ -69,7 +69,9 @@ def build_denoiser(
             adapter = NOISE_INPUTS.build(
                 recipe.noise_input, tokens=tokens, width=backbone.width, sites=backbone.residual_sites
             )
-        told = StepInput(recipe.step_input, backbone.width) if adapters and recipe.step_input else None
+        told = None
+        if (adapters or role.told_step) and recipe.step_input:
+            told = StepInput(recipe.step_input, backbone.width)
         labels = LabelInput(recipe.label_input, dataset.classes, backbone.width) if recipe.label_input else None
     kind = NetworkDenoiser if role.scores is None else NetworkClassifier
     return kind(backbone, process, adapter, told, labels)
