@@ -40,7 +40,7 @@ class Size:
     repeats: int
 
 
-SIZES = (Size(256, 256, 4, 256, 6, 4, steps=16, repeats=3), Size(50_257, 128, 1, 768, 12, 12, steps=6, repeats=1))
+SIZES = (Size(256, 256, 4, 256, 6, 4, steps=16, repeats=3), Size(50_257, 128, 1, 768, 12, 12, steps=6, repeats=3))
 
 
 def network(size: Size, process: str) -> NetworkDenoiser:
@@ -51,37 +51,42 @@ def network(size: Size, process: str) -> NetworkDenoiser:
     return NetworkDenoiser(BACKBONES.build(config, tokens=tokens), law).eval()
 
 
-def seconds(call: Callable[[], object], repeats: int) -> float:
-    """Median time of a call, after one to warm up; waits for a GPU."""
+def seconds(call: Callable[[], object]) -> float:
+    """Time of a call; waits for a GPU."""
+    begun = time.perf_counter()
     call()
-    times = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
 
 
 @torch.no_grad()
-def bare(model: NetworkDenoiser, size: Size) -> float:
-    """Seconds of a forward pass: trunk, and logits of every token."""
+def ratio(model: NetworkDenoiser, sampler: Sampler, size: Size) -> tuple[float, float]:
+    """Time of an evaluation of the sampler over that of a bare forward pass (trunk, and logits of every token), and
+    how many evaluations a sample took.
+
+    Each draw is compared with forward passes just before and just after it, since a machine's speed wanders; the median
+    of all draws.
+    """
     x = model.process.prior((size.batch, size.length), device=model.device, generator=None)
     t = torch.full((size.batch,), 0.5, device=model.device)
-    return seconds(lambda: model.backbone.head(model.backbone(x, t)), repeats=9)
+    nfe, found = 0.0, []
 
-
-def sampled(model: NetworkDenoiser, sampler: Sampler, size: Size) -> tuple[float, float]:
-    """Seconds for each evaluation of the whole batch, and evaluations that a sample took."""
-    nfe = 0.0
+    def forward() -> None:
+        model.backbone.head(model.backbone(x, t))
 
     def draw() -> None:
         nonlocal nfe
         streams = SampleStreams(0, range(size.batch))
         nfe = sampler.sample(model, size.batch, steps=sampler.only_steps or size.steps, generator=streams).nfe
 
-    return seconds(draw, size.repeats) / nfe, nfe
+    forward(), draw()
+    for _ in range(size.repeats):
+        before = [seconds(forward) for _ in range(3)]
+        drawn = seconds(draw)
+        after = [seconds(forward) for _ in range(3)]
+        found.append(drawn / nfe / statistics.median(before + after))
+    return statistics.median(found), nfe
 
 
 def rows(size: Size) -> list[tuple[str, str, float, float]]:
@@ -89,17 +94,13 @@ def rows(size: Size) -> list[tuple[str, str, float, float]]:
     found = []
     for process in ("masked", "uniform"):
         model = network(size, process)
-        alone = bare(model, size)
         for name in SAMPLERS.names():
             kind = SAMPLERS.get(name).cls
             if kind.gives_context or (kind.masks_only and process != "masked"):
                 continue
-            sampler = SAMPLERS.build({"type": name, **NEEDS_SETTINGS.get(name, {})})
-            each, nfe = sampled(model, sampler, size)
-            found.append((process, name, nfe, each / alone))
-            print(f"V {size.vocab}  {process}  {name}: NFE {nfe:g}, {each / alone:.2f}", flush=True)
-        found.append((process, "(bare forward pass)", 1.0, 1.0))
-        print(f"V {size.vocab}  {process}: bare forward pass {alone * 1e3:.1f} ms", flush=True)
+            value, nfe = ratio(model, SAMPLERS.build({"type": name, **NEEDS_SETTINGS.get(name, {})}), size)
+            found.append((process, name, nfe, value))
+            print(f"V {size.vocab}  {process}  {name}: NFE {nfe:g}, {value:.2f}", flush=True)
     return found
 
 
