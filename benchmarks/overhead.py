@@ -80,7 +80,8 @@ def ratio(model: NetworkDenoiser, sampler: Sampler, size: Size) -> tuple[float, 
         streams = SampleStreams(0, range(size.batch))
         nfe = sampler.sample(model, size.batch, steps=sampler.only_steps or size.steps, generator=streams).nfe
 
-    forward(), draw()
+    forward()
+    draw()
     for _ in range(size.repeats):
         before = [seconds(forward) for _ in range(3)]
         drawn = seconds(draw)
