@@ -68,6 +68,10 @@ class Prediction(ABC):
             log_p = row_map(log_p)
         return log_p
 
+    def _unnormalised(self, source: Tensor) -> Tensor:
+        """Rows [N, V] in proportion to the probabilities."""
+        return self._rows(source).exp()
+
     def log_probs(self, where: Tensor | None = None) -> Tensor:
         """Log-probabilities [N, V] at the true positions of `where` (default: all that are predicted)."""
         return self._rows(self._source(self.where if where is None else where))
@@ -87,10 +91,17 @@ class Prediction(ABC):
         where = self.where if where is None else where & self.where
         if isinstance(generator, SampleStreams):
             levels = uniform(where.shape, generator, device=where.device)
-            (drawn,) = self.scan(lambda log_p, u: (draw_at(log_p, u),), where, levels)
+            drawn = self._picked(where, levels[where])
         else:
             (drawn,) = self.scan(lambda log_p: (sample_categorical(log_p, generator),), where)
         return self.known.masked_scatter(where, drawn)
+
+    @torch.no_grad()
+    def _picked(self, where: Tensor, levels: Tensor) -> Tensor:
+        """Symbols [N] at which the distributions of the rows of `where` pass levels [N]."""
+        size = self._chunk_rows()
+        parts = zip(self._source(where).split(size), levels.split(size), strict=True)
+        return torch.cat([pick(self._unnormalised(source), level) for source, level in parts])
 
     @torch.no_grad()
     def scan(self, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor) -> tuple[Tensor, ...]:
@@ -149,6 +160,12 @@ class HeadPrediction(Prediction):
 
     def _to_log_probs(self, source: Tensor) -> Tensor:
         return self._head(source).float().log_softmax(-1)
+
+    def _unnormalised(self, source: Tensor) -> Tensor:
+        if self._shaping:
+            return super()._unnormalised(source)
+        logits = self._head(source).float()  # a draw needs no normalised row
+        return (logits - logits.amax(-1, keepdim=True)).exp_()
 
     def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
         return HeadPrediction(self._hidden, self._head, self._vocab_size, self.known, self.where, shaping)
