@@ -90,7 +90,8 @@ def test_family_trains_for_two_steps(family: str, tmp_path: Path, monkeypatch: p
     short = ["train.steps=2", "train.batch_size=4", "train.device=cpu", *small_data(family, tmp_path)]
     names = [name for name, path in RECIPES.items() if path.parent.name == family]
     for name in sorted(names, key=trainings_before):
-        run = launch(name, sets=short)
+        pairs = ["objective.pairs=8", "objective.teacher_steps=2"] if name.endswith("-rectified") else []
+        run = launch(name, sets=[*short, *pairs])
         assert RunDir(run).status == {"state": "finished", "step": 2, "steps": 2}
 
 
