@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 
 from fewstep.classifier import NoisedClassifier
 from fewstep.condition import Condition
-from fewstep.denoiser import Denoiser
+from fewstep.denoiser import Denoiser, DenoiserAround
 from fewstep.prediction import Prediction, RowMap
 from fewstep.randomness import Randomness
 
@@ -103,7 +103,7 @@ def first_order_changes(score: Callable[[Tensor], Tensor], x_t: Tensor, num_stat
     return (slope - slope.gather(2, x_t[..., None])).detach()
 
 
-class ClassifierGuidedDenoiser(Denoiser):
+class ClassifierGuidedDenoiser(DenoiserAround):
     """A denoiser that is told no class, guided to one by a classifier; every sampler walks with it as with any other.
 
     What the classifier computes is not counted as an evaluation: one pass forward and back for a first-order ratio, V
@@ -122,23 +122,15 @@ class ClassifierGuidedDenoiser(Denoiser):
     def __init__(
         self, denoiser: Denoiser, classifier: NoisedClassifier, *, weight: float, approximate: bool = True
     ) -> None:
-        super().__init__(denoiser.process, denoiser.length)
+        super().__init__(denoiser)
         if denoiser.block_size is not None or not denoiser.process.carry_over:
             raise ValueError("classifiers guide denoisers of whole samples and of a process with masks")
-        self.denoiser, self.classifier = denoiser, classifier
+        self.classifier = classifier
         self.weight, self.approximate = weight, approximate
 
     @property
     def told_labels(self) -> bool:
         return True
-
-    @property
-    def told_steps(self) -> bool:
-        return self.denoiser.told_steps
-
-    @property
-    def device(self) -> torch.device:
-        return self.denoiser.device
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         if cond.labels is None:

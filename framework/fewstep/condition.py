@@ -57,23 +57,21 @@ class Condition:
         prefix = self.prefix
         if prefix is not None:
             prefix = Prefix(prefix.ids[rows], tuple((k[rows], v[rows]) for k, v in prefix.memory))
-        return Condition(labels, context, prefix, given, self.everywhere)
+        return replace(self, labels=labels, context=context, prefix=prefix, given=given)
 
     def split(self, parts: int) -> list[Condition]:
         """The condition of each of `parts` equal shares of the batch; a prefix belongs to sampling and has no share."""
         none = [None] * parts
         labels = none if self.labels is None else self.labels.chunk(parts)
         contexts = none if self.context is None else self.context.chunk(parts)
-        return [
-            Condition(label, context, everywhere=self.everywhere)
-            for label, context in zip(labels, contexts, strict=True)
-        ]
+        shares = zip(labels, contexts, strict=True)
+        return [replace(self, labels=label, context=context, prefix=None, given=None) for label, context in shares]
 
     def repeat(self, times: int) -> Condition:
         """The condition of the batch so many times over, one copy after the other."""
         labels = None if self.labels is None else self.labels.repeat(times)
         context, given = (None if x is None else x.repeat(times, 1) for x in (self.context, self.given))
-        return Condition(labels, context, None, given, self.everywhere)
+        return replace(self, labels=labels, context=context, prefix=None, given=given)
 
     def without_labels(self) -> Condition:
         """The same with no class for any sample."""

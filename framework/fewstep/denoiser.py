@@ -91,6 +91,29 @@ class Denoiser(nn.Module, ABC):
         self.evaluated += tokens.shape[0]
 
 
+class DenoiserAround(Denoiser):
+    """Base of denoisers that are another one with something added; told what that one is told, and where it is.
+
+    Evaluations are counted here, not by the one inside.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser.process, denoiser.length, denoiser.block_size)
+        self.denoiser = denoiser
+
+    @property
+    def told_labels(self) -> bool:
+        return self.denoiser.told_labels
+
+    @property
+    def told_steps(self) -> bool:
+        return self.denoiser.told_steps
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+
 class NetworkDenoiser(Denoiser):
     """A denoiser whose prediction comes from a backbone, with adapters that add to its residual stream."""
 

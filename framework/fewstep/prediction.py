@@ -91,19 +91,11 @@ class Prediction(ABC):
         where = self.where if where is None else where & self.where
         if isinstance(generator, SampleStreams):
             levels = uniform(where.shape, generator, device=where.device)
-            drawn = self._picked(where, levels[where])
+            (drawn,) = self._scan(self._unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
         else:
             (drawn,) = self.scan(lambda log_p: (sample_categorical(log_p, generator),), where)
         return self.known.masked_scatter(where, drawn)
 
-    @torch.no_grad()
-    def _picked(self, where: Tensor, levels: Tensor) -> Tensor:
-        """Symbols [N] at which the distributions of the rows of `where` pass levels [N]."""
-        size = self._chunk_rows()
-        parts = zip(self._source(where).split(size), levels.split(size), strict=True)
-        return torch.cat([pick(self._unnormalised(source), level) for source, level in parts])
-
-    @torch.no_grad()
     def scan(self, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor) -> tuple[Tensor, ...]:
         """What `fn` makes of rows, chunk by chunk and without gradients; each row is computed once.
 
@@ -115,14 +107,22 @@ class Prediction(ABC):
         Returns:
             What `fn` returned, for all N rows.
         """
+        return self._scan(self._rows, fn, where, *extras)
+
+    @torch.no_grad()
+    def _scan(
+        self, rows: RowMap, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor
+    ) -> tuple[Tensor, ...]:
+        """`scan`, with what `rows` makes of the source in the place of log-probabilities."""
         inputs = [self._source(where), *(extra[where] for extra in extras)]
         parts = zip(*(torch.split(x, self._chunk_rows()) for x in inputs), strict=True)
-        found = [fn(self._rows(source), *rest) for source, *rest in parts]
+        found = [fn(rows(source), *rest) for source, *rest in parts]
         return found[0] if len(found) == 1 else tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))
 
-    def nll(self, ids: Tensor) -> Tensor:
-        """-log p(ids) [B, L]; zero at known positions."""
-        return rowwise(lambda log_p, i: -log_p.gather(1, i[:, None])[:, 0], [self], [ids], where=self.where)
+    def nll(self, ids: Tensor, where: Tensor | None = None) -> Tensor:
+        """-log p(ids) [B, L] at the true positions of `where` (default: all that are predicted); zero elsewhere."""
+        where = self.where if where is None else where
+        return rowwise(lambda log_p, i: -log_p.gather(1, i[:, None])[:, 0], [self], [ids], where=where)
 
     def cross_entropy(self, target: Prediction) -> Tensor:
         """-sum_c target_c log p_c [B, L], at the positions that this prediction predicts; zero elsewhere."""

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from fewstep.classifier import NetworkClassifier
 from fewstep.condition import Condition
-from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.denoiser import NOTHING, Denoiser, DenoiserAround
 from fewstep.prediction import Prediction
 from fewstep.randomness import Randomness
 
@@ -42,27 +41,15 @@ class LogRatio:
         return real - made
 
 
-class RewardedDenoiser(Denoiser):
+class RewardedDenoiser(DenoiserAround):
     """A denoiser with a reward beside it, for samplers that ask for one; it predicts what it predicts without.
 
     What the reward computes is not counted as an evaluation.
     """
 
     def __init__(self, denoiser: Denoiser, reward: Reward) -> None:
-        super().__init__(denoiser.process, denoiser.length, denoiser.block_size)
-        self.denoiser, self.reward = denoiser, reward
-
-    @property
-    def told_labels(self) -> bool:
-        return self.denoiser.told_labels
-
-    @property
-    def told_steps(self) -> bool:
-        return self.denoiser.told_steps
-
-    @property
-    def device(self) -> torch.device:
-        return self.denoiser.device
+        super().__init__(denoiser)
+        self.reward = reward
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         return self.denoiser.predict(x_t, t, s, cond, generator)

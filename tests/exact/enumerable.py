@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.functional import one_hot
 
 from fewstep.condition import Condition
 from fewstep.denoiser import Denoiser
@@ -62,6 +64,28 @@ class TimedOracle(Denoiser):
         evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V
         table = ((evidence * self.law).log() + self.bias[x_t]).log_softmax(-1)
         return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+class JointOracle(Denoiser):
+    """E[x | z_t] of sequences whose law is a table: a masked sequence says which of them it may come from."""
+
+    device = torch.device("cpu")  # type: ignore[assignment]
+
+    def __init__(self, process: ForwardProcess, length: int, law: Tensor) -> None:
+        super().__init__(process, length)
+        self.every = torch.tensor(list(itertools.product(range(process.vocab_size), repeat=length)))
+        self.law = law
+
+    def agreeing(self, x_t: Tensor) -> Tensor:
+        """Which sequences agree with noised ones (BoolTensor [B, V ** L])."""
+        return ((x_t[:, None] == self.every) | self.process.to_predict(x_t)[:, None]).all(2)
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
+        weight = self.agreeing(x_t) * self.law
+        rows = torch.einsum("bn,nlv->blv", weight, one_hot(self.every, self.process.vocab_size).double())
+        return TablePrediction((rows / rows.sum(-1, keepdim=True)).log(), x_t, self.process.to_predict(x_t))
 
 
 def softmax(logits: list[float]) -> list[float]:

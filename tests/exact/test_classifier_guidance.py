@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import pytest
 import torch
+from enumerable import JointOracle
 from torch import Generator, Tensor
 
 import fewstep.classifier_guidance as module
@@ -20,45 +20,35 @@ from fewstep.classifier_guidance import (
 )
 from fewstep.condition import Condition
 from fewstep.denoiser import Denoiser
-from fewstep.prediction import Prediction, TablePrediction
+from fewstep.prediction import Prediction
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS, Samples
 from fewstep.testing.statistics import SIGMAS, assert_same_law, chi_square_sigmas
 
 V, L, CLASSES = 2, 3, 2
-EVERY = torch.tensor(list(itertools.product(range(V), repeat=L)))
 MASKED = PROCESSES.build("masked", vocab_size=V)
 JOINT = torch.rand(CLASSES, V**L, generator=Generator().manual_seed(0), dtype=torch.float64) ** 3
 JOINT /= JOINT.sum()
 
 
-def agreeing(x_t: Tensor) -> Tensor:
-    """Which sequences agree with noised ones (BoolTensor [B, V ** L])."""
-    return ((x_t[:, None] == EVERY) | (x_t[:, None] == V)).all(2)
-
-
-class Plain(Denoiser):
+class Plain(JointOracle):
     """E[x | z_t], whatever the class."""
 
-    device = torch.device("cpu")  # type: ignore[assignment]
-
     def __init__(self) -> None:
-        super().__init__(MASKED, L)
+        super().__init__(MASKED, L, JOINT.sum(0))
 
     def predict(
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
     ) -> Prediction:
         assert cond.labels is None
-        weight = agreeing(x_t) * JOINT.sum(0)
-        rows = torch.einsum("bn,nlv->blv", weight, torch.nn.functional.one_hot(EVERY, V).double())
-        return TablePrediction((rows / rows.sum(-1, keepdim=True)).log(), x_t, MASKED.to_predict(x_t))
+        return super().predict(x_t, t, s, cond, generator)
 
 
 class Bayes(NoisedClassifier):
     """p(y | z_t), exactly."""
 
     def log_probs(self, x_t: Tensor, t: Tensor) -> Tensor:
-        weight = agreeing(x_t).double() @ JOINT.T
+        weight = Plain().agreeing(x_t).double() @ JOINT.T
         return (weight / weight.sum(1, keepdim=True)).log()
 
 

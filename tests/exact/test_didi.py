@@ -15,7 +15,7 @@ from fewstep.condition import Condition
 from fewstep.denoiser import NOTHING, Denoiser
 from fewstep.errors import RecipeError
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext
-from fewstep.objectives.didi import DiDi, draw_trajectory, log_probability, log_ratio
+from fewstep.objectives.didi import DiDi, draw_trajectory, log_ratio
 from fewstep.processes.base import PROCESSES, ForwardProcess
 from fewstep.recipe import load_recipe
 from fewstep.testing.objectives import check_objective
@@ -122,8 +122,8 @@ def test_the_policy_gradient_is_that_of_the_integral_kl() -> None:
         x = torch.tensor(CLEAN)
         shown = torch.tensor(kept).expand_as(x)
         z, one = torch.where(shown, x, MASK), torch.ones(len(CLEAN))
-        log_p = log_probability(student(torch.full_like(x, MASK), one), x, shown).sum(1)
-        log_p = log_p + log_probability(student(z, TAU * one), x, ~shown).sum(1)
+        log_p = -student(torch.full_like(x, MASK), one).nll(x, where=shown).sum(1)
+        log_p = log_p - student(z, TAU * one).nll(x, where=~shown).sum(1)
         which = (1 - TAU) ** sum(kept) * TAU ** (L - sum(kept))
         chances = which * log_p.exp().detach()
         loss = loss - (chances[:, None] * kernel * reward * log_p[:, None]).sum()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from enumerable import JointOracle
 from torch import Generator, Tensor
 
 from fewstep.condition import Condition
-from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.denoiser import NOTHING
 from fewstep.errors import UserError
-from fewstep.prediction import Prediction, TablePrediction
 from fewstep.processes.base import PROCESSES
 from fewstep.recipe import parse_recipe
 from fewstep.reward import RewardedDenoiser
@@ -22,7 +21,6 @@ from fewstep.training.generate import evaluate_run
 from fewstep.training.launch import launch
 
 V, L = 2, 3
-EVERY = torch.tensor(list(itertools.product(range(V), repeat=L)))
 MASKED = PROCESSES.build("masked", vocab_size=V)
 STUDENT, TARGET = (
     (weights := torch.rand(V**L, generator=Generator().manual_seed(seed), dtype=torch.float64) + 0.1) / weights.sum()
@@ -32,24 +30,14 @@ STUDENT, TARGET = (
 
 def chance(law: Tensor, x_t: Tensor) -> Tensor:
     """That a sequence agrees with noised ones ([B]); which tokens are masked is as likely under any law."""
-    agrees = ((x_t[:, None] == EVERY) | (x_t[:, None] == V)).all(2)
-    return agrees.double() @ law
+    return Student().agreeing(x_t).double() @ law
 
 
-class Student(Denoiser):
+class Student(JointOracle):
     """E[x | z_t] under STUDENT."""
 
-    device = torch.device("cpu")  # type: ignore[assignment]
-
     def __init__(self) -> None:
-        super().__init__(MASKED, L)
-
-    def predict(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
-    ) -> Prediction:
-        agrees = ((x_t[:, None] == EVERY) | (x_t[:, None] == V)).all(2) * STUDENT
-        rows = torch.einsum("bn,nlv->blv", agrees, torch.nn.functional.one_hot(EVERY, V).double())
-        return TablePrediction((rows / rows.sum(-1, keepdim=True)).log(), x_t, MASKED.to_predict(x_t))
+        super().__init__(MASKED, L, STUDENT)
 
 
 class Exact:

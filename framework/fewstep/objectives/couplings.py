@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from fewstep.durable import publish
 from fewstep.errors import OperationError, UserError
 from fewstep.progress import Progress
 from fewstep.seeding import derived_seed, generator_for
@@ -76,7 +77,7 @@ class CouplingStore:
             file = self._file(number)
             if not file.exists():
                 _write(file, draw(self.shard, derived_seed(self.seed, f"pairs/{number}")))
-            evaluations += int(self._read(file)["evaluations"])
+            evaluations += int(self._read(file, "evaluations")["evaluations"])
             if progress is not None:
                 progress((number + 1) * self.shard, self.count)
         return evaluations
@@ -98,7 +99,7 @@ class CouplingStore:
         """The pairs of the file whose turn it is, shuffled."""
         if self._here != (epoch, turn):
             files = torch.randperm(self.shards, generator=generator_for(self.seed, f"epoch/{epoch}"))
-            content = self._read(self._file(int(files[turn])))
+            content = self._read(self._file(int(files[turn])), "start", "data")
             rows = torch.randperm(self.shard, generator=generator_for(self.seed, f"epoch/{epoch}/turn/{turn}"))
             self._here, self._pairs = (epoch, turn), Pairs(content["start"][rows], content["data"][rows])
         return self._pairs
@@ -119,9 +120,11 @@ class CouplingStore:
     def _file(self, number: int) -> Path:
         return self.folder / f"pairs-{number:05d}-of-{self.shards:05d}.safetensors"
 
-    def _read(self, file: Path) -> dict[str, Tensor]:
+    def _read(self, file: Path, *names: str) -> dict[str, Tensor]:
+        """These tensors of a file, and nothing else of it."""
         try:
-            return load_file(file)
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in names}
         except (OSError, SafetensorError) as error:
             raise OperationError(f"pairs '{file}' are damaged ({error}); delete that file to draw them anew") from None
 
@@ -136,9 +139,7 @@ def _write(file: Path, pairs: Pairs) -> None:
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place, flush it and move it there."""
+    """Write a file beside its place and move it there."""
     part = file.with_name(f".{file.name}.{os.getpid()}")
     write(part)
-    with part.open("rb") as handle:
-        os.fsync(handle.fileno())
-    part.replace(file)
+    publish(part, file)

@@ -20,7 +20,7 @@ from fewstep.condition import Condition
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.divergence import divergence
 from fewstep.objectives.weighting import WeightingConfig, loss_weight
-from fewstep.prediction import Prediction, rowwise
+from fewstep.prediction import Prediction
 from fewstep.processes.base import PROCESSES
 from fewstep.reward import LogRatio
 
@@ -152,13 +152,8 @@ def draw_trajectory(times: Tensor, cond: Condition, ctx: StepContext) -> Traject
             z = prediction.sample(generator=rng)
         else:
             z = ctx.process.step_back(before, prediction, now, then, generator=rng)
-        log_p = log_p + log_probability(prediction, z, z != before).sum(1)
+        log_p = log_p - prediction.nll(z, where=z != before).sum(1)
     return Trajectory(z, log_p, before, times[last], prediction)
-
-
-def log_probability(prediction: Prediction, ids: Tensor, where: Tensor) -> Tensor:
-    """log p(ids) of the tokens at the true positions of `where`; ids, `where` and result [B, L], zero elsewhere."""
-    return rowwise(lambda log_p, i: log_p.gather(1, i[:, None])[:, 0], [prediction], [ids], where=where)
 
 
 @torch.no_grad()

@@ -20,7 +20,6 @@ from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Ph
 from fewstep.objectives.couplings import CouplingStore, Pairs
 from fewstep.processes.base import PROCESSES, per_token
 from fewstep.progress import Narrator
-from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.flow import FlowSampler
 from fewstep.samplers.walk import Walk
 
@@ -60,10 +59,13 @@ class Rectified(Objective):
 
     def setup(self, ctx: StepContext) -> None:
         c, teacher = self.config, ctx.roles["teacher"]
-        if ctx.folder is None and c.store is None:
+        if c.store is not None:
+            folder = Path(c.store)
+        elif ctx.folder is not None:
+            folder = ctx.folder / "pairs"
+        else:
             raise ValueError("pairs need a place: give the context a folder, or the objective a store")
         facts = {"teacher": weights_digest(teacher), "steps": c.teacher_steps, "length": teacher.length}
-        folder = Path(c.store) if c.store is not None else Path(ctx.folder or "") / "pairs"
         self.store = CouplingStore(folder, c.pairs, facts, ctx.generators["sample"].initial_seed())
         teacher.evaluated = self.store.fill(
             lambda count, seed: self._draw(count, seed, ctx), Narrator("teacher", unit="pairs")
@@ -73,8 +75,7 @@ class Rectified(Objective):
     def _draw(self, count: int, seed: int, ctx: StepContext) -> Pairs:
         """Noise, and what the teacher makes of it."""
         teacher, before = ctx.roles["teacher"], ctx.roles["teacher"].evaluated
-        sampler = SAMPLERS.build("flow")
-        assert isinstance(sampler, FlowSampler)
+        sampler = FlowSampler(FlowSampler.Config())
         walk = Walk(teacher, sampler.config, NOTHING, Generator(ctx.device).manual_seed(seed))
         starts, data = [], []
         for first in range(0, count, _BATCH):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import secrets
 import shutil
@@ -27,6 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fewstep.durable import flush, publish
 from fewstep.errors import UserError
 from fewstep.sampling.request import Part
 
@@ -100,7 +100,7 @@ class JobFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with beside(self.path) as folder:
             _write(folder / _JOB, json.dumps(content, indent=2) + "\n")
-            _flush(folder / _JOB)
+            flush(folder / _JOB)
             try:
                 folder.rename(self._work)
             except OSError:
@@ -241,12 +241,6 @@ def beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(file: Path, place: Path) -> None:
-    """Move a file to its place once it is on disk."""
-    _flush(file)
-    file.replace(place)
-
-
 def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
     """Values by dotted key; lists are values."""
     flat: dict[str, Any] = {}
@@ -267,8 +261,3 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8", newline="\n")
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())

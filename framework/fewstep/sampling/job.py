@@ -21,6 +21,7 @@ from torch import Tensor
 import fewstep
 from fewstep.denoiser import Denoiser
 from fewstep.digest import digest, weights_digest
+from fewstep.durable import publish
 from fewstep.errors import OperationError, UserError
 from fewstep.progress import Narrator
 from fewstep.randomness import SampleStreams
@@ -28,7 +29,7 @@ from fewstep.recipe import with_sampler
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 from fewstep.samplers.walk import Walk, WalkSampler
 from fewstep.sampling.animation import animate, file_name, record, shown
-from fewstep.sampling.folder import Batch, JobFolder, beside, publish
+from fewstep.sampling.folder import Batch, JobFolder, beside
 from fewstep.sampling.memory import fitting_batch
 from fewstep.sampling.output import jsonl, write_samples
 from fewstep.sampling.request import SampleRequest

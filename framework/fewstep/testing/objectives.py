@@ -56,8 +56,8 @@ def _processes(config: Any) -> list[str]:
 
 def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> Recipe:
     parsed = OBJECTIVES.parse(objective)
-    roles = OBJECTIVES.get(parsed.type).cls.roles
-    sampler = OBJECTIVES.get(parsed.type).cls.sampler or "ancestral"
+    kind = OBJECTIVES.get(parsed.type).cls
+    roles, sampler = kind.roles, kind.sampler or "ancestral"
     raw: dict[str, Any] = {
         "name": "conformance",
         "data": {"type": "markov", "vocab_size": 4, "length": 6, "size": 64},

@@ -131,31 +131,38 @@ def load_role(path: str | Path, name: str) -> TrainedModel:
     """
     if Path(path).suffix == ".safetensors":
         raise UserError(f"'{path}' holds the student alone; name the run folder that it came from, for its {name}")
-    run = RunDir.open(path)
-    recipe, checkpoint = load_run_recipe(run.resolved), run.last_checkpoint()
+    run, checkpoint, step = _newest(path)
+    recipe = load_run_recipe(run.resolved)
     roles = OBJECTIVES.get(recipe.objective.type).cls.roles
     if name not in roles:
         has = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
         raise UserError(f"run '{run.path}' has no {name}: {has}")
-    if checkpoint is None:
-        raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
     dataset = build_dataset(recipe)
     network = build_denoiser(recipe, dataset, build_process(recipe, dataset), roles[name])
     try:
         network.load_state_dict(load_checkpoint(checkpoint, f"roles/{name}"))
     except RuntimeError:
         raise UserError(f"the {name} of run '{run.path}' has another backbone than its student") from None
-    step = int(checkpoint.name.removeprefix("step-"))
     return TrainedModel(run.path, run, recipe, dataset, network.requires_grad_(False).eval(), step)
 
 
 def _from_run(path: Path, weights: Weights) -> tuple[RunDir, Recipe, int, dict[str, Any]]:
+    run, checkpoint, step = _newest(path)
+    state = load_checkpoint(checkpoint, "ema/weights" if weights == "ema" else "roles/student")
+    return run, load_run_recipe(run.resolved), step, state
+
+
+def _newest(path: str | Path) -> tuple[RunDir, Path, int]:
+    """A run, its newest checkpoint, and the step of that.
+
+    Raises:
+        UserError: no such run, or one without a checkpoint.
+    """
     run = RunDir.open(path)
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
-    state = load_checkpoint(checkpoint, "ema/weights" if weights == "ema" else "roles/student")
-    return run, load_run_recipe(run.resolved), int(checkpoint.name.removeprefix("step-")), state
+    return run, checkpoint, int(checkpoint.name.removeprefix("step-"))
 
 
 def _from_file(path: Path, weights: Weights) -> tuple[RunDir, Recipe, int, dict[str, Any]]:

@@ -7,7 +7,6 @@ Nothing is pickled, so loading a checkpoint runs no code. A checkpoint is a fold
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fewstep.durable import flush
 from fewstep.errors import OperationError, UserError
 
 _TENSORS, _TREE, _DONE = "state.safetensors", "state.json", "DONE"
@@ -38,7 +38,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
     (partial / _TREE).write_text(json.dumps(tree))
     (partial / _DONE).write_text(f"{step}\n")
     for file in partial.iterdir():
-        _flush(file)
+        flush(file)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     for old in list_checkpoints(folder)[:-keep_last]:
@@ -99,11 +99,6 @@ def _key(key: Any) -> str:
 
 def _unkey(key: str) -> Any:
     return int(key[1:]) if key.startswith("#") else key
-
-
-def _flush(file: Path) -> None:
-    with file.open("rb") as handle:
-        os.fsync(handle.fileno())
 
 
 def export_weights(file: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -40,9 +40,7 @@ def guide_of(sampler: Sampler, dataset: Dataset) -> Guide:
         raise UserError(f"classifier.run: '{section.run}' was trained on other data; use this run's data section")
 
     def guide(denoiser: Denoiser) -> Denoiser:
-        if denoiser.process.num_states != classifier.process.num_states:
-            raise UserError(f"classifier.run: '{section.run}' knows another process; use this run's process section")
-        placed = classifier.to(denoiser.device)
+        placed = _placed("classifier", section.run, classifier, denoiser)
         return ClassifierGuidedDenoiser(denoiser, placed, weight=section.weight, approximate=section.approximate)
 
     return guide
@@ -57,9 +55,11 @@ def _rewarded(run: str, dataset: Dataset) -> Guide:
     if model.dataset.fingerprint != dataset.fingerprint:
         raise UserError(f"reward.run: '{run}' was trained on other data; use this run's data section")
 
-    def guide(denoiser: Denoiser) -> Denoiser:
-        if denoiser.process.num_states != discriminator.process.num_states:
-            raise UserError(f"reward.run: '{run}' knows another process; use this run's process section")
-        return RewardedDenoiser(denoiser, LogRatio(discriminator.to(denoiser.device)))
+    return lambda denoiser: RewardedDenoiser(denoiser, LogRatio(_placed("reward", run, discriminator, denoiser)))
 
-    return guide
+
+def _placed(section: str, run: str, network: NetworkClassifier, denoiser: Denoiser) -> NetworkClassifier:
+    """The network on the denoiser's device, if it knows the same states."""
+    if denoiser.process.num_states != network.process.num_states:
+        raise UserError(f"{section}.run: '{run}' knows another process; use this run's process section")
+    return network.to(denoiser.device)
