@@ -172,17 +172,24 @@ def test_all_cases_share_their_data_and_metrics_suit_them(write_suite: Write) ->
 
 
 def test_a_quick_change_that_no_recipe_knows_is_reported_where_it_was_written(write_suite: Write) -> None:
-    cases = [case("a", set=["optim.lr=1e-3"])]
+    cases = [case("a", set=["optim.lr=1e-3"], quick_set=["train.log_every=1", "ema.deacy=0.5"])]
     source = write_suite(cases=cases, claims=None, quick={"set": ["train.steps=4", "train.stes=4"]})
     with pytest.raises(RecipeError) as caught:
         make_plan(load_suite(source, quick=True), Path("unused"))
-    assert [problem.key for problem in caught.value.problems] == ["quick.set[1]"]
+    assert [problem.key for problem in caught.value.problems] == ["quick.set[1]", "cases[0].quick_set[1]"]
 
 
 def test_quick_replaces_samples_seeds_and_steps_and_adds_changes(write_suite: Write) -> None:
     suite = load_suite(write_suite(), quick=True).suite
     assert (suite.samples, suite.seeds) == (16, (5,))
     assert all(spec.steps == (2,) and spec.set == ("train.steps=4",) for spec in suite.cases)
+
+
+def test_a_case_has_quick_changes_of_its_own_which_come_last(write_suite: Write) -> None:
+    source = write_suite(cases=[case("a", quick_set=["train.steps=3"]), case("b")], claims=None)
+    assert load_suite(source).suite.cases[0].set == ()
+    assert load_suite(source, quick=True).suite.cases[0].set == ("train.steps=4", "train.steps=3")
+    assert load_suite(source, quick=True).suite.cases[1].set == ("train.steps=4",)
 
 
 def test_quick_without_its_section_is_refused(write_suite: Write) -> None:

@@ -59,6 +59,7 @@ class CaseSpec(Strict):
     start_from: dict[str, str] = Field({}, description="earlier case whose weights a role starts from, by role name")
     oracle: bool = Field(False, description="sample the data source's exact denoiser; nothing is trained")
     set: tuple[str, ...] = Field((), description="changes to the recipe, such as train.steps=100")
+    quick_set: tuple[str, ...] = Field((), description="further changes to it when the suite is to be quick")
 
     @property
     def needed(self) -> list[tuple[Key, str]]:
@@ -141,7 +142,9 @@ class Suite(Strict):
         if quick is None:
             return self
         cases = tuple(
-            case.model_copy(update={"steps": quick.steps or case.steps, "set": (*case.set, *quick.set)})
+            case.model_copy(
+                update={"steps": quick.steps or case.steps, "set": (*case.set, *quick.set, *case.quick_set)}
+            )
             for case in self.cases
         )
         kept = {key: getattr(quick, key) or getattr(self, key) for key in ("samples", "seeds", "train_seeds")}
@@ -183,7 +186,7 @@ class Suite(Strict):
                     (*key, "sampler"),
                     "goes with `model`; a case that is trained sets its recipe's: set: [sampler.KEY=...]",
                 )
-            for name in ("teacher", "start_from", "oracle", "set") if case.model else ():
+            for name in ("teacher", "start_from", "oracle", "set", "quick_set") if case.model else ():
                 if getattr(case, name):
                     yield (*key, name), "nothing is trained for a case with `model`; remove it"
 
@@ -254,13 +257,13 @@ class LoadedSuite:
     def set_key(self, index: int, number: int) -> Key:
         """Where the `number`-th change (from 1) of the case at `index` was written."""
         place = number - 1
-        for key in (("set",), ("cases", index, "set")):
+        for key in (("set",), ("cases", index, "set"), ("quick", "set")):
             node, depth = self.root.follow(key)
             count = len(node.value) if depth == len(key) else 0
             if place < count:
                 return (*key, place)
             place -= count
-        return ("quick", "set", place)
+        return ("cases", index, "quick_set", place)
 
 
 def load_suite(source: str, *, quick: bool = False, sets: Sequence[str] = ()) -> LoadedSuite:
