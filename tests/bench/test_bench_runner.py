@@ -20,6 +20,7 @@ from fewstep.bench.results import Results
 from fewstep.bench.runner import run_suite
 from fewstep.bench.suite import REFERENCE, load_suite
 from fewstep.errors import OperationError, UserError
+from fewstep.grids.files import read_grid_file
 from fewstep.training.rundir import RunDir
 
 Write = Callable[..., str]
@@ -206,6 +207,31 @@ def test_a_model_is_sampled_once_more_in_another_way(write_suite: Write, tmp_pat
     text = (folder / "results.md").read_text()
     assert text.count("fewstep train") == 2
     assert "--sampler" in text
+
+
+def test_the_cheapest_steps_are_searched_for_a_trained_model(write_suite: Write, tmp_path: Path) -> None:
+    cases = [
+        {"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]},
+        {"name": "searched", "model": "teacher", "grid_search": True, "steps": [2, 3]},
+    ]
+    suite = write_suite(cases=cases, claims=None, seeds=[0])
+    folder = run_suite(suite, str(tmp_path / "out"))
+    results = Results.load(folder / "results.json")
+    case = results.case("searched")
+    assert case
+    grid = {"type": "measured", "file": f"{case.run}/grid-searched.json"}
+    assert case.resolved["sampler"]["grid"] == grid
+    assert [(row.nfe, (row.sampler or {})["grid"]) for row in results.rows if row.case == "searched"] == [
+        (2, grid),
+        (3, grid),
+    ]
+    walk = read_grid_file(folder / grid["file"]).walks[2]
+    assert walk.cost <= min(walk.linear, walk.cosine)
+    assert f"fewstep grid {case.run} --steps 2,3 --out {grid['file']}" in (folder / "results.md").read_text()
+    written = (folder / grid["file"]).stat().st_mtime_ns
+    (folder / "results.json").unlink()
+    run_suite(suite, str(tmp_path / "out"))
+    assert (folder / grid["file"]).stat().st_mtime_ns == written, "the search is not repeated"
 
 
 def test_where_one_training_fails_the_others_go_on(

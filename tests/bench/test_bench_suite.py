@@ -228,6 +228,7 @@ def test_a_model_sampled_again_needs_an_earlier_case_and_trains_nothing(write_su
         {**again, "name": "both", "recipe": "./teacher.yaml"},
         {**again, "name": "set", "set": ["train.steps=3"]},
         {**again, "name": "typo", "model": "aa"},
+        case("b", grid_search=True),
     ]
     found = problems(write_suite(cases=cases, claims=None))
     assert "give `recipe`, to train a model, or `model`" in found["cases[0]"]
@@ -236,6 +237,13 @@ def test_a_model_sampled_again_needs_an_earlier_case_and_trains_nothing(write_su
     assert "one of them" in found["cases[3]"]
     assert "nothing is trained for a case with `model`; remove it" in found["cases[4].set"]
     assert "no case named 'aa'; did you mean 'a'?" in found["cases[5].model"]
+    assert "goes with `model`" in found["cases[6].grid_search"]
+
+
+def test_steps_are_searched_only_where_that_can_be_done(write_suite: Write) -> None:
+    again = {"name": "again", "model": "a", "steps": [2], "grid_search": True}
+    found = problems(write_suite(cases=[case("a", oracle=True), again], claims=None))
+    assert found["cases[1].grid_search"] == "steps cannot be searched for it: an oracle has no run"
 
 
 def test_a_sampler_that_does_not_fit_the_model_is_reported_where_it_stands(write_suite: Write) -> None:

@@ -196,7 +196,10 @@ class _Planner:
                     self.loaded.problem(("cases", index, "sampler"), problem.message) for problem in error.problems
                 ]
                 return
-        own = {key: getattr(spec, key) for key in ("name", "label", "steps", "model", "sampler")}
+        if spec.grid_search and (origin.spec.oracle or "grid" not in type(recipe.sampler).model_fields):
+            what = "an oracle has no run" if origin.spec.oracle else f"sampler '{recipe.sampler.type}' has no grid"
+            self._note(index, "grid_search", f"steps cannot be searched for it: {what}")
+        own = {key: getattr(spec, key) for key in ("name", "label", "steps", "model", "sampler", "grid_search")}
         spec = origin.spec.model_copy(update=own)
         case = replace(origin, spec=spec, loaded=replace(origin.loaded, recipe=recipe))
         self.cases[case.id] = case

@@ -19,11 +19,13 @@ from fewstep.bench.suite import REFERENCE
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import OperationError
+from fewstep.grids.files import read_grid_file
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
 from fewstep.sheets import save_sheet
 from fewstep.training.build import build_process, load_model
 from fewstep.training.generate import draw, score
+from fewstep.training.grid import grid_run
 from fewstep.training.guide import guide_of
 from fewstep.training.labels import labels_like_data
 from fewstep.training.rundir import RunDir
@@ -65,6 +67,8 @@ def plan_slots(plan: Plan) -> list[Slot]:
     slots = [slot(REFERENCE, None, None, seed, plan.dataset.fingerprint, None) for seed in suite.seeds]
     for case in plan.cases:
         sampler = case.recipe.sampler.model_dump(mode="json")
+        if case.spec.grid_search:
+            sampler["grid"] = {"type": "measured", "steps": case.spec.steps}
         slots += [
             slot(case.name, case.train_seed, steps, seed, case.digest, sampler)
             for steps in case.spec.steps
@@ -74,8 +78,12 @@ def plan_slots(plan: Plan) -> list[Slot]:
 
 
 def open_model(case: PreparedCase, dataset: Dataset) -> Model:
-    """The trained network of a case, or its source's oracle, with the recipe's sampler."""
-    sampler, section = SAMPLERS.build(case.recipe.sampler), case.recipe.evaluate
+    """The trained network of a case, or its source's oracle, with the recipe's sampler.
+
+    Steps that are to be searched for it are found first, and kept in the folder of its run.
+    """
+    config, section = case.recipe.sampler, case.recipe.evaluate
+    sampler = SAMPLERS.build(_with_searched_steps(case) if case.spec.grid_search else config)
     if case.spec.oracle:
         oracle = dataset.oracle(build_process(case.recipe, dataset))  # type: ignore[attr-defined]
         return Model(oracle, sampler, section.batch_size, None)
@@ -83,6 +91,18 @@ def open_model(case: PreparedCase, dataset: Dataset) -> Model:
     denoiser = load_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
     parameters = sum(weight.numel() for weight in denoiser.parameters())
     return Model(guide_of(sampler, dataset)(denoiser), sampler, section.batch_size, parameters)
+
+
+def _with_searched_steps(case: PreparedCase) -> Any:
+    """The case's sampler with the steps that cost its model least, which are searched once."""
+    file, steps = _grid_file(case), case.spec.steps
+    if not (file.exists() and set(steps) <= read_grid_file(file).walks.keys()):
+        grid_run(str(case.run.path), steps, str(file), weights=case.recipe.evaluate.weights)
+    return {**case.recipe.sampler.model_dump(mode="json"), "grid": {"type": "measured", "file": str(file)}}
+
+
+def _grid_file(case: PreparedCase) -> Path:
+    return case.run.path / f"grid-{case.name}.json"
 
 
 def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, progress: Callable[[int], None]) -> Row:
@@ -111,7 +131,7 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
         seed=slot.seed,
         samples=len(tokens),
         seconds=round(seconds, 3),
-        sampler=model.sampler.config.model_dump(mode="json") if model else None,
+        sampler=_settings(model.sampler, plan.folder) if model else None,
         values=values,
         sheet=_sheet(plan, slot, tokens),
         commit=commit,
@@ -166,6 +186,8 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
     resolved, trained = case.recipe.model_dump(mode="json"), not case.spec.oracle
     if case.recipe.teacher:
         resolved["teacher"]["run"] = _relative(case.recipe.teacher.run, plan.folder)
+    if case.spec.grid_search:
+        resolved["sampler"]["grid"] = {"type": "measured", "file": _relative(_grid_file(case), plan.folder)}
     resolved["start_from"] = {role: _relative(run, plan.folder) for role, run in case.recipe.start_from.items()}
     return CaseResult(
         name=case.name,
@@ -211,6 +233,15 @@ def _logged(run: RunDir) -> list[dict[str, float]]:
 def _trained_with(run: RunDir) -> str | None:
     commit: str | None = json.loads(run.environment.read_text())["commit"] if run.environment.exists() else None
     return commit
+
+
+def _settings(sampler: Sampler, folder: Path) -> dict[str, Any]:
+    """A sampler's settings; a file of the suite by its place in the suite's folder."""
+    settings: dict[str, Any] = sampler.config.model_dump(mode="json")
+    grid = settings.get("grid")
+    if isinstance(grid, dict) and "file" in grid:
+        grid["file"] = _relative(grid["file"], folder)
+    return settings
 
 
 def _relative(path: str | Path, folder: Path) -> str:

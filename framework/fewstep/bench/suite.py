@@ -53,6 +53,7 @@ class CaseSpec(Strict):
     sampler: Annotated[ComponentConfig | None, From("samplers", optional=True)] = Field(
         None, description="in the place of the recipe's; with `model`"
     )
+    grid_search: bool = Field(False, description="take the steps that cost the model least (`fewstep grid`)")
     steps: Steps = Field(description="numbers of sampling steps to measure")
     label: str | None = Field(None, description="what plots and tables call it; its name if left out")
     teacher: str | None = Field(None, description="earlier case whose model is this one's teacher")
@@ -186,6 +187,8 @@ class Suite(Strict):
                     (*key, "sampler"),
                     "goes with `model`; a case that is trained sets its recipe's: set: [sampler.KEY=...]",
                 )
+            if case.model is None and case.grid_search:
+                yield (*key, "grid_search"), "goes with `model`: steps are searched for a model that is trained already"
             for name in ("teacher", "start_from", "oracle", "set", "quick_set") if case.model else ():
                 if getattr(case, name):
                     yield (*key, name), "nothing is trained for a case with `model`; remove it"

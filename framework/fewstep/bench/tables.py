@@ -146,6 +146,10 @@ def commands(results: Results) -> list[str]:
             lines.append(shlex.join(_training(results, case)))
         steps = [s.steps for s in results.summary if s.case == case.name]
         if steps and case == results.case(case.name):
+            grid = case.resolved["sampler"].get("grid", {}) if case.model else {}
+            if "file" in grid:
+                searched = ",".join(str(count) for count in steps)
+                lines.append(shlex.join(["fewstep", "grid", case.run, "--steps", searched, "--out", grid["file"]]))
             sampler = ["--sampler", json.dumps(case.resolved["sampler"])] if case.model else []
             lines.append(shlex.join(["fewstep", "sample", case.run, "-n", "50", "--steps", str(steps[0]), *sampler]))
     return lines
