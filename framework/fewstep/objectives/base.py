@@ -46,11 +46,15 @@ class RoleSpec:
 
 @dataclass(frozen=True)
 class Phase:
-    """One kind of optimiser step: the roles in `train` are updated `repeat` times before the next phase."""
+    """One kind of optimiser step: the roles in `train` are updated `repeat` times before the next phase.
+
+    It is left out until the share `after` of the training is done; one phase at least begins at 0.
+    """
 
     name: str
     train: tuple[str, ...]
     repeat: int = 1
+    after: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,9 @@ class DiDi(Objective):
         entropy: float = Field(0.01, ge=0, description="weight of the bonus for the student's entropy there")
         label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the discriminator's two classes")
         discriminator_steps: int = Field(1, ge=1, description="its updates after each update of the student")
+        head_start: float = Field(
+            0.1, ge=0, lt=1, description="share of the training in which it learns alone at first"
+        )
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
@@ -78,7 +81,7 @@ class DiDi(Objective):
 
     def phases(self) -> Sequence[Phase]:
         return [
-            Phase("student", ("student",)),
+            Phase("student", ("student",), after=self.config.head_start),
             Phase("discriminator", ("discriminator",), repeat=self.config.discriminator_steps),
         ]
 

@@ -35,6 +35,7 @@ from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
 from fewstep.training.roles import build_roles
 from fewstep.training.rundir import RunDir
+from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
 
 _STREAMS = ("time", "noise", "sample")
@@ -77,7 +78,7 @@ class Trainer:
         self.labels = None if labels is None else labels.to(self.device)
         self.roles = self._build_roles()
         self.trained = [name for name, role in self.objective.roles.items() if role.trained]
-        self.cycle = [phase for phase in self.objective.phases() for _ in range(phase.repeat)]
+        self.turns = Turns(self.objective.phases(), recipe.train.steps)
 
         self.settings = {name: settings_of(recipe.optim, name) for name in self.trained}
         self.optimizers = {name: build_optimizer(self.settings[name], self.roles[name]) for name in self.trained}
@@ -89,6 +90,7 @@ class Trainer:
         )
         self.generators = {**streams, **_global_generators(self.device)}
         self.updates = dict.fromkeys(self.trained, 0)
+        self.all_updates = {name: self.turns.updates(name) for name in self.trained}
         self.sums: dict[str, tuple[Any, float]] = {}
         self.watch = self._watch()
         self._stop = threading.Event()
@@ -151,10 +153,10 @@ class Trainer:
 
     def _step(self) -> None:
         """One optimiser step of the phase whose turn it is."""
-        phase = self.cycle[self.ctx.step % len(self.cycle)]
+        phase = self.turns.at(self.ctx.step)
         for name, role in self.roles.items():
             role.requires_grad_(name in phase.train)
-        self.ctx.diagnose = self.ctx.step // len(self.cycle) % _DIAGNOSE_EVERY == 0
+        self.ctx.diagnose = self.ctx.step // len(self.turns.cycle) % _DIAGNOSE_EVERY == 0
         losses = [self._micro_batch(phase, part) for part in self._batches()]
         self._check_finite(phase, "loss", torch.stack(losses).sum())
         norms = {name: self._clip(phase, name) for name in phase.train}
@@ -206,9 +208,7 @@ class Trainer:
         )
 
     def _update(self, name: str) -> None:
-        share = sum(name in phase.train for phase in self.cycle) / len(self.cycle)
-        total = round(self.recipe.train.steps * share)
-        rate = learning_rate(self.settings[name], self.updates[name], total)
+        rate = learning_rate(self.settings[name], self.updates[name], self.all_updates[name])
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = rate
