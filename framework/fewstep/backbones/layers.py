@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from fewstep.backbones.attention import attention
 
@@ -51,6 +53,30 @@ def sinusoids(positions: Tensor, channels: int, *, scale: float, base: float = 1
     frequencies = torch.exp(torch.arange(half, device=positions.device) * (-math.log(base) / half))
     angles = positions.float()[:, None] * (scale * frequencies)
     return torch.cat((angles.cos(), angles.sin()), -1)[:, :channels]
+
+
+def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
+    """Turn channel i of `x` [B, L, ..., Dh] together with channel i + Dh / 2 by the angles in `table` [L, Dh / 2, 2].
+
+    `rotate` up to the order of channels; this order is GPT-NeoX's and that of MDLM's and Duo's code. In float32
+    whatever x is: cosines in bfloat16 have two digits, which blurs neighbouring positions.
+    """
+    shape = (table.shape[0], *[1] * (x.ndim - 3), table.shape[1])
+    cos, sin = (part.reshape(shape) for part in table.unbind(-1))
+    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+
+
+def run_block(block: nn.Module, *args: Any, recompute: bool) -> Tensor:
+    """What a block returns; with `recompute` nothing in it is kept for the backward pass, which runs it again.
+
+    Dropout draws the same the second time, so gradients are those of a plain call.
+    """
+    if recompute and torch.is_grad_enabled():
+        again: Tensor = checkpoint(block, *args, use_reentrant=False)
+        return again
+    out: Tensor = block(*args)
+    return out
 
 
 class TimeModulation(nn.Module):

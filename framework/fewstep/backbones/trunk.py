@@ -6,55 +6,38 @@ Shapes: B batch, L tokens, S input states, D width, A position axes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
-from fewstep.backbones.attention import AttentionName, check_segments, resolve_backend
+from fewstep.backbones.attention import check_segments, resolve_backend
 from fewstep.backbones.base import Backbone, TokenSpace
-from fewstep.backbones.layers import AttentionContext, Block, TimeModulation, modulate, rotary_table, sinusoids
-from fewstep.component import ComponentConfig
+from fewstep.backbones.heads import symbol_head
+from fewstep.backbones.layers import (
+    AttentionContext,
+    Block,
+    TimeModulation,
+    modulate,
+    rotary_table,
+    run_block,
+    sinusoids,
+)
+from fewstep.backbones.transformer_config import TransformerConfig, check_attention
 
 
-class TrunkConfig(ComponentConfig):
-    """Settings that every transformer has."""
+class TrunkConfig(TransformerConfig):
+    """Settings of the transformers that share this trunk."""
 
-    head_multiple: ClassVar[int] = 2
-    """What the head dimension must be a multiple of: two channels a rotation, for each position axis."""
-
-    width: int = Field(128, gt=0, description="channels of the residual stream (D)")
-    depth: int = Field(4, gt=0, description="blocks")
-    heads: int = Field(4, gt=0, validate_default=True, description="attention heads; must divide width")
-    mlp_ratio: float = Field(4.0, gt=0, description="hidden channels of the MLP, as a multiple of width")
-    qk_norm: bool = Field(False, description="RMS-normalise queries and keys (steadier at high rates, slower on CPU)")
     time_conditioned: bool = Field(
         False, description="adaLN-Zero on t; masked states tell the time by their number of masks, uniform ones do not"
     )
-    attention: AttentionName = Field(
-        "auto", description="auto takes xformers on a GPU where it is importable, else sdpa"
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of each branch's channels dropped in training")
     rotary_base: float = Field(10_000.0, gt=1, description="ratio of the fastest to the slowest rotary frequency")
     positions: Literal["rotary", "rotary_absolute"] = Field(
         "rotary_absolute",
         description="rotary alone knows distances only, so where all tokens are equal (all masks) all predictions are",
     )
-
-    @field_validator("heads")
-    @classmethod
-    def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("width")
-        if width is None:
-            return heads
-        if width % heads:
-            raise ValueError(f"heads ({heads}) must divide width ({width})")
-        if (width // heads) % cls.head_multiple:
-            raise ValueError(
-                f"width / heads is {width // heads}; it must be a multiple of {cls.head_multiple} for rotary positions"
-            )
-        return heads
 
 
 class TransformerTrunk(Backbone):
@@ -79,7 +62,7 @@ class TransformerTrunk(Backbone):
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
         self.time = TimeModulation(width, config.depth) if config.time_conditioned else None
         self.norm = nn.LayerNorm(width, elementwise_affine=self.time is None)
-        self.head = nn.Linear(width, tokens.vocab_size)
+        self.head = symbol_head(self.embedding, "weight", tokens, width, tied=config.tie_weights)
         self.register_buffer(
             "rotations", rotary_table(coordinates, width // config.heads, config.rotary_base), persistent=False
         )
@@ -131,14 +114,12 @@ class TransformerTrunk(Backbone):
         residual: Tensor | None,
     ) -> Tensor:
         """Embeddings [B, L, D] -> hidden states, given each block's context, and modulations if there is a time."""
-        if modulations is None:
-            for index, block in enumerate(self.blocks):
-                x = block(_with_residual(x, residual, index), contexts[index], None)
-            hidden: Tensor = self.norm(x)
-            return hidden
         for index, block in enumerate(self.blocks):
-            x = block(_with_residual(x, residual, index), contexts[index], modulations[index])
-        return modulate(self.norm(x), *modulations[-1])
+            x = _with_residual(x, residual, index)
+            modulation = None if modulations is None else modulations[index]
+            x = run_block(block, x, contexts[index], modulation, recompute=self.config.activation_checkpointing)
+        hidden: Tensor = self.norm(x)
+        return hidden if modulations is None else modulate(hidden, *modulations[-1])
 
     def settled(self, device_type: str) -> dict[str, str]:
         return {"attention": resolve_backend(self.config.attention, device_type)}
@@ -158,8 +139,7 @@ class TransformerTrunk(Backbone):
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if config.attention == "xformers" and recipe.train.device == "cpu":
-            yield "attention", "xformers has no CPU operator; use auto or sdpa, or set train.device to cuda"
+        yield from check_attention(config, recipe)
 
 
 def _block(config: TrunkConfig) -> Block:

@@ -17,7 +17,7 @@ from fewstep.processes.base import ForwardProcess
 from fewstep.recipe.models import Recipe
 from fewstep.training.build import TrainedModel, build_denoiser, load_model
 
-_FREE = {"attention", "dropout"}
+_FREE = {"activation_checkpointing", "attention", "dropout"}
 """Settings of a backbone that its weights do not depend on."""
 
 

@@ -1,0 +1,189 @@
+"""Diffusion transformer for text, in the layout of MDLM's and Duo's code.
+
+Shapes: B batch, L tokens, S input states, V output vocabulary, D width, C channels of the time's embedding, R rows of
+modulation (1, B, or packed sequences).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewstep.backbones.attention import attention, check_segments, resolve_backend
+from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
+from fewstep.backbones.heads import symbol_head
+from fewstep.backbones.layers import AttentionContext, modulate, rotary_table, rotate_halves, run_block, sinusoids
+from fewstep.backbones.transformer_config import TransformerConfig, check_attention
+from fewstep.backbones.trunk import of_tokens
+
+FREQUENCIES = 256
+"""Sinusoids that a time is embedded in."""
+
+LEFT = 1e-3
+"""Signal that is left at t = 1 in the time that the network is told, sigma = -log(1 - (1 - LEFT) t)."""
+
+
+@BACKBONES.register("dit")
+class DiT(Backbone):
+    """Diffusion transformer for text (DDiT of SEDD, arXiv 2310.16834; MDLM, arXiv 2406.07524; Duo, arXiv 2506.10892).
+
+    Bidirectional, pre-norm, rotary, adaLN in every block and before the head. The same parameters under the same names
+    as in the code of MDLM, Duo, SDTT and IDLM, so `fewstep import` reads their checkpoints; the one that differs is
+    `head`, there `output_layer.linear`, which has a row for [MASK] too.
+
+    Conditioned on time, it is told sigma = -log alpha of the log-linear schedule (Duo). If not, it is told sigma = 0
+    always, as MDLM's are: adaLN is then a constant, but one that was trained.
+    """
+
+    class Config(TransformerConfig):
+        type: Literal["dit"] = "dit"
+        cond_width: int = Field(128, gt=0, description="channels of the embedded time (C)")
+        time_conditioned: bool = Field(False, description="told the time (uniform states, Duo), or always sigma = 0")
+        rotary_base: float = Field(10_000.0, gt=1, description="ratio of the fastest to the slowest rotary frequency")
+
+    config: Config
+    rotations: Tensor
+
+    def __init__(self, config: Config, *, tokens: TokenSpace) -> None:
+        super().__init__(config, tokens=tokens)
+        self.width = config.width
+        self.residual_sites = config.depth
+        self.time_conditioned = config.time_conditioned
+        self.vocab_embed = SymbolEmbedding(tokens.num_states, config.width)
+        self.sigma_map = SigmaEmbedding(config.cond_width)
+        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
+        self.output_layer = OutputNorm(config.width, config.cond_width)
+        self.head = symbol_head(self.vocab_embed, "embedding", tokens, config.width, tied=config.tie_weights)
+        places = torch.arange(tokens.length)[:, None].float()
+        turns = rotary_table(places, config.width // config.heads, config.rotary_base)
+        self.register_buffer("rotations", turns, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """As `TransformerTrunk` does; adaLN starts at zero, so every block starts as the identity."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.vocab_embed.embedding, std=0.02)
+        for block in (module for module in self.modules() if isinstance(module, DiTBlock)):
+            nn.init.zeros_(block.adaLN_modulation.weight)
+            for last in (block.attn_out, block.mlp[2]):
+                nn.init.normal_(last.weight, std=0.02 / (2 * len(self.blocks)) ** 0.5)  # type: ignore[arg-type]
+        nn.init.zeros_(self.output_layer.adaLN_modulation.weight)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
+    ) -> Tensor:
+        x = self.vocab_embed(x_t)
+        if segments is not None:
+            check_segments(segments, x.shape[0], x.shape[1])
+        backend = resolve_backend(self.config.attention, x.device.type)
+        context = AttentionContext(of_tokens(self.rotations, x.shape[1], segments), backend, segments)
+        told = self._told(t, segments)
+        for index, block in enumerate(self.blocks):
+            if residual is not None and index < residual.shape[0]:
+                x = x + residual[index]
+            x = run_block(block, x, context, told, recompute=self.config.activation_checkpointing)
+        hidden: Tensor = self.output_layer(x, told)
+        return hidden
+
+    def _told(self, t: Tensor, segments: Sequence[int] | None) -> Tensor:
+        """What adaLN reads: [R, 1, C], or [1, L, C] for packed sequences."""
+        if not self.time_conditioned:
+            t = t.new_zeros(1)
+        told: Tensor = self.sigma_map(-torch.log1p(t.float() * (LEFT - 1)))
+        if segments is None or len(told) == 1:
+            return told[:, None]
+        return told.repeat_interleave(torch.tensor(segments, device=t.device), 0)[None]
+
+    def settled(self, device_type: str) -> dict[str, str]:
+        return {"attention": resolve_backend(self.config.attention, device_type)}
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from check_attention(config, recipe)
+
+
+class SymbolEmbedding(nn.Module):
+    """One row for each state, as a bare parameter."""
+
+    def __init__(self, states: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(states, width))
+
+    def forward(self, x_t: Tensor) -> Tensor:
+        """Ids [B, L] or probabilities [B, L, S] -> [B, L, D]."""
+        if x_t.is_floating_point():
+            return x_t.to(self.embedding.dtype) @ self.embedding
+        return F.embedding(x_t, self.embedding)
+
+
+class SigmaEmbedding(nn.Module):
+    """sigma [R] -> [R, C], through 256 sinusoids and an MLP, in float32 also under autocast: sigma has many digits."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, sigma: Tensor) -> Tensor:
+        with torch.autocast(sigma.device.type, enabled=False):
+            told: Tensor = F.silu(self.mlp(sinusoids(sigma, FREQUENCIES, scale=1.0)))
+        return told
+
+
+class DiTBlock(nn.Module):
+    """x + gate attention(modulated norm(x)), then the same with an MLP; gates, shifts and scales from the time.
+
+    Unlike `layers.Block`: norms have a gain besides their modulation, adaLN is each block's own, attention's output has
+    no bias, GELU is the tanh approximation, and rotary positions turn channel i together with i + Dh / 2.
+    """
+
+    def __init__(self, config: DiT.Config) -> None:
+        super().__init__()
+        width, hidden = config.width, round(config.mlp_ratio * config.width)
+        self.heads, self.dropout = config.heads, config.dropout
+        self.norm1 = nn.LayerNorm(width, bias=False)
+        self.attn_qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qk_gain = nn.Parameter(torch.ones(2, 1, width // config.heads)) if config.qk_norm else None
+        self.attn_out = nn.Linear(width, width, bias=False)
+        self.norm2 = nn.LayerNorm(width, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.adaLN_modulation = nn.Linear(config.cond_width, 6 * width)
+
+    def forward(self, x: Tensor, context: AttentionContext, told: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]; `told` [R, 1, C] or [1, L, C] broadcasts over tokens or samples."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(told).chunk(6, -1)
+        branch = self._attend(modulate(self.norm1(x), shift1, scale1), context)
+        x = torch.addcmul(x, gate1, F.dropout(branch, self.dropout, self.training))
+        branch = self.mlp(modulate(self.norm2(x), shift2, scale2))
+        return torch.addcmul(x, gate2, F.dropout(branch, self.dropout, self.training))
+
+    def _attend(self, x: Tensor, context: AttentionContext) -> Tensor:
+        qk, v = self.attn_qkv(x).unflatten(-1, (3, self.heads, -1)).split((2, 1), dim=2)
+        if self.qk_gain is not None:
+            qk = (F.rms_norm(qk, qk.shape[-1:]) * self.qk_gain).to(v.dtype)
+        q, k = rotate_halves(qk, context.rotations).unbind(2)
+        mixed = attention(q, k, v.squeeze(2), backend=context.backend, segments=context.segments, mask=context.mask)
+        out: Tensor = self.attn_out(mixed.flatten(2))
+        return out
+
+
+class OutputNorm(nn.Module):
+    """The norm before the head, modulated by the time."""
+
+    def __init__(self, width: int, cond_width: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(width, bias=False)
+        self.adaLN_modulation = nn.Linear(cond_width, 2 * width)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]."""
+        shift, scale = self.adaLN_modulation(told).chunk(2, -1)
+        return modulate(self.norm_final(x), shift, scale)

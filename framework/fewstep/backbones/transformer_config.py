@@ -1,0 +1,54 @@
+"""Settings that all built-in transformers share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from fewstep.backbones.attention import AttentionName
+from fewstep.component import ComponentConfig
+
+
+class TransformerConfig(ComponentConfig):
+    """Size and options of a stack of transformer blocks."""
+
+    head_multiple: ClassVar[int] = 2
+    """What the head dimension must be a multiple of: two channels a rotation, for each position axis."""
+
+    width: int = Field(128, gt=0, description="channels of the residual stream (D)")
+    depth: int = Field(4, gt=0, description="blocks")
+    heads: int = Field(4, gt=0, validate_default=True, description="attention heads; must divide width")
+    mlp_ratio: float = Field(4.0, gt=0, description="hidden channels of the MLP, as a multiple of width")
+    qk_norm: bool = Field(False, description="RMS-normalise queries and keys (steadier at high rates, slower on CPU)")
+    attention: AttentionName = Field(
+        "auto", description="auto takes xformers on a GPU where it is importable, else sdpa"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of each branch's channels dropped in training")
+    tie_weights: bool = Field(
+        False, description="the head's weight is the embedding's (arXiv 1608.05859): V x D fewer parameters"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="compute blocks again in the backward pass instead of keeping them: less memory, slower"
+    )
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width")
+        if width is None:
+            return heads
+        if width % heads:
+            raise ValueError(f"heads ({heads}) must divide width ({width})")
+        if (width // heads) % cls.head_multiple:
+            raise ValueError(
+                f"width / heads is {width // heads}; it must be a multiple of {cls.head_multiple} for rotary positions"
+            )
+        return heads
+
+
+def check_attention(config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+    """Why `attention` cannot work where the recipe trains, if it cannot (see `Component.check_recipe`)."""
+    if config.attention == "xformers" and recipe.train.device == "cpu":
+        yield "attention", "xformers has no CPU operator; use auto or sdpa, or set train.device to cuda"
