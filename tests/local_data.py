@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,6 +44,28 @@ def write_mnist(folder: Path, images: np.ndarray | None = None, labels: np.ndarr
         labels = np.arange(len(images)) % 2
     (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    return folder
+
+
+def write_pictures(folder: Path, classes: int = 2, each: int = 4, size: tuple[int, int] = (32, 32)) -> Path:
+    """Folders `a`, `b`, ... of PNG files; each picture is of one colour, which differs between pictures."""
+    for number in range(classes):
+        place = folder / "abcdefghij"[number]
+        place.mkdir(parents=True, exist_ok=True)
+        for index in range(each):
+            colour = (number * 20, index * 30, 200)
+            Image.new("RGB", (size[1], size[0]), colour).save(place / f"{index}.png")
+    return folder
+
+
+def write_cifar10(folder: Path, count: int = 10) -> Path:
+    """The binary version of CIFAR-10, with `count` random images in each of its six files."""
+    place = folder / "cifar-10-batches-bin"
+    place.mkdir(parents=True)
+    for index, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        records = np.random.default_rng(index).integers(0, 256, (count, 3073), dtype=np.uint8)
+        records[:, 0] = np.arange(count) % 10
+        (place / f"{name}.bin").write_bytes(records.tobytes())
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from local_data import write_chorales, write_mnist
+from local_data import write_chorales, write_cifar10, write_mnist, write_pictures
 
 from fewstep.data.base import DATASETS
 from fewstep.testing import check_dataset
@@ -20,6 +20,9 @@ def test_dataset_conforms(name: str, tmp_path: Path) -> None:
         "text": {"path": str(tmp_path / "text.txt"), "length": 32},
         "markov": {"size": 256},
         "mnist": {"path": str(write_mnist(tmp_path / "mnist")), "size": 14},
+        "fashion_mnist": {"path": str(write_mnist(tmp_path / "fashion")), "flip": True},
+        "cifar10": {"path": str(write_cifar10(tmp_path / "cifar10")), "flip": True, "shift": 4},
+        "image_folder": {"path": str(write_pictures(tmp_path / "pictures")), "size": 8, "levels": 4},
         "chorales": {"path": str(write_chorales(tmp_path / "chorales.json"))},
     }
     check_dataset({"type": name, **needed.get(name, {})})

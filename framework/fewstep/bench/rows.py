@@ -169,7 +169,7 @@ def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tenso
         drawn: Tensor = dataset.draw(count, generator)
         return drawn, None
     rows = torch.randperm(len(dataset), generator=generator)[:count]
-    return dataset.train[rows], None if dataset.labels is None else dataset.labels[rows]
+    return dataset.train[rows].long(), None if dataset.labels is None else dataset.labels[rows]
 
 
 def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fewstep.component import Component
 from fewstep.registry import Registry
+
+_CHUNK = 4096
+"""Samples whose tokens are widened to 64 bits at once."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class DataSpec:
 class Dataset(Component, ABC):
     """Map-style data that fits in memory: `train` is LongTensor [N, L]; `labels` is LongTensor [N] or None.
 
+    Tokens may be held in a smaller integer type, as bytes; whoever takes rows of them makes them `long()`.
+
     `held_out` (LongTensor [M, L] or None) is more of the same, never trained on: metrics score it, so that one knows
     what a generator as good as the data would score.
 
@@ -42,6 +47,10 @@ class Dataset(Component, ABC):
     train: Tensor
     labels: Tensor | None = None
     held_out: Tensor | None = None
+    augments: bool = False
+    """Whether `augment` changes samples; then it has a random stream of its own, which is part of checkpoints."""
+    remark: str | None = None
+    """What everybody who reads figures on these data should know; told when a training begins."""
 
     def __len__(self) -> int:
         return self.train.shape[0]
@@ -54,8 +63,15 @@ class Dataset(Component, ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the training tokens; stored with every run."""
-        return hashlib.sha256(self.train.contiguous().numpy().tobytes()).hexdigest()
+        """SHA-256 of the training tokens, as 64-bit numbers; stored with every run."""
+        found = hashlib.sha256()
+        for part in self.train.split(_CHUNK):
+            found.update(part.long().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
+        """Training samples (LongTensor [B, L]) changed at random in ways that leave them as likely as they were."""
+        return tokens
 
     @abstractmethod
     def to_text(self, samples: Tensor) -> list[str]:

@@ -11,7 +11,7 @@ import io
 import math
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,26 +19,24 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from fewstep.component import ComponentConfig
-from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.base import DATASETS
 from fewstep.data.files import LocalPath
+from fewstep.data.pixels import AugmentConfig, PixelDataset
 from fewstep.errors import UserError
-
-_SHADES = " .:-=+*#%@"
 
 
 @DATASETS.register("mnist")
-class Mnist(Dataset):
-    """MNIST from a folder with its two IDX files of training images and labels: one token a pixel.
+class Mnist(PixelDataset):
+    """MNIST from a folder with its IDX files of images and labels: one token a pixel.
 
-    Images are reduced by averaging over areas, then cut into grey levels of equal width. Fashion-MNIST and others in
-    this format can be read as well. The test images are not read.
+    Images are reduced by averaging over areas, then cut into grey levels of equal width. Others in this format can be
+    read as well. The first `held_out` test images are held out, where the folder has them.
     """
 
-    kind = "image"
-    labelled = True
+    torchvision_name: ClassVar[str] = "MNIST"
+    """Its class there, which fetches it into a folder of the same name."""
 
-    class Config(ComponentConfig):
+    class Config(AugmentConfig):
         type: Literal["mnist"] = "mnist"
         path: LocalPath = Field(description="folder with train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz")
         size: int = Field(28, ge=2, le=28, description="pixels a side after averaging; the source has 28")
@@ -49,77 +47,76 @@ class Mnist(Dataset):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         c = self.config
-        images, labels = _read(Path(c.path), c.download)
+        images, labels = self._read(Path(c.path))
         if min(images.shape[1:]) < c.size:
             raise UserError(f"data.size: the images have {images.shape[1]} x {images.shape[2]} pixels, not {c.size}")
-        self.train = _quantised(images[: c.limit], c.size, c.levels)
-        self.labels = labels[: c.limit].long()
-        self.spec = DataSpec(vocab_size=c.levels, length=c.size**2, grid=(c.size, c.size, 1))
+        held_out = self._read_test(Path(c.path), images.shape[1:]) if c.held_out else None
+        reduced = [_reduced(part, c.size, c.levels) for part in (images[: c.limit], held_out) if part is not None]
+        self.hold(reduced[0], labels[: c.limit], reduced[1] if len(reduced) > 1 else None, c.levels)
 
-    def to_text(self, samples: Tensor) -> list[str]:
-        grey = (samples.double() / (self.config.levels - 1) * (len(_SHADES) - 1)).round().long()
-        pictures = grey.view(-1, self.config.size, self.config.size).tolist()
-        return ["\n".join("".join(_SHADES[v] for v in row) for row in picture) for picture in pictures]
+    def _read(self, folder: Path) -> tuple[Tensor, Tensor]:
+        """Training images (bytes [N, H, W]) and labels (bytes [N]).
 
-    def to_images(self, samples: Tensor) -> Tensor:
-        return samples.view(-1, 1, self.config.size, self.config.size).float() / (self.config.levels - 1)
+        Raises:
+            UserError: missing files, files that are no IDX files or end early, or not one label an image.
+        """
+        if self.config.download and not any(self._candidates(folder, "train-images-idx3")):
+            _download(folder, self.torchvision_name)
+        image_file, label_file = (self._find(folder, stem) for stem in ("train-images-idx3", "train-labels-idx1"))
+        images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+        if len(images) != len(labels):
+            raise UserError(f"data.path: '{image_file}' has {len(images)} images, '{label_file}' {len(labels)} labels")
+        if not len(images):
+            raise UserError(f"data.path: '{image_file}' holds no images")
+        return images, labels
+
+    def _read_test(self, folder: Path, size: torch.Size) -> Tensor | None:
+        """The test images that are held out (bytes [M, H, W]), or None if there are none."""
+        file = next(iter(self._candidates(folder, "t10k-images-idx3")), None)
+        images = None if file is None else read_idx(file, 3)[: self.config.held_out]
+        if images is not None and images.shape[1:] != size:
+            ours, theirs = (f"{height} x {width}" for height, width in (images.shape[1:], size))
+            raise UserError(f"data.path: '{file}' has images of {ours} pixels, the training images have {theirs}")
+        return images
+
+    def _candidates(self, folder: Path, stem: str) -> list[Path]:
+        """The files that may be the one: packed or not, in the folder itself or where torchvision puts them."""
+        places = (folder, folder / self.torchvision_name / "raw")
+        names = [f"{name}-ubyte{packed}" for name in (stem, stem.replace("-idx", ".idx")) for packed in (".gz", "")]
+        return [place / name for place in places for name in names if (place / name).is_file()]
+
+    def _find(self, folder: Path, stem: str) -> Path:
+        found = self._candidates(folder, stem)
+        if not found:
+            name = self.torchvision_name
+            raise UserError(
+                f"data.path: no {stem}-ubyte.gz in '{folder}'; set data.path to the folder that holds {name}, "
+                "or data.download to true to fetch it"
+            )
+        return found[0]
 
 
-def _quantised(images: Tensor, size: int, levels: int) -> Tensor:
-    """Bytes [N, H, W] to grey levels, LongTensor [N, size * size]."""
+def _reduced(images: Tensor, size: int, levels: int) -> Tensor:
+    """Bytes [N, H, W] to grey levels, bytes [N, size, size, 1]."""
     parts = [functional.adaptive_avg_pool2d(part.float(), size) for part in images.split(4096)]
-    return (torch.cat(parts) * levels / 256).long().flatten(1)
+    return (torch.cat(parts) * levels / 256).byte()[..., None]
 
 
-def _read(folder: Path, download: bool) -> tuple[Tensor, Tensor]:
-    """Training images (bytes [N, H, W]) and labels (bytes [N]).
-
-    Raises:
-        UserError: missing files, files that are no IDX files or end early, or not one label an image.
-    """
-    if download and not any(_candidates(folder, "train-images-idx3")):
-        _download(folder)
-    image_file, label_file = _find(folder, "train-images-idx3"), _find(folder, "train-labels-idx1")
-    images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
-    if len(images) != len(labels):
-        raise UserError(f"data.path: '{image_file}' has {len(images)} images, '{label_file}' {len(labels)} labels")
-    if not len(images):
-        raise UserError(f"data.path: '{image_file}' holds no images")
-    return images, labels
-
-
-def _candidates(folder: Path, stem: str) -> list[Path]:
-    """The files there that may be the one: packed or not, in the folder itself or where torchvision puts them."""
-    places = (folder, folder / "MNIST" / "raw")
-    names = [f"{name}-ubyte{packed}" for name in (stem, stem.replace("-idx", ".idx")) for packed in (".gz", "")]
-    return [place / name for place in places for name in names if (place / name).is_file()]
-
-
-def _find(folder: Path, stem: str) -> Path:
-    found = _candidates(folder, stem)
-    if not found:
-        raise UserError(
-            f"data.path: no {stem}-ubyte.gz in '{folder}'; set data.path to the folder that holds MNIST, "
-            "or data.download to true to fetch it"
-        )
-    return found[0]
-
-
-def _download(folder: Path) -> None:
-    """Let torchvision fetch MNIST into `folder`.
+def _download(folder: Path, name: str) -> None:
+    """Let torchvision fetch a dataset into `folder`.
 
     Raises:
         UserError: there is no network, or nowhere to write.
     """
-    from torchvision.datasets import MNIST
+    from torchvision import datasets
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints every mirror that does not answer
-            MNIST(str(folder), train=True, download=True)
+            getattr(datasets, name)(str(folder), train=True, download=True)
     except (RuntimeError, OSError) as error:
         reason = str(error).split("\n")[0].rstrip(": ")
         raise UserError(
-            f"data.download: could not fetch MNIST into '{folder}' ({reason}); "
+            f"data.download: could not fetch {name} into '{folder}' ({reason}); "
             "put its files there by hand, and leave data.download out"
         ) from None
 

@@ -5,6 +5,7 @@ Shapes: N images, C classes, F features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -26,9 +27,9 @@ _CHUNK = 4096
 class Classifier(nn.Module):
     """Two convolutions and one hidden layer: images [N, channels, H, W] -> features [N, F] -> logits [N, C]."""
 
-    def __init__(self, grid: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, shape: Sequence[int], classes: int) -> None:
         super().__init__()
-        height, width, channels = grid
+        channels, height, width = shape
         self.body = nn.Sequential(
             nn.Conv2d(channels, 16, 3, padding=1), nn.GELU(),
             nn.Conv2d(16, 32, 3, padding=1, stride=2), nn.GELU(),
@@ -72,10 +73,9 @@ def _trained(key: _Key) -> Classifier:
     images, labels = dataset.to_images(dataset.train), dataset.labels
     assert images is not None
     assert labels is not None
-    assert dataset.spec.grid is not None
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(_SEED, "classifier/init"))
-        model = Classifier(dataset.spec.grid, int(labels.max()) + 1)
+        model = Classifier(images.shape[1:], int(labels.max()) + 1)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     order = generator_for(_SEED, "classifier/order")
     with torch.enable_grad():

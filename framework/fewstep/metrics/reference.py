@@ -47,4 +47,4 @@ class ReferenceMetric(Metric):
     def real(self, count: int) -> Tensor:
         """Up to `count` different real samples, always the same ones (LongTensor [N, L])."""
         source = self.dataset.train if self.dataset.held_out is None else self.dataset.held_out
-        return source[torch.randperm(len(source), generator=generator_for(0, "metric/real"))[:count]]
+        return source[torch.randperm(len(source), generator=generator_for(0, "metric/real"))[:count]].long()

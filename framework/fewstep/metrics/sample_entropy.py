@@ -32,7 +32,7 @@ class SampleEntropy(Metric):
         self.values.append(row_entropy(samples.cpu(), self.dataset.spec.vocab_size))
 
     def compute(self) -> dict[str, float]:
-        data = row_entropy(self.dataset.train[:2000], self.dataset.spec.vocab_size)
+        data = row_entropy(self.dataset.train[:2000].long(), self.dataset.spec.vocab_size)
         return {"sample_entropy": float(torch.cat(self.values).mean()), "entropy_data": float(data.mean())}
 
 

@@ -18,6 +18,17 @@ def _check_labels(dataset: Dataset) -> None:
         assert int(labels.min()) >= 0, "negative label"
 
 
+def _check_augmentation(dataset: Dataset) -> None:
+    tokens = dataset.train[:8].long()
+    changed, again = (dataset.augment(tokens, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(changed, again), "augmentation must draw from the generator that it is given, and from no other"
+    assert changed.shape == tokens.shape, f"augmentation makes {tuple(changed.shape)} of {tuple(tokens.shape)}"
+    assert changed.dtype == torch.long, "augmented tokens must be a LongTensor"
+    assert int(changed.min()) >= 0, "augmentation makes a negative token"
+    assert int(changed.max()) < dataset.spec.vocab_size, "augmentation makes a token beyond the vocabulary"
+    assert dataset.augments or torch.equal(changed, tokens), "`augments` must say whether samples are changed"
+
+
 def check_dataset(config: Any) -> None:
     """Assert that a dataset keeps the contract of `Dataset`.
 
@@ -26,7 +37,7 @@ def check_dataset(config: Any) -> None:
     """
     dataset = DATASETS.build(config)
     spec, train = dataset.spec, dataset.train
-    assert train.dtype == torch.long, "training tokens must be a LongTensor"
+    assert train.dtype in (torch.long, torch.uint8), "training tokens must be a LongTensor, or bytes"
     assert train.shape == (len(dataset), spec.length), (
         f"train is {tuple(train.shape)}, the spec says length {spec.length}"
     )
@@ -35,14 +46,16 @@ def check_dataset(config: Any) -> None:
     assert int(train.max()) < spec.vocab_size, f"token {int(train.max())} in a vocabulary of {spec.vocab_size}"
     assert DATASETS.build(config).fingerprint == dataset.fingerprint, "the same config must give the same data"
     _check_labels(dataset)
+    _check_augmentation(dataset)
 
-    shown = dataset.to_text(train[:3])
+    samples = train[:3].long()
+    shown = dataset.to_text(samples)
     assert len(shown) == 3, "to_text must return one text for each sample"
     assert all(isinstance(text, str) and text for text in shown), "to_text must return text"
     symbols = dataset.symbols()
     assert len(symbols) == spec.vocab_size, "symbols must name each token of the vocabulary"
     assert all(isinstance(symbol, str) for symbol in symbols), "symbols are text"
-    images = dataset.to_images(train[:3])
+    images = dataset.to_images(samples)
     assert (images is not None) == (dataset.kind == "image"), "image data, and only it, has images"
     if images is not None:
         assert spec.grid is not None

@@ -27,7 +27,7 @@ def check_metric(config: Any, *, data: Any = None) -> None:
     metric_type = METRICS.get(METRICS.parse(config).type).cls
     name = DATASETS.parse(data).type if data else _suited(metric_type)
     dataset = DATASETS.build(data or {"type": name, **({"size": 512} if name == "markov" else {})})
-    samples = dataset.train[:96]
+    samples = dataset.train[:96].long()
 
     runtime: dict[str, Any] = {"dataset": dataset}
     if issubclass(metric_type, ReferenceMetric):
@@ -47,7 +47,7 @@ def check_metric(config: Any, *, data: Any = None) -> None:
         assert isinstance(value, float), f"{key} must be a float"
         assert math.isfinite(value), f"{key} is {value} on training data"
         assert math.isclose(value, again[key], rel_tol=1e-6, abs_tol=1e-9), f"{key} depends on the size of batches"
-    assert torch.equal(samples, dataset.train[:96]), "a metric must not change its samples"
+    assert torch.equal(samples, dataset.train[:96].long()), "a metric must not change its samples"
 
 
 def _untrained_reference(dataset: Dataset) -> NetworkDenoiser:

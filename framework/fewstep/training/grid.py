@@ -96,5 +96,5 @@ def _data(model: TrainedModel, samples: int) -> tuple[Tensor, Tensor | None]:
     dataset = model.dataset
     if model.denoiser.told_labels:
         assert dataset.labels is not None
-        return dataset.train[:samples], dataset.labels[:samples]
-    return (dataset.train if dataset.held_out is None else dataset.held_out)[:samples], None
+        return dataset.train[:samples].long(), dataset.labels[:samples]
+    return (dataset.train if dataset.held_out is None else dataset.held_out)[:samples].long(), None

@@ -92,11 +92,14 @@ def _introduce(trainer: Trainer) -> None:
     told = ", ".join(f"{name} {value}" for name, value in choices.items())
     size = sum(p.numel() for p in student.parameters())
     trainer.echo(f"{trainer.recipe.name}: {size:,} parameters, {len(trainer.dataset):,} samples, {told}")
+    if trainer.dataset.remark:
+        trainer.echo(f"note: {trainer.dataset.remark}")
     record = {
         "command": shlex.join(sys.argv),
         **describe_environment(),
         **choices,
         "data": trainer.dataset.fingerprint,
+        **({"data_remark": trainer.dataset.remark} if trainer.dataset.remark else {}),
         "seed": trainer.recipe.seed,
     }
     trainer.run.environment.write_text(json.dumps(record, indent=2) + "\n")

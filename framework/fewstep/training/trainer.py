@@ -89,6 +89,8 @@ class Trainer:
             self.roles, self.process, streams, self.device, steps=recipe.train.steps, folder=run.path
         )
         self.generators = {**streams, **_global_generators(self.device)}
+        if self.dataset.augments:
+            self.generators["augment"] = generator_for(recipe.seed, "augment", self.device)
         self.updates = dict.fromkeys(self.trained, 0)
         self.all_updates = {name: self.turns.updates(name) for name in self.trained}
         self.sums: dict[str, tuple[Any, float]] = {}
@@ -176,7 +178,9 @@ class Trainer:
     def batch(self, rows: Tensor) -> Batch:
         """The training samples `rows`, and what all roles are told about them: labels, if the recipe has a label input
         or learns them, and the real data, if they predict a block from those before it."""
-        x0 = self.tokens[rows]
+        x0 = self.tokens[rows].long()
+        if self.dataset.augments:
+            x0 = self.dataset.augment(x0, self.generators["augment"])
         labels = None if self.labels is None else self.labels[rows]
         return Batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
 

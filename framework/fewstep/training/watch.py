@@ -48,7 +48,7 @@ class Watch:
         self.section, self.sampler, self.steps, self.seed = section, sampler, steps, seed
         self.due = {round(total * i / section.times) for i in range(1, section.times + 1)}
         self._dataset, self._guide = dataset, guide_of(sampler, dataset)
-        self._expected = disagreement(dataset.train[: max(section.samples, 2048)], dataset.spec.vocab_size)
+        self._expected = disagreement(dataset.train[: max(section.samples, 2048)].long(), dataset.spec.vocab_size)
 
     @torch.no_grad()
     def look(self, student: Denoiser, ema: Ema) -> Look:

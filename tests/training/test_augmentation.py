@@ -1,0 +1,58 @@
+"""Images that are changed at random: each batch anew, by a stream of its own, and exactly alike after a resume."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from local_data import write_cifar10
+
+from fewstep.recipe import load_recipe
+from fewstep.training.checkpoint import list_checkpoints
+from fewstep.training.rundir import RunDir
+from fewstep.training.trainer import Trainer
+
+SMALL = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "train.device=cpu", "train.batch_size=8"]
+
+
+def trainer(folder: Path, run: str, *sets: str) -> Trainer:
+    data = folder / "cifar10"
+    path = data if data.exists() else write_cifar10(data)
+    steps = ["train.steps=6", "train.checkpoint_every=3", "train.log_every=3"]
+    loaded = load_recipe("cifar10-teacher", [*SMALL, *steps, f"data.path={path}", "data.size=4", *sets])
+    return Trainer(loaded.recipe, RunDir(folder / run), echo=lambda line: None)
+
+
+def test_every_batch_is_changed_anew_and_the_data_stay(tmp_path: Path) -> None:
+    training = trainer(tmp_path, "run", "data.shift=1")
+    rows = torch.arange(40)
+    first, second = training.batch(rows).x0, training.batch(rows).x0
+    assert first.dtype == torch.long
+    assert not torch.equal(first, second)
+    assert torch.equal(training.tokens, training.dataset.train)
+    states = {name: generator.get_state() for name, generator in training.generators.items()}
+    training.batch(rows)
+    moved = [name for name, generator in training.generators.items() if not generator.get_state().equal(states[name])]
+    assert moved == ["augment"]
+
+
+def test_without_changes_there_is_no_stream_for_them(tmp_path: Path) -> None:
+    training = trainer(tmp_path, "run", "data.flip=false")
+    assert "augment" not in training.generators
+    assert torch.equal(training.batch(torch.arange(9)).x0, training.dataset.train[:9].long())
+
+
+def test_a_resumed_run_changes_images_as_the_uninterrupted_one_does(tmp_path: Path) -> None:
+    straight = trainer(tmp_path, "straight", "data.shift=1")
+    straight.fit()
+    shutil.copytree(tmp_path / "straight", tmp_path / "resumed")
+    shutil.rmtree(list_checkpoints(RunDir(tmp_path / "resumed").checkpoints)[-1])
+    resumed = trainer(tmp_path, "resumed", "data.shift=1")
+    resumed.fit()
+    for name, generator in straight.generators.items():
+        assert generator.get_state().equal(resumed.generators[name].get_state()), name
+    for (name, ours), theirs in zip(
+        straight.roles["student"].state_dict().items(), resumed.roles["student"].state_dict().values(), strict=True
+    ):
+        assert torch.equal(ours, theirs), name
