@@ -89,5 +89,9 @@ class Dataset(Component, ABC):
         """Pictures of samples that are no images, in [0, 1], float [N, C, H, W]; None where text says it all."""
         return None
 
+    def to_midi(self, samples: Tensor) -> list[bytes] | None:
+        """A MIDI file of each sample, for music; None otherwise."""
+        return None
+
 
 DATASETS: Registry[Dataset] = Registry("dataset", Dataset, "fewstep.data")

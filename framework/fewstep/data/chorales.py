@@ -18,9 +18,10 @@ from fewstep.component import ComponentConfig
 from fewstep.data.base import DATASETS, Dataset, DataSpec
 from fewstep.data.files import LocalPath, read_utf8
 from fewstep.errors import UserError
+from fewstep.midi import REST, midi_file
 
 _NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-_REST = -1
+_VOICES = ("Soprano", "Alto", "Tenor", "Bass")
 _PIANO = (21, 108)
 """Lowest and highest key: room enough below for any transposition to stay clear of the sign for a rest."""
 _INK = ((0.84, 0.15, 0.16), (1.00, 0.50, 0.05), (0.17, 0.63, 0.17), (0.12, 0.47, 0.71))
@@ -82,14 +83,19 @@ class Chorales(Dataset):
 
     def to_drawings(self, samples: Tensor) -> Tensor:
         """Piano rolls on white, high notes on top, a colour a voice: float [N, 3, H, W], two pixels a slot."""
-        low, high = int(self.pitches[self.pitches != _REST].min()), int(self.pitches.max())
+        low, high = int(self.pitches[self.pitches != REST].min()), int(self.pitches.max())
         chords = self.pitches[samples.cpu()].view(len(samples), -1, self.voices)
         rolls = torch.ones(len(samples), chords.shape[1], high - low + 3, 3)
         for voice in range(self.voices):
             pitch = chords[..., voice]
-            sample, slot = (pitch != _REST).nonzero(as_tuple=True)
+            sample, slot = (pitch != REST).nonzero(as_tuple=True)
             rolls[sample, slot, high + 1 - pitch[sample, slot]] = torch.tensor(_INK[voice])
         return rolls.permute(0, 3, 2, 1).repeat_interleave(2, dim=3)
+
+    def to_midi(self, samples: Tensor) -> list[bytes]:
+        """A MIDI file a sample, a track a voice; a pitch that lasts several slots is one note, as the data have it."""
+        chords = self.pitches[samples.cpu()].view(len(samples), -1, self.voices)
+        return [midi_file(sample.T.tolist(), names=_VOICES) for sample in chords]
 
     def _windows(self, pieces: list[Tensor], part: str) -> Tensor:
         """Windows of pitches, LongTensor [N, L]; pieces shorter than a window are left out."""
@@ -102,7 +108,7 @@ class Chorales(Dataset):
 
 
 def _moved(pitches: Tensor, semitones: int) -> Tensor:
-    return torch.where(pitches == _REST, pitches, pitches + semitones)
+    return torch.where(pitches == REST, pitches, pitches + semitones)
 
 
 def _line(voice: list[int]) -> str:
@@ -111,7 +117,7 @@ def _line(voice: list[int]) -> str:
 
 def note_name(pitch: int) -> str:
     """Name of a MIDI pitch: 60 is C4; a rest is `-`."""
-    return "-" if pitch == _REST else f"{_NAMES[pitch % 12]}{pitch // 12 - 1}"
+    return "-" if pitch == REST else f"{_NAMES[pitch % 12]}{pitch // 12 - 1}"
 
 
 def _load(path: Path) -> dict[str, list[Tensor]]:
@@ -145,11 +151,11 @@ def _piece(piece: Any, place: str) -> Tensor:
         pitches = np.empty(0)
     if pitches.ndim != 2 or pitches.shape[1] != Chorales.voices:
         raise UserError(f"data.path: {place}: a piece is a list of slots, and a slot a list of four MIDI pitches")
-    pitches = np.where(np.isnan(pitches), _REST, pitches)
-    odd = (pitches != _REST) & ((pitches != np.round(pitches)) | (pitches < _PIANO[0]) | (pitches > _PIANO[1]))
+    pitches = np.where(np.isnan(pitches), REST, pitches)
+    odd = (pitches != REST) & ((pitches != np.round(pitches)) | (pitches < _PIANO[0]) | (pitches > _PIANO[1]))
     if odd.any():
         raise UserError(
             f"data.path: {place}: {pitches[odd][0]:g} is no MIDI pitch of a piano "
-            f"({_PIANO[0]} to {_PIANO[1]}; {_REST} is a rest)"
+            f"({_PIANO[0]} to {_PIANO[1]}; {REST} is a rest)"
         )
     return torch.from_numpy(pitches.astype(np.int64))

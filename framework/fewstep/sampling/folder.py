@@ -181,11 +181,13 @@ class JobFolder:
 
     def _publish(self, folder: Path, about: dict[str, Any]) -> None:
         """Move all files of `folder` here, in the place of those of an earlier job; `about` is told of them."""
-        names = sorted(file.name for file in folder.iterdir() if file.name != _OWNER)
+        files = [file for file in folder.rglob("*") if file.is_file() and file.name != _OWNER]
+        names = sorted(file.relative_to(folder).as_posix() for file in files)
         _write(folder / ABOUT, json.dumps({**about, "files": names}, indent=2, ensure_ascii=False) + "\n")
         for name in {*_read(self.path / ABOUT).get("files", []), GIF, PAGE} - set(names):
             (self.path / name).unlink(missing_ok=True)
         for name in [*names, ABOUT]:
+            (self.path / name).parent.mkdir(exist_ok=True)
             publish(folder / name, self.path / name)
 
     def sweep(self) -> None:

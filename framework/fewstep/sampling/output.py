@@ -1,4 +1,4 @@
-"""Samples in files: lines of JSON, tensors, and a sheet for people.
+"""Samples in files: lines of JSON, tensors, and for people a sheet, and music to listen to.
 
 Shapes: n samples of a batch, N all samples, L tokens.
 """
@@ -14,6 +14,9 @@ from torch import Tensor
 from fewstep.data.base import Dataset
 from fewstep.sampling.folder import TENSORS
 from fewstep.sheets import save_sheet
+
+_MOST_MIDI = 100
+"""Samples that get a file each; with more of them nobody listens to all."""
 
 
 def jsonl(numbers: range, tokens: Tensor, labels: Tensor | None, dataset: Dataset) -> str:
@@ -35,7 +38,17 @@ def jsonl(numbers: range, tokens: Tensor, labels: Tensor | None, dataset: Datase
 
 
 def write_samples(folder: Path, tokens: Tensor, labels: Tensor | None, dataset: Dataset) -> None:
-    """Write tensors and sheet of all samples, `tokens` LongTensor [N, L]."""
+    """Write tensors and sheet of all samples, `tokens` LongTensor [N, L]; music also as MIDI, the first 100 of them."""
     tensors = {"tokens": tokens} if labels is None else {"tokens": tokens, "labels": labels}
     save_file(tensors, folder / TENSORS)
     save_sheet(folder / "samples", dataset, tokens)
+    _write_midi(folder / "midi", dataset.to_midi(tokens[:_MOST_MIDI]))
+
+
+def _write_midi(folder: Path, files: list[bytes] | None) -> None:
+    """A file each, named by the sample's number."""
+    if files is None:
+        return
+    folder.mkdir()
+    for number, content in enumerate(files):
+        (folder / f"{number:03d}.mid").write_bytes(content)
