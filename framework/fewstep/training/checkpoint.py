@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fewstep.durable import flush
+from fewstep.durable import flush, publish
 from fewstep.errors import OperationError, UserError
 
 _TENSORS, _TREE, _DONE = "state.safetensors", "state.json", "DONE"
@@ -106,7 +106,7 @@ def export_weights(file: Path, weights: dict[str, Tensor], metadata: dict[str, s
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, partial, metadata=metadata)
-    partial.replace(file)
+    publish(partial, file)
 
 
 def import_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
