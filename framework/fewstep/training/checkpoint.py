@@ -28,7 +28,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
 
     The new folder appears under its name only when it is complete and on disk.
     """
-    final = folder / f"step-{step:08d}"
+    final = folder / checkpoint_name(step)
     partial = folder / f".partial-{step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -39,11 +39,22 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last
     (partial / _DONE).write_text(f"{step}\n")
     for file in partial.iterdir():
         flush(file)
-    shutil.rmtree(final, ignore_errors=True)
+    _remove(final)
     partial.rename(final)
     for old in list_checkpoints(folder)[:-keep_last]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return final
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, its mark first, so that one that is half deleted is not taken for a whole one."""
+    (checkpoint / _DONE).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the folder of a step's checkpoint."""
+    return f"step-{step:08d}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fewstep.data.base import Dataset
 from fewstep.denoiser import NetworkDenoiser
+from fewstep.durable import rewrite
 from fewstep.errors import FewstepError, UserError
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
@@ -102,7 +103,7 @@ def _introduce(trainer: Trainer) -> None:
         **({"data_remark": trainer.dataset.remark} if trainer.dataset.remark else {}),
         "seed": trainer.recipe.seed,
     }
-    trainer.run.environment.write_text(json.dumps(record, indent=2) + "\n")
+    rewrite(trainer.run.environment, json.dumps(record, indent=2) + "\n")
 
 
 def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
@@ -122,8 +123,8 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
                 "resume it with its own recipe, or start a new run"
             )
     run.path.mkdir(parents=True, exist_ok=True)
-    run.recipe.write_text(loaded.text, encoding="utf-8")
-    run.resolved.write_text(dump_recipe(loaded.recipe), encoding="utf-8")
+    rewrite(run.recipe, loaded.text)
+    rewrite(run.resolved, dump_recipe(loaded.recipe))
     for plugin in [Path(name) for name in loaded.recipe.plugins if name.endswith(".py")]:
         run.plugins.mkdir(exist_ok=True)
         shutil.copy(plugin, run.plugins / plugin.name)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.data.base import Dataset
+from fewstep.durable import rewrite
 from fewstep.progress import clock
 from fewstep.sheets import image_sheet, save_sheet
 from fewstep.training.rundir import RunDir
@@ -95,4 +96,4 @@ def _cut(run: RunDir, step: int) -> None:
     if run.metrics.exists():
         lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        run.metrics.write_text("".join(whole), encoding="utf-8")
+        rewrite(run.metrics, "".join(whole))

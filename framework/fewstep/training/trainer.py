@@ -28,7 +28,13 @@ from fewstep.training.build import (
     resolve_device,
     usual_steps,
 )
-from fewstep.training.checkpoint import EXPORT_FORMAT, export_weights, load_checkpoint, save_checkpoint
+from fewstep.training.checkpoint import (
+    EXPORT_FORMAT,
+    checkpoint_name,
+    export_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
 from fewstep.training.ema import Ema
 from fewstep.training.loggers import RunLogger
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
@@ -143,7 +149,9 @@ class Trainer:
             self.logger.close()
 
     def _end(self) -> FitResult:
-        path = self.save()
+        last = self.run.last_checkpoint()
+        # What was killed between its last checkpoint and its export has nothing to save once more.
+        path = last if last and last.name == checkpoint_name(self.ctx.step) else self.save()
         finished = self.ctx.step >= self.recipe.train.steps
         if finished:
             metadata = {"recipe": dump_recipe(self.recipe), "step": str(self.ctx.step), "format": EXPORT_FORMAT}
