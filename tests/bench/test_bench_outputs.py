@@ -36,7 +36,7 @@ def made_up(results: Results, values: dict[tuple[str, int | None], float], **cha
 
 
 def test_all_files_are_there(finished: Path) -> None:
-    for name in ("results.json", "results.md", "quality_vs_nfe.png", "report.html"):
+    for name in ("results.json", "results.md", "results.tex", "quality_vs_nfe.png", "report.html"):
         assert (finished / name).stat().st_size > 0
     sheets = {path.name for path in (finished / "samples").iterdir()}
     steps = ("teacher-steps2", "teacher-steps4", "student-steps1", "student-steps2", "oracle-steps2")
@@ -67,6 +67,8 @@ def test_the_report_says_what_was_measured(finished: Path, results: Results) -> 
     assert page.count("<figure>") == 6
     assert "fewstep distill ./student.yaml --teacher runs/teacher-" in page
     assert "backbone:\n  type: transformer" in page
+    assert "Other than that of teacher:" in page
+    assert '<td class="word">objective.type</td><td class="word">denoising</td><td class="word">dmmd</td>' in page
     assert "real samples" in page
 
 

@@ -22,20 +22,20 @@ def test_each_stage_at_its_own_rate_or_that_of_its_kind() -> None:
     assert clock.text() == "suite: time left not known yet"
 
     time.now += 10
-    clock.advance(50)  # 5 a second, for all stages as long as nothing else is known
+    clock.advance(0, 50)  # 5 a second, for all stages as long as nothing else is known
     assert clock.left() == pytest.approx((50 + 50 + 40 + 30) / 5)
     time.now += 10
-    clock.advance(50)
+    clock.advance(0, 50)
 
     clock.start(1)
     time.now += 10
-    clock.advance(10)  # sampling: 1 a second
+    clock.advance(1, 10)  # sampling: 1 a second
     assert clock.left() == pytest.approx(40 / 1 + 40 / 5 + 30 / 1)
     assert clock.text() == "suite: about 01:18 left"
 
     clock.start(2)
     time.now += 10
-    clock.advance(20)  # this training: 2 a second
+    clock.advance(2, 20)  # this training: 2 a second
     assert clock.left() == pytest.approx(40 / 1 + 20 / 2 + 30 / 1)
 
 
@@ -43,7 +43,7 @@ def test_time_between_stages_is_not_counted() -> None:
     time = Time()
     clock = SuiteClock([Stage("train", 10), Stage("train", 20)], now=time)
     time.now += 10
-    clock.advance(10)
+    clock.advance(0, 10)
     time.now += 1000
     clock.start(1)
     assert clock.left() == pytest.approx(20)
@@ -54,7 +54,7 @@ def test_what_was_done_before_says_nothing_about_the_rate() -> None:
     clock = SuiteClock([Stage("train", 100, done=90), Stage("sample", 20, done=20)], now=time)
     assert clock.left() is None
     time.now += 5
-    clock.advance(5)
+    clock.advance(0, 5)
     assert clock.left() == pytest.approx(5)
 
 
@@ -62,6 +62,6 @@ def test_a_dropped_stage_takes_no_time() -> None:
     time = Time()
     clock = SuiteClock([Stage("train", 10), Stage("sample", 10)], now=time)
     time.now += 5
-    clock.advance(5)
+    clock.advance(0, 5)
     clock.drop(1)
     assert clock.left() == pytest.approx(5)

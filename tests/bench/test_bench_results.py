@@ -26,8 +26,19 @@ def edited(finished: Path, tmp_path: Path, **changes: object) -> Path:
 
 
 def test_another_version_is_refused(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="schema_version 2, this fewstep reads 1"):
-        Results.load(edited(finished, tmp_path, schema_version=2))
+    with pytest.raises(UserError, match="schema_version 3, this fewstep reads 1 and 2"):
+        Results.load(edited(finished, tmp_path, schema_version=3))
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[2].glob("benchmarks/results/*/*.json")), ids=lambda path: path.parent.name
+)
+def test_committed_results_can_be_read(path: Path) -> None:
+    """Version 1 too, which knew neither data nor code."""
+    results = Results.load(path)
+    assert results.rows
+    if json.loads(path.read_text())["schema_version"] == 1:
+        assert (results.suite.data, results.suite.code) == (None, None)
 
 
 def test_a_wrong_value_is_named(finished: Path, tmp_path: Path) -> None:

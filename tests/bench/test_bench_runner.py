@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from html import unescape
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from tiny_suite import SUITE, write_files
 
-from fewstep.bench import runner, session
+from fewstep.bench import code, runner, session, work
 from fewstep.bench.plan import make_plan
 from fewstep.bench.results import Results
 from fewstep.bench.runner import run_suite
@@ -35,21 +36,21 @@ def timeless(results: Results) -> list[dict[str, Any]]:
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
-    """Names of the cases that `session.NAME` is called for from now on."""
-    calls, real = [], getattr(session, name)
+    """Names of the cases that `work.NAME` is called for from now on."""
+    calls, real = [], getattr(work, name)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         subject = args[1]
         calls.append(subject.case if name == "measure" else subject.path.name.split("-")[0])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(session, name, counted)
+    monkeypatch.setattr(work, name, counted)
     return calls
 
 
 def interrupt_measuring(monkeypatch: pytest.MonkeyPatch, after: int, number: int) -> None:
     """A signal in the middle of a row, after so many rows."""
-    real, done = session.measure, []
+    real, done = work.measure, []
 
     def measure(*args: Any, **kwargs: Any) -> Any:
         if len(done) == after:
@@ -58,7 +59,7 @@ def interrupt_measuring(monkeypatch: pytest.MonkeyPatch, after: int, number: int
         done.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(session, "measure", measure)
+    monkeypatch.setattr(work, "measure", measure)
 
 
 # ------------------------------------------------------------------ complete
@@ -156,8 +157,8 @@ def test_models_of_blocks_are_expected_to_take_longer(write_suite: Write, tmp_pa
     plain = {"name": "plain", "recipe": "./teacher.yaml", "steps": [3]}
     plan = make_plan(load_suite(write_suite(cases=[ar, plain], claims=None, seeds=[0, 1])), tmp_path / "out")
     begun = session.Session(plan, "fewstep benchmark tiny", print)
-    work = {name: stage.work for name, stage in zip(begun.stages, begun.clock.stages, strict=True)}
-    assert (work["sample ar"], work["sample plain"]) == (2 * 60 * 12, 2 * 60 * 3)
+    amounts = {str(task): stage.work for task, stage in zip(begun.stages, begun.clock.stages, strict=True)}
+    assert (amounts["sample ar"], amounts["sample plain"]) == (2 * 60 * 12, 2 * 60 * 3)
 
 
 def test_a_case_may_start_from_another(write_suite: Write, tmp_path: Path) -> None:
@@ -237,14 +238,14 @@ def test_the_cheapest_steps_are_searched_for_a_trained_model(write_suite: Write,
 def test_where_one_training_fails_the_others_go_on(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = session.fit
+    real = work.fit
 
     def fit(loaded: Any, *args: Any, **kwargs: Any) -> Any:
         if loaded.recipe.seed == 1 and loaded.recipe.name == "tiny-teacher":
             raise OperationError("out of luck")
         return real(loaded, *args, **kwargs)
 
-    monkeypatch.setattr(session, "fit", fit)
+    monkeypatch.setattr(work, "fit", fit)
     with pytest.raises(
         OperationError, match="teacher-s1: out of luck; student-s1: skipped, since it learns from 'teacher-s1'"
     ):
@@ -327,6 +328,40 @@ def test_a_changed_recipe_is_measured_anew_and_only_that(
     assert new
     assert old.run != new.run
     assert (out / str(old.run)).exists(), "the old run is not touched"
+
+
+def test_other_code_does_everything_anew_unless_it_is_told_not_to(
+    write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [{"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]}]
+    source, out = write_suite(cases=cases, claims=None, seeds=[0]), tmp_path / "out"
+    run_suite(source, str(out))
+    before = load(out)
+    trained, measured = count_calls(monkeypatch, "fit"), count_calls(monkeypatch, "measure")
+    monkeypatch.setattr(runner, "code_digest", lambda: "another")
+    run_suite(source, str(out), keep_code=True)
+    assert (trained, measured) == ([], [])
+    assert load(out).suite.code == before.suite.code
+    run_suite(source, str(out))
+    assert (trained, measured) == (["teacher"], [REFERENCE, "teacher"])
+    assert load(out).suite.code == "another"
+
+
+def test_code_is_known_by_its_modules_and_plugins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    before = code.code_digest()
+    assert before == code.code_digest()
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "_modules", lambda: "others")
+        assert code.code_digest() != before
+    point = EntryPoint("acme", "acme_objectives", code.plugins.GROUP)
+    monkeypatch.setattr(code, "entry_points", lambda group: [point])
+    assert code.code_digest() != before
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("a = 1")
+    first = code.plugin_versions([str(plugin), "pytest"])
+    assert first[1] == f"pytest {pytest.__version__}"
+    plugin.write_text("a = 2")
+    assert code.plugin_versions([str(plugin), "pytest"])[0] != first[0]
 
 
 @pytest.mark.parametrize(

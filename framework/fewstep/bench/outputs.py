@@ -10,12 +10,13 @@ from fewstep.bench.diversity_plot import draw_diversity_plot
 from fewstep.bench.plot import draw_plot
 from fewstep.bench.report import write_report
 from fewstep.bench.results import Results
-from fewstep.bench.tables import QUICK_NOTE, conclusion, console_table, markdown
+from fewstep.bench.tables import QUICK_NOTE, conclusion, console_table, markdown, value_grid
 
 
 def write_outputs(results: Results, folder: Path) -> None:
     """Write table, plot and report beside `results.json`."""
     (folder / "results.md").write_text(markdown(results), encoding="utf-8")
+    (folder / "results.tex").write_text(value_grid(results).latex() + "\n", encoding="utf-8")
     draw_plot(results, folder / "quality_vs_nfe.png")
     if results.diversity:
         draw_diversity_plot(results, folder / "quality_vs_diversity.png")

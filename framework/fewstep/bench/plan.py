@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fewstep.bench.results import model_id
+from fewstep.bench.code import plugin_versions
+from fewstep.bench.results import digest_of, model_id
 from fewstep.bench.suite import CaseSpec, LoadedSuite, Suite
 from fewstep.component import did_you_mean
 from fewstep.data.base import DATASETS, Dataset
@@ -21,11 +20,6 @@ from fewstep.recipe.shipped import is_path
 from fewstep.recipe.yaml_loader import undotted
 from fewstep.training.build import build_dataset
 from fewstep.training.rundir import RunDir
-
-
-def digest_of(value: Any) -> str:
-    """SHA-256 of plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -87,10 +81,20 @@ class Plan:
     folder: Path
     dataset: Dataset
     cases: tuple[PreparedCase, ...]
+    code: str | None
+    """Digest of the code that the digests of cases and rows cover; None where they are to cover none."""
 
     @property
     def suite(self) -> Suite:
         return self.loaded.suite
+
+    def case(self, id: str) -> PreparedCase:
+        """One training, by its `id`."""
+        return next(case for case in self.cases if case.id == id)
+
+    def trained_as(self, case: PreparedCase) -> PreparedCase | None:
+        """The case whose training makes this one's model: itself, or that which it samples once more; None: oracle."""
+        return next((other for other in self.cases if other.trained and other.run.path == case.run.path), None)
 
     @property
     def references(self) -> dict[str, PreparedCase]:
@@ -110,17 +114,20 @@ class Plan:
     @property
     def digest(self) -> str:
         """Changes with what is measured and with every model."""
-        suite = self.suite.model_dump(mode="json", exclude={"title", "quick"})
+        suite = self.suite.model_dump(mode="json", exclude={"title", "quick", "tolerances"})
         return digest_of({"suite": suite, "cases": [case.digest for case in self.cases]})
 
 
-def make_plan(loaded: LoadedSuite, folder: Path) -> Plan:
+def make_plan(loaded: LoadedSuite, folder: Path, code: str | None = None) -> Plan:
     """Load every recipe and the data; where each model is trained with several seeds, seed after seed.
+
+    Args:
+        code: what models and rows are keyed by, beside recipe and data (`code.code_digest`).
 
     Raises:
         RecipeError: everything that is wrong with them, each where it was written.
     """
-    planner = _Planner(loaded, folder)
+    planner = _Planner(loaded, folder, code)
     seeds = loaded.suite.train_seeds or (None,)
     for seed in seeds:
         for index, spec in enumerate(loaded.suite.cases):
@@ -133,13 +140,14 @@ def make_plan(loaded: LoadedSuite, folder: Path) -> Plan:
     planner.check_metrics()
     if planner.problems or planner.dataset is None:
         raise RecipeError(list(dict.fromkeys(planner.problems)))
-    return Plan(loaded, folder, planner.dataset, tuple(planner.cases.values()))
+    return Plan(loaded, folder, planner.dataset, tuple(planner.cases.values()), code)
 
 
 @dataclass
 class _Planner:
     loaded: LoadedSuite
     folder: Path
+    code: str | None
     cases: dict[str, PreparedCase] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     dataset: Dataset | None = None
@@ -176,7 +184,10 @@ class _Planner:
         if teacher:
             settings["teacher"]["run"] = teacher.digest
         settings["start_from"] = {role: case.digest for role, case in origins.items() if case}
-        digest = digest_of({"recipe": settings, "data": dataset.fingerprint, "oracle": spec.oracle})
+        facts = {"recipe": settings, "data": dataset.fingerprint, "oracle": spec.oracle}
+        if self.code is not None:
+            facts |= {"code": self.code, "plugins": plugin_versions(recipe.recipe.plugins)}
+        digest = digest_of(facts)
         run = RunDir(self.folder / "runs" / f"{model_id(spec.name, seed)}-{digest[:8]}")
         case = PreparedCase(spec, seed, recipe, digest, run)
         self.cases[case.id] = case

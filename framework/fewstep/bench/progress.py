@@ -21,6 +21,7 @@ class Stage:
     done: float = 0.0
     measured: float = 0.0
     seconds: float = 0.0
+    begun: float = 0.0
 
     @property
     def left(self) -> float:
@@ -33,24 +34,26 @@ class SuiteClock:
     Args:
         stages: all of them, in order.
         now: seconds from any fixed moment.
+        parallel: how many are worked on at a time.
     """
 
-    def __init__(self, stages: Iterable[Stage], now: Callable[[], float] = time.monotonic) -> None:
-        self.stages = list(stages)
+    def __init__(
+        self, stages: Iterable[Stage], now: Callable[[], float] = time.monotonic, *, parallel: int = 1
+    ) -> None:
+        self.stages, self.parallel = list(stages), parallel
         self._now = now
-        self._stage = self.stages[0]
-        self._begun = now()
+        self.start(0)
 
     def start(self, index: int) -> None:
         """Turn to a stage; its time runs from here."""
-        self._stage = self.stages[index]
-        self._begun = self._now()
+        self.stages[index].begun = self._now()
 
-    def advance(self, work: float) -> None:
-        """Some of the present stage's work was done."""
-        self._stage.done += work
-        self._stage.measured += work
-        self._stage.seconds = self._now() - self._begun
+    def advance(self, index: int, work: float) -> None:
+        """Some of a stage's work was done."""
+        stage = self.stages[index]
+        stage.done += work
+        stage.measured += work
+        stage.seconds = self._now() - stage.begun
 
     def drop(self, index: int) -> None:
         """Nothing more is done for a stage."""
@@ -61,7 +64,8 @@ class SuiteClock:
         rates = [self._rate(stage) for stage in self.stages]
         if any(rate is None and stage.left for rate, stage in zip(rates, self.stages, strict=True)):
             return None
-        return sum(stage.left / rate for rate, stage in zip(rates, self.stages, strict=True) if rate)
+        each = [stage.left / rate for rate, stage in zip(rates, self.stages, strict=True) if rate]
+        return max(sum(each) / self.parallel, max(each, default=0.0))
 
     def text(self) -> str:
         """The time left in words."""

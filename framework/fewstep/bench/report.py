@@ -6,10 +6,13 @@ import base64
 from html import escape
 from pathlib import Path
 
-from fewstep.bench.results import ClaimResult, Results, Row
+from fewstep.bench.recipe_diff import base_of, recipe_diff
+from fewstep.bench.results import CaseResult, ClaimResult, Results, Row
 from fewstep.bench.tables import (
+    BUDGET,
     REAL,
     Grid,
+    budgets,
     commands,
     conclusion,
     environment_lines,
@@ -81,6 +84,7 @@ def write_report(results: Results, folder: Path) -> Path:
         _table(value_grid(results)),
         f"<h2>Samples</h2>{_sheets(results, folder)}",
         f"<h2>Models</h2>{_table(model_grid(results))}",
+        f'<p class="soft">{escape(BUDGET)} {escape(budgets(results))}</p>',
         *_recipes(results),
         "<h2>How to repeat this</h2>",
         f'<pre class="wrap">{escape(chr(10).join(commands(results)))}</pre>',
@@ -167,10 +171,20 @@ def _image(path: Path, alt: str) -> str:
 
 
 def _recipes(results: Results) -> list[str]:
-    """Complete recipes, folded."""
+    """Complete recipes, folded, each after what sets it apart from the case that it builds on."""
     return [
         f"<details><summary>Recipe of {escape(case.name)}, with every default</summary>"
-        f"<pre>{escape(dump_yaml(case.resolved))}</pre></details>"
+        f"{_difference(results, case)}<pre>{escape(dump_yaml(case.resolved))}</pre></details>"
         for case in results.cases
         if case == results.case(case.name)
     ]
+
+
+def _difference(results: Results, case: CaseResult) -> str:
+    base = base_of(results, case)
+    if base is None:
+        return ""
+    grid = recipe_diff(base, case)
+    if not grid.rows:
+        return f'<p class="soft">The same as that of {escape(base.name)}.</p>'
+    return f'<p class="soft">Other than that of {escape(base.name)}:</p>{_table(grid)}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,14 +14,25 @@ from fewstep.bench.suite import Expectation
 from fewstep.component import Strict
 from fewstep.errors import UserError
 
-VERSION = 1
+VERSION = 2
+_READABLE = (1, 2)
 Verdict = Literal["better", "level", "worse"]
 """Outcome of a comparison: beyond two standard errors of the difference, or within."""
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def model_id(case: str, train_seed: int | None) -> str:
     """A name for one training of a case: `student`, or `student-s1` where seeds of training are told apart."""
     return case if train_seed is None else f"{case}-s{train_seed}"
+
+
+def results_file(path: str | Path) -> Path:
+    """The results in a folder, or the file itself."""
+    return Path(path) / "results.json" if Path(path).is_dir() else Path(path)
 
 
 class SuiteInfo(Strict):
@@ -34,6 +46,11 @@ class SuiteInfo(Strict):
     train_seeds: tuple[int, ...] | None = Field(None, description="seeds of training; null for the recipes' own")
     samples: int = Field(description="samples asked for in each row")
     command: str
+    data: str | None = Field(None, description="fingerprint of the data; null in version 1")
+    code: str | None = Field(
+        None,
+        description="digest of the code that models and rows are keyed by; null in version 1, which had no such key",
+    )
 
 
 class CaseResult(Strict):
@@ -137,7 +154,7 @@ class Failure(Strict):
 class Results(Strict):
     """All of `results.json`."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     suite: SuiteInfo
     complete: bool = Field(description="false while the suite runs, after it was stopped, and if a case failed")
     environment: dict[str, Any] = Field(description="versions, hardware, threads")
@@ -168,12 +185,11 @@ class Results(Strict):
         except ValueError as error:
             raise UserError(f"'{path}' is damaged ({error}); delete it to measure again") from None
         version = raw.get("schema_version") if isinstance(raw, dict) else None
-        if version != VERSION:
-            raise UserError(
-                f"'{path}' has schema_version {version!r}, this fewstep reads {VERSION}; use another folder"
-            )
+        if version not in _READABLE:
+            known = " and ".join(map(str, _READABLE))
+            raise UserError(f"'{path}' has schema_version {version!r}, this fewstep reads {known}; use another folder")
         try:
-            return cls.model_validate(raw)
+            return cls.model_validate({**raw, "schema_version": VERSION})  # 1 lacks what may be null
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(map(str, first["loc"]))
@@ -185,6 +201,18 @@ class Results(Strict):
         partial = path.with_suffix(".partial")
         partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
+
+    def timeless(self) -> dict[str, Any]:
+        """Plain data without what another run of the same suite has differently: times, dates, and the command."""
+        from fewstep.training.loggers import VOLATILE
+
+        plain = self.model_dump(mode="json", exclude={"date": True, "suite": {"command"}})
+        for case in plain["cases"]:
+            del case["train_seconds"]
+            case["logged"] = {key: value for key, value in case["logged"].items() if key not in VOLATILE}
+        for row in plain["rows"]:
+            del row["seconds"]
+        return plain
 
     def find(self, case: str, steps: int | None) -> Summary | None:
         """The summary of one case at one number of steps."""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.bench.plan import Plan, PreparedCase, digest_of
-from fewstep.bench.results import CaseResult, Row
+from fewstep.bench.plan import Plan, PreparedCase
+from fewstep.bench.results import CaseResult, Row, digest_of
 from fewstep.bench.suite import REFERENCE
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
@@ -58,7 +58,8 @@ class Model:
 def plan_slots(plan: Plan) -> list[Slot]:
     """Every row of a suite in order: real samples, then cases by steps and seed."""
     suite = plan.suite
-    common = {"samples": suite.samples, "metrics": plan.metrics(by="digest")}
+    common: dict[str, Any] = {"samples": suite.samples, "metrics": plan.metrics(by="digest")}
+    common |= {} if plan.code is None else {"code": plan.code}
 
     def slot(case: str, train_seed: int | None, steps: int | None, seed: int, digest: str, sampler: Any) -> Slot:
         facts = {"case": case, "digest": digest, "steps": steps, "seed": seed, "sampler": sampler, **common}

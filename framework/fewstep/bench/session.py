@@ -2,55 +2,57 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from itertools import groupby
+from typing import Any
 
 from fewstep.bench.plan import Plan, PreparedCase
 from fewstep.bench.progress import Stage, SuiteClock
 from fewstep.bench.results import CaseResult, Failure, Results, Row, SuiteInfo, model_id
-from fewstep.bench.rows import Model, Slot, describe_case, measure, open_model, plan_slots, trained_steps
+from fewstep.bench.rows import Slot, describe_case, plan_slots, trained_steps
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.summary import estimate, judge, shown, summarise
 from fewstep.bench.tables import titled
-from fewstep.errors import FewstepError, UserError
-from fewstep.training.launch import fit
+from fewstep.bench.work import Task, Workbench, evaluations, told
+from fewstep.errors import OperationError, UserError
 from fewstep.training.rundir import describe_environment
-
-_EVERY = 5.0
-"""Seconds between two lines while samples are drawn."""
-_STEP = re.compile(r"step\s+(\d+)/\d+ ")
 
 
 class Session:
-    """Does what is left of a suite; `results.json` is whole, and holds all that was measured, at any moment.
+    """Knows what of a suite is done; `results.json` is whole, and holds all that was measured, at any moment.
+
+    It is also what the work is reported to (`work.Reports`), whichever process does it, and the only one that writes
+    `results.json`.
 
     Args:
         plan: the suite with its recipes and data.
         command: what a person types to run it.
         say: where console lines go.
+        setup: what is to be recorded of how this call works, such as its number of processes.
 
     Raises:
         UserError: the folder's results are damaged, or not this suite's.
     """
 
-    def __init__(self, plan: Plan, command: str, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Plan, command: str, say: Callable[[str], None], setup: dict[str, Any] | None = None
+    ) -> None:
         self.plan, self.suite, self.command, self.say = plan, plan.suite, command, say
         self.file = plan.folder / "results.json"
-        self.environment = describe_environment()
+        self.environment = {**describe_environment(), **(setup or {})}
+        self.parallel = 1 if setup is None else int(setup["jobs"])
         self.slots = plan_slots(plan)
         self.rows: dict[str, Row] = {}
         self.cases: dict[str, CaseResult] = {}
         self.failures: list[Failure] = []
+        self.untrained: set[str] = set()
         self.finished = False
         self._recall()
-        self.stages = [f"sample {REFERENCE}"]
+        self.stages = [Task("sample", REFERENCE)]
         for case in plan.cases:
-            kinds = ["train", "sample"] if case.trained else ["sample"]
-            self.stages += [f"{kind} {case.id}" for kind in kinds]
-        self.clock = SuiteClock(self._stage(name) for name in self.stages)
+            self.stages += [Task("train", case.id)] * case.trained + [Task("sample", case.id)]
+        self.clock = SuiteClock([self._stage(task) for task in self.stages], parallel=self.parallel)
 
     def _recall(self) -> None:
         """Take over what an earlier call measured under the same conditions."""
@@ -65,124 +67,161 @@ class Session:
         digests = {case.id: case.digest for case in self.plan.cases}
         self.cases = {case.id: case for case in old.cases if digests.get(case.id) == case.digest}
 
-    def _stage(self, name: str) -> Stage:
-        """What a stage has to do, in forward passes over a sample, and how much of it was done before."""
-        kind, _, model = name.partition(" ")
-        if kind == "train":
-            case = next(case for case in self.plan.cases if case.id == model)
+    def _stage(self, task: Task) -> Stage:
+        """What a task has to do, in forward passes over a sample, and how much of it was done before."""
+        if task.kind == "train":
+            case = self.plan.case(task.model)
             return Stage("train", case.train_work, case.train_work * trained_steps(case.run) / case.recipe.train.steps)
-        slots = self._slots_of(model)
-        done = [slot for slot in slots if slot.key in self.rows]
-        return Stage("sample", sum(map(self._work, slots)), sum(map(self._work, done)))
+        slots = self._slots_of(task.model)
+        work = {slot.key: float(self.suite.samples * evaluations(self.plan, slot)) for slot in slots}
+        return Stage("sample", sum(work.values()), sum(w for key, w in work.items() if key in self.rows))
 
     def _slots_of(self, model: str) -> list[Slot]:
         return [slot for slot in self.slots if model_id(slot.case, slot.train_seed) == model]
 
-    def _work(self, slot: Slot) -> float:
-        return float(self.suite.samples * self._evaluations(slot))
+    # --------------------------------------------------------------- tasks
 
-    def _evaluations(self, slot: Slot) -> int:
-        """What a sample takes, about: a model of blocks goes through the steps for each, and then reads it."""
-        case = next((case for case in self.plan.cases if case.name == slot.case), None)
-        size = getattr(case.recipe.backbone, "block_size", None) if case else None
-        steps = slot.steps or 0
-        return steps if size is None else (steps + 1) * (self.plan.dataset.spec.length // size)
+    @property
+    def tasks(self) -> list[Task]:
+        """All of them in the suite's order, but each after what it needs."""
+        ordered: dict[Task, None] = {}
 
-    # ---------------------------------------------------------------- work
+        def add(task: Task) -> None:
+            if task not in ordered:
+                for need in self.needs(task):
+                    add(need)
+                ordered[task] = None
 
-    def run(self) -> bool:
-        """Do all that is left; False if a signal to the trainer stopped it.
+        for task in self.stages:
+            add(task)
+        return list(ordered)
+
+    def needs(self, task: Task) -> list[Task]:
+        """Trainings that must have ended before a task can begin."""
+        if task.kind == "train":
+            cases = [self.plan.case(name) for name in self.plan.case(task.model).needed]
+        else:
+            cases = list(self.plan.references.values())
+            cases += [] if task.model == REFERENCE else [self.plan.case(task.model)]
+        trained = [self.plan.trained_as(case) for case in cases]
+        return [Task("train", case.id) for case in trained if case]
+
+    def way(self, task: Task) -> float:
+        """Work from the beginning of a task to the end of the longest row of tasks that need it."""
+        after = [self.way(other) for other in self.stages if task in self.needs(other)]
+        return self.clock.stages[self.stages.index(task)].left + max(after, default=0.0)
+
+    def begin(self, task: Task) -> list[Slot] | None:
+        """Turn to a task: the rows that it has to measure (none for a training); None if there is nothing to do.
 
         Raises:
-            FewstepError: a model that metrics ask could not be trained, so nothing can be measured.
+            OperationError: a model that metrics ask could not be trained, so nothing can be measured.
+        """
+        failed = [need.model for need in self.needs(task) if need.model in self.untrained]
+        if failed:
+            self._skip(task, failed[0])
+            return None
+        if task.kind == "train":
+            return self._begin_training(task, self.plan.case(task.model))
+        return self._begin_sampling(task)
+
+    def _skip(self, task: Task, failed: str) -> None:
+        """Leave out a task whose model, teacher or reference there is not."""
+        if task.model == REFERENCE:  # the only task that needs nothing but what metrics ask
+            reason = next(failure.reason for failure in self.failures if failure.case == failed)
+            raise OperationError(f"nothing can be measured without '{failed}', which metrics ask: {reason}")
+        if task.model != failed:
+            verb = "learns from" if task.kind == "train" else "samples the model of"
+            self.fail(task, f"skipped, since it {verb} '{failed}', which failed")
+
+    def _begin_training(self, task: Task, case: PreparedCase) -> list[Slot] | None:
+        what, total = f"train {titled(case.id, case.label)}", case.recipe.train.steps
+        if trained_steps(case.run) == total and case.run.status["state"] == "finished":
+            self._announce(task, f"{what}: finished before, reused")
+            self._record(case)
+            return None
+        self._announce(task, f"{what}: {total} steps")
+        return []
+
+    def _begin_sampling(self, task: Task) -> list[Slot] | None:
+        case = None if task.model == REFERENCE else self.plan.case(task.model)
+        if case:
+            what = f"sample {titled(case.id, case.label)}: {self._amount(case.spec.steps)}"
+            self._record(case)
+        else:
+            what = f"score real samples: {self._amount(())}"
+        self._announce(task, what)
+        slots = self._slots_of(task.model)
+        for _, group in groupby(slots, key=lambda slot: slot.steps):
+            rows = [self.rows.get(slot.key) for slot in group]
+            if all(rows):
+                self._tell(task, [row for row in rows if row], reused=True)
+        missing = [slot for slot in slots if slot.key not in self.rows]
+        unknown = case and case.trained and self.cases[case.id].parameters is None
+        return missing if missing or unknown else None
+
+    def end(self, task: Task, reason: str | None = None) -> None:
+        """A task was ended, or was stopped, or failed for a `reason`."""
+        if task.kind == "train":
+            self._record(self.plan.case(task.model))
+        if reason is not None:
+            self.fail(task, reason)
+
+    def run(self) -> bool:
+        """Do all that is left, one task after another; False if a signal to the trainer stopped it.
+
+        Raises:
+            OperationError: a model that metrics ask could not be trained, so nothing can be measured.
             KeyboardInterrupt: stopped while sampling.
         """
-        for case in self.plan.references.values():
-            if not self._train(case):
-                return False
-        self._announce(f"sample {REFERENCE}", f"score real samples: {self._amount(())}")
-        self._sample(REFERENCE, None)
-        for case in self.plan.cases:
-            failed = [failure.case for failure in self.failures if failure.case in case.needed]
-            if failed:
-                self._fail(case, f"skipped, since it learns from '{failed[0]}', which failed")
+        bench = Workbench(self.plan, self, self.environment["commit"])
+        for task in self.tasks:
+            slots = self.begin(task)
+            if slots is None:
                 continue
             try:
-                if case.trained and not self._train(case):
-                    return False
-                self._measure(case)
-            except FewstepError as error:
-                self._fail(case, str(error))
+                done, reason = bench.do(task, slots), None
+            except Exception as error:
+                done, reason = True, told(error)
+            self.end(task, reason)
+            if not done:
+                return False
+        return self.complete()
+
+    def complete(self) -> bool:
+        """All tasks were ended."""
         self.finished = True
         self.save()
         return True
 
-    def _train(self, case: PreparedCase) -> bool:
-        """Train a case unless that was done; False if a signal stopped it."""
-        stage, total, done = f"train {case.id}", case.recipe.train.steps, trained_steps(case.run)
-        if done == total and case.run.status["state"] == "finished":
-            self._announce(stage, f"train {titled(case.id, case.label)}: finished before, reused")
-            return True
-        self._announce(stage, f"train {titled(case.id, case.label)}: {total} steps")
-        try:
-            result = fit(case.loaded, case.run, dataset=self.plan.dataset, echo=self._training_lines(case, done))
-        finally:
-            self._record(case, None)
-        return result.finished
+    # ------------------------------------------------------------- reports
 
-    def _training_lines(self, case: PreparedCase, done: int) -> Callable[[str], None]:
-        """Passes the trainer's lines on, those about progress with the time that the whole suite still takes."""
-        each, seen = case.train_work / case.recipe.train.steps, done
+    def line(self, task: Task, text: str, timed: bool = False) -> None:
+        """A line about a task that is being done."""
+        who = f"{task.model}: " if self.parallel > 1 else ""
+        self.say(f"  {who}{text}" + (f"  | {self.clock.text()}" if timed else ""))
 
-        def echo(line: str) -> None:
-            nonlocal seen
-            found = _STEP.match(line)
-            if found and int(found[1]) > seen:
-                self.clock.advance((int(found[1]) - seen) * each)
-                seen = int(found[1])
-                line += f"  | {self.clock.text()}"
-            self.say(f"  {line}")
+    def worked(self, task: Task, work: float) -> None:
+        """So much of a task was done."""
+        self.clock.advance(self.stages.index(task), work)
 
-        return echo
+    def opened(self, task: Task, parameters: int | None) -> None:
+        """A model is about to be sampled, and its size is known."""
+        self._record(self.plan.case(task.model), parameters)
 
-    def _measure(self, case: PreparedCase) -> None:
-        """Sample and score a case."""
-        self._announce(f"sample {case.id}", f"sample {titled(case.id, case.label)}: {self._amount(case.spec.steps)}")
-        model = open_model(case, self.plan.dataset)
-        self._record(case, model.parameters)
-        self._sample(case.id, model)
-
-    def _sample(self, name: str, model: Model | None) -> None:
-        """Measure the rows of a model that are missing."""
-        for _, group in groupby(self._slots_of(name), key=lambda slot: slot.steps):
-            same = list(group)
-            missing = [slot for slot in same if slot.key not in self.rows]
-            for slot in missing:
-                commit = self.environment["commit"]
-                row = measure(self.plan, slot, model, commit=commit, progress=self._sampling_lines(slot))
-                self.rows[slot.key] = row
-                self.save()
-            self._tell([self.rows[slot.key] for slot in same], reused=not missing)
-
-    def _sampling_lines(self, slot: Slot) -> Callable[[int], None]:
-        """Counts samples for the clock and says so every few seconds."""
-        drawn, said = 0, time.monotonic()
-
-        def progress(done: int) -> None:
-            nonlocal drawn, said
-            self.clock.advance((done - drawn) * self._evaluations(slot))
-            drawn = done
-            if time.monotonic() - said > _EVERY and done < self.suite.samples:
-                said = time.monotonic()
-                where = f"{slot.steps} steps, seed {slot.seed}: {done}/{self.suite.samples} samples"
-                self.say(f"  {where}  | {self.clock.text()}")
-
-        return progress
+    def measured(self, task: Task, row: Row) -> None:
+        """Keep a row; tell a person once its seeds are complete."""
+        self.rows[row.key] = row
+        self.save()
+        same = [slot for slot in self._slots_of(task.model) if slot.steps == row.steps]
+        rows = [self.rows.get(slot.key) for slot in same]
+        if all(rows):
+            self._tell(task, [row for row in rows if row], reused=False)
 
     # --------------------------------------------------------------- words
 
-    def _announce(self, stage: str, text: str) -> None:
-        index = self.stages.index(stage)
+    def _announce(self, task: Task, text: str) -> None:
+        index = self.stages.index(task)
         self.clock.start(index)
         self.say(f"[{index + 1}/{len(self.stages)}] {text}  | {self.clock.text()}")
 
@@ -192,48 +231,44 @@ class Session:
         parts = [f"at {', '.join(map(str, steps))} steps"] if steps else []
         return ", ".join([*parts, f"{self.suite.samples} samples", f"{seeds} seed{'s' if seeds > 1 else ''}"])
 
-    def _tell(self, rows: Sequence[Row], *, reused: bool) -> None:
+    def _tell(self, task: Task, rows: Sequence[Row], *, reused: bool) -> None:
         value = shown(estimate([row.values[self.suite.headline] for row in rows]))
         where = "real samples" if rows[0].nfe is None else f"{rows[0].nfe} NFE"
-        tail = "  (measured before)" if reused else f"  | {self.clock.text()}"
-        self.say(f"  {where}: {self.suite.headline} {value}{tail}")
+        text = f"{where}: {self.suite.headline} {value}"
+        self.line(task, f"{text}  (measured before)" if reused else text, timed=not reused)
 
     # ------------------------------------------------------------- results
 
-    def _record(self, case: PreparedCase, parameters: int | None) -> None:
+    def _record(self, case: PreparedCase, parameters: int | None = None) -> None:
+        known = self.cases.get(case.id)
+        if parameters is None and known:
+            parameters = known.parameters
         self.cases[case.id] = describe_case(self.plan, case, parameters)
         self.save()
 
-    def _fail(self, case: PreparedCase, reason: str) -> None:
+    def fail(self, task: Task, reason: str) -> None:
         """Note that a case cannot be completed, and that nothing more is done for it."""
-        self.say(f"  {case.id} is not complete: {reason}")
-        self.failures.append(Failure(case=case.id, reason=reason))
-        for kind in ("train", "sample"):
-            if f"{kind} {case.id}" in self.stages:
-                self.clock.drop(self.stages.index(f"{kind} {case.id}"))
+        self.say(f"  {task.model} is not complete: {reason}")
+        self.failures = [*self.failures, Failure(case=task.model, reason=reason)]
+        if task.kind == "train":
+            self.untrained.add(task.model)
+        for index, stage in enumerate(self.stages):
+            if stage == task or (task.kind == "train" and stage.model == task.model):
+                self.clock.drop(index)
         self.save()
 
     def save(self) -> None:
+        """Write `results.json` in one move."""
         self.results().save(self.file)
 
     def results(self) -> Results:
         """Everything known so far, in the suite's order."""
-        suite = self.suite
+        suite, order = self.suite, [task.model for task in self.stages]
         rows = [self.rows[slot.key] for slot in self.slots if slot.key in self.rows]
         summary = summarise(rows)
         direction = suite.directions[suite.headline]
-        about = SuiteInfo(
-            name=suite.name,
-            title=suite.title,
-            digest=self.plan.digest,
-            quick=self.plan.loaded.quick,
-            seeds=suite.seeds,
-            train_seeds=suite.train_seeds,
-            samples=suite.samples,
-            command=self.command,
-        )
         return Results(
-            suite=about,
+            suite=self._about(),
             complete=self.finished and not self.failures,
             environment=self.environment,
             commit=self.environment["commit"],
@@ -246,5 +281,19 @@ class Session:
             rows=tuple(rows),
             summary=tuple(summary),
             claims=tuple(judge(claim, suite.headline, direction, summary) for claim in suite.claims),
-            failures=tuple(self.failures),
+            failures=tuple(sorted(self.failures, key=lambda failure: order.index(failure.case))),
+        )
+
+    def _about(self) -> SuiteInfo:
+        return SuiteInfo(
+            name=self.suite.name,
+            title=self.suite.title,
+            digest=self.plan.digest,
+            quick=self.plan.loaded.quick,
+            seeds=self.suite.seeds,
+            train_seeds=self.suite.train_seeds,
+            samples=self.suite.samples,
+            command=self.command,
+            data=self.plan.dataset.fingerprint,
+            code=self.plan.code,
         )

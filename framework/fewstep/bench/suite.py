@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from fewstep.component import ComponentConfig, Strict, custom_error, did_you_mean
@@ -110,6 +110,9 @@ class Suite(Strict):
     metrics: Annotated[tuple[Annotated[ComponentConfig, From("metrics")], ...], Some] = Field(description="by name")
     headline: str = Field(description="value that is plotted and that claims compare")
     diversity: str | None = Field(None, description="value that the headline is plotted against, beside NFE")
+    tolerances: dict[str, NonNegativeFloat] = Field(
+        {}, description="how much worse a value may be than in --compare; if left out: two standard errors"
+    )
     cases: Annotated[tuple[CaseSpec, ...], Some]
     claims: tuple[ClaimSpec, ...] = ()
     quick: QuickSpec | None = None
@@ -123,6 +126,7 @@ class Suite(Strict):
             *self._teachers(),
             *self._headline(),
             *self._diversity(),
+            *self._tolerances(),
             *self._claims(),
         ]
         if found:
@@ -222,6 +226,15 @@ class Suite(Strict):
         """It is a value that a metric returns."""
         if self.diversity is not None and self.diversity not in self.directions:
             yield ("diversity",), _unknown("value of these metrics", self.diversity, list(self.directions))
+
+    def _tolerances(self) -> Found:
+        """They are about values that a metric returns and that are better one way."""
+        ways = self.directions
+        for name in self.tolerances:
+            if name not in ways:
+                yield ("tolerances", name), _unknown("value of these metrics", name, list(ways))
+            elif ways[name] == "info":
+                yield ("tolerances", name), "neither high nor low is better, so it is not compared; remove it"
 
     def _claims(self) -> Found:
         """Both sides are measured, and they are two."""

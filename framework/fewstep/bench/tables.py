@@ -16,9 +16,13 @@ from fewstep.progress import clock
 if TYPE_CHECKING:
     from rich.console import Group
 
-_ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
+ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
 REAL = "real samples"
 """What the reference row is called in tables."""
+_ALIKE = 1.1
+"""Ratio of the largest to the smallest budget that is not worth a word."""
+BUDGET = "Evaluations: samples that went through a network in the training, each time that one did, the teacher's too."
+"""What a training costs, in words."""
 QUICK_NOTE = "This was a quick run: it shows that the suite runs, and its numbers say nothing about the models."
 
 
@@ -30,6 +34,13 @@ class Grid:
     rows: list[list[str]]
     words: int = 1
 
+    def latex(self) -> str:
+        """The table for LaTeX, with the package booktabs."""
+        columns = "".join("l" if index < self.words else "r" for index in range(len(self.header)))
+        lines = [" & ".join(map(_tex, line)) + r" \\" for line in (self.header, *self.rows)]
+        body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+        return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
+
     def markdown(self) -> str:
         """The table as Markdown."""
         align = ["---" if index < self.words else "---:" for index in range(len(self.header))]
@@ -37,10 +48,21 @@ class Grid:
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+_TEX = str.maketrans(
+    {c: rf"\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "×": r"$\times$", "<": "$<$", ">": "$>$"}
+)
+
+
+def _tex(text: str) -> str:
+    return text.translate(_TEX)
+
+
 def value_grid(results: Results) -> Grid:
     """All values: rows are cases by NFE, columns are values with the way that is better."""
     names = sorted(results.directions, key=lambda name: name != results.headline)
-    header = ["model", "NFE", *(name + _ARROWS[results.directions[name]] for name in names)]
+    header = ["model", "NFE", *(name + ARROWS[results.directions[name]] for name in names)]
     rows = [
         [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe)]
         + [shown(summary.values[name]) for name in names]
@@ -60,9 +82,29 @@ def _model_row(case: CaseResult) -> list[str]:
     seconds = "" if case.train_seconds is None else clock(case.train_seconds)
     recipe = " ".join([case.recipe, *(f"--set {change}" for change in _changes(case))])
     steps = "" if case.train_steps is None else f"{case.train_steps:,}"
-    evaluations = f"{case.logged['evaluations']:,.0f}" if "evaluations" in case.logged else ""
     teacher = model_id(case.teacher, case.train_seed) if case.teacher else ""
-    return [case.id, recipe, teacher, short(case.commit), parameters, steps, evaluations, seconds]
+    return [case.id, recipe, teacher, short(case.commit), parameters, steps, budget(case), seconds]
+
+
+def budget(case: CaseResult) -> str:
+    """Samples that went through a network in its training, each time that one did."""
+    return f"{case.logged['evaluations']:,.0f}" if "evaluations" in case.logged else ""
+
+
+def budgets(results: Results) -> str:
+    """One sentence about how far the budgets of trainings with a teacher lie apart; nothing if they are alike."""
+    spent = {c.id: c.logged["evaluations"] for c in results.cases if c.teacher and c.model is None and c.logged}
+    spent = {name: count for name, count in spent.items() if count}
+    if not spent:
+        return ""
+    least, most = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
+    ratio = spent[most] / spent[least]
+    if ratio < _ALIKE:
+        return ""
+    return (
+        f"Budgets differ: {most} took {ratio:.1f} times as many evaluations of networks in its training as {least} "
+        f"({spent[most]:,.0f} and {spent[least]:,.0f})."
+    )
 
 
 def _changes(case: CaseResult) -> list[str]:
@@ -167,6 +209,8 @@ def environment_lines(results: Results) -> list[str]:
     environment = results.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     threads = "1 thread" if environment["threads"] == 1 else f"{environment['threads']} threads"
+    if "jobs" in environment:
+        threads = f"{environment['jobs']} processes of {threads}"
     lines = [f"hardware: {environment['hardware']}, {threads}", f"versions: {versions}"]
     if environment["plugins"]:
         lines.append(f"plugins: {', '.join(environment['plugins'])}")
@@ -198,6 +242,7 @@ def markdown(results: Results) -> str:
         value_grid(results).markdown(),
         "![quality by evaluations](quality_vs_nfe.png)",
         model_grid(results).markdown(),
+        budgets(results),
         "```bash\n" + "\n".join(commands(results)) + "\n```",
         "\n".join(f"- {line}" for line in environment_lines(results)),
     ]
@@ -211,7 +256,7 @@ def console_table(results: Results) -> Group:
     from rich.table import Table
 
     counts = sorted({s.nfe for s in results.summary if s.nfe is not None})
-    name = results.headline + _ARROWS[results.direction]
+    name = results.headline + ARROWS[results.direction]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", no_wrap=True)
     for count in counts:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fewstep import __version__, plugins
-from fewstep.cli import catalogue, doctor, grid, importing, recipes, runs, sampling
+from fewstep.cli import catalogue, doctor, grid, importing, leaderboard, recipes, runs, sampling
 from fewstep.errors import FewstepError, RecipeError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command()(runs.distill)
 app.command()(sampling.sample)
 app.command()(runs.evaluate)
 app.command()(runs.benchmark)
+app.command()(leaderboard.leaderboard)
 app.command()(grid.grid)
 app.command("import")(importing.import_)
 app.command("list")(catalogue.list_)

@@ -82,6 +82,13 @@ def benchmark(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="path, or name of a shipped suite")],
     out: Annotated[str | None, typer.Option(help="folder for results; chosen if left out")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="shrink everything, to see that the suite runs")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="models worked on at a time, each in a process of its own")] = 1,
+    compare: Annotated[
+        str | None, typer.Option(metavar="BASE", help="earlier results (file or folder); exit code 1 if some are worse")
+    ] = None,
+    keep_code: Annotated[
+        bool, typer.Option("--keep-code", help="reuse what other code of fewstep trained and measured")
+    ] = False,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="change one key of every recipe; may be repeated"),
@@ -90,7 +97,7 @@ def benchmark(
     """Run a suite and write tables and plots. A suite names recipes, numbers of steps and seeds."""
     from fewstep.bench.runner import run_suite
 
-    run_suite(suite, out, quick, sets or [])
+    run_suite(suite, out, quick, sets or [], jobs=jobs, keep_code=keep_code, base=compare)
 
 
 def numbers(text: str) -> list[int]:

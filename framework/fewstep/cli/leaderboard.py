@@ -1,0 +1,36 @@
+"""`fewstep leaderboard`: results of many runs as one table."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from fewstep.cli.output import echo_json
+
+
+class Form(str, Enum):
+    """How the table is printed."""
+
+    markdown = "markdown"
+    latex = "latex"
+    json = "json"
+
+
+def leaderboard(
+    results: Annotated[list[str], typer.Argument(metavar="DIR...", help="folders of results, or results.json files")],
+    value: Annotated[str | None, typer.Option(metavar="NAME", help="rank by this value, not the headline")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="HASH", help="only results of these data (first digits of the fingerprint)")
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="how to print it")] = Form.markdown,
+) -> None:
+    """Rank the results of several benchmarks. Refuses to rank values that do not compare."""
+    from fewstep.bench.leaderboard import merge
+
+    board = merge(results, value=value, data=data)
+    if form is Form.json:
+        echo_json(board.plain())
+    else:
+        typer.echo(board.grid().latex() if form is Form.latex else board.grid().markdown())
