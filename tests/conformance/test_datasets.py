@@ -8,8 +8,11 @@ import pytest
 import torch
 from local_data import write_chorales, write_cifar10, write_mnist, write_pictures
 from safetensors.torch import save_file
+from torch import Tensor
 
-from fewstep.data.base import DATASETS
+from fewstep.data.base import DATASETS, Codec
+from fewstep.data.codec import codec_problem
+from fewstep.data.coins import Coins
 from fewstep.testing import check_dataset
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 40
@@ -30,3 +33,48 @@ def test_dataset_conforms(name: str, tmp_path: Path) -> None:
         "token_ids": {"path": str(tmp_path / "tokens.safetensors"), "vocab_size": 7, "length": 4},
     }
     check_dataset({"type": name, **needed.get(name, {})})
+
+
+def test_text_in_pieces_conforms(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    path = str(tmp_path / "text.txt")
+    check_dataset({"type": "text", "path": path, "length": 32, "tokenizer": "sentencepiece", "pieces": 60})
+
+
+class Forgetful(Coins):
+    """Shows samples by a letter that its `codec` does not carry."""
+
+    def __init__(self, config: object = None) -> None:
+        super().__init__(config)
+        self.letters = "TH"
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        return ["".join(self.letters[token] for token in row) for row in samples.tolist()]
+
+
+class Changed(Forgetful):
+    """Carries another letter."""
+
+    def restore(self, codec: Codec) -> None:
+        self.letters = "HT"
+
+
+class Hoarding(Coins):
+    """Takes its training data along."""
+
+    def restore(self, codec: Codec) -> None:
+        self.train = Coins().train
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (Coins, None),
+        (Forgetful, "must carry all that samples are shown by"),
+        (Changed, "samples look different without the training data"),
+        (Hoarding, "must leave `train` alone"),
+    ],
+)
+def test_a_codec_that_does_not_carry_all_is_found(kind: type[Coins], told: str | None) -> None:
+    problem = codec_problem(kind())
+    assert problem is None if told is None else told in str(problem)

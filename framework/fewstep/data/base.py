@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from torch import Generator, Tensor
 
 from fewstep.component import Component
+from fewstep.errors import UserError
 from fewstep.registry import Registry
 
 _CHUNK = 4096
@@ -30,6 +32,17 @@ class DataSpec:
     grid: tuple[int, int, int] | None = None
 
 
+@dataclass(frozen=True)
+class Codec:
+    """What it takes, beside settings and spec, to read and show samples: plain data (as JSON knows them), and files."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+D = TypeVar("D", bound="Dataset")
+
+
 class Dataset(Component, ABC):
     """Map-style data that fits in memory: `train` is LongTensor [N, L]; `labels` is LongTensor [N] or None.
 
@@ -39,6 +52,9 @@ class Dataset(Component, ABC):
     what a generator as good as the data would score.
 
     A class of data that has labels says so in `labelled`, for recipes are checked before data are read.
+
+    An exported model reads and shows samples without the training data. What `to_text`, `symbols`, `to_images` and
+    `to_drawings` use beside `config` and `spec`, `codec` writes down and `restore` takes up.
     """
 
     kind: ClassVar[Literal["tokens", "text", "image"]] = "tokens"
@@ -72,6 +88,41 @@ class Dataset(Component, ABC):
     def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
         """Training samples (LongTensor [B, L]) changed at random in ways that leave them as likely as they were."""
         return tokens
+
+    def codec(self) -> Codec:
+        """What reading and showing samples takes beside settings and spec."""
+        return Codec()
+
+    def restore(self, codec: Codec) -> None:
+        """Take up what `codec` returned; called in the place of `__init__`, after `config` and `spec` are set."""
+
+    @classmethod
+    def without_data(
+        cls: type[D], config: Any, spec: DataSpec, fingerprint: str, codec: Codec, labels: Tensor | None = None
+    ) -> D:
+        """A dataset that reads and shows samples and has no training data.
+
+        Args:
+            labels: of the training samples (LongTensor [N]), which say how frequent classes are.
+        """
+        dataset = cls.__new__(cls)
+        Component.__init__(dataset, config)
+        dataset.spec, dataset.labels = spec, labels
+        dataset.__dict__.update(fingerprint=fingerprint, has_data=False)
+        dataset.restore(codec)
+        return dataset
+
+    has_data: bool = True
+    """Whether the training data are there, and not only what samples are read by."""
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "train" and not self.has_data:
+                raise UserError(
+                    f"data '{self.config.type}' came with an exported model, without the training data that this needs"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @abstractmethod
     def to_text(self, samples: Tensor) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
-from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.data.files import LocalPath, read_utf8
 from fewstep.errors import UserError
 from fewstep.midi import REST, midi_file
@@ -60,6 +60,12 @@ class Chorales(Dataset):
         """MIDI pitch of every symbol, ascending; -1 is a rest. LongTensor [V]."""
         self.train, self.held_out = self.encode(train), self.encode(held_out)
         self.spec = DataSpec(vocab_size=len(self.pitches), length=c.slots * self.voices)
+
+    def codec(self) -> Codec:
+        return Codec({"pitches": self.pitches.tolist()})
+
+    def restore(self, codec: Codec) -> None:
+        self.pitches = torch.tensor(codec.values["pitches"])
 
     def encode(self, pitches: Tensor) -> Tensor:
         """Symbols of MIDI pitches (any shape); `self.pitches[symbols]` is the way back.

@@ -52,7 +52,11 @@ class PixelDataset(Dataset):
 
     kind = "image"
     labelled = True
-    levels: int
+
+    @property
+    def levels(self) -> int:
+        """K."""
+        return self.spec.vocab_size
 
     def hold(self, images: Tensor, labels: Tensor, held_out: Tensor | None, levels: int) -> None:
         """Take over images that have their final size and levels.
@@ -64,7 +68,6 @@ class PixelDataset(Dataset):
             levels: K.
         """
         height, width, channels = images.shape[1:]
-        self.levels = levels
         self.train, self.labels = images.flatten(1), labels.long()
         self.held_out = None if held_out is None else held_out.flatten(1)
         self.spec = DataSpec(levels, height * width * channels, (height, width, channels))

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
-from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.data.files import LocalPath, read_utf8
 from fewstep.data.tokenizers import CharTokenizer, SentencePieceTokenizer, Tokenizer
 from fewstep.errors import UserError
@@ -58,6 +58,13 @@ class TextWindows(Dataset):
 
     def symbols(self) -> list[str]:
         return self.tokenizer.symbols()
+
+    def codec(self) -> Codec:
+        return self.tokenizer.codec()
+
+    def restore(self, codec: Codec) -> None:
+        kind = CharTokenizer if self.config.tokenizer == "char" else SentencePieceTokenizer
+        self.tokenizer = kind.restored(codec)
 
 
 @DATASETS.register("text")

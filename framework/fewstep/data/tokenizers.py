@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from abc import ABC, abstractmethod
 
+from fewstep.data.base import Codec
 from fewstep.errors import UserError
 
 
@@ -24,6 +25,15 @@ class Tokenizer(ABC):
     @abstractmethod
     def symbols(self) -> list[str]:
         """The text that each id stands for within a longer one."""
+
+    @abstractmethod
+    def codec(self) -> Codec:
+        """What `restored` makes the same tokenizer of."""
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, codec: Codec) -> Tokenizer:
+        """A tokenizer without the text that it was made from."""
 
 
 class CharTokenizer(Tokenizer):
@@ -46,9 +56,18 @@ class CharTokenizer(Tokenizer):
     def symbols(self) -> list[str]:
         return list(self.alphabet)
 
+    def codec(self) -> Codec:
+        return Codec({"alphabet": "".join(self.alphabet)})
+
+    @classmethod
+    def restored(cls, codec: Codec) -> CharTokenizer:
+        return cls(codec.values["alphabet"])
+
 
 class SentencePieceTokenizer(Tokenizer):
     """Byte-pair pieces trained on the training text, in memory and deterministic."""
+
+    model_file = "tokenizer.model"
 
     def __init__(self, text: str, vocab_size: int) -> None:
         import sentencepiece
@@ -72,8 +91,22 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(
                 f"data.pieces: sentencepiece cannot make {vocab_size} pieces of this text: {reason}"
             ) from None
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        self._load(model.getvalue())
+
+    def _load(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self._processor.get_piece_size()
+
+    def codec(self) -> Codec:
+        return Codec(files={self.model_file: self._processor.serialized_model_proto()})
+
+    @classmethod
+    def restored(cls, codec: Codec) -> SentencePieceTokenizer:
+        tokenizer = cls.__new__(cls)
+        tokenizer._load(codec.files[cls.model_file])
+        return tokenizer
 
     def encode(self, text: str) -> list[int]:
         return list(self._processor.encode(text))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fewstep.data.base import DATASETS, Dataset
+from fewstep.data.codec import codec_problem
 
 
 def _check_labels(dataset: Dataset) -> None:
@@ -64,3 +65,5 @@ def check_dataset(config: Any) -> None:
         assert images.shape == (3, channels, height, width), f"images are {tuple(images.shape)}"
         assert float(images.min()) >= 0, "pixels lie in [0, 1]"
         assert float(images.max()) <= 1, "pixels lie in [0, 1]"
+    problem = codec_problem(dataset)
+    assert problem is None, problem

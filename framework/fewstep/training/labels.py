@@ -26,7 +26,7 @@ def labels_like_data(denoiser: Denoiser, dataset: Dataset, count: int, seed: int
     if not denoiser.told_labels:
         return None
     assert dataset.labels is not None
-    rows = torch.randint(len(dataset), (count,), generator=generator_for(seed, "labels"))
+    rows = torch.randint(len(dataset.labels), (count,), generator=generator_for(seed, "labels"))
     return dataset.labels[rows]
 
 
