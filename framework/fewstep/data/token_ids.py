@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
-from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.data.files import LocalPath
 from fewstep.errors import UserError
+
+_FILE = "tokenizer.json"
 
 
 @DATASETS.register("token_ids")
@@ -40,7 +42,7 @@ class TokenIds(Dataset):
         super().__init__(config)
         self.spec = DataSpec(self.config.vocab_size, self.config.length)
         self.train = torch.empty(0, self.config.length, dtype=torch.long)
-        self._tokenizer = None if self.config.tokenizer is None else _tokenizer(Path(self.config.tokenizer))
+        self._tokenizer = None if self.config.tokenizer is None else _read_tokenizer(Path(self.config.tokenizer))
         if self.config.path is not None:
             self.train = self._read(Path(self.config.path))
 
@@ -60,18 +62,36 @@ class TokenIds(Dataset):
             )
         return tokens.long()
 
+    def codec(self) -> Codec:
+        return Codec(files={_FILE: self._tokenizer.to_str().encode()} if self._tokenizer else {})
+
+    def restore(self, codec: Codec) -> None:
+        self._tokenizer = _tokenizer(codec.files[_FILE].decode()) if _FILE in codec.files else None
+
     def to_text(self, samples: Tensor) -> list[str]:
         if self._tokenizer is None:
             return [" ".join(map(str, row)) for row in samples.tolist()]
         return [str(self._tokenizer.decode(row, skip_special_tokens=False)) for row in samples.tolist()]
 
 
-def _tokenizer(path: Path) -> Any:
+def _read_tokenizer(path: Path) -> Any:
+    try:
+        return _tokenizer(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"data.tokenizer: cannot read '{path}': {error}") from None
+
+
+def _tokenizer(content: str) -> Any:
+    """What a tokenizer.json describes.
+
+    Raises:
+        UserError: it describes none, or Hugging Face's package is missing.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise UserError("data.tokenizer needs Hugging Face's tokenizers: pip install tokenizers") from None
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise UserError(f"data.tokenizer: cannot read '{path}': {error}") from None
+        return Tokenizer.from_str(content)
+    except Exception as error:  # its own type is no more than this
+        raise UserError(f"data.tokenizer: no tokenizer.json of Hugging Face's tokenizers: {error}") from None
