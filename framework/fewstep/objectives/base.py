@@ -136,6 +136,9 @@ class Objective(Component, ABC):
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
     sampler: ClassVar[str | None] = None
     """The one sampler that its students are made for, if others would not draw what they learned."""
+    likelihood: ClassVar[bool] = False
+    """Whether its student learns p(x | z_t) itself, so that there is a bound on its likelihood. Students that learn to
+    draw well in few steps have none that says anything."""
 
     @classmethod
     def usual_steps(cls, config: Any) -> int | None:

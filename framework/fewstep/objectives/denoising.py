@@ -25,6 +25,8 @@ class Denoising(Objective):
     L tokens of the batch.
     """
 
+    likelihood = True
+
     class Config(NoisedDataConfig):
         type: Literal["denoising"] = "denoising"
         loss: Literal["cross_entropy", "posterior"] = Field(

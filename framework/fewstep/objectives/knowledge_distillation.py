@@ -26,6 +26,7 @@ class KnowledgeDistillation(Objective):
         "teacher": RoleSpec(trained=False, starts_from="teacher"),
         "student": RoleSpec(),
     }
+    likelihood = True
 
     class Config(NoisedDataConfig):
         type: Literal["knowledge_distillation"] = "knowledge_distillation"
