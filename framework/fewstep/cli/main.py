@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fewstep import __version__, plugins
-from fewstep.cli import catalogue, doctor, grid, importing, leaderboard, recipes, runs, sampling
+from fewstep.cli import catalogue, doctor, export, grid, importing, leaderboard, recipes, runs, sampling
 from fewstep.errors import FewstepError, RecipeError
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.command()(runs.benchmark)
 app.command()(leaderboard.leaderboard)
 app.command()(grid.grid)
 app.command("import")(importing.import_)
+app.command()(export.export)
+app.command()(export.push)
 app.command("list")(catalogue.list_)
 app.command()(catalogue.show)
 app.command()(recipes.validate)

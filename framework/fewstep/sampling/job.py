@@ -64,7 +64,7 @@ class Job:
         return {
             "run": str(model.path),
             "step": model.step,
-            "weights": r.weights,
+            "weights": model.weights,
             "weights_digest": weights_digest(model.denoiser),
             "data_digest": model.dataset.fingerprint[:16],
             "sampler": self.sampler.config.model_dump(mode="json"),
@@ -110,7 +110,7 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
     r, model = job.request, job.model
     path = Path(r.out) if r.out else model.run.samples / _name(job)
     folder = JobFolder(path, job.facts, r.count)
-    size = folder.begin(r.part, resume=r.resume, batch_size=lambda: _batch_size(job))
+    size = folder.begin(r.part, resume=r.resume, batch_size=lambda: batch_size_of(job))
     if size is not None:
         try:
             _fill(folder, job, size)
@@ -132,9 +132,17 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
 def prepare(run: str, request: SampleRequest) -> Job:
     """Load the model, and check the request against it."""
     model = load_model(run, weights=request.weights)
+    return job_of(model, request, templates(request, model.dataset))
+
+
+def job_of(model: TrainedModel, request: SampleRequest, rows: Tensor | None) -> Job:
+    """A request to a model that is loaded.
+
+    Args:
+        rows: templates, LongTensor [M, L], if any tokens are given.
+    """
     steps = request.steps or usual_steps(model.recipe)
     sampler = _sampler(model, request, steps)
-    rows = templates(request, model.dataset)
     given = None if rows is None else in_turn(rows, request.count)
     denoiser = guide_of(sampler, model.dataset)(model.denoiser)
     return Job(request, model, denoiser, sampler, steps, _labels(model, denoiser, request), rows, given)
@@ -208,8 +216,8 @@ def _animate(path: Path, job: Job) -> None:
         publish(file, path / file.name)
 
 
-def _batch_size(job: Job) -> int:
-    """As asked, or what fits into memory, and no more than leaves each process a share."""
+def batch_size_of(job: Job) -> int:
+    """Samples drawn at once: as asked, or what fits into memory, and no more than leaves each process a share."""
     r = job.request
     if r.batch_size:
         return r.batch_size
@@ -235,7 +243,7 @@ def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler
     """The recipe's sampler, another, or one with other settings."""
     recipe, changes = model.recipe, request.settings
     if "guidance" in changes and not model.denoiser.told_labels:
-        raise UserError(f"run '{model.run.path}' was trained without labels (label_input), by which guidance goes")
+        raise UserError(f"'{model.path}' was trained without labels (label_input), by which guidance goes")
     if request.sampler is not None:
         recipe = with_sampler(recipe, request.sampler, steps=[steps])
     unknown = changes.keys() - type(recipe.sampler).model_fields.keys()
@@ -249,7 +257,7 @@ def _labels(model: TrainedModel, denoiser: Denoiser, request: SampleRequest) -> 
     if request.label is None:
         return labels_like_data(denoiser, model.dataset, request.count, request.seed)
     if not denoiser.told_labels:
-        raise UserError(f"run '{model.run.path}' was trained without labels (label_input); leave --label out")
+        raise UserError(f"'{model.path}' was trained without labels (label_input); leave --label out")
     return labels_asked_for(request.label, model.dataset, request.count)
 
 

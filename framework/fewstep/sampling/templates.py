@@ -5,6 +5,7 @@ Shapes: M templates, N samples, L tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ def templates(request: SampleRequest, dataset: Dataset) -> Tensor | None:
     if request.prompt is not None and request.infill is not None:
         raise UserError("--prompt and --infill both say which tokens are given; leave one out")
     if request.prompt is not None:
-        return _row(_encode(request.prompt, "--prompt", dataset), "--prompt", dataset)[None]
+        return text_as_tokens(request.prompt, "--prompt", dataset)[None]
     if request.infill is None:
         return None
     file = Path(request.infill)
@@ -51,7 +52,7 @@ def in_turn(rows: Tensor, count: int) -> Tensor:
 
 def _from_tensors(file: Path, dataset: Dataset) -> Tensor:
     """`tokens` of a safetensors file, LongTensor [M, L]."""
-    place, spec = f"--infill: '{file}'", dataset.spec
+    place = f"--infill: '{file}'"
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
@@ -59,20 +60,39 @@ def _from_tensors(file: Path, dataset: Dataset) -> Tensor:
     if "tokens" not in tensors:
         found = ", ".join(sorted(tensors)) or "nothing"
         raise UserError(f"{place} holds {found}, but no 'tokens'")
-    tokens = tensors["tokens"]
+    return checked_tokens(tensors["tokens"], place, dataset)
+
+
+def checked_tokens(tokens: Tensor, place: str, dataset: Dataset, *, complete: bool = False) -> Tensor:
+    """Templates as given (LongTensor [M, L]), or whole samples if they are to be `complete`.
+
+    Raises:
+        UserError: another shape or type, or tokens that the data do not have; `place` says whose.
+    """
+    spec, least = dataset.spec, 0 if complete else FREE
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise UserError(f"{place}: 'tokens' should be whole numbers, not {str(tokens.dtype).removeprefix('torch.')}")
     if tokens.ndim != 2 or tokens.shape[1] != spec.length or not len(tokens):
         raise UserError(f"{place}: 'tokens' should have the shape [N, {spec.length}], not {list(tokens.shape)}")
-    tokens = tokens.long()
-    wrong = (tokens < FREE) | (tokens >= spec.vocab_size)
+    tokens = tokens.long().cpu()
+    wrong = (tokens < least) | (tokens >= spec.vocab_size)
     if wrong.any():
         row, column = wrong.nonzero()[0].tolist()
+        drawn = "; none may be left open" if complete else f", and {FREE} is drawn"
         raise UserError(
             f"{place}: tokens[{row}, {column}] is {int(tokens[row, column])}; tokens go from 0 to "
-            f"{spec.vocab_size - 1}, and {FREE} is drawn"
+            f"{spec.vocab_size - 1}{drawn}"
         )
     return tokens
+
+
+def text_as_tokens(text: str, place: str, dataset: Dataset) -> Tensor:
+    """A template that starts with a text, LongTensor [L]; what is left is drawn.
+
+    Raises:
+        UserError: the data are no text, or the text has unknown characters or is too long.
+    """
+    return _row(_encode(text, place, dataset), place, dataset)
 
 
 def _from_text(file: Path, request: SampleRequest, dataset: Dataset) -> Tensor:
@@ -80,20 +100,38 @@ def _from_text(file: Path, request: SampleRequest, dataset: Dataset) -> Tensor:
     blank = BLANK if request.blank is None else request.blank
     if len(blank) != 1:
         raise UserError(f"--blank: expected one character, not '{blank}'")
-    if isinstance(dataset, TextWindows) and dataset.config.tokenizer != "char":
-        raise UserError("--infill: pieces have no fixed length, so text has no blanks; give a safetensors file")
+    _check_blanks(dataset, "--infill")
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--infill: '{file}' cannot be read ({_reason(error)})") from None
+    if not any(lines):
+        raise UserError(f"--infill: '{file}' is empty")
+    return lines_as_templates(lines, blank, f"--infill: '{file}', line", dataset)
+
+
+def _check_blanks(dataset: Dataset, place: str) -> None:
+    if isinstance(dataset, TextWindows) and dataset.config.tokenizer != "char":
+        raise UserError(f"{place}: pieces have no fixed length, so text has no blanks; give a safetensors file")
+
+
+def lines_as_templates(lines: Sequence[str], blank: str, place: str, dataset: Dataset) -> Tensor:
+    """One template a line that is not empty, LongTensor [M, L], in which every `blank` is drawn.
+
+    Raises:
+        UserError: the data are no text of characters, or a line does not fit them; `place` and a number say which.
+    """
+    if len(blank) != 1:
+        raise UserError(f"{place}: a blank is one character, not '{blank}'")
+    _check_blanks(dataset, place)
     rows = []
     for number, line in enumerate(lines, start=1):
         if line:
-            place = f"--infill: '{file}', line {number}"
-            known = iter(_encode(line.replace(blank, ""), place, dataset))
-            rows.append(_row([FREE if c == blank else next(known) for c in line], place, dataset))
+            here = f"{place} {number}"
+            known = iter(_encode(line.replace(blank, ""), here, dataset))
+            rows.append(_row([FREE if c == blank else next(known) for c in line], here, dataset))
     if not rows:
-        raise UserError(f"--infill: '{file}' is empty")
+        raise UserError(f"{place}: there is no template")
     return torch.stack(rows)
 
 

@@ -12,7 +12,8 @@ from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.classifier import NetworkClassifier
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoiser import NetworkDenoiser
-from fewstep.errors import UserError
+from fewstep.errors import FewstepError, UserError
+from fewstep.export.layout import Exported, is_exported
 from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NOISE_INPUTS
 from fewstep.objectives.base import OBJECTIVES, RoleSpec
@@ -89,46 +90,81 @@ class TrainedModel:
     """A trained student and what belongs to it."""
 
     path: Path
-    """The run's folder, or the exported file."""
+    """The run's folder, or the exported folder or file."""
     run: RunDir
-    """Where what is made of it goes: its run, or for an exported file the folder of the same name beside it."""
+    """Where what is made of it goes: its run, or a folder beside an exported file (of its name) or folder
+    (NAME-made)."""
     recipe: Recipe
     dataset: Dataset
     denoiser: NetworkDenoiser
     step: int
+    weights: Weights = "ema"
+
+
+class _Unfit(UserError):
+    """Weights of another network than the recipe's."""
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).splitlines()[-1].strip().rstrip(".")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a model is made of, wherever it was found; `dataset` if that came with it, `role` its place."""
+
+    path: Path
+    run: RunDir
+    recipe: Recipe
+    step: int
+    state: dict[str, Any]
+    weights: Weights
+    dataset: Dataset | None = None
+    role: str = "student"
+
+    def build(self, dataset: Dataset | None, device: str) -> TrainedModel:
+        """The network with its weights, ready to sample."""
+        dataset = self.dataset if dataset is None else dataset
+        dataset = build_dataset(self.recipe) if dataset is None else dataset
+        role = OBJECTIVES.get(self.recipe.objective.type).cls.roles[self.role]
+        denoiser = build_denoiser(self.recipe, dataset, build_process(self.recipe, dataset), role)
+        if missing := {name for name, _ in denoiser.named_parameters()} - self.state.keys():
+            raise _Unfit(f"the weights in '{self.path}' do not fit their recipe: {min(missing)} is missing")
+        try:
+            denoiser.load_state_dict(self.state, strict=self.weights == "raw")  # an average has no buffers
+        except RuntimeError as error:
+            raise _Unfit(f"the weights in '{self.path}' do not fit their recipe ({_last_line(error)})") from None
+        denoiser.requires_grad_(False).eval().to(resolve_device(device))
+        return TrainedModel(self.path, self.run, self.recipe, dataset, denoiser, self.step, self.weights)
 
 
 def load_model(
     path: str | Path, *, weights: Weights = "ema", device: str = "auto", dataset: Dataset | None = None
 ) -> TrainedModel:
-    """The student of a run, from its newest checkpoint, ready to sample; or that of an exported file.
+    """The student of a run, from its newest checkpoint, ready to sample; or that of an exported folder or file.
 
     Args:
-        path: run folder, or a `.safetensors` file that fewstep exported.
+        path: run folder, a folder that `fewstep export` wrote, or a `.safetensors` file of a run's export/.
         dataset: the run's data if it is in memory already.
 
     Raises:
         UserError: no such run or file, a run without a checkpoint, or a file without the weights asked for.
     """
     path = Path(path)
-    run, recipe, step, state = (_from_file if path.suffix == ".safetensors" else _from_run)(path, weights)
-    dataset = dataset or build_dataset(recipe)
-    role = OBJECTIVES.get(recipe.objective.type).cls.roles["student"]
-    denoiser = build_denoiser(recipe, dataset, build_process(recipe, dataset), role)
-    missing = {name for name, _ in denoiser.named_parameters()} - state.keys()
-    if missing:
-        raise UserError(f"the weights in '{path}' do not fit their recipe: {min(missing)} is missing")
-    denoiser.load_state_dict(state, strict=weights == "raw")  # an average has no buffers
-    denoiser.requires_grad_(False).eval().to(resolve_device(device))
-    return TrainedModel(path if path.suffix == ".safetensors" else run.path, run, recipe, dataset, denoiser, step)
+    if is_exported(path):
+        return _from_folder(path, weights, "student").build(dataset, device)
+    return (_from_file if path.suffix == ".safetensors" else _from_run)(path, weights).build(dataset, device)
 
 
 def load_role(path: str | Path, name: str) -> TrainedModel:
-    """Another network of a run than the student, with its weights as they are, from the newest checkpoint.
+    """Another network of a run than the student, with its weights as they are, from the newest checkpoint; or one that
+    was exported.
 
     Raises:
         UserError: no such run or role, an exported file, or a role with another backbone than the student's.
     """
+    if is_exported(path):
+        return _from_folder(Path(path), "raw", name).build(None, "cpu")
     if Path(path).suffix == ".safetensors":
         raise UserError(f"'{path}' holds the student alone; name the run folder that it came from, for its {name}")
     run, checkpoint, step = _newest(path)
@@ -137,19 +173,47 @@ def load_role(path: str | Path, name: str) -> TrainedModel:
     if name not in roles:
         has = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
         raise UserError(f"run '{run.path}' has no {name}: {has}")
-    dataset = build_dataset(recipe)
-    network = build_denoiser(recipe, dataset, build_process(recipe, dataset), roles[name])
+    state = load_checkpoint(checkpoint, f"roles/{name}")
     try:
-        network.load_state_dict(load_checkpoint(checkpoint, f"roles/{name}"))
-    except RuntimeError:
+        return _Source(run.path, run, recipe, step, state, "raw", role=name).build(None, "cpu")
+    except _Unfit:
         raise UserError(f"the {name} of run '{run.path}' has another backbone than its student") from None
-    return TrainedModel(run.path, run, recipe, dataset, network.requires_grad_(False).eval(), step)
 
 
-def _from_run(path: Path, weights: Weights) -> tuple[RunDir, Recipe, int, dict[str, Any]]:
+def with_data(model: TrainedModel) -> Dataset:
+    """The model's dataset with its training data: those of its recipe, if it was exported without.
+
+    Raises:
+        UserError: they are not here, or are others.
+    """
+    if model.dataset.has_data:
+        return model.dataset
+    told = f"'{model.path}' came without its training data, which this compares with"
+    try:
+        dataset = build_dataset(model.recipe)
+    except FewstepError as error:
+        raise UserError(f"{told}, and they are not here ({error}); use the run that it was exported from") from None
+    if dataset.fingerprint != model.dataset.fingerprint:
+        raise UserError(f"{told}, and those that its recipe finds here are others; use the run that it came from")
+    return dataset
+
+
+def _from_run(path: Path, weights: Weights) -> _Source:
     run, checkpoint, step = _newest(path)
     state = load_checkpoint(checkpoint, "ema/weights" if weights == "ema" else "roles/student")
-    return run, load_run_recipe(run.resolved), step, state
+    return _Source(run.path, run, load_run_recipe(run.resolved), step, state, weights)
+
+
+def _from_folder(path: Path, weights: Weights, role: str) -> _Source:
+    exported = Exported(path)
+    told = exported.config
+    if told.role != role:
+        raise UserError(f"'{path}' holds the {told.role} of '{told.name}', and not a {role}")
+    if weights == "raw" and told.weights != "raw":
+        raise UserError(f"'{path}' holds averaged weights only; export the run with `--weights raw`")
+    recipe, run = exported.recipe(), RunDir(path.with_name(f"{path.absolute().name}-made"))
+    state, dataset = exported.contents[0], exported.dataset(recipe)
+    return _Source(path, run, recipe, told.step, state, told.weights, dataset, role)
 
 
 def _newest(path: str | Path) -> tuple[RunDir, Path, int]:
@@ -165,9 +229,9 @@ def _newest(path: str | Path) -> tuple[RunDir, Path, int]:
     return run, checkpoint, int(checkpoint.name.removeprefix("step-"))
 
 
-def _from_file(path: Path, weights: Weights) -> tuple[RunDir, Recipe, int, dict[str, Any]]:
+def _from_file(path: Path, weights: Weights) -> _Source:
     if weights == "raw":
         raise UserError(f"'{path}' holds averaged weights only; ask for `ema`, or name the run that it came from")
     state, metadata = import_weights(path)
     recipe = parse_recipe(metadata["recipe"], source=str(path))
-    return RunDir(path.with_suffix("")), recipe, int(metadata["step"]), state
+    return _Source(path, RunDir(path.with_suffix("")), recipe, int(metadata["step"]), state, weights)

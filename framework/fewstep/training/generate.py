@@ -22,7 +22,7 @@ from fewstep.progress import Narrator, Progress
 from fewstep.randomness import SampleStreams
 from fewstep.recipe import with_sampler
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
-from fewstep.training.build import load_model
+from fewstep.training.build import load_model, with_data
 from fewstep.training.guide import guide_of
 from fewstep.training.labels import condition_on, labels_like_data
 
@@ -133,13 +133,13 @@ def evaluate_run(
     section = model.recipe.evaluate
     if not section.metrics:
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
-    steps = steps or section.steps
+    steps, dataset = steps or section.steps, with_data(model)
     config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
-    model = load_model(run, weights=section.weights, dataset=model.dataset) if section.weights != "ema" else model
+    model = load_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
     built = SAMPLERS.build(config)
-    denoiser = guide_of(built, model.dataset)(model.denoiser)
+    denoiser = guide_of(built, dataset)(model.denoiser)
     wanted = samples or section.samples
-    labels = labels_like_data(denoiser, model.dataset, wanted, seed)
+    labels = labels_like_data(denoiser, dataset, wanted, seed)
     rows = []
     for count in steps:
         tokens, nfe = draw(
@@ -152,7 +152,7 @@ def evaluate_run(
             labels=labels,
             progress=Narrator(f"{count} steps"),
         )
-        values = score(tokens, model.dataset, section.metrics, labels=labels)
+        values = score(tokens, dataset, section.metrics, labels=labels)
         row = {"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "sampler": config.model_dump(mode="json")}
         rows.append({**row, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)

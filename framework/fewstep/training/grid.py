@@ -13,7 +13,7 @@ from fewstep.grids.costs import Posterior, StepCosts
 from fewstep.grids.files import Costs, GridFile, Walk, write_grid_file
 from fewstep.grids.search import cheapest_paths, path_cost
 from fewstep.progress import Narrator, Progress
-from fewstep.training.build import TrainedModel, Weights, load_model
+from fewstep.training.build import TrainedModel, Weights, load_model, with_data
 
 
 def grid_run(
@@ -93,7 +93,7 @@ def search_grids(
 
 def _data(model: TrainedModel, samples: int) -> tuple[Tensor, Tensor | None]:
     """Data to measure on, with their labels for a model that is told them; held-out data carry none."""
-    dataset = model.dataset
+    dataset = with_data(model)
     if model.denoiser.told_labels:
         assert dataset.labels is not None
         return dataset.train[:samples].long(), dataset.labels[:samples]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fewstep.classifier import NetworkClassifier
 from fewstep.classifier_guidance import ClassifierGuidedDenoiser
+from fewstep.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
@@ -17,6 +18,18 @@ from fewstep.training.build import load_model, load_role
 
 Guide = Callable[[Denoiser], Denoiser]
 """A denoiser as a sampler wants it: guided by the sampler's classifier or reward, or as it is if there is none."""
+
+
+def networks_named(sampler: ComponentConfig) -> dict[str, tuple[str, str]]:
+    """Runs that the settings of a sampler name, with the role that is asked: {"reward.run": (run, "discriminator")}."""
+    reward: RewardSection | None = getattr(sampler, "reward", None)
+    classifier: ClassifierSection | None = getattr(sampler, "classifier", None)
+    found = {}
+    if reward is not None:
+        found["reward.run"] = reward.run, "discriminator"
+    if classifier is not None:
+        found["classifier.run"] = classifier.run, "student"
+    return found
 
 
 def guide_of(sampler: Sampler, dataset: Dataset) -> Guide:

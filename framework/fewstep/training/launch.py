@@ -15,6 +15,7 @@ from fewstep.data.base import Dataset
 from fewstep.denoiser import NetworkDenoiser
 from fewstep.durable import rewrite
 from fewstep.errors import FewstepError, UserError
+from fewstep.export.layout import is_exported
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
 from fewstep.recipe.models import Recipe
@@ -145,7 +146,8 @@ def _with_real_runs(loaded: LoadedRecipe) -> LoadedRecipe:
 
 def _real(run: str) -> str:
     path = Path(run)
-    return str((path if path.suffix == ".safetensors" else RunDir.open(path).path).absolute())
+    exported = path.suffix == ".safetensors" or is_exported(path)
+    return str((path if exported else RunDir.open(path).path).absolute())
 
 
 def _resumed(recipe: Recipe, resume: str, run_dir: str | None) -> RunDir | None:

@@ -1,0 +1,1 @@
+"""Exported models: folders that sample without the run and the data that they came from."""

@@ -1,0 +1,200 @@
+"""`fewstep export`: a run as a folder that samples without the run and without its data."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import fewstep
+from fewstep.data.base import Dataset
+from fewstep.data.codec import codec_problem
+from fewstep.durable import flush
+from fewstep.errors import UserError
+from fewstep.export.ancestry import ancestors, state_digest
+from fewstep.export.card import model_card
+from fewstep.export.layout import (
+    CARD,
+    CONFIG,
+    DATA,
+    LABELS,
+    WEIGHTS,
+    ExportConfig,
+    Exported,
+    ExportedData,
+    is_exported,
+    sha256,
+)
+from fewstep.export.portable import Portable, portable, without_places
+from fewstep.recipe.yaml_loader import dump_yaml
+from fewstep.samplers.base import SAMPLERS
+from fewstep.training.build import TrainedModel, Weights, load_model, load_role, usual_steps
+from fewstep.training.checkpoint import EXPORT_FORMAT, export_weights
+from fewstep.training.guide import guide_of, networks_named
+from fewstep.training.rundir import describe_environment
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def export_run(run: str, out: str | None = None, *, weights: Weights = "ema", dtype: Dtype = "float32") -> Path:
+    """Write a run's student as a folder that is all it takes to sample.
+
+    Args:
+        run: run folder, or an exported `.safetensors` file whose data are at hand.
+        out: new folder; `export/NAME` in the run's folder if left out.
+        weights: the average, or those of the last step.
+        dtype: that weights are kept in; networks compute in float32 unless `Pipeline` is told otherwise.
+
+    Raises:
+        UserError: no such run, the folder holds something, the model is exported already, or its dataset cannot show
+            samples without its training data.
+    """
+    if is_exported(run):
+        raise UserError(f"'{run}' is an exported model already; name the run that it came from")
+    model = load_model(run, weights=weights, device="cpu")
+    path = Path(out) if out else model.run.export.parent / model.recipe.name
+    guide_of(SAMPLERS.build(model.recipe.sampler), model.dataset)(model.denoiser)  # what the sampler asks is there
+    with _beside(path) as folder:
+        _write(folder, model, "student", dtype)
+        Exported(folder).recipe()
+    return path
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A new folder that is moved to `path` once it is whole.
+
+    Raises:
+        UserError: there is something.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"'{path}' is there already; name another folder with --out, or delete it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.with_name(f".{path.absolute().name}-{secrets.token_hex(4)}")
+    folder.mkdir()
+    try:
+        yield folder
+        for file in folder.rglob("*"):
+            if file.is_file():
+                flush(file)
+        folder.rename(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(folder: Path, model: TrainedModel, role: str, dtype: Dtype) -> None:
+    """Fill an empty folder with one network and all that it needs."""
+    sampler = networks_named(model.recipe.sampler) if role == "student" else {}
+    found = portable(model.recipe, sampler)
+    beside = _write_beside(folder, found, dtype)
+    state = {name: tensor.detach() for name, tensor in model.denoiser.state_dict().items()}
+    if model.weights == "ema":  # as a run's own export: parameters alone
+        state = {name: state[name] for name, _ in model.denoiser.named_parameters()}
+    metadata = {"recipe": dump_yaml(found.recipe), "step": str(model.step), "format": EXPORT_FORMAT}
+    export_weights(folder / WEIGHTS, _rounded(state, getattr(torch, dtype)), metadata)
+    data = _write_data(folder, model.dataset)
+    files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+    config = ExportConfig(
+        name=model.recipe.name,
+        role=role,
+        weights=model.weights,
+        dtype=dtype,
+        step=model.step,
+        parameters=sum(p.numel() for p in model.denoiser.parameters()),
+        weights_digest=state_digest(state),
+        data=data,
+        steps=usual_steps(model.recipe),
+        sampler=found.recipe["sampler"],
+        teachers=ancestors(model.recipe),
+        evaluations=_evaluations(model),
+        environment=_environment(model),
+        beside=beside,
+        needs=found.needs,
+        files={name: value for name, value in files.items() if Path(name).name != CARD},
+    )
+    text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    (folder / CARD).write_text(model_card(config, model.recipe), encoding="utf-8")
+
+
+def _write_beside(folder: Path, found: Portable, dtype: Dtype) -> dict[str, str]:
+    """Networks and files that the sampler names; returns where they are by key of the recipe."""
+    beside = {}
+    for key, (run, role) in found.networks.items():
+        name = key.split(".")[-2]
+        (folder / name).mkdir()
+        network = load_model(run, device="cpu") if role == "student" else load_role(run, role)
+        _write(folder / name, network, role, dtype)
+        beside[key] = name
+        _put_name(found.recipe, key, name)
+    for key, file in found.files.items():
+        name = f"{key.split('.')[-2]}{file.suffix}"
+        shutil.copy(file, folder / name)
+        beside[key] = name
+        _put_name(found.recipe, key, name)
+    return beside
+
+
+def _put_name(content: dict[str, Any], key: str, name: str) -> None:
+    *above, last = key.split(".")
+    for step in above:
+        content = content[step]
+    content[last] = name
+
+
+def _write_data(folder: Path, dataset: Dataset) -> ExportedData:
+    """What samples are read and shown by.
+
+    Raises:
+        UserError: the dataset does not say it.
+    """
+    if dataset.has_data and (problem := codec_problem(dataset)):
+        raise UserError(f"data '{dataset.config.type}' cannot be exported: {problem}")
+    codec, labels = dataset.codec(), dataset.labels
+    (folder / DATA).mkdir()
+    for name, content in codec.files.items():
+        (folder / DATA / name).write_bytes(content)
+    if labels is not None:
+        small = labels.to(torch.uint8 if dataset.classes <= 256 else torch.int32)
+        save_file({"labels": small.contiguous()}, folder / DATA / LABELS)
+    if not any((folder / DATA).iterdir()):
+        (folder / DATA).rmdir()
+    spec = dataset.spec
+    return ExportedData(
+        type=dataset.config.type,
+        vocab_size=spec.vocab_size,
+        length=spec.length,
+        grid=spec.grid,
+        classes=None if labels is None else dataset.classes,
+        fingerprint=dataset.fingerprint,
+        values=dict(codec.values),
+        files=tuple(codec.files),
+    )
+
+
+def _rounded(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {n: w.to(dtype, copy=True) if w.is_floating_point() else w.clone() for n, w in state.items()}
+
+
+def _evaluations(model: TrainedModel) -> tuple[dict[str, Any], ...]:
+    """What was measured of these very weights."""
+    file = model.run.evaluate / f"step-{model.step:08d}.json"
+    if model.recipe.evaluate.weights != model.weights or not file.is_file():
+        return ()
+    return tuple(without_places(json.loads(file.read_text(encoding="utf-8"))))
+
+
+def _environment(model: TrainedModel) -> dict[str, Any]:
+    """Of the training, as its record tells; its command would tell places."""
+    file = model.run.environment
+    record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    kept = {key: record[key] for key in ("hardware", "commit", "device", "versions", "seed") if key in record}
+    return {**kept, "exported": {"fewstep": fewstep.__version__, "commit": describe_environment()["commit"]}}
