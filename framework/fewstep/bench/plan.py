@@ -220,7 +220,8 @@ class _Planner:
         names = [case.name for case in self.loaded.suite.cases if not case.oracle]
         for index, config in enumerate(self.loaded.suite.metrics):
             reference = getattr(config, "reference", None)
-            if reference and reference not in names and not Path(reference).exists():
+            outside = reference and (reference.startswith("hf:") or Path(reference).exists())
+            if reference and reference not in names and not outside:
                 message = f"no case, run or file named '{reference}'{did_you_mean(reference, names) or ''}"
                 self.problems.append(self.loaded.problem(("metrics", index, "reference"), message))
             reason = self.dataset and METRICS.get(config.type).cls.unsuited(type(self.dataset))

@@ -119,7 +119,8 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
     begun = time.monotonic()
     tokens, labels, nfe = _tokens(plan, slot, model, progress)
     seconds = time.monotonic() - begun
-    values = score(tokens, plan.dataset, plan.metrics(by="run"), labels=labels)
+    drawn_from = model.denoiser if model else None
+    values = score(tokens, plan.dataset, plan.metrics(by="run"), labels=labels, drawn_from=drawn_from)
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} (steps {slot.steps}, seed {slot.seed})")

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.autoregressive import token_nll
+from fewstep.errors import UserError
 from fewstep.metrics.base import METRICS
 from fewstep.metrics.reference import ReferenceConfig, ReferenceMetric
 from fewstep.metrics.sample_entropy import row_entropy
@@ -18,7 +18,9 @@ from fewstep.metrics.sample_entropy import row_entropy
 class GenerativePerplexity(ReferenceMetric):
     """exp of the mean negative log-likelihood of a token under an autoregressive model of the data.
 
-    Low for samples that repeat what is likely, so the entropy of the token counts within a sample (nats) always
+    With a Hugging Face model the tokens are those of the model, and the first of each sample is not scored.
+
+    Fooled by samples that repeat what is likely, so the entropy of the token counts within a sample (nats) always
     stands beside it, and both values of real samples: good samples agree with those in both.
     """
 
@@ -42,6 +44,8 @@ class GenerativePerplexity(ReferenceMetric):
 
     @torch.no_grad()
     def _mean_nll(self, tokens: Tensor) -> float:
-        parts = tokens.split(self.config.batch_size)
-        sums = [token_nll(self.reference, part.to(self.reference.device)).double().sum() for part in parts]
-        return float(torch.stack(sums).sum()) / tokens.numel()
+        encoded = self.reference.encode(tokens)
+        if not encoded.tokens:
+            raise UserError("generative_perplexity: the samples have no token to score")
+        sums = [self.reference.nll(part).double().sum() for part in encoded.split(self.config.batch_size)]
+        return float(torch.stack(sums).sum()) / encoded.tokens

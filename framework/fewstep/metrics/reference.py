@@ -1,18 +1,19 @@
-"""Metrics that ask a reference model: an autoregressive network that was trained on the same data."""
+"""Metrics that ask a reference model: an autoregressive network of the same data, or of text in general."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.autoregressive import check_autoregressive
 from fewstep.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.metrics.base import Metric
+from fewstep.references import DenoiserReference, Reference
 from fewstep.seeding import generator_for
 
 
@@ -20,24 +21,33 @@ class ReferenceConfig(ComponentConfig):
     """Settings of every metric that has a reference."""
 
     reference: str = Field(
-        description="run or exported file of an autoregressive model of the same data; in a suite also one of its cases"
+        description="run or exported file of an autoregressive model of the same data; in a suite also one of its "
+        "cases; or a Hugging Face causal language model: hf:FOLDER, hf:gpt2-large, hf:NAME@COMMIT"
     )
     batch_size: int = Field(100, ge=1, description="samples that the reference reads at once")
+    reads: Literal["text", "ids"] = Field(
+        "text",
+        description="what a Hugging Face model reads: samples' text, by its own tokenizer, or their ids as they are",
+    )
 
 
 class ReferenceMetric(Metric):
     """Keeps the samples, and compares them with as many real ones: held-out data, or else training data.
 
     Args:
-        reference: what `config.reference` names.
+        reference: what `config.reference` names; a denoiser must be an autoregressive one.
 
     Raises:
         UserError: the reference is no autoregressive model.
     """
 
-    def __init__(self, config: Any, *, dataset: Dataset, reference: Denoiser) -> None:
+    misled_by_own_samples: ClassVar[bool] = False
+    """Whether samples of the reference itself score well whatever they are like."""
+
+    def __init__(self, config: Any, *, dataset: Dataset, reference: Denoiser | Reference) -> None:
         super().__init__(config, dataset=dataset)
-        check_autoregressive(reference, f"{config.type}: the reference '{config.reference}'")
+        if isinstance(reference, Denoiser):
+            reference = DenoiserReference(reference, f"{config.type}: the reference '{config.reference}'")
         self.reference = reference
         self.seen: list[Tensor] = []
 
@@ -46,5 +56,20 @@ class ReferenceMetric(Metric):
 
     def real(self, count: int) -> Tensor:
         """Up to `count` different real samples, always the same ones (LongTensor [N, L])."""
-        source = self.dataset.train if self.dataset.held_out is None else self.dataset.held_out
-        return source[torch.randperm(len(source), generator=generator_for(0, "metric/real"))[:count]].long()
+        return real_samples(self.dataset, count)
+
+    def warn_of(self, generator: Denoiser) -> None:
+        """Say on standard error if what drew the samples is the reference, where that makes the value worthless."""
+        if self.misled_by_own_samples and self.reference.is_that(generator):
+            print(
+                f"warning: {self.config.type}: the samples are those of its reference '{self.config.reference}', which "
+                "score low whatever they are like; judge this model by another reference",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def real_samples(dataset: Dataset, count: int) -> Tensor:
+    """Up to `count` different samples of the held-out data, or else of the training data, always the same ones."""
+    source = dataset.train if dataset.held_out is None else dataset.held_out
+    return source[torch.randperm(len(source), generator=generator_for(0, "metric/real"))[:count]].long()

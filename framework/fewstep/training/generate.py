@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
+from fewstep.hugging_face import PREFIX, load_causal_lm
 from fewstep.metrics.base import METRICS, Metric
 from fewstep.metrics.reference import ReferenceMetric
 from fewstep.progress import Narrator, Progress
@@ -87,12 +88,23 @@ def average(evaluations: float, count: int) -> int | float:
 
 
 def score(
-    samples: Tensor, dataset: Dataset, metrics: Sequence[Any], *, labels: Tensor | None = None
+    samples: Tensor,
+    dataset: Dataset,
+    metrics: Sequence[Any],
+    *,
+    labels: Tensor | None = None,
+    drawn_from: Denoiser | None = None,
 ) -> dict[str, float]:
-    """Values of all `metrics` (configs or names) over the samples, which were asked for by `labels` if by any."""
+    """Values of all `metrics` (configs or names) over the samples, which were asked for by `labels` if by any.
+
+    Args:
+        drawn_from: what drew them, if a model did; metrics that this misleads say so on standard error.
+    """
     values: dict[str, float] = {}
     for config in metrics:
         metric = build_metric(config, dataset)
+        if isinstance(metric, ReferenceMetric) and drawn_from is not None:
+            metric.warn_of(drawn_from)
         metric.update_labelled(samples, labels)
         values.update(metric.compute())
     return values
@@ -108,6 +120,9 @@ def build_metric(config: Any, dataset: Dataset) -> Metric:
     if not issubclass(METRICS.get(parsed.type).cls, ReferenceMetric):
         return METRICS.build(parsed, dataset=dataset)
     path: str = parsed.reference  # type: ignore[attr-defined]
+    if path.startswith(PREFIX):
+        reference = load_causal_lm(path, dataset, reads=parsed.reads)  # type: ignore[attr-defined]
+        return METRICS.build(parsed, dataset=dataset, reference=reference)
     model = load_model(path)
     if model.dataset.fingerprint != dataset.fingerprint:
         raise UserError(f"{parsed.type}: the reference '{path}' was trained on other data; train it on these")
@@ -152,7 +167,7 @@ def evaluate_run(
             labels=labels,
             progress=Narrator(f"{count} steps"),
         )
-        values = score(tokens, dataset, section.metrics, labels=labels)
+        values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser)
         row = {"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "sampler": config.model_dump(mode="json")}
         rows.append({**row, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
