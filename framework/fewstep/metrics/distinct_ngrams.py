@@ -1,0 +1,52 @@
+"""Share of n-grams that are distinct."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.ngrams import ngram_numbers
+from fewstep.metrics.reference import real_samples
+
+
+@METRICS.register("distinct_ngrams")
+class DistinctNgrams(Metric):
+    """Distinct n-grams over all n-grams of the samples together (distinct-n, arXiv 1510.03055), for n = 1 to 4.
+
+    `_data` is the share of as many real samples. It falls as samples grow in number, so compare only for one number.
+    Fooled by noise: random tokens score higher than data do, so it stands beside a value of quality.
+    """
+
+    directions: ClassVar = {f"distinct_{n}{end}": "info" for n in (1, 2, 3, 4) for end in ("", "_data")}
+
+    class Config(ComponentConfig):
+        type: Literal["distinct_ngrams"] = "distinct_ngrams"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.seen: list[Tensor] = []
+
+    def update(self, samples: Tensor) -> None:
+        self.seen.append(samples.cpu())
+
+    def compute(self) -> dict[str, float]:
+        samples = torch.cat(self.seen)
+        real = real_samples(self.dataset, len(samples))
+        return {
+            f"distinct_{n}{end}": distinct(rows, n)
+            for n in (1, 2, 3, 4)
+            for end, rows in (("", samples), ("_data", real))
+        }
+
+
+def distinct(samples: Tensor, n: int) -> float:
+    """Distinct n-grams over n-grams of samples [N, L]; 0 where samples are shorter than n."""
+    if samples.shape[1] < n:
+        return 0.0
+    (numbers,) = ngram_numbers(samples, n=n)
+    return len(torch.unique(numbers)) / numbers.numel()

@@ -1,0 +1,31 @@
+"""N-grams of token sequences as single numbers.
+
+Shapes: N samples, L tokens, n tokens an n-gram.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ngram_numbers(*sources: Tensor, n: int) -> list[Tensor]:
+    """A number for every n-gram of each source (LongTensor [N, L] -> [N, L + 1 - n]), the same for the same n-gram.
+
+    Numbers are from 0 on, without gaps over all sources together; they are found one token at a time, so nothing grows
+    with the vocabulary to the power of n, and no two n-grams share one.
+    """
+    if n > min(source.shape[1] for source in sources):
+        raise ValueError(f"no {n}-grams in {min(source.shape[1] for source in sources)} tokens")
+    numbers = list(sources)
+    for length in range(2, n + 1):
+        longer = [
+            torch.stack((part[:, :-1].flatten(), source[:, length - 1 :].flatten()), 1)
+            for part, source in zip(numbers, sources, strict=True)
+        ]
+        base = int(max(source.max() for source in sources)) + 1
+        joined = torch.cat([pair[:, 0] * base + pair[:, 1] for pair in longer])
+        _, index = torch.unique(joined, return_inverse=True)
+        parts = index.split([len(pair) for pair in longer])
+        numbers = [part.view(len(source), -1) for part, source in zip(parts, sources, strict=True)]
+    return numbers
