@@ -18,6 +18,7 @@ _PLACES = {
     "grids": ("fewstep.grids.base", "GRIDS"),
     "samplers": ("fewstep.samplers.base", "SAMPLERS"),
     "objectives": ("fewstep.objectives.base", "OBJECTIVES"),
+    "tokenizers": ("fewstep.text.tokenizers.base", "TOKENIZERS"),
     "datasets": ("fewstep.data.base", "DATASETS"),
     "metrics": ("fewstep.metrics.base", "METRICS"),
 }

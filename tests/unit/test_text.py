@@ -9,38 +9,39 @@ import torch
 from local_data import real_data
 
 from fewstep.data.base import DATASETS
-from fewstep.data.tokenizers import CharTokenizer, SentencePieceTokenizer
 from fewstep.errors import UserError
+from fewstep.text.tokenizers.base import TOKENIZERS, Tokenizer
 
 TEXT = (
     "To be, or not to be, that is the question:\n  Whether 'tis nobler in the mind to suffer\n\nÄpfel & \ttabs\n" * 30
 )
 
 
-@pytest.mark.parametrize("tokenizer", [CharTokenizer(TEXT), SentencePieceTokenizer(TEXT, 120)])
-def test_tokenizers_lose_nothing(tokenizer: CharTokenizer | SentencePieceTokenizer) -> None:
-    ids = tokenizer.encode(TEXT)
-    assert tokenizer.decode(ids) == TEXT
-    assert min(ids) >= 0
-    assert max(ids) < tokenizer.vocab_size
+def fitted(vocab_size: int, text: str = TEXT) -> Tokenizer:
+    tokenizer = TOKENIZERS.build({"type": "sentencepiece", "vocab_size": vocab_size, "byte_fallback": False})
+    tokenizer.fit([text])
+    return tokenizer
 
 
 def test_pieces_are_fewer_than_characters_and_always_the_same() -> None:
-    first, second = SentencePieceTokenizer(TEXT, 120), SentencePieceTokenizer(TEXT, 120)
+    first, second = fitted(120), fitted(120)
     assert first.encode(TEXT) == second.encode(TEXT)
+    assert first.decode(first.encode(TEXT)) == TEXT
     assert len(first.encode(TEXT)) < len(TEXT) / 2
     assert first.vocab_size == 120
 
 
-def test_impossible_vocabulary_is_one_sentence() -> None:
+def test_impossible_vocabulary_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("abab\n" * 5)
+    config = {"type": "text", "path": str(tmp_path / "t.txt"), "tokenizer": "sentencepiece", "pieces": 5000}
     with pytest.raises(UserError, match=r"data\.pieces: sentencepiece cannot make 5000 pieces of this text") as caught:
-        SentencePieceTokenizer("abab\n" * 5, 5000)
+        DATASETS.build(config)
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_characters_are_named() -> None:
     with pytest.raises(UserError, match="character 'z' does not occur"):
-        CharTokenizer("abc").encode("abz")
+        TOKENIZERS.build({"type": "char", "alphabet": "abc"}).encode("abz")
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "sentencepiece"])

@@ -13,8 +13,8 @@ from torch import Tensor
 from fewstep.component import ComponentConfig
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.data.files import LocalPath, read_utf8
-from fewstep.data.tokenizers import CharTokenizer, SentencePieceTokenizer, Tokenizer
 from fewstep.errors import UserError
+from fewstep.text.tokenizers.base import TOKENIZERS, Tokenizer
 
 
 class TextConfig(ComponentConfig):
@@ -25,11 +25,32 @@ class TextConfig(ComponentConfig):
     pieces: int = Field(512, ge=16, description="vocabulary of the sentencepiece tokenizer")
 
 
-class TextWindows(Dataset):
-    """Consecutive windows of one text; the last, incomplete one is left out."""
+class TextDataset(Dataset):
+    """Data that a tokenizer made of text."""
 
     kind = "text"
     tokenizer: Tokenizer
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        return [self.tokenizer.decode(row) for row in samples.tolist()]
+
+    def symbols(self) -> list[str]:
+        return self.tokenizer.symbols()
+
+    def make_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the settings, before it has learned anything."""
+        return TOKENIZERS.build(self.config.tokenizer)
+
+    def codec(self) -> Codec:
+        return Codec(files=self.tokenizer.files())
+
+    def restore(self, codec: Codec) -> None:
+        self.tokenizer = self.make_tokenizer()
+        self.tokenizer.load(codec.files)
+
+
+class TextWindows(TextDataset):
+    """Consecutive windows of one text; the last, incomplete one is left out."""
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
@@ -41,7 +62,11 @@ class TextWindows(Dataset):
         super().__init__(config)
         text = self.read()
         c = self.config
-        self.tokenizer = CharTokenizer(text) if c.tokenizer == "char" else SentencePieceTokenizer(text, c.pieces)
+        self.tokenizer = self.make_tokenizer()
+        try:
+            self.tokenizer.fit([text])
+        except UserError as error:
+            raise UserError(f"data.pieces: {error}") from None
         ids = torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
         windows = ids.numel() // c.length
         if not windows:
@@ -49,22 +74,13 @@ class TextWindows(Dataset):
         self.train = ids[: windows * c.length].view(windows, c.length)
         self.spec = DataSpec(vocab_size=self.tokenizer.vocab_size, length=c.length)
 
+    def make_tokenizer(self) -> Tokenizer:
+        pieces = {"type": "sentencepiece", "vocab_size": self.config.pieces, "byte_fallback": False}
+        return TOKENIZERS.build("char" if self.config.tokenizer == "char" else pieces)
+
     def read(self) -> str:
         """The whole text."""
         return read_utf8(Path(self.config.path))
-
-    def to_text(self, samples: Tensor) -> list[str]:
-        return [self.tokenizer.decode(row) for row in samples.tolist()]
-
-    def symbols(self) -> list[str]:
-        return self.tokenizer.symbols()
-
-    def codec(self) -> Codec:
-        return self.tokenizer.codec()
-
-    def restore(self, codec: Codec) -> None:
-        kind = CharTokenizer if self.config.tokenizer == "char" else SentencePieceTokenizer
-        self.tokenizer = kind.restored(codec)
 
 
 @DATASETS.register("text")

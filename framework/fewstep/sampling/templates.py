@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewstep.data.base import Dataset
-from fewstep.data.text import TextWindows
+from fewstep.data.text import TextDataset
 from fewstep.errors import UserError
 from fewstep.sampling.request import SampleRequest
 
@@ -111,7 +111,7 @@ def _from_text(file: Path, request: SampleRequest, dataset: Dataset) -> Tensor:
 
 
 def _check_blanks(dataset: Dataset, place: str) -> None:
-    if isinstance(dataset, TextWindows) and dataset.config.tokenizer != "char":
+    if isinstance(dataset, TextDataset) and not dataset.tokenizer.fixed_pieces:
         raise UserError(f"{place}: pieces have no fixed length, so text has no blanks; give a safetensors file")
 
 
@@ -137,7 +137,7 @@ def lines_as_templates(lines: Sequence[str], blank: str, place: str, dataset: Da
 
 def _encode(text: str, place: str, dataset: Dataset) -> list[int]:
     """Ids of a text; what the tokenizer cannot write is an error."""
-    if not isinstance(dataset, TextWindows):
+    if not isinstance(dataset, TextDataset):
         raise UserError(f"{place}: data '{dataset.config.type}' are no text; give a safetensors file to --infill")
     try:
         ids = dataset.tokenizer.encode(text)

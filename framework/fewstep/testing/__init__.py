@@ -17,6 +17,7 @@ from fewstep.testing.objectives import check_objective
 from fewstep.testing.processes import check_process
 from fewstep.testing.samplers import check_sampler
 from fewstep.testing.schedules import check_schedule
+from fewstep.testing.tokenizers import check_tokenizer
 
 __all__ = [
     "check_backbone",
@@ -28,4 +29,5 @@ __all__ = [
     "check_process",
     "check_sampler",
     "check_schedule",
+    "check_tokenizer",
 ]

@@ -1,0 +1,1 @@
+"""Text on its way to tokens: files, documents, tokenizers, shards of what was tokenised. Nothing here loads torch."""
