@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
+import torch
 from torch import Generator, Tensor
 
 from fewstep.component import Component
@@ -40,16 +41,29 @@ class Codec:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
+class Samples(Protocol):
+    """Token ids [N, L] from which rows are taken by slice or by LongTensor: a tensor, or rows that lie on disk.
+
+    Ids may be held in a smaller integer type, as bytes; whoever takes rows of them makes them `long()`.
+    """
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Tensor:
+        """Whole numbers; `[:]` gives all of them, which may be too much for memory."""
+
+
 D = TypeVar("D", bound="Dataset")
 
 
 class Dataset(Component, ABC):
-    """Map-style data that fits in memory: `train` is LongTensor [N, L]; `labels` is LongTensor [N] or None.
+    """Map-style data: `train` is a LongTensor [N, L], or other `Samples`; `labels` is LongTensor [N] or None.
 
-    Tokens may be held in a smaller integer type, as bytes; whoever takes rows of them makes them `long()`.
-
-    `held_out` (LongTensor [M, L] or None) is more of the same, never trained on: metrics score it, so that one knows
-    what a generator as good as the data would score.
+    `held_out` ([M, L] of the same kind, or None) is more of the same, never trained on: metrics score it, so that one
+    knows what a generator as good as the data would score.
 
     A class of data that has labels says so in `labelled`, for recipes are checked before data are read.
 
@@ -60,13 +74,15 @@ class Dataset(Component, ABC):
     kind: ClassVar[Literal["tokens", "text", "image"]] = "tokens"
     labelled: ClassVar[bool] = False
     spec: DataSpec
-    train: Tensor
+    train: Samples
     labels: Tensor | None = None
-    held_out: Tensor | None = None
+    held_out: Samples | None = None
     augments: bool = False
     """Whether `augment` changes samples; then it has a random stream of its own, which is part of checkpoints."""
     remark: str | None = None
     """What everybody who reads figures on these data should know; told when a training begins."""
+    readers: int = 0
+    """Threads that read `train` ahead of the training; 0 for what is in memory."""
 
     def __len__(self) -> int:
         return self.train.shape[0]
@@ -81,9 +97,21 @@ class Dataset(Component, ABC):
     def fingerprint(self) -> str:
         """SHA-256 of the training tokens, as 64-bit numbers; stored with every run."""
         found = hashlib.sha256()
-        for part in self.train.split(_CHUNK):
-            found.update(part.long().contiguous().numpy().tobytes())
+        for first in range(0, len(self), _CHUNK):
+            found.update(self.train[first : first + _CHUNK].long().contiguous().numpy().tobytes())
         return found.hexdigest()
+
+    @classmethod
+    def prepare(cls, config: Any, workers: int = 1, verify: bool = False) -> list[dict[str, Any]]:
+        """Do what is done once before any training, in `workers` processes; returns a row of facts for each part.
+
+        Args:
+            verify: look at everything that was prepared, byte by byte.
+
+        Raises:
+            UserError: there is nothing to prepare, or it cannot be done.
+        """
+        raise UserError(f"data '{config.type}' need no preparation; train on them as they are")
 
     def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
         """Training samples (LongTensor [B, L]) changed at random in ways that leave them as likely as they were."""

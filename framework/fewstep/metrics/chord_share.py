@@ -28,7 +28,7 @@ class ChordShare(Metric):
 
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.known = torch.unique(self._chords(dataset.train))
+        self.known = torch.unique(self._chords(dataset.train[:]))
         self.found = self.count = 0
 
     @classmethod
@@ -42,7 +42,7 @@ class ChordShare(Metric):
 
     def compute(self) -> dict[str, float]:
         assert self.dataset.held_out is not None
-        held_out = torch.isin(self._chords(self.dataset.held_out), self.known)
+        held_out = torch.isin(self._chords(self.dataset.held_out[:]), self.known)
         return {"chord_share": self.found / self.count, "chord_share_held_out": float(held_out.double().mean())}
 
     def _chords(self, samples: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class ChordTransitions(Metric):
 
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.law = chord_changes(dataset.train, dataset)
+        self.law = chord_changes(dataset.train[:], dataset)
         self.seen: list[Tensor] = []
         self.samples = 0
 

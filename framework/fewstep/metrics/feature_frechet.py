@@ -28,7 +28,7 @@ class FeatureFrechet(Metric):
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.classifier = classifier_for(dataset)
-        self.real = self._features(dataset.train)
+        self.real = self._features(dataset.train[:])
         self.seen: list[Tensor] = []
 
     @classmethod

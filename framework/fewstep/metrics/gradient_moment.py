@@ -90,7 +90,7 @@ class GradientMoment(ReferenceMetric):
         different pairs stay unbiased.
         """
         order = torch.randperm(len(self.dataset.train), generator=generator_for(0, "gradient_moment/layers"))
-        rows = self.dataset.train[order[: _LAYER_BATCHES * size]]
+        rows = self.dataset.train[order[: _LAYER_BATCHES * size]].long()
         found = [
             batch_gradient(self.reference, part, batch_size=self.config.batch_size, dtype=self._dtype)
             for part in rows.chunk(_LAYER_BATCHES)

@@ -40,7 +40,7 @@ class LongestCopy(Metric):
         self.seen: list[Tensor] = []
 
     def update(self, samples: Tensor) -> None:
-        self.seen.append(longest_spans(samples.cpu(), self.dataset.train.long()))
+        self.seen.append(longest_spans(samples.cpu(), self.dataset.train[:].long()))
 
     def compute(self) -> dict[str, float]:
         spans = torch.cat(self.seen).double()
@@ -52,7 +52,7 @@ class LongestCopy(Metric):
 
     def _reference(self) -> tuple[Tensor, Tensor]:
         """Real samples, and those to search them in."""
-        train, held_out = self.dataset.train.long(), self.dataset.held_out
+        train, held_out = self.dataset.train[:].long(), self.dataset.held_out
         if held_out is None:
             last = min(_REFERENCES, -(-len(train) // 10))
             return train[-last:], train[:-last]

@@ -27,7 +27,7 @@ class NearestNeighbour(Metric):
 
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.reference = self._points(dataset.train)
+        self.reference = self._points(dataset.train[:])
         self.nearest: list[Tensor] = []
 
     def _points(self, tokens: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class NgramNovelty(Metric):
         self.seen.append(samples.cpu())
 
     def compute(self) -> dict[str, float]:
-        samples, train = torch.cat(self.seen), self.dataset.train
+        samples, train = torch.cat(self.seen), self.dataset.train[:].long()
         if self.dataset.held_out is None:
             cut = len(train) - max(1, len(train) // 10)
             real, rest = train[cut:], train[:cut]

@@ -26,6 +26,9 @@ from fewstep.training.trainer import FitResult, Trainer
 _MAY_CHANGE = {
     "teacher.run",
     "train.steps",
+    "data.path",
+    "data.prepared",
+    "data.readers",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_last",

@@ -15,8 +15,11 @@ from fewstep.progress import clock
 from fewstep.sheets import image_sheet, save_sheet
 from fewstep.training.rundir import RunDir
 
-VOLATILE = ("seconds", "tokens_per_second")
+VOLATILE = ("seconds", "tokens_per_second", "stall_seconds")
 """Fields of a metrics line that depend on the machine's speed."""
+
+_NOTABLE = 0.05
+"""Share of the time that was waited for data from which on the console tells of it."""
 
 
 class RunLogger:
@@ -31,6 +34,7 @@ class RunLogger:
 
         self.run, self.total, self.echo = run, total, echo
         self._start, self._begun = start, time.monotonic()
+        self._last = (0.0, 0.0)
         _cut(run, start)
         self._writer: Any = SummaryWriter(str(run.tensorboard), purge_step=start + 1 if start else None)
 
@@ -45,18 +49,29 @@ class RunLogger:
         self.say(f"warning: {line}")
         self._writer.add_text("warnings", line, step)
 
-    def row(self, step: int, values: dict[str, float], tokens: int) -> None:
-        """Log `values` of `step`; `tokens` were processed since the start of this session."""
+    def row(self, step: int, values: dict[str, float], tokens: int, stalled: float = 0.0) -> None:
+        """Log `values` of `step`; since the start of this session `tokens` were processed, and data were waited for
+        `stalled` seconds."""
         seconds = time.monotonic() - self._begun
         speed = tokens / max(seconds, 1e-9)
-        row = {"step": step, **values, "seconds": round(seconds, 3), "tokens_per_second": round(speed, 1)}
+        row = {
+            "step": step,
+            **values,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(speed, 1),
+            "stall_seconds": round(stalled, 3),
+        }
         with self.run.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in values.items():
             self._writer.add_scalar(_tag(name), value, step)
         self._writer.add_scalar("throughput/tokens_per_second", speed, step)
+        self._writer.add_scalar("throughput/stall_seconds", stalled, step)
         left = seconds / max(1, step - self._start) * (self.total - step)
-        self.say(_line(step, self.total, values, speed, left))
+        share = (stalled - self._last[1]) / max(seconds - self._last[0], 1e-9)
+        self._last = (seconds, stalled)
+        waited = f"  waited for data {share:.0%}" if share >= _NOTABLE else ""
+        self.say(_line(step, self.total, values, speed, left) + waited)
 
     def text(self, tag: str, text: str) -> None:
         """A block of text for TensorBoard."""

@@ -1,4 +1,4 @@
-"""Seeded order of training samples, whose whole state is one number."""
+"""Seeded order of training samples: a pure function of the position, so that one number is its whole state."""
 
 from __future__ import annotations
 
@@ -19,18 +19,17 @@ class EpochOrder:
     def __init__(self, count: int, seed: int) -> None:
         self.count = count
         self.seed = seed
-        self.position = 0
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.long)
 
-    def take(self, size: int) -> Tensor:
-        """The next `size` indices (LongTensor [size])."""
+    def at(self, position: int, size: int) -> Tensor:
+        """The `size` indices from `position` on (LongTensor [size])."""
         parts = []
         while size:
-            epoch, offset = divmod(self.position, self.count)
+            epoch, offset = divmod(position, self.count)
             part = self._permutation(epoch)[offset : offset + size]
             parts.append(part)
-            self.position += len(part)
+            position += len(part)
             size -= len(part)
         return torch.cat(parts)
 
@@ -39,3 +38,9 @@ class EpochOrder:
             generator = torch.Generator().manual_seed(derived_seed(self.seed, f"epoch/{epoch}"))
             self._epoch, self._order = epoch, torch.randperm(self.count, generator=generator)
         return self._order
+
+
+def share_of(indices: Tensor, rank: int, world: int) -> Tensor:
+    """The part of a batch that one of `world` ranks takes: all of them in order are the batch, none overlap."""
+    begin, end = (len(indices) * place // world for place in (rank, rank + 1))
+    return indices[begin:end]

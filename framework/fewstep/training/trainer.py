@@ -36,6 +36,7 @@ from fewstep.training.checkpoint import (
     save_checkpoint,
 )
 from fewstep.training.ema import Ema
+from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
@@ -76,7 +77,6 @@ class Trainer:
         self.recipe, self.run, self.echo = recipe, run, echo
         self.device = resolve_device(recipe.train.device)
         self.dataset = dataset or build_dataset(recipe)
-        self.tokens = self.dataset.train.to(self.device)
         self.process = build_process(recipe, self.dataset)
         self.objective: Objective = OBJECTIVES.build(recipe.objective)
         wanted = recipe.label_input or self.objective.roles["student"].scores == "labels"
@@ -89,7 +89,7 @@ class Trainer:
         self.settings = {name: settings_of(recipe.optim, name) for name in self.trained}
         self.optimizers = {name: build_optimizer(self.settings[name], self.roles[name]) for name in self.trained}
         self.ema = Ema(self.roles["student"], recipe.ema.decay)
-        self.order = EpochOrder(len(self.dataset), derived_seed(recipe.seed, "order"))
+        self.loader = self._loader()
         streams = {name: generator_for(recipe.seed, name, self.device) for name in _STREAMS}
         self.ctx = StepContext(
             self.roles, self.process, streams, self.device, steps=recipe.train.steps, folder=run.path
@@ -109,6 +109,14 @@ class Trainer:
         for name, role in self.objective.roles.items():
             built[name].to(self.device).train(role.trained)
         return dict(built)
+
+    def _loader(self) -> Loader:
+        """Batches from memory, on the device; or read ahead from disk."""
+        order = EpochOrder(len(self.dataset), derived_seed(self.recipe.seed, "order"))
+        train, readers = self.dataset.train, self.dataset.readers
+        if isinstance(train, Tensor):
+            train = train.to(self.device)
+        return Loader(order, lambda rows: train[rows], self.recipe.train.batch_size, readers=readers)
 
     # ---------------------------------------------------------------- loop
 
@@ -138,7 +146,8 @@ class Trainer:
                     if self.watch and self.ctx.step in self.watch.due:
                         self._look(self.watch)
                     if self.ctx.step % every.log_every == 0 or self.ctx.step == total:
-                        self.logger.row(self.ctx.step, self._flush_metrics(), (self.ctx.step - begun) * size)
+                        tokens = (self.ctx.step - begun) * size
+                        self.logger.row(self.ctx.step, self._flush_metrics(), tokens, self.loader.stalled)
                     if self.ctx.step % every.checkpoint_every == 0 and self.ctx.step < total:
                         self.save()
                 return self._end()
@@ -147,6 +156,7 @@ class Trainer:
             raise
         finally:
             self.logger.close()
+            self.loader.close()
 
     def _end(self) -> FitResult:
         last = self.run.last_checkpoint()
@@ -180,13 +190,18 @@ class Trainer:
         self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
 
     def _batches(self) -> list[Batch]:
-        indices = self.order.take(self.recipe.train.batch_size).to(self.device)
-        return [self.batch(part) for part in indices.chunk(self.recipe.train.accumulate)]
+        rows, tokens = (part.to(self.device) for part in self.loader.next())
+        parts = self.recipe.train.accumulate
+        return [self._batch(*part) for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True)]
 
     def batch(self, rows: Tensor) -> Batch:
-        """The training samples `rows`, and what all roles are told about them: labels, if the recipe has a label input
-        or learns them, and the real data, if they predict a block from those before it."""
-        x0 = self.tokens[rows].long()
+        """The training samples `rows`, and what all roles are told about them."""
+        return self._batch(rows, self.loader.fetch(rows).to(self.device))
+
+    def _batch(self, rows: Tensor, x0: Tensor) -> Batch:
+        """Samples with labels, if the recipe has a label input or learns them, and with the real data, if the roles
+        predict a block from those before it."""
+        x0 = x0.long()
         if self.dataset.augments:
             x0 = self.dataset.augment(x0, self.generators["augment"])
         labels = None if self.labels is None else self.labels[rows]
@@ -284,7 +299,7 @@ class Trainer:
             "ema": self.ema.state_dict(),
             "objective": self.objective.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
-            "order": {"position": self.order.position},
+            "order": {"position": self.loader.position},
             "evaluated": {name: role.evaluated for name, role in self.roles.items()},
             "sums": {name: [float(total), weight] for name, (total, weight) in self.sums.items()},
             "data": self.dataset.fingerprint,
@@ -308,7 +323,7 @@ class Trainer:
         self.objective.load_state_dict(state["objective"])
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
-        self.order.position = state["order"]["position"]
+        self.loader.position = state["order"]["position"]
         for name, role in self.roles.items():
             role.evaluated = state.get("evaluated", {}).get(name, 0)  # checkpoints of before do not tell
         self.sums = {name: tuple(pair) for name, pair in state["sums"].items()}
