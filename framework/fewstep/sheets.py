@@ -12,6 +12,9 @@ from fewstep.data.base import Dataset
 _CELL = 48
 """Images are enlarged, without smoothing, to at least this many pixels a side."""
 
+_AT_ONCE = 4096
+"""Training images that samples are compared with at once."""
+
 _MOST = 1000
 """Samples on a picture; with more of them it is too large to open."""
 
@@ -48,3 +51,35 @@ def _save_picture(path: Path, images: Tensor, columns: int) -> Path:
     file = path.with_suffix(".png")
     save_image(image_sheet(images.to(torch.float32), columns), file)
     return file
+
+
+def save_nearest_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns: int = 10) -> Path | None:
+    """Write samples (LongTensor [N, L]) as `path`.png, each above its nearest training image; None for no images.
+
+    Nearest by the Euclidean distance of pixels, so a copy, and what was copied, stand above each other.
+    """
+    images = dataset.to_images(samples.cpu())
+    if images is None:
+        return None
+    nearest = dataset.to_images(dataset.train[nearest_training(dataset, samples)])
+    assert nearest is not None
+    blank = torch.ones_like(images[:1]).expand(-len(images) % columns, *images.shape[1:])
+    rows = [torch.cat((side, blank)).split(columns) for side in (images, nearest)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _save_picture(path, torch.cat([row for pair in zip(*rows, strict=True) for row in pair]), columns)
+
+
+def nearest_training(dataset: Dataset, samples: Tensor) -> Tensor:
+    """Row of the training image nearest to each of these images (LongTensor [N])."""
+    images = dataset.to_images(samples.cpu())
+    assert images is not None
+    best = torch.full((len(images),), float("inf"))
+    found = torch.zeros(len(images), dtype=torch.long)
+    for first in range(0, len(dataset), _AT_ONCE):
+        part = dataset.to_images(dataset.train[first : first + _AT_ONCE])
+        assert part is not None
+        away = torch.cdist(images.flatten(1), part.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        here, row = away.min(1)
+        found = torch.where(here < best, row + first, found)
+        best = torch.minimum(best, here)
+    return found

@@ -22,7 +22,7 @@ from fewstep.errors import OperationError
 from fewstep.grids.files import read_grid_file
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
-from fewstep.sheets import save_sheet
+from fewstep.sheets import save_nearest_sheet, save_sheet
 from fewstep.training.build import build_process, load_model
 from fewstep.training.generate import draw, score
 from fewstep.training.grid import grid_run
@@ -175,11 +175,12 @@ def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tenso
 
 
 def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:
-    """A sheet of the suite's first seeds; its path relative to the results."""
+    """A sheet of the suite's first seeds; its path relative to the results. Images get one of their neighbours too."""
     first = (plan.suite.train_seeds or (None,))[0]
     if slot.seed != plan.suite.seeds[0] or slot.train_seed not in (None, first):
         return None
     name = slot.case if slot.steps is None else f"{slot.case}-steps{slot.steps}"
+    save_nearest_sheet(plan.folder / "samples" / f"{name}-nearest", plan.dataset, tokens[:SHEET])
     return save_sheet(plan.folder / "samples" / name, plan.dataset, tokens[:SHEET]).relative_to(plan.folder).as_posix()
 
 

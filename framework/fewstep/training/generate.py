@@ -23,9 +23,13 @@ from fewstep.progress import Narrator, Progress
 from fewstep.randomness import SampleStreams
 from fewstep.recipe import with_sampler
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
+from fewstep.sheets import save_nearest_sheet
 from fewstep.training.build import load_model, with_data
 from fewstep.training.guide import guide_of
 from fewstep.training.labels import condition_on, labels_like_data
+
+_SHEET = 50
+"""Samples on the sheet of nearest training images."""
 
 
 def draw_batch(
@@ -168,6 +172,7 @@ def evaluate_run(
             progress=Narrator(f"{count} steps"),
         )
         values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser)
+        save_nearest_sheet(model.run.evaluate / f"nearest-steps{count}", dataset, tokens[:_SHEET])
         row = {"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "sampler": config.model_dump(mode="json")}
         rows.append({**row, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
