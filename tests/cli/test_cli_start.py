@@ -20,6 +20,8 @@ VERBS = [
     "evaluate",
     "benchmark",
     "grid",
+    "export",
+    "push",
     "list",
     "show",
     "validate",

@@ -26,7 +26,7 @@ def export(
     weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
     dtype: Annotated[Dtype, typer.Option(help="what weights are kept in")] = Dtype.float32,
 ) -> None:
-    """Write a trained model as a folder that samples without the run and the data: weights, recipe, card."""
+    """Write a trained model as a folder of its own. It samples without the run and the data, and has a card."""
     from fewstep.export.write import export_run
 
     path = export_run(run, out, weights=weights.value, dtype=dtype.value)
@@ -39,7 +39,7 @@ def push(
     repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="repository of models; made if it is not there")],
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
 ) -> None:
-    """Upload an exported model with its card to the Hugging Face Hub; needs the extra `hub`."""
+    """Upload an exported model to the Hugging Face Hub. Needs the extra `hub`; the card comes along."""
     from fewstep.export.hub import push as upload
 
     typer.echo(f"pushed to {upload(folder, repo, private=private)}")
