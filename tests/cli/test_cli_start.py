@@ -28,6 +28,7 @@ VERBS = [
     "schema",
     "cp",
     "doctor",
+    "data",
 ]
 
 

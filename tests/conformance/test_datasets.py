@@ -24,6 +24,7 @@ def test_dataset_conforms(name: str, tmp_path: Path) -> None:
     save_file({"tokens": torch.arange(20).view(5, 4) % 7}, tmp_path / "tokens.safetensors")
     needed = {
         "text": {"path": str(tmp_path / "text.txt"), "length": 32},
+        "corpus": {"path": str(tmp_path / "text.txt"), "documents": "line", "prepared": str(tmp_path / "prepared")},
         "markov": {"size": 256},
         "mnist": {"path": str(write_mnist(tmp_path / "mnist")), "size": 14},
         "fashion_mnist": {"path": str(write_mnist(tmp_path / "fashion")), "flip": True},

@@ -157,8 +157,13 @@ def test_mentioned_commands_exist(page: Path) -> None:
         if not found:
             continue
         assert found[1] in COMMANDS, f"{named(page)}:{line}: no such command: {code}"
-        known = {option for parameter in COMMANDS[found[1]].params for option in parameter.opts}
-        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", found[2]):
+        command, rest = COMMANDS[found[1]], found[2]
+        below = re.match(r" ([a-z-]+)(.*)", rest)
+        if below and hasattr(command, "commands"):
+            assert below[1] in command.commands, f"{named(page)}:{line}: no such command: {code}"
+            command, rest = command.commands[below[1]], below[2]
+        known = {option for parameter in command.params for option in parameter.opts}
+        for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest):
             assert option in known, f"{named(page)}:{line}: {found[1]} has no option {option}"
 
 

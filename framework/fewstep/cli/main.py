@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from fewstep import __version__, plugins
-from fewstep.cli import catalogue, doctor, export, grid, importing, leaderboard, recipes, runs, sampling
+from fewstep.cli import catalogue, data, doctor, export, grid, importing, leaderboard, recipes, runs, sampling
 from fewstep.errors import FewstepError, RecipeError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data.app, name="data")
 app.command()(runs.train)
 app.command()(runs.distill)
 app.command()(sampling.sample)

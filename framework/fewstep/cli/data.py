@@ -1,0 +1,44 @@
+"""`fewstep data`: what is done to data before training."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Annotated
+
+import typer
+
+from fewstep.cli.output import echo_json, echo_table
+from fewstep.cli.recipes import Sets
+from fewstep.cli.runs import RecipeArgument
+
+app = typer.Typer(help="Prepare data for training.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _data() -> None:
+    """Prepare data for training."""
+
+
+@app.command()
+def prepare(
+    recipe: RecipeArgument,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes that tokenise; as many as there are cores if left out")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="read every shard again and compare its hash")] = False,
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Tokenise the data of a recipe into shards. What was interrupted goes on where it was."""
+    from fewstep.data.base import DATASETS
+    from fewstep.recipe import load_recipe
+
+    config = load_recipe(recipe, sets or []).recipe.data
+    begun = time.monotonic()
+    rows = DATASETS.get(config.type).cls.prepare(config, workers or os.cpu_count() or 1, verify)
+    folder = getattr(config, "prepared", None)
+    if as_json:
+        echo_json({"folder": folder, "parts": rows})
+        return
+    echo_table(f"{folder}, {time.monotonic() - begun:.1f} s", rows)
