@@ -22,8 +22,8 @@ from fewstep.training.rundir import RunDir
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "recipes").rglob("*.yaml"))
 RECIPES = shipped_recipes()
-LEAST = 87
-"""Files when this was last looked at: 79 recipes and 8 bases. Fewer means that a folder is not searched any more."""
+LEAST = 91
+"""Files when this was last looked at: 83 recipes and 8 bases. Fewer means that a folder is not searched any more."""
 
 
 def teacher_of(name: str) -> str | None:

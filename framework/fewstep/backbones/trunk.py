@@ -59,7 +59,7 @@ class TransformerTrunk(Backbone):
         self.residual_sites = config.depth
         self.time_conditioned = config.time_conditioned
         self.embedding = nn.Embedding(tokens.num_states, width)
-        self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(make_block(config, modulated=config.time_conditioned) for _ in range(config.depth))
         self.time = TimeModulation(width, config.depth) if config.time_conditioned else None
         self.norm = nn.LayerNorm(width, elementwise_affine=self.time is None)
         self.head = symbol_head(self.embedding, "weight", tokens, width, tied=config.tie_weights)
@@ -142,13 +142,14 @@ class TransformerTrunk(Backbone):
         yield from check_attention(config, recipe)
 
 
-def _block(config: TrunkConfig) -> Block:
+def make_block(config: TransformerConfig, *, modulated: bool) -> Block:
+    """One block of the size that `config` says."""
     return Block(
         config.width,
         config.heads,
         round(config.mlp_ratio * config.width),
         qk_norm=config.qk_norm,
-        modulated=config.time_conditioned,
+        modulated=modulated,
         dropout=config.dropout,
     )
 

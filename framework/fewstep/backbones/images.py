@@ -1,0 +1,116 @@
+"""What image backbones share: tokens of a grid gathered into pixels or patches, and hidden states scattered to tokens.
+
+Shapes: B batch, L tokens (H W C, row by row, channels last), D channels a token, P pixels along a patch's side,
+N patches, E channels of the network within.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from fewstep.backbones.base import Backbone, TokenSpace
+from fewstep.errors import UserError
+from fewstep.registries import registry
+
+
+class ImageBackbone(Backbone):
+    """A backbone that reads all tokens of an image at once, whatever the network within does with them.
+
+    Tokens are embedded in D channels, which is also the width of its hidden states and of residuals. Channels of a
+    pixel are told apart by where they stand in what `mix` is given.
+
+    Args:
+        width: D.
+
+    Raises:
+        UserError: the tokens have no grid, or do not fill it.
+    """
+
+    def __init__(self, config: Any, *, tokens: TokenSpace, width: int) -> None:
+        super().__init__(config, tokens=tokens)
+        if tokens.grid is None:
+            raise UserError(f"backbone {config.type} needs image data (tokens on a grid); use backbone transformer")
+        height, columns, channels = self.grid = tokens.grid
+        if height * columns * channels != tokens.length:
+            raise UserError(f"a grid of {height} x {columns} x {channels} does not hold {tokens.length} tokens")
+        self.width = width
+        self.time_conditioned = config.time_conditioned
+        self.embedding = nn.Embedding(tokens.num_states, width)
+
+    @abstractmethod
+    def mix(self, pixels: Tensor, t: Tensor) -> Tensor:
+        """Pixels [B, H, W, C D] at times [B] -> the same shape."""
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
+    ) -> Tensor:
+        weight = self.embedding.weight
+        x = x_t.to(weight.dtype) @ weight if x_t.is_floating_point() else self.embedding(x_t)
+        if residual is not None:
+            x = x + residual[0]
+        shape, length = x.shape, self.tokens.length
+        if set(segments or [length]) != {length} or x[..., 0].numel() % length:
+            raise ValueError(f"backbone {self.config.type} reads whole images of {length} tokens")
+        if segments is not None:  # images packed into a row do not see each other, so they are a batch
+            x = x.view(-1, length, self.width)
+            t = t.expand(len(x))
+        height, columns, channels = self.grid
+        pixels = rearrange(x, "b (h w c) d -> b h w (c d)", h=height, w=columns, c=channels)
+        return self.mix(pixels, t).reshape(shape)
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        kind = registry("datasets").get(recipe.data.type).cls.kind
+        if kind != "image":
+            yield "type", f"{config.type} needs image data, and {recipe.data.type} holds {kind}; use transformer"
+
+
+class Patches(nn.Module):
+    """Pixels to patches and back, each by one linear layer, between which a transformer works.
+
+    Args:
+        grid: H, W, C.
+        side: P, which divides H and W.
+        width: D.
+        inner: E.
+
+    Raises:
+        UserError: patches of that size do not tile the image.
+    """
+
+    def __init__(self, grid: tuple[int, int, int], side: int, width: int, inner: int) -> None:
+        super().__init__()
+        height, columns, channels = grid
+        if height % side or columns % side:
+            raise UserError(f"backbone.patch_size: {side} must divide the image's {height} rows and {columns} columns")
+        self.side, self.rows, self.columns = side, height // side, columns // side
+        self.into = nn.Linear(side * side * channels * width, inner)
+        self.out = nn.Linear(inner, side * side * channels * width)
+
+    @property
+    def coordinates(self) -> Tensor:
+        """Row and column of each patch: float [N, 2]."""
+        return torch.cartesian_prod(torch.arange(self.rows), torch.arange(self.columns)).view(-1, 2).float()
+
+    def gather(self, pixels: Tensor) -> Tensor:
+        """[B, H, W, C D] -> [B, N, E]."""
+        return self.into(rearrange(pixels, "b (h p) (w q) d -> b (h w) (p q d)", p=self.side, q=self.side))
+
+    def scatter(self, patches: Tensor) -> Tensor:
+        """[B, N, E] -> [B, H, W, C D]."""
+        return rearrange(self.out(patches), "b (h w) (p q d) -> b (h p) (w q) d", h=self.rows, p=self.side, q=self.side)
+
+
+def initialise(network: nn.Module) -> None:
+    """Normal weights of standard deviation 0.02 for linear layers and embeddings, biases zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
