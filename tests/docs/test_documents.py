@@ -139,7 +139,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_mentioned_files_exist(page: Path) -> None:
     tops = {entry.name for entry in ROOT.iterdir()} - {"runs", "results"}
-    written = {block.file_name for block in blocks(page)} | {"results.md"}
+    written = {block.file_name for block in blocks(page)} | {"results.md", "comparison.md"}
     places = (ROOT, ROOT / "framework/fewstep", page.parent)
     for line, code in [(number, word) for number, text in inline_code(page) for word in text.split()]:
         name = code.rstrip("/")

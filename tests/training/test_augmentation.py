@@ -26,11 +26,11 @@ def trainer(folder: Path, run: str, *sets: str) -> Trainer:
 
 def test_every_batch_is_changed_anew_and_the_data_stay(tmp_path: Path) -> None:
     training = trainer(tmp_path, "run", "data.shift=1")
-    rows = torch.arange(40)
+    rows, before = torch.arange(40), training.dataset.train[:].clone()
     first, second = training.batch(rows).x0, training.batch(rows).x0
     assert first.dtype == torch.long
     assert not torch.equal(first, second)
-    assert torch.equal(training.tokens, training.dataset.train)
+    assert torch.equal(training.dataset.train[:], before)
     states = {name: generator.get_state() for name, generator in training.generators.items()}
     training.batch(rows)
     moved = [name for name, generator in training.generators.items() if not generator.get_state().equal(states[name])]

@@ -22,7 +22,8 @@ def denoiser(backbone: str = "transformer", *, process: str = "masked", timed: b
     torch.manual_seed(0)
     built = PROCESSES.build(process, vocab_size=V)
     tokens = TokenSpace(built.num_states, V, L, (2, 3, 1))
-    settings = {"type": backbone, "width": 16, "depth": 2, "heads": 2, "time_conditioned": timed}
+    small = {"type": backbone, "width": 16, "depth": 3, "heads": 2, "time_conditioned": timed}
+    settings = {key: value for key, value in small.items() if key in BACKBONES.get(backbone).cls.Config.model_fields}
     if BACKBONES.get(backbone).cls.uses_context:
         settings["block_size"] = 3
     network = BACKBONES.build(settings, tokens=tokens)

@@ -41,7 +41,7 @@ def import_(
     weights: WeightsOption = Weights.ema,
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
 ) -> None:
-    """Turn a public checkpoint into a file to sample from or distil. Exit code 2 if any of its keys does not fit."""
+    """Turn a public checkpoint into a model of ours. Exit code 2 if any of its keys does not fit."""
     from fewstep.public import ImportRequest, import_checkpoint
 
     request = ImportRequest(
