@@ -28,8 +28,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: install  ## teacher and D-MMD student on handwritten digits, with a report (under 10 minutes on two cores)
 	$(BIN)/fewstep benchmark quickstart --out results/quickstart
 
-test: install  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+test: install  ## the tests, without the slow ones (under 15 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: install  ## every test
 	$(BIN)/python -m pytest

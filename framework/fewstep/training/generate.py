@@ -159,22 +159,16 @@ def evaluate_run(
     denoiser = guide_of(built, dataset)(model.denoiser)
     wanted = samples or section.samples
     labels = labels_like_data(denoiser, dataset, wanted, seed)
+    facts = {"seed": seed, "samples": wanted, "sampler": config.model_dump(mode="json")}
     rows = []
     for count in steps:
+        shown, size = Narrator(f"{count} steps"), section.batch_size
         tokens, nfe = draw(
-            built,
-            denoiser,
-            wanted,
-            steps=count,
-            seed=seed,
-            batch_size=section.batch_size,
-            labels=labels,
-            progress=Narrator(f"{count} steps"),
+            built, denoiser, wanted, steps=count, seed=seed, batch_size=size, labels=labels, progress=shown
         )
         values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser)
         save_nearest_sheet(model.run.evaluate / f"nearest-steps{count}", dataset, tokens[:_SHEET])
-        row = {"steps": count, "nfe": nfe, "seed": seed, "samples": wanted, "sampler": config.model_dump(mode="json")}
-        rows.append({**row, "metrics": values})
+        rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
     return rows
 
