@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from fewstep.component import Component
@@ -41,6 +42,22 @@ class Metric(Component, ABC):
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """The values over everything added since construction."""
+
+
+class CollectingMetric(Metric):
+    """A metric of all samples together: it keeps them (`seen`, LongTensors [N, L] on the CPU) until `compute`."""
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.seen: list[Tensor] = []
+
+    def update(self, samples: Tensor) -> None:
+        self.seen.append(samples.cpu())
+
+    @property
+    def samples(self) -> Tensor:
+        """All of them, LongTensor [N, L]."""
+        return torch.cat(self.seen)
 
 
 METRICS: Registry[Metric] = Registry("metric", Metric, "fewstep.metrics")

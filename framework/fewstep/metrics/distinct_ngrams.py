@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
-from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, CollectingMetric
 from fewstep.metrics.ngrams import ngram_numbers
 from fewstep.metrics.reference import real_samples
 
 
 @METRICS.register("distinct_ngrams")
-class DistinctNgrams(Metric):
+class DistinctNgrams(CollectingMetric):
     """Distinct n-grams over all n-grams of the samples together (distinct-n, arXiv 1510.03055), for n = 1 to 4.
 
     `_data` is the share of as many real samples. It falls as samples grow in number, so compare only for one number.
@@ -27,15 +26,8 @@ class DistinctNgrams(Metric):
     class Config(ComponentConfig):
         type: Literal["distinct_ngrams"] = "distinct_ngrams"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
-        super().__init__(config, dataset=dataset)
-        self.seen: list[Tensor] = []
-
-    def update(self, samples: Tensor) -> None:
-        self.seen.append(samples.cpu())
-
     def compute(self) -> dict[str, float]:
-        samples = torch.cat(self.seen)
+        samples = self.samples
         real = real_samples(self.dataset, len(samples))
         return {
             f"distinct_{n}{end}": distinct(rows, n)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.errors import UserError
-from fewstep.metrics.base import Metric
+from fewstep.metrics.base import CollectingMetric
 from fewstep.metrics.features import classifier_for, needs_labelled_images
 from fewstep.metrics.reference import real_samples
 
@@ -23,19 +20,12 @@ class ManifoldConfig(ComponentConfig):
     most: int = Field(10_000, ge=2, description="samples that are compared, the first ones, with as many real ones")
 
 
-class ManifoldMetric(Metric):
-    """Keeps samples, and gives features [N, F] of them and of as many real ones, by a classifier of these data."""
-
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
-        super().__init__(config, dataset=dataset)
-        self.seen: list[Tensor] = []
+class ManifoldMetric(CollectingMetric):
+    """Gives features [N, F] of samples and of as many real ones, by a classifier of these data."""
 
     @classmethod
     def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
         return needs_labelled_images(dataset_type)
-
-    def update(self, samples: Tensor) -> None:
-        self.seen.append(samples.cpu())
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """Features of samples and of real samples.
@@ -43,7 +33,7 @@ class ManifoldMetric(Metric):
         Raises:
             UserError: there are too few of one for their k-th nearest neighbours.
         """
-        samples = torch.cat(self.seen)[: self.config.most]
+        samples = self.samples[: self.config.most]
         real = real_samples(self.dataset, len(samples))
         if min(len(samples), len(real)) <= self.config.neighbours:
             raise UserError(

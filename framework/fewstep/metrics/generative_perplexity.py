@@ -35,7 +35,7 @@ class GenerativePerplexity(ReferenceMetric):
         type: Literal["generative_perplexity"] = "generative_perplexity"
 
     def compute(self) -> dict[str, float]:
-        samples = torch.cat(self.seen)
+        samples = self.samples
         found = {}
         for end, tokens in (("", samples), ("_data", self.real(len(samples)))):
             found[f"gen_ppl{end}"] = math.exp(self._mean_nll(tokens))

@@ -62,7 +62,7 @@ class GradientMoment(ReferenceMetric):
         )
 
     def compute(self) -> dict[str, float]:
-        samples = torch.cat(self.seen)
+        samples = self.samples
         real = self.real(len(samples))
         batches, size = self.config.batches, min(len(samples), len(real)) // self.config.batches
         if not size:

@@ -6,6 +6,7 @@ Shapes: N samples, M training samples, L tokens, V symbols.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -39,8 +40,13 @@ class LongestCopy(Metric):
         super().__init__(config, dataset=dataset)
         self.seen: list[Tensor] = []
 
+    @cached_property
+    def _train(self) -> Tensor:
+        """All training samples, which may have to be read and widened."""
+        return self.dataset.train[:].long()
+
     def update(self, samples: Tensor) -> None:
-        self.seen.append(longest_spans(samples.cpu(), self.dataset.train[:].long()))
+        self.seen.append(longest_spans(samples.cpu(), self._train))
 
     def compute(self) -> dict[str, float]:
         spans = torch.cat(self.seen).double()
@@ -52,7 +58,7 @@ class LongestCopy(Metric):
 
     def _reference(self) -> tuple[Tensor, Tensor]:
         """Real samples, and those to search them in."""
-        train, held_out = self.dataset.train[:].long(), self.dataset.held_out
+        train, held_out = self._train, self.dataset.held_out
         if held_out is None:
             last = min(_REFERENCES, -(-len(train) // 10))
             return train[-last:], train[:-last]

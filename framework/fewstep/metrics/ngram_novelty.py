@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
-from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, CollectingMetric
 from fewstep.metrics.ngrams import ngram_numbers
 from fewstep.metrics.reference import real_samples
 
@@ -17,7 +16,7 @@ _SIZES = (2, 4, 8)
 
 
 @METRICS.register("ngram_novelty")
-class NgramNovelty(Metric):
+class NgramNovelty(CollectingMetric):
     """Share of the samples' n-grams that occur in no training sample, for n = 2, 4 and 8 (arXiv 2111.09509).
 
     `_data` is the share of as many held-out samples; data without held-out samples have none that are unseen, and there
@@ -30,15 +29,8 @@ class NgramNovelty(Metric):
     class Config(ComponentConfig):
         type: Literal["ngram_novelty"] = "ngram_novelty"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
-        super().__init__(config, dataset=dataset)
-        self.seen: list[Tensor] = []
-
-    def update(self, samples: Tensor) -> None:
-        self.seen.append(samples.cpu())
-
     def compute(self) -> dict[str, float]:
-        samples, train = torch.cat(self.seen), self.dataset.train[:].long()
+        samples, train = self.samples, self.dataset.train[:].long()
         if self.dataset.held_out is None:
             cut = len(train) - max(1, len(train) // 10)
             real, rest = train[cut:], train[:cut]

@@ -12,7 +12,7 @@ from torch import Tensor
 from fewstep.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
-from fewstep.metrics.base import Metric
+from fewstep.metrics.base import CollectingMetric
 from fewstep.references import DenoiserReference, Reference
 from fewstep.seeding import generator_for
 
@@ -31,7 +31,7 @@ class ReferenceConfig(ComponentConfig):
     )
 
 
-class ReferenceMetric(Metric):
+class ReferenceMetric(CollectingMetric):
     """Keeps the samples, and compares them with as many real ones: held-out data, or else training data.
 
     Args:
@@ -49,10 +49,6 @@ class ReferenceMetric(Metric):
         if isinstance(reference, Denoiser):
             reference = DenoiserReference(reference, f"{config.type}: the reference '{config.reference}'")
         self.reference = reference
-        self.seen: list[Tensor] = []
-
-    def update(self, samples: Tensor) -> None:
-        self.seen.append(samples.cpu())
 
     def real(self, count: int) -> Tensor:
         """Up to `count` different real samples, always the same ones (LongTensor [N, L])."""

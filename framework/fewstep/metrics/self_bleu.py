@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.component import ComponentConfig
-from fewstep.data.base import Dataset
 from fewstep.errors import UserError
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, CollectingMetric
 from fewstep.metrics.ngrams import ngram_numbers
 from fewstep.metrics.reference import real_samples
 
 
 @METRICS.register("self_bleu")
-class SelfBleu(Metric):
+class SelfBleu(CollectingMetric):
     """Mean BLEU of each sample against all others (Texygen, arXiv 1802.01886): high where samples repeat each other.
 
     BLEU is the geometric mean of the clipped precisions of n-grams of 1 to `order` tokens, 0 if one of them is 0, as
@@ -33,15 +32,8 @@ class SelfBleu(Metric):
         order: int = Field(4, ge=1, le=8, description="tokens of the longest n-grams")
         most: int = Field(500, ge=2, description="samples that are compared, the first ones; time grows with this")
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
-        super().__init__(config, dataset=dataset)
-        self.seen: list[Tensor] = []
-
-    def update(self, samples: Tensor) -> None:
-        self.seen.append(samples.cpu())
-
     def compute(self) -> dict[str, float]:
-        samples = torch.cat(self.seen)[: self.config.most]
+        samples = self.samples[: self.config.most]
         if len(samples) < 2:
             raise UserError("self_bleu: one sample has no other to be compared with; draw more")
         order = min(self.config.order, samples.shape[1])
