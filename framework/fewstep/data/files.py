@@ -1,7 +1,9 @@
-"""What datasets that lie in files have in common: paths that stay valid, and text read with errors for people."""
+"""What datasets that lie in files have in common: paths that stay valid, digests, text read with errors for people."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +11,21 @@ from pydantic import AfterValidator
 
 from fewstep.errors import UserError
 
+_BLOCK = 1 << 20
+
 LocalPath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser().absolute()))]
 """A setting that names a file or folder. It is made absolute, since a run is sampled from other folders than it was
 trained in; a relative path is taken from the current folder."""
+
+
+def sha256(file: Path, seen: Callable[[int], None] = lambda count: None) -> str:
+    """SHA-256 of a file's bytes, read a piece at a time; `seen` is told how many each time."""
+    found = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(_BLOCK):
+            found.update(block)
+            seen(len(block))
+    return found.hexdigest()
 
 
 def read_utf8(path: Path) -> str:

@@ -12,7 +12,6 @@ Nothing is pickled and nothing in it is code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from fewstep.component import Strict
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
+from fewstep.data.files import sha256
 from fewstep.errors import FewstepError, UserError
 from fewstep.recipe import parse_recipe
 from fewstep.recipe.models import Recipe
@@ -141,15 +141,6 @@ class Exported:
         labels = load_file(folder / LABELS)["labels"].long() if f"{DATA}/{LABELS}" in self.config.files else None
         spec = DataSpec(told.vocab_size, told.length, told.grid)
         return DATASETS.get(told.type).cls.without_data(recipe.data, spec, told.fingerprint, codec, labels)
-
-
-def sha256(file: Path) -> str:
-    """Of a file's contents."""
-    found = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(1 << 20):
-            found.update(chunk)
-    return found.hexdigest()
 
 
 def _read_config(path: Path) -> ExportConfig:

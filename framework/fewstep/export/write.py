@@ -17,6 +17,7 @@ from torch import Tensor
 import fewstep
 from fewstep.data.base import Dataset
 from fewstep.data.codec import codec_problem
+from fewstep.data.files import sha256
 from fewstep.durable import flush
 from fewstep.errors import UserError
 from fewstep.export.ancestry import ancestors, state_digest
@@ -31,7 +32,6 @@ from fewstep.export.layout import (
     Exported,
     ExportedData,
     is_exported,
-    sha256,
 )
 from fewstep.export.portable import Portable, portable, without_places
 from fewstep.recipe.yaml_loader import dump_yaml

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import gzip
-import hashlib
 import io
 import zipfile
 import zlib
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from fewstep.data.files import sha256
 from fewstep.errors import UserError
 
 PACKED = (".gz", ".zst", ".zip")
@@ -36,15 +36,10 @@ class TextFile:
 
     def sha256(self, seen: Callable[[int], None] = lambda count: None) -> str:
         """SHA-256 of the bytes as they lie on disk; `seen` is told how many were read."""
-        digest = hashlib.sha256()
         try:
-            with self.path.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-                    seen(len(block))
+            return sha256(self.path, seen)
         except OSError as error:
             raise UserError(f"data.path: cannot read '{self.path}': {error.strerror}") from None
-        return digest.hexdigest()
 
 
 def find_files(path: Path, key: str = "data.path") -> list[TextFile]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.component import ComponentConfig
+from fewstep.data.files import sha256
 from fewstep.durable import publish
 from fewstep.errors import UserError
 from fewstep.progress import Narrator
@@ -33,7 +34,6 @@ from fewstep.text.shards import (
     PARTS,
     Prepared,
     read_manifest,
-    sha256,
     token_dtype,
     tokenizer_digest,
     write_shard,

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.component import ComponentConfig
+from fewstep.data.files import sha256
 from fewstep.errors import UserError
 from fewstep.text.tokenizers.base import TOKENIZERS, Tokenizer
 
@@ -91,15 +92,6 @@ def open_shard(file: Path, entry: dict[str, Any], tokenizer: str) -> Shard:
 def _mapped(file: Path, tensor: dict[str, Any], begin: int) -> NDArray[Any]:
     offset = begin + tensor["data_offsets"][0]
     return np.memmap(file, dtype=_KINDS[tensor["dtype"]], mode="r", offset=offset, shape=tuple(tensor["shape"]))
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with file.open("rb") as raw:
-        while block := raw.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Prepared:
