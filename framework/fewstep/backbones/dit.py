@@ -17,7 +17,15 @@ from torch.nn import functional as F
 from fewstep.backbones.attention import attention, check_segments, resolve_backend
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.heads import symbol_head
-from fewstep.backbones.layers import AttentionContext, modulate, rotary_table, rotate_halves, run_block, sinusoids
+from fewstep.backbones.layers import (
+    AttentionContext,
+    initialise,
+    modulate,
+    rotary_table,
+    rotate_halves,
+    run_block,
+    sinusoids,
+)
 from fewstep.backbones.transformer_config import TransformerConfig, check_attention
 from fewstep.backbones.trunk import of_tokens
 
@@ -66,11 +74,7 @@ class DiT(Backbone):
 
     def _initialise(self) -> None:
         """As `TransformerTrunk` does; adaLN starts at zero, so every block starts as the identity."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise(self)
         nn.init.normal_(self.vocab_embed.embedding, std=0.02)
         for block in (module for module in self.modules() if isinstance(module, DiTBlock)):
             nn.init.zeros_(block.adaLN_modulation.weight)

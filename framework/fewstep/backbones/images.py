@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
+from pydantic import Field
 from torch import Tensor, nn
 
+from fewstep.backbones.attention import resolve_backend
 from fewstep.backbones.base import Backbone, TokenSpace
+from fewstep.backbones.heads import symbol_head
+from fewstep.backbones.layers import AttentionContext, rotary_table
+from fewstep.backbones.transformer_config import TransformerConfig, check_attention
 from fewstep.errors import UserError
 from fewstep.registries import registry
 
@@ -107,10 +112,42 @@ class Patches(nn.Module):
         return rearrange(self.out(patches), "b (h w) (p q d) -> b (h p) (w q) d", h=self.rows, p=self.side, q=self.side)
 
 
-def initialise(network: nn.Module) -> None:
-    """Normal weights of standard deviation 0.02 for linear layers and embeddings, biases zero."""
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+class PatchConfig(TransformerConfig):
+    """Settings of transformers over patches."""
+
+    head_multiple: ClassVar[int] = 4
+
+    token_width: int = Field(32, gt=0, description="channels that a token is embedded in and predicted from (D)")
+    patch_size: int = Field(1, gt=0, description="pixels along the side of a patch; must divide height and width")
+    rotary_base: float = Field(100.0, gt=1, description="ratio of the fastest to the slowest rotary frequency")
+
+
+class PatchTransformer(ImageBackbone):
+    """What transformers over patches share; a subclass makes blocks, and `rotations` of its places."""
+
+    config: PatchConfig
+    rotations: Tensor
+
+    def __init__(self, config: PatchConfig, *, tokens: TokenSpace) -> None:
+        super().__init__(config, tokens=tokens, width=config.token_width)
+        self.patches = Patches(self.grid, config.patch_size, config.token_width, config.width)
+
+    def token_head(self) -> nn.Module:
+        """From the channels of a token to logits."""
+        return symbol_head(self.embedding, "weight", self.tokens, self.width, tied=self.config.tie_weights)
+
+    def turns(self, coordinates: Tensor) -> Tensor:
+        """Rotations of heads at coordinates [N, 2]."""
+        return rotary_table(coordinates, self.config.width // self.config.heads, self.config.rotary_base)
+
+    def context(self, x: Tensor) -> AttentionContext:
+        """How the places of x [B, N, E] see each other: all of them."""
+        return AttentionContext(self.rotations, resolve_backend(self.config.attention, x.device.type), None)
+
+    def settled(self, device_type: str) -> dict[str, str]:
+        return {"attention": resolve_backend(self.config.attention, device_type)}
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        yield from check_attention(config, recipe)
+        yield from super().check_recipe(config, recipe)

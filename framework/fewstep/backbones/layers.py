@@ -79,6 +79,15 @@ def run_block(block: nn.Module, *args: Any, recompute: bool) -> Tensor:
     return out
 
 
+def initialise(network: nn.Module) -> None:
+    """Normal weights of standard deviation 0.02 for linear layers and embeddings, biases zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 class TimeModulation(nn.Module):
     """Times -> shifts, scales and gates of every block and of the last norm, all in one matrix product.
 

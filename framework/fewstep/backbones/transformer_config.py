@@ -11,7 +11,18 @@ from fewstep.backbones.attention import AttentionName
 from fewstep.component import ComponentConfig
 
 
-class TransformerConfig(ComponentConfig):
+class NetworkConfig(ComponentConfig):
+    """Options that do not depend on what a network is made of."""
+
+    tie_weights: bool = Field(
+        False, description="the head's weight is the embedding's (arXiv 1608.05859): V x D fewer parameters"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="compute blocks again in the backward pass instead of keeping them: less memory, slower"
+    )
+
+
+class TransformerConfig(NetworkConfig):
     """Size and options of a stack of transformer blocks."""
 
     head_multiple: ClassVar[int] = 2
@@ -26,12 +37,6 @@ class TransformerConfig(ComponentConfig):
         "auto", description="auto takes xformers on a GPU where it is importable, else sdpa"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of each branch's channels dropped in training")
-    tie_weights: bool = Field(
-        False, description="the head's weight is the embedding's (arXiv 1608.05859): V x D fewer parameters"
-    )
-    activation_checkpointing: bool = Field(
-        False, description="compute blocks again in the backward pass instead of keeping them: less memory, slower"
-    )
 
     @field_validator("heads")
     @classmethod

@@ -19,6 +19,7 @@ from fewstep.backbones.layers import (
     AttentionContext,
     Block,
     TimeModulation,
+    initialise,
     modulate,
     rotary_table,
     run_block,
@@ -78,11 +79,7 @@ class TransformerTrunk(Backbone):
         The head is not zero: zero would hide the first step's gradient from everything before it. Time and absolute
         positions start at zero, as additions to a network that works without them.
         """
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        initialise(self)
         for block in (module for module in self.modules() if isinstance(module, Block)):
             for last in (block.out, block.mlp_out):
                 nn.init.normal_(last.weight, std=0.02 / (2 * len(self.blocks)) ** 0.5)

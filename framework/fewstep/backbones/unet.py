@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from fewstep.backbones.attention import attention
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.backbones.heads import symbol_head
-from fewstep.backbones.images import ImageBackbone, initialise
-from fewstep.backbones.layers import run_block, sinusoids
-from fewstep.component import ComponentConfig
+from fewstep.backbones.images import ImageBackbone
+from fewstep.backbones.layers import initialise, run_block, sinusoids
+from fewstep.backbones.transformer_config import NetworkConfig
 
 
 @BACKBONES.register("unet")
@@ -29,7 +29,7 @@ class UNet(ImageBackbone):
     their order is learned. It mixes far places through its lowest level only, so that one always has attention.
     """
 
-    class Config(ComponentConfig):
+    class Config(NetworkConfig):
         type: Literal["unet"] = "unet"
         width: int = Field(64, ge=8, multiple_of=8, description="channels of the first level")
         multipliers: tuple[PositiveInt, ...] = Field(
@@ -41,10 +41,6 @@ class UNet(ImageBackbone):
         token_width: int = Field(32, gt=0, description="channels that a token is embedded in and predicted from (D)")
         time_conditioned: bool = Field(False, description="t scales and shifts the channels of each block")
         dropout: float = Field(0.0, ge=0, lt=1, description="share of a block's channels dropped in training")
-        tie_weights: bool = Field(False, description="the head's weight is the embedding's (arXiv 1608.05859)")
-        activation_checkpointing: bool = Field(
-            False, description="compute blocks again in the backward pass instead of keeping them: less memory, slower"
-        )
 
         @field_validator("heads")
         @classmethod

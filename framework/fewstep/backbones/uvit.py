@@ -5,25 +5,20 @@ Shapes: B batch, N patches, E width of the transformer, C D channels of a pixel'
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from fewstep.backbones.attention import resolve_backend
 from fewstep.backbones.base import BACKBONES, TokenSpace
-from fewstep.backbones.heads import symbol_head
-from fewstep.backbones.image_dit import PatchConfig
-from fewstep.backbones.images import ImageBackbone, Patches, initialise
-from fewstep.backbones.layers import AttentionContext, rotary_table, run_block, sinusoids
-from fewstep.backbones.transformer_config import check_attention
+from fewstep.backbones.images import PatchConfig, PatchTransformer
+from fewstep.backbones.layers import initialise, run_block, sinusoids
 from fewstep.backbones.trunk import make_block
 
 
 @BACKBONES.register("uvit")
-class UViT(ImageBackbone):
+class UViT(PatchTransformer):
     """U-ViT (arXiv 2209.12152): block i hands its output to block depth - 1 - i, through a linear layer of both.
 
     The time is one more place beside the patches, not a modulation. Positions are learned, and rotary within heads.
@@ -42,12 +37,10 @@ class UViT(ImageBackbone):
             return depth
 
     config: Config
-    rotations: Tensor
 
     def __init__(self, config: Config, *, tokens: TokenSpace) -> None:
-        super().__init__(config, tokens=tokens, width=config.token_width)
+        super().__init__(config, tokens=tokens)
         width = config.width
-        self.patches = Patches(self.grid, config.patch_size, config.token_width, width)
         self.positions = nn.Parameter(torch.empty(len(self.patches.coordinates), width))
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         if not config.time_conditioned:
@@ -55,10 +48,10 @@ class UViT(ImageBackbone):
         self.blocks = nn.ModuleList(make_block(config, modulated=False) for _ in range(config.depth))
         self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(config.depth // 2))
         self.norm = nn.LayerNorm(width)
-        self.head = symbol_head(self.embedding, "weight", tokens, config.token_width, tied=config.tie_weights)
-        turns = rotary_table(self.patches.coordinates, width // config.heads, config.rotary_base)
+        self.head = self.token_head()
+        turns = self.turns(self.patches.coordinates)
         if config.time_conditioned:  # the time's place is not turned
-            turns = torch.cat((rotary_table(torch.zeros(1, 2), width // config.heads, config.rotary_base), turns))
+            turns = torch.cat((self.turns(torch.zeros(1, 2)), turns))
         self.register_buffer("rotations", turns, persistent=False)
         initialise(self)
         nn.init.normal_(self.positions, std=0.02)
@@ -69,7 +62,7 @@ class UViT(ImageBackbone):
         if self.time is not None:
             told = self.time(sinusoids(t, self.config.width, scale=1000.0))
             x = torch.cat((told[:, None].to(x.dtype), x), 1)
-        context = AttentionContext(self.rotations, resolve_backend(self.config.attention, x.device.type), None)
+        context = self.context(x)
         kept: list[Tensor] = []
         half = len(self.skips)
         for index, block in enumerate(self.blocks):
@@ -80,11 +73,3 @@ class UViT(ImageBackbone):
                 kept.append(x)
         x = self.norm(x) if self.time is None else self.norm(x)[:, 1:]
         return pixels + self.patches.scatter(x)
-
-    def settled(self, device_type: str) -> dict[str, str]:
-        return {"attention": resolve_backend(self.config.attention, device_type)}
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from check_attention(config, recipe)
-        yield from super().check_recipe(config, recipe)
