@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from fewstep.component import ComponentConfig
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.data.files import LocalPath
 from fewstep.errors import UserError
+from fewstep.text.tokenizers.base import TOKENIZERS, Tokenizer
 
 _FILE = "tokenizer.json"
 
@@ -63,35 +65,26 @@ class TokenIds(Dataset):
         return tokens.long()
 
     def codec(self) -> Codec:
-        return Codec(files={_FILE: self._tokenizer.to_str().encode()} if self._tokenizer else {})
+        return Codec(files=self._tokenizer.files() if self._tokenizer else {})
 
     def restore(self, codec: Codec) -> None:
-        self._tokenizer = _tokenizer(codec.files[_FILE].decode()) if _FILE in codec.files else None
+        self._tokenizer = _tokenizer(codec.files) if codec.files else None
 
     def to_text(self, samples: Tensor) -> list[str]:
         if self._tokenizer is None:
             return [" ".join(map(str, row)) for row in samples.tolist()]
-        return [str(self._tokenizer.decode(row, skip_special_tokens=False)) for row in samples.tolist()]
+        return [self._tokenizer.decode(row) for row in samples.tolist()]
 
 
-def _read_tokenizer(path: Path) -> Any:
+def _read_tokenizer(path: Path) -> Tokenizer:
     try:
-        return _tokenizer(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        return _tokenizer({_FILE: path.read_bytes()})
+    except OSError as error:
         raise UserError(f"data.tokenizer: cannot read '{path}': {error}") from None
 
 
-def _tokenizer(content: str) -> Any:
-    """What a tokenizer.json describes.
-
-    Raises:
-        UserError: it describes none, or Hugging Face's package is missing.
-    """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise UserError("data.tokenizer needs Hugging Face's tokenizers: pip install tokenizers") from None
-    try:
-        return Tokenizer.from_str(content)
-    except Exception as error:  # its own type is no more than this
-        raise UserError(f"data.tokenizer: no tokenizer.json of Hugging Face's tokenizers: {error}") from None
+def _tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
+    """Of Hugging Face's kind; no token ends a document."""
+    tokenizer = TOKENIZERS.build({"type": "huggingface", "end_token": None})
+    tokenizer.load(files)
+    return tokenizer
