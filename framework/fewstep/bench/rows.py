@@ -43,6 +43,8 @@ class Slot:
     steps: int | None
     seed: int
     key: str
+    sampler: dict[str, Any] | None = None
+    """Its settings; None for real samples."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +65,25 @@ def plan_slots(plan: Plan) -> list[Slot]:
 
     def slot(case: str, train_seed: int | None, steps: int | None, seed: int, digest: str, sampler: Any) -> Slot:
         facts = {"case": case, "digest": digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
-        return Slot(case, train_seed, steps, seed, digest_of(facts))
+        return Slot(case, train_seed, steps, seed, digest_of(facts), sampler)
 
     slots = [slot(REFERENCE, None, None, seed, plan.dataset.fingerprint, None) for seed in suite.seeds]
     for case in plan.cases:
-        sampler = case.recipe.sampler.model_dump(mode="json")
-        if case.spec.grid_search:
-            sampler["grid"] = {"type": "measured", "steps": case.spec.steps}
+        sampler = sampler_settings(plan, case)
         slots += [
             slot(case.name, case.train_seed, steps, seed, case.digest, sampler)
             for steps in case.spec.steps
             for seed in suite.seeds
         ]
     return slots
+
+
+def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, Any]:
+    """A case's sampler as plain data; the file of searched steps by its place in the suite's folder."""
+    settings: dict[str, Any] = case.recipe.sampler.model_dump(mode="json")
+    if case.spec.grid_search:
+        settings["grid"] = {"type": "measured", "file": _relative(_grid_file(case), plan.folder)}
+    return settings
 
 
 def open_model(case: PreparedCase, dataset: Dataset) -> Model:
@@ -133,7 +141,7 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
         seed=slot.seed,
         samples=len(tokens),
         seconds=round(seconds, 3),
-        sampler=_settings(model.sampler, plan.folder) if model else None,
+        sampler=slot.sampler,
         values=values,
         sheet=_sheet(plan, slot, tokens),
         commit=commit,
@@ -189,8 +197,7 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
     resolved, trained = case.recipe.model_dump(mode="json"), not case.spec.oracle
     if case.recipe.teacher:
         resolved["teacher"]["run"] = _relative(case.recipe.teacher.run, plan.folder)
-    if case.spec.grid_search:
-        resolved["sampler"]["grid"] = {"type": "measured", "file": _relative(_grid_file(case), plan.folder)}
+    resolved["sampler"] = sampler_settings(plan, case)
     resolved["start_from"] = {role: _relative(run, plan.folder) for role, run in case.recipe.start_from.items()}
     return CaseResult(
         name=case.name,
@@ -236,15 +243,6 @@ def _logged(run: RunDir) -> list[dict[str, float]]:
 def _trained_with(run: RunDir) -> str | None:
     commit: str | None = json.loads(run.environment.read_text())["commit"] if run.environment.exists() else None
     return commit
-
-
-def _settings(sampler: Sampler, folder: Path) -> dict[str, Any]:
-    """A sampler's settings; a file of the suite by its place in the suite's folder."""
-    settings: dict[str, Any] = sampler.config.model_dump(mode="json")
-    grid = settings.get("grid")
-    if isinstance(grid, dict) and "file" in grid:
-        grid["file"] = _relative(grid["file"], folder)
-    return settings
 
 
 def _relative(path: str | Path, folder: Path) -> str:
