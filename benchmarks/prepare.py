@@ -1,6 +1,6 @@
 """How fast and how flat `fewstep data prepare` is on a text of any size, and whether kills change what it writes.
 
-    python benchmarks/prepare.py --gigabytes 2 --kills 10 --folder /tmp/prepare
+    python benchmarks/prepare.py --gigabytes 2 --kills 10 --folder FOLDER
 
 The text is made by a seed: documents of sentences, and sentences of words of a Zipf law. It is prepared once
 undisturbed, with the rate and the memory of all processes noted; then again, killed (SIGKILL, the whole process group)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from fewstep.objectives.base import Phase
 from fewstep.training.turns import Turns
 
@@ -29,3 +31,11 @@ def test_a_phase_may_begin_later_whatever_the_length() -> None:
 def test_what_trains_both_counts_for_both() -> None:
     turns = Turns([Phase("all", ("student", "critic"))], 5)
     assert (turns.updates("student"), turns.updates("critic")) == (5, 5)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 101])
+@pytest.mark.parametrize(("after", "repeat"), [(0.0, 1), (0.1, 1), (0.5, 3), (0.9, 2)])
+def test_updates_are_those_of_going_through_all_steps(steps: int, after: float, repeat: int) -> None:
+    turns = Turns([Phase("student", ("student",), repeat, after), CRITIC], steps)
+    for role in ("student", "critic"):
+        assert turns.updates(role) == sum(role in turns.at(step).train for step in range(steps))

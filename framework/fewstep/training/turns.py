@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from fewstep.objectives.base import Phase
 
@@ -21,9 +22,21 @@ class Turns:
 
     def at(self, step: int) -> Phase:
         """The phase of step `step`, counted from 0."""
-        ready = [phase for phase in self.cycle if step >= int(phase.after * self.steps)]
+        ready = self._ready(step)
         return ready[step % len(ready)]
+
+    def _ready(self, step: int) -> list[Phase]:
+        return [phase for phase in self.cycle if step >= self._begin(phase)]
+
+    def _begin(self, phase: Phase) -> int:
+        return int(phase.after * self.steps)
 
     def updates(self, role: str) -> int:
         """How often a role is trained in all of the training."""
-        return sum(role in self.at(step).train for step in range(self.steps))
+        total, marks = 0, sorted({*map(self._begin, self.cycle), self.steps})
+        for begin, end in pairwise(marks):
+            ready = self._ready(begin)
+            for place, phase in enumerate(ready):
+                if role in phase.train:  # steps of [begin, end) that are `place` modulo the cycle's length
+                    total += (end - 1 - place) // len(ready) - (begin - 1 - place) // len(ready)
+        return total
