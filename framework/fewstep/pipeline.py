@@ -261,6 +261,6 @@ def _from_hub(name: str, revision: str | None) -> Path:
     """A folder of the Hub, fetched or from the cache."""
     if not _HUB_ID.fullmatch(name):
         raise UserError(f"'{name}' is no folder or file here, and no OWNER/NAME of the Hugging Face Hub")
-    from fewstep.export.hub import fetch
+    from fewstep.hub import fetch
 
     return fetch(name, revision)

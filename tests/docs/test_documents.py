@@ -25,6 +25,8 @@ from pages import (
     reader_environment,
 )
 from preloaded import Preloaded
+from size_table import LARGE, SMALL, Size, row
+from size_table import PAGE as SIZES
 
 from fewstep.cli.main import app
 from fewstep.recipe.models import Recipe
@@ -110,6 +112,13 @@ def test_toml_is_valid(block: Block) -> None:
 def test_the_key_table_is_up_to_date() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text == rewritten(text), "run python tests/docs/key_table.py"
+
+
+@pytest.mark.parametrize(
+    "size", [*SMALL, *(pytest.param(size, marks=pytest.mark.slow) for size in LARGE)], ids=lambda size: size.recipe
+)
+def test_the_table_of_sizes_is_up_to_date(size: Size) -> None:
+    assert row(size) in SIZES.read_text(encoding="utf-8"), "run python tests/docs/size_table.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

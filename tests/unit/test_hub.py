@@ -13,8 +13,9 @@ import pytest
 
 from fewstep import Pipeline
 from fewstep.errors import FewstepError, OperationError, UserError
-from fewstep.export.hub import fetch, push
+from fewstep.export.hub import push
 from fewstep.export.write import export_run
+from fewstep.hub import fetch
 from fewstep.recipe import load_recipe
 from fewstep.training.launch import fit
 from fewstep.training.rundir import RunDir
@@ -45,7 +46,7 @@ class FakeHub:
         assert "step 2" in commit_message
         shutil.copytree(folder_path, self.root / repo_id)
 
-    def snapshot_download(self, *, repo_id: str, revision: str | None) -> str:
+    def snapshot_download(self, *, repo_id: str, revision: str | None, allow_patterns: None) -> str:
         self.asked.append((repo_id, revision))
         return str(self.root / repo_id)
 

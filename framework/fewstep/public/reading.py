@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fewstep.errors import OperationError, UserError
+from fewstep.errors import UserError
+from fewstep.hub import fetch
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 _PATTERNS = ["*.safetensors", "*.safetensors.index.json", "pytorch_model.bin", "config.json"]
@@ -56,20 +57,7 @@ def read_checkpoint(source: str, *, revision: str | None = None, weights: Litera
 def _from_hub(source: str, revision: str | None) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or Path(source).suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
         raise UserError(f"there is no file or folder '{source}', and it is not OWNER/NAME of the Hub")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError(
-            f"there is no file or folder '{source}' here; to fetch it from the Hub: pip install 'fewstep[hub]'"
-        ) from None
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=_PATTERNS))
-    except (OSError, ValueError) as error:  # its own errors are among these
-        reason = " ".join(str(error).split())[:160]
-        raise OperationError(
-            f"cannot fetch '{source}' from the Hub ({type(error).__name__}: {reason}); "
-            "fetch it elsewhere, and name the folder that it lies in"
-        ) from None
+    return fetch(source, revision, patterns=_PATTERNS)
 
 
 def _weights_in(folder: Path) -> Path:
