@@ -146,6 +146,43 @@ def test_a_missing_operator_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
         attention(*qkv(), backend="xformers")
 
 
+def test_auto_goes_on_with_sdpa_where_xformers_has_no_operator(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if module._import_xformers() is None:
+        pytest.skip("xformers is not installed")
+    module._warn_once.cache_clear()
+    monkeypatch.setattr(Tensor, "is_cuda", True)
+    for how in ({}, {"segments": [4, 1, 5]}, {"mask": some_mask(10, 10)}):
+        inputs = [x.detach() for x in qkv()]
+        out = attention(*inputs, backend="xformers_or_sdpa", **how)  # type: ignore[arg-type]
+        torch.testing.assert_close(out, attention(*inputs, backend="math", **how))  # type: ignore[arg-type]
+    reason = "attention: xformers has no operator for head dimension 8 in float32"
+    assert [record.message for record in caplog.records] == [
+        f"{reason}; sdpa takes its place",
+        f"{reason} with a mask; sdpa takes its place",
+    ]
+
+
+def test_xformers_refuses_no_gpu_because_of_its_extension() -> None:
+    """Its wheel is built for one CUDA; beside a PyTorch of another it calls itself built without, and has no operator."""
+    fmha = module._import_xformers()
+    if fmha is None or not torch.version.cuda:
+        pytest.skip("xformers is not installed, or PyTorch is without CUDA")
+    q = torch.randn(1, 4, 2, 16)
+    reasons = fmha.cutlass.FwOp.not_supported_reasons(fmha.Inputs(query=q, key=q, value=q))
+    assert reasons == ["device=cpu (supported: {'cuda'})"]
+    assert fmha.common._built_with_cuda, "the name that attention.py sets is the one that xformers reads"
+
+
+@cuda
+def test_auto_takes_xformers_operators_on_a_gpu() -> None:
+    module._warn_once.cache_clear()
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        run(resolve_backend("auto", "cuda"), qkv(device="cuda", dtype=dtype))
+        assert module._warn_once.cache_info().currsize == (dtype == torch.float64), dtype
+
+
 @cuda
 @pytest.mark.parametrize("segments", [None, [4, 1, 5]], ids=["whole", "packed"])
 @pytest.mark.parametrize(("dtype", "slack"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
@@ -182,7 +219,7 @@ def test_what_a_cpu_gets(name: str, backend: str) -> None:
     assert resolve_backend(name, "cpu") == backend
 
 
-@pytest.mark.parametrize(("importable", "backend"), [(True, "xformers"), (False, "sdpa")])
+@pytest.mark.parametrize(("importable", "backend"), [(True, "xformers_or_sdpa"), (False, "sdpa")])
 def test_auto_takes_xformers_on_a_gpu_where_it_can(
     importable: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

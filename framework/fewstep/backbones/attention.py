@@ -45,7 +45,7 @@ def attention(
     Args:
         q: [B, Lq, K, Dh].
         k, v: [B, Lk, K, Dh], of q's dtype.
-        backend: what `resolve_backend` returned: "xformers", "sdpa" or "math".
+        backend: what `resolve_backend` returned: "xformers", "xformers_or_sdpa", "sdpa" or "math".
         segments: lengths of the sequences packed into the row (B = 1, Lq = Lk); tokens see only their own sequence.
         mask: BoolTensor [Lq, Lk], true where a query sees a key, which each query must do at least once.
 
@@ -54,7 +54,7 @@ def attention(
 
     Raises:
         ValueError: `segments` do not fill the row, come with a mask, or the backend is unknown.
-        UserError: xformers has no operator for these tensors.
+        UserError: xformers has no operator for these tensors, and the backend is "xformers".
     """
     if segments is not None:
         check_segments(segments, q.shape[0], q.shape[1])
@@ -62,15 +62,20 @@ def attention(
             raise ValueError("give attention segments or a mask; a mask can hide packed sequences from each other too")
     if _PLAIN.get():
         return _math(q, k, v, mask if segments is None else segment_mask(segments, q.device))
-    if backend == "xformers":
-        return _xformers(q, k, v, segments, mask)
+    if backend in ("xformers", "xformers_or_sdpa"):
+        try:
+            return _xformers(q, k, v, segments, mask)
+        except UserError as error:
+            if backend == "xformers":
+                raise
+            _warn_once(str(error).split(";")[0] + "; sdpa takes its place")
     if segments is not None:
         mask = segment_mask(segments, q.device)
-    if backend == "sdpa":
+    if backend in ("sdpa", "xformers_or_sdpa"):
         return _sdpa(q, k, v, mask)
     if backend == "math":
         return _math(q, k, v, mask)
-    raise ValueError(f"unknown attention backend '{backend}'; resolve_backend() returns xformers, sdpa or math")
+    raise ValueError(f"unknown attention backend '{backend}'; take what resolve_backend() returns")
 
 
 @contextmanager
@@ -87,12 +92,15 @@ def plain_attention() -> Iterator[None]:
 def resolve_backend(name: AttentionName, device: str) -> str:
     """The backend that `name` means on a type of device ("cpu", "cuda"); the first answer for each is logged.
 
+    "xformers_or_sdpa" is what auto takes on a GPU: xformers wherever it has an operator for the tensors (it has none for
+    float64, say), and SDPA elsewhere.
+
     Raises:
         UserError: xformers was asked for by name, but is not importable or has no operator on this device.
     """
     backend: str = name
     if name == "auto":
-        backend = "xformers" if device == "cuda" and _import_xformers() is not None else "sdpa"
+        backend = "xformers_or_sdpa" if device == "cuda" and _import_xformers() is not None else "sdpa"
     elif name == "xformers":
         if device != "cuda":
             raise UserError(f"attention: xformers has no {device} operator; use `attention: auto` or `sdpa`")
@@ -160,7 +168,8 @@ def _import_xformers() -> ModuleType | None:
     """`xformers.ops.fmha`, or None.
 
     Its import warns when its C++ extensions do not fit this PyTorch; attention does not need them, since it
-    dispatches to PyTorch's own kernels, so those warnings would only alarm.
+    dispatches to PyTorch's own kernels, so those warnings would only alarm. It would refuse every tensor all the same:
+    its wheels are built for one release of CUDA, and beside a PyTorch of another it takes itself for built without any.
     """
     noisy = logging.getLogger("xformers")
     level = noisy.level
@@ -168,8 +177,16 @@ def _import_xformers() -> ModuleType | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return import_module("xformers.ops.fmha")
+            fmha = import_module("xformers.ops.fmha")
     except (ImportError, OSError):
         return None
     finally:
         noisy.setLevel(level)
+    if torch.version.cuda and fmha.cutlass.FwOp.is_available() and hasattr(fmha.common, "_built_with_cuda"):
+        fmha.common._built_with_cuda = True
+    return fmha
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
