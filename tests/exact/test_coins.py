@@ -40,7 +40,7 @@ def test_dmmd_with_noise_input_can(masked_teacher: Path, tmp_path: Path) -> None
 def test_dmmd_without_noise_input_cannot(masked_teacher: Path, tmp_path: Path) -> None:
     """It draws independent coins, or always the same side: nothing else is open to a function of all masks."""
     values = distance("coins-dmmd-plain", tmp_path / "student", masked_teacher)
-    assert values["coin_tv"] > 0.45, values
+    assert values["coin_tv"] > 0.4, values
 
 
 def test_the_uniform_process_can(tmp_path: Path) -> None:
@@ -78,4 +78,4 @@ def test_imitating_a_teacher_token_by_token_cannot(objective: str, masked_teache
     values = distance(
         "coins-di4c", tmp_path / "student", masked_teacher, [f"objective={objective}", "noise_input=null"]
     )
-    assert values["coin_tv"] > 0.45, values
+    assert values["coin_tv"] > 0.4, values

@@ -26,7 +26,9 @@ CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
 @pytest.fixture
-def run(train: Train) -> str:
+def run(train: Train, monkeypatch: pytest.MonkeyPatch) -> str:
+    """On the CPU, since a process that is forked from one that uses a GPU cannot."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return str(train("smoke-teacher", "run").path)
 
 

@@ -92,8 +92,8 @@ def plain_attention() -> Iterator[None]:
 def resolve_backend(name: AttentionName, device: str) -> str:
     """The backend that `name` means on a type of device ("cpu", "cuda"); the first answer for each is logged.
 
-    "xformers_or_sdpa" is what auto takes on a GPU: xformers wherever it has an operator for the tensors (it has none for
-    float64, say), and SDPA elsewhere.
+    "xformers_or_sdpa" is what auto takes on a GPU: xformers wherever it has an operator for the tensors, which it has
+    not for float64, say, and SDPA elsewhere.
 
     Raises:
         UserError: xformers was asked for by name, but is not importable or has no operator on this device.
@@ -151,7 +151,7 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None, m
         bias = _mask_bias(mask, q.dtype).expand(q.shape[0], q.shape[2], -1, -1)
     try:
         out: Tensor = fmha.memory_efficient_attention(q, k, v, attn_bias=bias)
-    except NotImplementedError as error:
+    except (NotImplementedError, KeyError) as error:  # KeyError: a dtype that it did not think of
         reason = f"head dimension {q.shape[-1]} in {str(q.dtype).removeprefix('torch.')}{' with a mask' * masked}"
         raise UserError(f"attention: xformers has no operator for {reason}; use `attention: sdpa`") from error
     return out

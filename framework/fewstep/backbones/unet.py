@@ -84,7 +84,7 @@ class UNet(ImageBackbone):
         nn.init.normal_(self.embedding.weight)
 
     def mix(self, pixels: Tensor, t: Tensor) -> Tensor:
-        x = self.enter(pixels.movedim(-1, 1))
+        x = self.enter(pixels.movedim(-1, 1).contiguous())  # forward mode of group norm wants rows that lie together
         told = None if self.time is None else self.time(sinusoids(t, self.config.width, scale=1000.0))
         kept = [x]
         for part in self.down:
