@@ -44,6 +44,12 @@ def test_a_student_with_noise_input_is_repeatable_too(train: Train, tmp_path: Pa
     assert first == second
 
 
+def test_a_run_of_the_cpu_is_sampled_there_beside_a_gpu(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train("smoke-teacher", "run", "train.device=cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert load_model(run.path).denoiser.device.type == "cpu"
+
+
 def test_weights_and_sampler_settings_matter(train: Train, tmp_path: Path) -> None:
     run = train("smoke-teacher", "run", "train.steps=100", "optim.lr=1e-2")
     plain = SampleRequest(64, 4)

@@ -55,7 +55,9 @@ class TrainSection(Strict):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 runs the networks under autocast; losses stay fp32"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="auto takes a GPU where there is one; cpu: for its samples too"
+    )
     log_every: PositiveInt = Field(100, description="steps between two lines of the log")
     checkpoint_every: PositiveInt = Field(1000, description="steps between two checkpoints")
     keep_last: PositiveInt = Field(2, description="checkpoints kept")

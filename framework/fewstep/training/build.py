@@ -134,6 +134,8 @@ class _Source:
             denoiser.load_state_dict(self.state, strict=self.weights == "raw")  # an average has no buffers
         except RuntimeError as error:
             raise _Unfit(f"the weights in '{self.path}' do not fit their recipe ({_last_line(error)})") from None
+        if device == "auto" and self.recipe.train.device == "cpu":
+            device = "cpu"
         denoiser.requires_grad_(False).eval().to(resolve_device(device))
         return TrainedModel(self.path, self.run, self.recipe, dataset, denoiser, self.step, self.weights)
 
@@ -145,6 +147,7 @@ def load_model(
 
     Args:
         path: run folder, a folder that `fewstep export` wrote, or a `.safetensors` file of a run's export/.
+        device: "auto" is a GPU where there is one, unless the recipe trains on the CPU.
         dataset: the run's data if it is in memory already.
 
     Raises:
