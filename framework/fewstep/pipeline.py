@@ -192,6 +192,7 @@ class Pipeline:
         samples: Sequence[str] | Tensor,
         *,
         steps: int = 64,
+        evaluations: int | None = None,
         seed: int = 0,
         label: int | None = None,
         batch_size: int = 64,
@@ -203,6 +204,8 @@ class Pipeline:
 
         Args:
             samples: texts of exactly L tokens each, or tokens (LongTensor [N, L]).
+            evaluations: steps looked at for each sample, one at random in each of so many stretches of the walk, which
+                leaves the bound unbiased; all if None.
             label: class of all samples, for models that are told one.
 
         Raises:
@@ -216,7 +219,15 @@ class Pipeline:
             tokens = checked_tokens(torch.stack(rows), "score", self.dataset, complete=True)
         labels = None if label is None else labels_asked_for(str(label), self.dataset, len(tokens))
         with self._computing():
-            return score_model(self.model, tokens, labels=labels, steps=steps, seed=seed, batch_size=batch_size)
+            return score_model(
+                self.model,
+                tokens,
+                labels=labels,
+                steps=steps,
+                evaluations=evaluations,
+                seed=seed,
+                batch_size=batch_size,
+            )
 
     def _draw(self, request: SampleRequest, rows: Tensor | None) -> Generated:
         for name, value in (("n", request.count), ("steps", request.steps), ("batch_size", request.batch_size)):
