@@ -16,6 +16,7 @@ import yaml
 from tiny_suite import SUITE, write_files
 
 from fewstep.bench import code, runner, session, work
+from fewstep.bench.leaderboard import merge
 from fewstep.bench.plan import make_plan
 from fewstep.bench.results import Results
 from fewstep.bench.runner import run_suite
@@ -24,6 +25,7 @@ from fewstep.errors import OperationError, UserError
 from fewstep.grids.files import read_grid_file
 from fewstep.training.rundir import RunDir
 
+RANKED = (REFERENCE, "teacher", "student", "oracle")
 Write = Callable[..., str]
 
 
@@ -148,6 +150,26 @@ def test_a_metric_may_ask_a_case(
     ar["set"] = [*ar["set"], "train.steps=21"]  # type: ignore[misc]
     run_suite(write_suite(**changes, headline="gradient_moment"), str(out))
     assert (trained, measured) == (["ar"], [REFERENCE, "teacher", "ar"])
+
+
+def test_a_value_of_the_model_stands_in_all_its_rows_and_nowhere_else(write_suite: Write, tmp_path: Path) -> None:
+    """Measured once a model; a student that has none, and real samples, leave their cells empty."""
+    metric = {"type": "likelihood_bound", "samples": 8, "steps": 4, "evaluations": 2}
+    metrics = [{"type": "ngram_distance", "order": 2}, metric]
+    out = tmp_path / "out"
+    results = load(run_suite(write_suite(metrics=metrics, seeds=[0, 1]), str(out)))
+    assert results.complete
+    found = {name: {row.values.get("bound_bits") for row in results.rows if row.case == name} for name in RANKED}
+    assert {name: len(values) for name, values in found.items()} == dict.fromkeys(RANKED, 1)
+    assert found[REFERENCE] == found["student"] == {None}
+    assert None not in found["teacher"] | found["oracle"]
+    table = (out / "results.md").read_text().partition("| model")[2].partition("\n\n")[0].splitlines()
+    place = [cell.strip() for cell in table[0].split("|")].index("bound_bits ↓")
+    cells = {cells[1].strip(): cells[place + 1].strip() for line in table[2:] if (cells := line.split("|"))}
+    assert cells["real samples"] == cells["student (D-MMD)"] == ""
+    assert float(cells["teacher"]) > 0
+    assert "bound_bits" in (out / "results.tex").read_text().replace("\\_", "_")
+    assert "bound_bits ↓" in merge([out]).grid().header
 
 
 def test_models_of_blocks_are_expected_to_take_longer(write_suite: Write, tmp_path: Path) -> None:

@@ -51,6 +51,13 @@ def test_headline_must_be_a_value_that_compares(write_suite: Write, headline: st
     assert message in problems(write_suite(headline=headline))["headline"]
 
 
+@pytest.mark.parametrize("key", ["headline", "diversity"])
+def test_a_value_of_models_is_no_headline(write_suite: Write, key: str) -> None:
+    message = "'bound_bits' judges models, whatever their number of steps; name a value of samples"
+    metrics = [{"type": "ngram_distance", "order": 2}, "likelihood_bound"]
+    assert problems(write_suite(metrics=metrics, **{key: "bound_bits"}))[key] == message
+
+
 def test_diversity_must_be_a_value(write_suite: Write) -> None:
     found = problems(write_suite(diversity="ngram_t"))
     assert "no value of these metrics named 'ngram_t'; did you mean 'ngram_tv'?" in found["diversity"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import OperationError
 from fewstep.grids.files import read_grid_file
+from fewstep.metrics.base import DrawnFrom
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.seeding import generator_for
 from fewstep.sheets import save_nearest_sheet, save_sheet
 from fewstep.training.build import build_process, load_model
-from fewstep.training.generate import draw, score
+from fewstep.training.generate import draw, judge, score
 from fewstep.training.grid import grid_run
 from fewstep.training.guide import guide_of
 from fewstep.training.labels import labels_like_data
@@ -55,6 +56,8 @@ class Model:
     sampler: Sampler
     batch_size: int
     parameters: int | None
+    judged: dict[str, float] = field(default_factory=dict)
+    """Values of metrics that judge the model itself, the same in each of its rows."""
 
 
 def plan_slots(plan: Plan) -> list[Slot]:
@@ -86,8 +89,10 @@ def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, Any]:
     return settings
 
 
-def open_model(case: PreparedCase, dataset: Dataset) -> Model:
+def open_model(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ()) -> Model:
     """The trained network of a case, or its source's oracle, with the recipe's sampler.
+
+    Those of `metrics` that judge models are measured.
 
     Steps that are to be searched for it are found first, and kept in the folder of its run.
     """
@@ -95,11 +100,13 @@ def open_model(case: PreparedCase, dataset: Dataset) -> Model:
     sampler = SAMPLERS.build(_with_searched_steps(case) if case.spec.grid_search else config)
     if case.spec.oracle:
         oracle = dataset.oracle(build_process(case.recipe, dataset))  # type: ignore[attr-defined]
-        return Model(oracle, sampler, section.batch_size, None)
+        judged = judge(DrawnFrom(oracle, case.recipe), dataset, metrics)
+        return Model(oracle, sampler, section.batch_size, None, judged)
     device = case.recipe.train.device
     denoiser = load_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
     parameters = sum(weight.numel() for weight in denoiser.parameters())
-    return Model(guide_of(sampler, dataset)(denoiser), sampler, section.batch_size, parameters)
+    judged = judge(DrawnFrom(denoiser, case.recipe), dataset, metrics)
+    return Model(guide_of(sampler, dataset)(denoiser), sampler, section.batch_size, parameters, judged)
 
 
 def _with_searched_steps(case: PreparedCase) -> Any:
@@ -129,6 +136,7 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
     seconds = time.monotonic() - begun
     drawn_from = model.denoiser if model else None
     values = score(tokens, plan.dataset, plan.metrics(by="run"), labels=labels, drawn_from=drawn_from)
+    values |= model.judged if model else {}
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} (steps {slot.steps}, seed {slot.seed})")

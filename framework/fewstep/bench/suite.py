@@ -141,6 +141,14 @@ class Suite(Strict):
 
         return {name: way for m in self.metrics for name, way in METRICS.get(m.type).cls.directions.items()}
 
+    @property
+    def of_models(self) -> frozenset[str]:
+        """Values that judge models and not samples: the same at any number of steps, and missing where none is."""
+        from fewstep.metrics.base import METRICS
+
+        found = (METRICS.get(m.type).cls for m in self.metrics)
+        return frozenset(name for metric in found if metric.of_models for name in metric.directions)
+
     def shrunk(self) -> Suite:
         """The suite as `--quick` runs it; itself if it does not say how."""
         quick = self.quick
@@ -221,11 +229,15 @@ class Suite(Strict):
         elif ways[self.headline] == "info":
             judged = ", ".join(name for name, way in ways.items() if way != "info") or "none"
             yield ("headline",), f"neither high nor low is better for '{self.headline}'; values that compare: {judged}"
+        elif self.headline in self.of_models:
+            yield ("headline",), _of_model(self.headline)
 
     def _diversity(self) -> Found:
         """It is a value that a metric returns."""
         if self.diversity is not None and self.diversity not in self.directions:
             yield ("diversity",), _unknown("value of these metrics", self.diversity, list(self.directions))
+        elif self.diversity is not None and self.diversity in self.of_models:
+            yield ("diversity",), _of_model(self.diversity)
 
     def _tolerances(self) -> Found:
         """They are about values that a metric returns and that are better one way."""
@@ -306,6 +318,10 @@ def _repeated(key: Key, values: Sequence[int]) -> Found:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
         yield key, f"{twice[0]} is listed twice"
+
+
+def _of_model(name: str) -> str:
+    return f"'{name}' judges models, whatever their number of steps; name a value of samples"
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:

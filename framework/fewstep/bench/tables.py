@@ -60,12 +60,15 @@ def _tex(text: str) -> str:
 
 
 def value_grid(results: Results) -> Grid:
-    """All values: rows are cases by NFE, columns are values with the way that is better."""
+    """All values: rows are cases by NFE, columns are values with the way that is better.
+
+    What judges models has no value for real samples, nor for models that it cannot judge.
+    """
     names = sorted(results.directions, key=lambda name: name != results.headline)
     header = ["model", "NFE", *(name + ARROWS[results.directions[name]] for name in names)]
     rows = [
         [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe)]
-        + [shown(summary.values[name]) for name in names]
+        + [shown(summary.values[name]) if name in summary.values else "" for name in names]
         for summary in results.summary
     ]
     return Grid(header, rows)

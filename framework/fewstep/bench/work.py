@@ -93,7 +93,8 @@ class Workbench:
         return echo
 
     def _sample(self, task: Task, case: PreparedCase | None, slots: Sequence[Slot]) -> None:
-        model = open_model(case, self.plan.dataset) if case else None
+        metrics = self.plan.metrics(by="run") if slots else []
+        model = open_model(case, self.plan.dataset, metrics) if case else None
         if model:
             self.reports.opened(task, model.parameters)
         for slot in slots:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fewstep.component import Component
 from fewstep.data.base import Dataset
+from fewstep.denoiser import Denoiser
 from fewstep.registry import Registry
+
+if TYPE_CHECKING:
+    from fewstep.recipe.models import Recipe
 
 
 class Metric(Component, ABC):
@@ -21,6 +26,8 @@ class Metric(Component, ABC):
     """
 
     directions: ClassVar[Mapping[str, Literal["lower", "higher", "info"]]]
+    of_models: ClassVar[bool] = False
+    """Whether it judges what draws the samples, and no samples (`ModelMetric`)."""
 
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config)
@@ -58,6 +65,43 @@ class CollectingMetric(Metric):
     def samples(self) -> Tensor:
         """All of them, LongTensor [N, L]."""
         return torch.cat(self.seen)
+
+
+@dataclass(frozen=True)
+class DrawnFrom:
+    """What draws the samples: a network, or a source's exact denoiser, without what a sampler adds to it; and the
+    recipe, which has the sampler and the objective."""
+
+    denoiser: Denoiser
+    recipe: Recipe
+
+
+class ModelMetric(Metric):
+    """A metric of what draws the samples, not of samples: measured once a model, whatever the number of steps."""
+
+    of_models: ClassVar[bool] = True
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.found: dict[str, float] = {}
+
+    def refuses(self, model: DrawnFrom) -> str | None:
+        """Why it cannot judge that model, whose values are then left out, or None if it can."""
+        return None
+
+    @abstractmethod
+    def measure(self, model: DrawnFrom) -> dict[str, float]:
+        """The values of a model."""
+
+    def look_at(self, model: DrawnFrom) -> None:
+        """Measure a model; `compute` then returns its values."""
+        self.found = self.measure(model)
+
+    def update(self, samples: Tensor) -> None:
+        """Samples do not matter."""
+
+    def compute(self) -> dict[str, float]:
+        return self.found
 
 
 METRICS: Registry[Metric] = Registry("metric", Metric, "fewstep.metrics")

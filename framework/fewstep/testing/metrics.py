@@ -10,9 +10,10 @@ import torch
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoiser import NetworkDenoiser
-from fewstep.metrics.base import METRICS
+from fewstep.metrics.base import METRICS, DrawnFrom, ModelMetric
 from fewstep.metrics.reference import ReferenceMetric
 from fewstep.processes.base import PROCESSES
+from fewstep.recipe.models import Recipe
 
 
 def check_metric(config: Any, *, data: Any = None) -> None:
@@ -33,6 +34,12 @@ def check_metric(config: Any, *, data: Any = None) -> None:
     if issubclass(metric_type, ReferenceMetric):
         runtime["reference"] = _untrained_reference(dataset)
     whole, parts = METRICS.build(config, **runtime), METRICS.build(config, **runtime)
+    if isinstance(whole, ModelMetric):
+        assert isinstance(parts, ModelMetric)
+        model = _untrained_model(name, dataset)
+        assert whole.refuses(model) is None, f"cannot judge a plain model: {whole.refuses(model)}"
+        for metric in (whole, parts):
+            metric.look_at(model)
     labels = None if dataset.labels is None else dataset.labels[:96]
     whole.update_labelled(samples, labels)
     for first in range(0, len(samples), 41):
@@ -57,6 +64,24 @@ def _untrained_reference(dataset: Dataset) -> NetworkDenoiser:
     config = {"type": "block_transformer", "width": 16, "depth": 1, "heads": 2, "block_size": 1}
     tokens = TokenSpace(process.num_states, spec.vocab_size, spec.length)
     return NetworkDenoiser(BACKBONES.build(config, tokens=tokens), process)
+
+
+def _untrained_model(data: str, dataset: Dataset) -> DrawnFrom:
+    """A masked model that draws the data whole."""
+    raw = {"type": "transformer", "width": 16, "depth": 1, "heads": 2}
+    recipe = Recipe.model_validate(
+        {
+            "name": "x",
+            "data": data,
+            "process": "masked",
+            "backbone": raw,
+            "objective": "denoising",
+            "train": {"steps": 1},
+        }
+    )
+    process = PROCESSES.build(recipe.process, vocab_size=dataset.spec.vocab_size)
+    tokens = TokenSpace(process.num_states, dataset.spec.vocab_size, dataset.spec.length)
+    return DrawnFrom(NetworkDenoiser(BACKBONES.build(recipe.backbone, tokens=tokens), process), recipe)
 
 
 def _suited(metric_type: Any) -> str:

@@ -6,6 +6,7 @@ Shapes: N samples, L tokens.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
 from fewstep.hugging_face import PREFIX, load_causal_lm
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, DrawnFrom, Metric, ModelMetric
 from fewstep.metrics.reference import ReferenceMetric
 from fewstep.progress import Narrator, Progress
 from fewstep.randomness import SampleStreams
@@ -101,17 +102,39 @@ def score(
 ) -> dict[str, float]:
     """Values of all `metrics` (configs or names) over the samples, which were asked for by `labels` if by any.
 
+    Metrics of models are left out; those `judge` measures.
+
     Args:
         drawn_from: what drew them, if a model did; metrics that this misleads say so on standard error.
     """
     values: dict[str, float] = {}
     for config in metrics:
+        if _of_models(config):
+            continue
         metric = build_metric(config, dataset)
         if isinstance(metric, ReferenceMetric) and drawn_from is not None:
             metric.warn_of(drawn_from)
         metric.update_labelled(samples, labels)
         values.update(metric.compute())
     return values
+
+
+def judge(model: DrawnFrom, dataset: Dataset, metrics: Sequence[Any]) -> dict[str, float]:
+    """Values of those `metrics` that judge the model itself; which of them cannot say so on standard error."""
+    values: dict[str, float] = {}
+    for config in filter(_of_models, metrics):
+        metric = build_metric(config, dataset)
+        assert isinstance(metric, ModelMetric)
+        if reason := metric.refuses(model):
+            print(f"note: {metric.config.type} is left out: {reason}", file=sys.stderr, flush=True)
+            continue
+        metric.look_at(model)
+        values.update(metric.compute())
+    return values
+
+
+def _of_models(config: Any) -> bool:
+    return METRICS.get(METRICS.parse(config).type).cls.of_models
 
 
 def build_metric(config: Any, dataset: Dataset) -> Metric:
@@ -159,6 +182,9 @@ def evaluate_run(
     denoiser = guide_of(built, dataset)(model.denoiser)
     wanted = samples or section.samples
     labels = labels_like_data(denoiser, dataset, wanted, seed)
+    judged = judge(
+        DrawnFrom(model.denoiser, model.recipe.model_copy(update={"sampler": config})), dataset, section.metrics
+    )
     facts = {"seed": seed, "samples": wanted, "sampler": config.model_dump(mode="json")}
     rows = []
     for count in steps:
@@ -166,7 +192,7 @@ def evaluate_run(
         tokens, nfe = draw(
             built, denoiser, wanted, steps=count, seed=seed, batch_size=size, labels=labels, progress=shown
         )
-        values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser)
+        values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | judged
         save_nearest_sheet(model.run.evaluate / f"nearest-steps{count}", dataset, tokens[:_SHEET])
         rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
