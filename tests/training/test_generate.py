@@ -57,6 +57,24 @@ def test_weights_and_sampler_settings_matter(train: Train, tmp_path: Path) -> No
     assert len({sample_run(str(run.path), request).read_text() for request in kinds}) == 4
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_is_evaluated_in_the_precision_that_its_recipe_says(
+    train: Train, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    run = train("smoke-teacher", "run", f"evaluate.precision={precision}")
+    seen: set[torch.dtype] = set()
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        seen.add(q.dtype)
+        return real(q, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    (row,) = evaluate_run(str(run.path), steps=[2], samples=8)
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert row["precision"] == precision
+
+
 def test_evaluation_counts_and_keeps_rows(train: Train) -> None:
     run = train("smoke-teacher", "run")
     rows = evaluate_run(str(run.path), steps=[1, 5], samples=40)

@@ -49,3 +49,13 @@ def test_text_through_a_tokenizer(tmp_path: Path) -> None:
     assert DATASETS.build(config).to_text(torch.tensor([[0, 1, 0]])) == ["a b a"]
     with pytest.raises(UserError, match=r"data\.tokenizer: cannot read"):
         DATASETS.build({**config, "tokenizer": str(tmp_path / "none.json")})
+
+
+def test_random_rows_stand_in_for_data() -> None:
+    """The same each time, over all of the vocabulary; without them there is nothing to train on."""
+    config = {"type": "token_ids", "vocab_size": 5, "length": 40, "random": 30}
+    data, again = DATASETS.build(config), DATASETS.build(config)
+    assert data.train.shape == (30, 40)
+    assert torch.equal(data.train, again.train)
+    assert torch.bincount(data.train[:].flatten(), minlength=5).min() > 180
+    assert len(DATASETS.build({**config, "random": 0})) == 0

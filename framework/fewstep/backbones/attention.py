@@ -112,6 +112,11 @@ def resolve_backend(name: AttentionName, device: str) -> str:
     return backend
 
 
+def has_xformers() -> bool:
+    """Whether xformers is installed and can be imported; it needs a GPU besides."""
+    return _import_xformers() is not None
+
+
 def segment_mask(segments: Sequence[int], device: torch.device) -> Tensor:
     """BoolTensor [L, L], true where two tokens belong to the same packed sequence."""
     lengths = torch.tensor(segments, device=device)

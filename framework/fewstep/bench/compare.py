@@ -105,13 +105,18 @@ def check_comparable(base: Results, suite: Suite, data: str, quick: bool) -> Non
 
 
 def compare_results(now: Results, base: Results, tolerances: dict[str, float]) -> Comparison:
-    """Compare every value that is better one way, of every case and number of steps; real samples are left out.
+    """Compare every value that is better one way, of every case and number of steps.
+
+    Real samples are left out, and cases that are skipped on this machine.
 
     A value may be worse by its tolerance if it has one, else by two standard errors of the difference. Where neither is
     known, as with one seed, it is level if it is the same, and otherwise not judged.
     """
     ways = {name: way for name, way in now.directions.items() if way != "info"}
-    ours, theirs = ({(s.case, s.steps): s for s in results.summary if s.nfe} for results in (now, base))
+    skipped = {case.case for case in now.skipped}
+    ours, theirs = (
+        {(s.case, s.steps): s for s in results.summary if s.nfe and s.case not in skipped} for results in (now, base)
+    )
     changes = [
         _change(key, name, way, ours.get(key), theirs.get(key), tolerances.get(name))
         for key in [*theirs, *(key for key in ours if key not in theirs)]

@@ -19,7 +19,7 @@ def draw_diversity_plot(results: Results, path: Path) -> Path:
     for index, name in enumerate(names):
         _line(axes, results, name, index)
     real = results.find(REFERENCE, None)
-    if real:
+    if real and {results.diversity, results.headline} <= real.values.keys():
         x, y = (real.values[value].mean for value in (results.diversity, results.headline))
         axes.plot([x], [y], linestyle="none", marker="*", markersize=16, color="#555555", label=REAL)
     axes.set_xlabel(results.diversity, fontsize=11)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fewstep.bench.code import plugin_versions
+from fewstep.bench.needs import lacking
 from fewstep.bench.results import digest_of, model_id
 from fewstep.bench.suite import CaseSpec, LoadedSuite, Suite
 from fewstep.component import did_you_mean
@@ -33,6 +34,8 @@ class PreparedCase:
     digest: str
     run: RunDir
     """Where it is trained; unused by an oracle."""
+    lacks: str | None = None
+    """Why it cannot run here: what it, or a case that it needs, asks of the machine; it is skipped then."""
 
     @property
     def trained(self) -> bool:
@@ -189,7 +192,8 @@ class _Planner:
             facts |= {"code": self.code, "plugins": plugin_versions(recipe.recipe.plugins)}
         digest = digest_of(facts)
         run = RunDir(self.folder / "runs" / f"{model_id(spec.name, seed)}-{digest[:8]}")
-        case = PreparedCase(spec, seed, recipe, digest, run)
+        lacks = lacking(spec.needs) or next((c.lacks for c in (teacher, *origins.values()) if c and c.lacks), None)
+        case = PreparedCase(spec, seed, recipe, digest, run, lacks)
         self.cases[case.id] = case
 
     def add_again(self, index: int, seed: int | None) -> None:
@@ -210,9 +214,12 @@ class _Planner:
         if spec.grid_search and (origin.spec.oracle or "grid" not in type(recipe.sampler).model_fields):
             what = "an oracle has no run" if origin.spec.oracle else f"sampler '{recipe.sampler.type}' has no grid"
             self._note(index, "grid_search", f"steps cannot be searched for it: {what}")
-        own = {key: getattr(spec, key) for key in ("name", "label", "steps", "model", "sampler", "grid_search")}
+        own = {
+            key: getattr(spec, key) for key in ("name", "label", "steps", "model", "sampler", "grid_search", "needs")
+        }
+        lacks = lacking(spec.needs) or origin.lacks
         spec = origin.spec.model_copy(update=own)
-        case = replace(origin, spec=spec, loaded=replace(origin.loaded, recipe=recipe))
+        case = replace(origin, spec=spec, loaded=replace(origin.loaded, recipe=recipe), lacks=lacks)
         self.cases[case.id] = case
 
     def check_metrics(self) -> None:
@@ -223,6 +230,10 @@ class _Planner:
             outside = reference and (reference.startswith("hf:") or Path(reference).exists())
             if reference and reference not in names and not outside:
                 message = f"no case, run or file named '{reference}'{did_you_mean(reference, names) or ''}"
+                self.problems.append(self.loaded.problem(("metrics", index, "reference"), message))
+            asked = next((case for case in self.cases.values() if case.name == reference), None)
+            if asked and asked.lacks:
+                message = f"case '{reference}' is skipped here, so that nothing can be measured: {asked.lacks}"
                 self.problems.append(self.loaded.problem(("metrics", index, "reference"), message))
             reason = self.dataset and METRICS.get(config.type).cls.unsuited(type(self.dataset))
             if reason:

@@ -31,7 +31,7 @@ def draw_plot(results: Results, path: Path) -> Path:
     else:
         for index, name in enumerate(names):
             _line(axes, results, name, index)
-    if real:
+    if real and results.headline in real.values:
         level = (axes.axvline if many else axes.axhline)(real.values[results.headline].mean)
         level.set(color="#555555", linestyle=":", linewidth=1.6, label=REAL)
     if not many:
@@ -128,7 +128,7 @@ def _value_axis(axes: Any, results: Results, axis: Any) -> None:
     """Scale, ticks and label of the values, and what belongs to the whole picture."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    means = [s.values[results.headline].mean for s in results.summary]
+    means = [s.values[results.headline].mean for s in results.summary if results.headline in s.values]
     if means and min(means) > 0 and max(means) / min(means) > _LOG_SPAN:
         (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

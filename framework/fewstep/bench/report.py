@@ -154,7 +154,9 @@ def _caption(results: Results, row: Row) -> str:
     case = results.case(row.case)
     who = case.label if case else REAL
     where = "" if row.nfe is None else f", {row.nfe} NFE"
-    return f"{who}{where}: {results.headline} {row.values[results.headline]:.4g}, seed {row.seed}"
+    value = row.values.get(results.headline)
+    told = "" if value is None else f"{results.headline} {value:.4g}, "
+    return f"{who}{where}: {told}seed {row.seed}"
 
 
 def _diversity(results: Results, folder: Path) -> list[str]:

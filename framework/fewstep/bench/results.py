@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from fewstep.bench.suite import Expectation
+from fewstep.bench.suite import SPEED, Expectation
 from fewstep.component import Strict
 from fewstep.errors import UserError
 
-VERSION = 2
-_READABLE = (1, 2)
+VERSION = 3
+_READABLE = (1, 2, 3)
 Verdict = Literal["better", "level", "worse"]
 """Outcome of a comparison: beyond two standard errors of the difference, or within."""
 
@@ -68,6 +68,10 @@ class CaseResult(Strict):
     parameters: int | None = Field(description="weights of the sampled network; null if it was not trained")
     train_steps: int | None
     train_seconds: float | None = Field(description="time in the training loop, over all sessions")
+    train_tokens_per_second: float | None = Field(
+        None,
+        description="tokens that training steps took, by the median over the stretches of the log; null for too few",
+    )
     run: str | None = Field(description="run folder, relative to this file")
     commit: str | None = Field(description="of fewstep, when it was trained")
     logged: dict[str, float] = Field(
@@ -145,7 +149,7 @@ class ClaimResult(Strict):
 
 
 class Failure(Strict):
-    """A case that could not be completed, or was left out because its teacher could not."""
+    """A case that was not completed, and why; perhaps because its teacher was not."""
 
     case: str
     reason: str
@@ -154,7 +158,7 @@ class Failure(Strict):
 class Results(Strict):
     """All of `results.json`."""
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     suite: SuiteInfo
     complete: bool = Field(description="false while the suite runs, after it was stopped, and if a case failed")
     environment: dict[str, Any] = Field(description="versions, hardware, threads")
@@ -169,6 +173,7 @@ class Results(Strict):
     summary: tuple[Summary, ...]
     claims: tuple[ClaimResult, ...]
     failures: tuple[Failure, ...]
+    skipped: tuple[Failure, ...] = Field((), description="cases that need what this machine lacks, and what that is")
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
@@ -186,7 +191,7 @@ class Results(Strict):
             raise UserError(f"'{path}' is damaged ({error}); delete it to measure again") from None
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version not in _READABLE:
-            known = " and ".join(map(str, _READABLE))
+            known = f"{', '.join(map(str, _READABLE[:-1]))} and {_READABLE[-1]}"
             raise UserError(f"'{path}' has schema_version {version!r}, this fewstep reads {known}; use another folder")
         try:
             return cls.model_validate({**raw, "schema_version": VERSION})  # 1 lacks what may be null
@@ -208,10 +213,15 @@ class Results(Strict):
 
         plain = self.model_dump(mode="json", exclude={"date": True, "suite": {"command"}})
         for case in plain["cases"]:
-            del case["train_seconds"]
+            del case["train_seconds"], case["train_tokens_per_second"]
             case["logged"] = {key: value for key, value in case["logged"].items() if key not in VOLATILE}
         for row in plain["rows"]:
             del row["seconds"]
+        for part in (*plain["rows"], *plain["summary"]):
+            for values in (part["values"], *part.get("trainings", {}).values()):
+                for name in SPEED.keys() & values.keys():
+                    del values[name]
+        plain["claims"] = [claim for claim in plain["claims"] if claim["value"] not in SPEED]
         return plain
 
     def find(self, case: str, steps: int | None) -> Summary | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.bench.plan import Plan, PreparedCase
 from fewstep.bench.results import CaseResult, Row, digest_of
+from fewstep.bench.speed import time_drawing, train_tokens_per_second
 from fewstep.bench.suite import REFERENCE
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
@@ -55,6 +56,7 @@ class Model:
     denoiser: Denoiser
     sampler: Sampler
     batch_size: int
+    precision: str
     parameters: int | None
     judged: dict[str, float] = field(default_factory=dict)
     """Values of metrics that judge the model itself, the same in each of its rows."""
@@ -65,6 +67,7 @@ def plan_slots(plan: Plan) -> list[Slot]:
     suite = plan.suite
     common: dict[str, Any] = {"samples": suite.samples, "metrics": plan.metrics(by="digest")}
     common |= {} if plan.code is None else {"code": plan.code}
+    common |= {} if suite.speed is None else {"speed": suite.speed.model_dump(mode="json")}
 
     def slot(case: str, train_seed: int | None, steps: int | None, seed: int, digest: str, sampler: Any) -> Slot:
         facts = {"case": case, "digest": digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
@@ -101,12 +104,13 @@ def open_model(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ()
     if case.spec.oracle:
         oracle = dataset.oracle(build_process(case.recipe, dataset))  # type: ignore[attr-defined]
         judged = judge(DrawnFrom(oracle, case.recipe), dataset, metrics)
-        return Model(oracle, sampler, section.batch_size, None, judged)
+        return Model(oracle, sampler, section.batch_size, section.precision, None, judged)
     device = case.recipe.train.device
     denoiser = load_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
     parameters = sum(weight.numel() for weight in denoiser.parameters())
     judged = judge(DrawnFrom(denoiser, case.recipe), dataset, metrics)
-    return Model(guide_of(sampler, dataset)(denoiser), sampler, section.batch_size, parameters, judged)
+    guided = guide_of(sampler, dataset)(denoiser)
+    return Model(guided, sampler, section.batch_size, section.precision, parameters, judged)
 
 
 def _with_searched_steps(case: PreparedCase) -> Any:
@@ -136,7 +140,8 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
     seconds = time.monotonic() - begun
     drawn_from = model.denoiser if model else None
     values = score(tokens, plan.dataset, plan.metrics(by="run"), labels=labels, drawn_from=drawn_from)
-    values |= model.judged if model else {}
+    if model:
+        values |= model.judged | (_speed(plan, slot, model) if plan.suite.speed else {})
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} (steps {slot.steps}, seed {slot.seed})")
@@ -172,9 +177,17 @@ def _tokens(
         seed=slot.seed,
         batch_size=model.batch_size,
         labels=labels,
+        precision=model.precision,
         progress=lambda done, _: progress(done),
     )
     return tokens, labels, nfe
+
+
+def _speed(plan: Plan, slot: Slot, model: Model) -> dict[str, float]:
+    """How fast a row's samples are drawn, once more; its model has just drawn them, so it is warm."""
+    assert plan.suite.speed
+    draw = lambda: _tokens(plan, slot, model, lambda done: None)[0]  # noqa: E731
+    return time_drawing(draw, model.denoiser.device, plan.suite.speed.repeats)
 
 
 def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
@@ -220,6 +233,7 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
         parameters=parameters,
         train_steps=case.recipe.train.steps if trained else None,
         train_seconds=train_seconds(case.run) if trained else None,
+        train_tokens_per_second=_train_speed(plan, case) if trained else None,
         run=_relative(case.run.path, plan.folder) if trained else None,
         commit=_trained_with(case.run) if trained else None,
         logged=(_logged(case.run) or [{}])[-1] if trained else {},
@@ -240,6 +254,11 @@ def train_seconds(run: RunDir) -> float:
         seconds = line["seconds"]
         total, last = total + seconds - (last if seconds >= last else 0.0), seconds
     return round(total, 3)
+
+
+def _train_speed(plan: Plan, case: PreparedCase) -> float | None:
+    """Tokens that a training took per second."""
+    return train_tokens_per_second(_logged(case.run), case.recipe.train.batch_size * plan.dataset.spec.length)
 
 
 def _logged(run: RunDir) -> list[dict[str, float]]:

@@ -57,6 +57,8 @@ def run_suite(
         check_comparable(earlier, loaded.suite, plan.dataset.fingerprint, quick)
     command = _command(source, out, quick, jobs, keep_code, base, sets)
     session = Session(plan, command, say, _setup(jobs))
+    for case in session.skipped:
+        say(f"{case.case} is skipped: {case.reason}")
     if not _finish(session, jobs):
         say(f"stopped; everything measured so far is kept, and the same command continues: {command}")
         return folder

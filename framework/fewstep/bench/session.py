@@ -50,7 +50,7 @@ class Session:
         self.finished = False
         self._recall()
         self.stages = [Task("sample", REFERENCE)]
-        for case in plan.cases:
+        for case in (case for case in plan.cases if not case.lacks):
             self.stages += [Task("train", case.id)] * case.trained + [Task("sample", case.id)]
         self.clock = SuiteClock([self._stage(task) for task in self.stages], parallel=self.parallel)
 
@@ -78,6 +78,12 @@ class Session:
 
     def _slots_of(self, model: str) -> list[Slot]:
         return [slot for slot in self.slots if model_id(slot.case, slot.train_seed) == model]
+
+    @property
+    def skipped(self) -> tuple[Failure, ...]:
+        """Cases that this machine cannot run, and why."""
+        found = {case.name: case.lacks for case in self.plan.cases if case.lacks}
+        return tuple(Failure(case=name, reason=reason) for name, reason in found.items())
 
     # --------------------------------------------------------------- tasks
 
@@ -232,9 +238,9 @@ class Session:
         return ", ".join([*parts, f"{self.suite.samples} samples", f"{seeds} seed{'s' if seeds > 1 else ''}"])
 
     def _tell(self, task: Task, rows: Sequence[Row], *, reused: bool) -> None:
-        value = shown(estimate([row.values[self.suite.headline] for row in rows]))
+        values = [row.values[self.suite.headline] for row in rows if self.suite.headline in row.values]
         where = "real samples" if rows[0].nfe is None else f"{rows[0].nfe} NFE"
-        text = f"{where}: {self.suite.headline} {value}"
+        text = f"{where}: {self.suite.headline} {shown(estimate(values))}" if values else f"{where}: scored"
         self.line(task, f"{text}  (measured before)" if reused else text, timed=not reused)
 
     # ------------------------------------------------------------- results
@@ -281,6 +287,7 @@ class Session:
             rows=tuple(rows),
             summary=tuple(summary),
             claims=tuple(judge(claim, suite.headline, direction, summary) for claim in suite.claims),
+            skipped=self.skipped,
             failures=tuple(sorted(self.failures, key=lambda failure: order.index(failure.case))),
         )
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
+from fewstep.bench.needs import Need
 from fewstep.component import ComponentConfig, Strict, custom_error, did_you_mean
 from fewstep.errors import Problem, RecipeError, UserError
 from fewstep.recipe import locate, validate_file
@@ -22,6 +23,9 @@ from fewstep.recipe.yaml_loader import Key, Node, dotted
 
 REFERENCE = "data"
 """What the row of real samples is called."""
+
+SPEED = {"tokens_per_second": "higher", "peak_memory_mb": "lower"}
+"""Values of a suite with `speed`, and which way is better. They depend on the machine."""
 
 Expectation = Literal["better", "not_worse"]
 
@@ -59,6 +63,9 @@ class CaseSpec(Strict):
     teacher: str | None = Field(None, description="earlier case whose model is this one's teacher")
     start_from: dict[str, str] = Field({}, description="earlier case whose weights a role starts from, by role name")
     oracle: bool = Field(False, description="sample the data source's exact denoiser; nothing is trained")
+    needs: tuple[Need, ...] = Field(
+        (), description="what the machine must have; where it lacks that, the case is skipped"
+    )
     set: tuple[str, ...] = Field((), description="changes to the recipe, such as train.steps=100")
     quick_set: tuple[str, ...] = Field((), description="further changes to it when the suite is to be quick")
 
@@ -85,6 +92,12 @@ class ClaimSpec(Strict):
         return (self.case, self.steps), (self.against, self.at or self.steps)
 
 
+class SpeedSpec(Strict):
+    """How the speed of drawing is measured, beside the metrics."""
+
+    repeats: PositiveInt = Field(3, description="timed draws of all samples of a row, after one that is not timed")
+
+
 class QuickSpec(Strict):
     """What `--quick` changes, so that a suite can be seen to run in a minute."""
 
@@ -108,6 +121,9 @@ class Suite(Strict):
     set: tuple[str, ...] = Field((), description="changes to every recipe, such as data.order=2")
     samples: PositiveInt = Field(description="samples of each row")
     metrics: Annotated[tuple[Annotated[ComponentConfig, From("metrics")], ...], Some] = Field(description="by name")
+    speed: SpeedSpec | None = Field(
+        None, description="also measure how fast samples are drawn, and the memory that takes"
+    )
     headline: str = Field(description="value that is plotted and that claims compare")
     diversity: str | None = Field(None, description="value that the headline is plotted against, beside NFE")
     tolerances: dict[str, NonNegativeFloat] = Field(
@@ -136,10 +152,11 @@ class Suite(Strict):
 
     @property
     def directions(self) -> dict[str, str]:
-        """Every value that the metrics return, and which way is better."""
+        """Every value that is measured, and which way is better."""
         from fewstep.metrics.base import METRICS
 
-        return {name: way for m in self.metrics for name, way in METRICS.get(m.type).cls.directions.items()}
+        ways = {name: way for m in self.metrics for name, way in METRICS.get(m.type).cls.directions.items()}
+        return ways | (SPEED if self.speed else {})
 
     @property
     def of_models(self) -> frozenset[str]:

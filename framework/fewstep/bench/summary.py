@@ -92,7 +92,7 @@ def compare(difference: float, error: float, direction: str) -> Verdict:
 def shown(value: Estimate) -> str:
     """`27.13 ± 0.52`: the error with two digits, the mean to the same place; the mean alone where all seeds agree."""
     if not value.stderr:
-        return f"{value.mean:.4g}"
+        return f"{value.mean:.0f}" if abs(value.mean) >= 1e4 else f"{value.mean:.4g}"
     places = min(8, max(0, 1 - math.floor(math.log10(value.stderr))))
     return f"{value.mean:.{places}f} ± {value.stderr:.{places}f}"
 

@@ -77,6 +77,7 @@ def value_grid(results: Results) -> Grid:
 def model_grid(results: Results) -> Grid:
     """What the models are; evaluations are samples that networks saw in training, each time that they did."""
     header = ["model", "recipe", "teacher", "commit", "parameters", "training steps", "evaluations", "training time"]
+    header += ["training tokens/s", "training memory, MB"]
     return Grid(header, [_model_row(case) for case in results.cases if case.model is None], words=4)
 
 
@@ -86,7 +87,9 @@ def _model_row(case: CaseResult) -> list[str]:
     recipe = " ".join([case.recipe, *(f"--set {change}" for change in _changes(case))])
     steps = "" if case.train_steps is None else f"{case.train_steps:,}"
     teacher = model_id(case.teacher, case.train_seed) if case.teacher else ""
-    return [case.id, recipe, teacher, short(case.commit), parameters, steps, budget(case), seconds]
+    speed = "" if case.train_tokens_per_second is None else f"{case.train_tokens_per_second:,.0f}"
+    memory = f"{case.logged['peak_memory_mb']:,.0f}" if "peak_memory_mb" in case.logged else ""
+    return [case.id, recipe, teacher, short(case.commit), parameters, steps, budget(case), seconds, speed, memory]
 
 
 def budget(case: CaseResult) -> str:
@@ -151,7 +154,7 @@ def conclusion(results: Results) -> str:
     if best.nfe != fewest:
         parts.append(f"with the fewest evaluations it is {_where(first, value)}")
     real = results.find(REFERENCE, None)
-    parts.append(f"real samples score {shown(real.values[value])}" if real else "")
+    parts.append(f"real samples score {shown(real.values[value])}" if real and value in real.values else "")
     text = "; ".join(filter(None, parts)) + "."
     return text[0].upper() + text[1:]
 
@@ -178,6 +181,7 @@ def _where(summary: Summary, value: str) -> str:
 def notes(results: Results) -> list[str]:
     """What a reader must know before the numbers: reduced, or cases that failed."""
     found = [QUICK_NOTE] if results.suite.quick else []
+    found += [f"Case '{case.case}' was skipped: {case.reason}." for case in results.skipped]
     return [*found, *(f"Case '{failure.case}' is not complete: {failure.reason}" for failure in results.failures)]
 
 
@@ -268,5 +272,5 @@ def console_table(results: Results) -> Group:
         found = {s.nfe: shown(s.values[results.headline]) for s in results.summary if s.case == case}
         table.add_row(case, *(found.get(count, "") for count in counts))
     real = results.find(REFERENCE, None)
-    last = [f"{REAL}: {shown(real.values[results.headline])}"] if real else []
+    last = [f"{REAL}: {shown(real.values[results.headline])}"] if real and results.headline in real.values else []
     return Group(f"{name} by NFE", table, *last)

@@ -16,6 +16,7 @@ from fewstep.component import ComponentConfig
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.data.files import LocalPath
 from fewstep.errors import UserError
+from fewstep.seeding import generator_for
 from fewstep.text.tokenizers.base import TOKENIZERS, Tokenizer
 
 _FILE = "tokenizer.json"
@@ -25,7 +26,8 @@ _FILE = "tokenizer.json"
 class TokenIds(Dataset):
     """Rows of token ids from a safetensors file (`tokens`, [N, L]), such as `fewstep sample` writes.
 
-    Without a file it is a vocabulary and a length alone: enough to sample an imported model, not to train on.
+    Without a file it is a vocabulary and a length alone: enough to sample an imported model, not to train on, unless
+    `random` rows of independent uniform ids stand in for data, to time a training of that size.
 
     Raises:
         UserError: a file without such rows, or with ids that the vocabulary does not have.
@@ -36,6 +38,7 @@ class TokenIds(Dataset):
         vocab_size: int = Field(50_257, ge=2, description="symbols of the tokenizer (GPT-2's if left out)")
         length: int = Field(1024, ge=1, description="tokens a sample")
         path: LocalPath | None = Field(None, description="safetensors file with `tokens` [N, L]; null for no samples")
+        random: int = Field(0, ge=0, description="without a file: rows of uniform ids to train on, to time a training")
         tokenizer: LocalPath | None = Field(
             None, description="tokenizer.json to show text with (Hugging Face tokenizers); null shows ids"
         )
@@ -43,7 +46,8 @@ class TokenIds(Dataset):
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         self.spec = DataSpec(self.config.vocab_size, self.config.length)
-        self.train = torch.empty(0, self.config.length, dtype=torch.long)
+        shape = (self.config.random, self.config.length)
+        self.train = torch.randint(self.config.vocab_size, shape, generator=generator_for(0, "token_ids/random"))
         self._tokenizer = None if self.config.tokenizer is None else _read_tokenizer(Path(self.config.tokenizer))
         if self.config.path is not None:
             self.train = self._read(Path(self.config.path))

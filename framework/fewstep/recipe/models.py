@@ -86,6 +86,9 @@ class EvaluateSection(Strict):
     samples: PositiveInt = Field(1000, description="samples drawn for each number of steps")
     batch_size: PositiveInt = Field(500, description="samples drawn at once")
     weights: Literal["ema", "raw"] = Field("ema", description="which weights are sampled from")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16 runs the network under autocast; probabilities and draws stay as they are"
+    )
     metrics: tuple[Annotated[ComponentConfig, From("metrics")], ...] = Field((), description="metrics, by name")
 
 

@@ -66,9 +66,13 @@ def draw(
     seed: int,
     batch_size: int,
     labels: Tensor | None = None,
+    precision: str = "fp32",
     progress: Progress | None = None,
 ) -> tuple[Tensor, int | float]:
     """Draw `count` samples in batches, of the classes `labels` (LongTensor [count]) if the denoiser is told them.
+
+    Args:
+        precision: "bf16" runs the network under autocast.
 
     Returns:
         Tokens (LongTensor [count, L], on the CPU), which do not depend on the size of batches, and the network
@@ -78,7 +82,8 @@ def draw(
     evaluations = 0.0
     for first in range(0, count, batch_size):
         numbers = range(first, min(first + batch_size, count))
-        samples = draw_batch(sampler, denoiser, numbers, steps=steps, seed=seed, labels=labels)
+        with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            samples = draw_batch(sampler, denoiser, numbers, steps=steps, seed=seed, labels=labels)
         parts.append(samples.x.cpu())
         evaluations += samples.nfe * len(numbers)
         if progress is not None:
@@ -180,18 +185,15 @@ def evaluate_run(
     model = load_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
     built = SAMPLERS.build(config)
     denoiser = guide_of(built, dataset)(model.denoiser)
-    wanted = samples or section.samples
+    wanted, precision = samples or section.samples, section.precision
     labels = labels_like_data(denoiser, dataset, wanted, seed)
-    judged = judge(
-        DrawnFrom(model.denoiser, model.recipe.model_copy(update={"sampler": config})), dataset, section.metrics
-    )
-    facts = {"seed": seed, "samples": wanted, "sampler": config.model_dump(mode="json")}
+    asked = model.recipe.model_copy(update={"sampler": config})
+    judged = judge(DrawnFrom(model.denoiser, asked), dataset, section.metrics)
+    facts = {"seed": seed, "samples": wanted, "precision": precision, "sampler": config.model_dump(mode="json")}
+    how: dict[str, Any] = {"seed": seed, "batch_size": section.batch_size, "labels": labels, "precision": precision}
     rows = []
     for count in steps:
-        shown, size = Narrator(f"{count} steps"), section.batch_size
-        tokens, nfe = draw(
-            built, denoiser, wanted, steps=count, seed=seed, batch_size=size, labels=labels, progress=shown
-        )
+        tokens, nfe = draw(built, denoiser, wanted, steps=count, **how, progress=Narrator(f"{count} steps"))
         values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | judged
         save_nearest_sheet(model.run.evaluate / f"nearest-steps{count}", dataset, tokens[:_SHEET])
         rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
@@ -200,11 +202,12 @@ def evaluate_run(
 
 
 def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file; those of the same steps, seed, count and sampler are replaced."""
+    """Add rows to a file; those of the same steps, seed, count, precision and sampler are replaced."""
 
-    def key(row: dict[str, Any]) -> tuple[int, int, int, str]:
-        # Rows of earlier versions do not say which sampler they are of.
-        return row["steps"], row["seed"], row["samples"], json.dumps(row.get("sampler"), sort_keys=True)
+    def key(row: dict[str, Any]) -> tuple[int, int, int, str, str]:
+        # Rows of earlier versions do not say which sampler and precision they are of.
+        sampler = json.dumps(row.get("sampler"), sort_keys=True)
+        return row["steps"], row["seed"], row["samples"], row.get("precision", "fp32"), sampler
 
     old = json.loads(file.read_text()) if file.exists() else []
     merged = {key(row): row for row in [*old, *rows]}

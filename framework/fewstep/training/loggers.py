@@ -15,8 +15,8 @@ from fewstep.progress import clock
 from fewstep.sheets import image_sheet, save_sheet
 from fewstep.training.rundir import RunDir
 
-VOLATILE = ("seconds", "tokens_per_second", "stall_seconds")
-"""Fields of a metrics line that depend on the machine's speed."""
+VOLATILE = ("seconds", "tokens_per_second", "stall_seconds", "peak_memory_mb")
+"""Fields of a metrics line that depend on the machine."""
 
 _NOTABLE = 0.05
 """Share of the time that was waited for data from which on the console tells of it."""
@@ -49,9 +49,9 @@ class RunLogger:
         self.say(f"warning: {line}")
         self._writer.add_text("warnings", line, step)
 
-    def row(self, step: int, values: dict[str, float], tokens: int, stalled: float = 0.0) -> None:
-        """Log `values` of `step`; since the start of this session `tokens` were processed, and data were waited for
-        `stalled` seconds."""
+    def row(self, step: int, values: dict[str, float], tokens: int, stalled: float, peak: float) -> None:
+        """Log `values` of `step`; since the start of this session `tokens` were processed, data were waited for
+        `stalled` seconds, and at most `peak` megabytes of memory were taken."""
         seconds = time.monotonic() - self._begun
         speed = tokens / max(seconds, 1e-9)
         row = {
@@ -60,6 +60,7 @@ class RunLogger:
             "seconds": round(seconds, 3),
             "tokens_per_second": round(speed, 1),
             "stall_seconds": round(stalled, 3),
+            "peak_memory_mb": peak,
         }
         with self.run.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -67,6 +68,7 @@ class RunLogger:
             self._writer.add_scalar(_tag(name), value, step)
         self._writer.add_scalar("throughput/tokens_per_second", speed, step)
         self._writer.add_scalar("throughput/stall_seconds", stalled, step)
+        self._writer.add_scalar("throughput/peak_memory_mb", peak, step)
         left = seconds / max(1, step - self._start) * (self.total - step)
         share = (stalled - self._last[1]) / max(seconds - self._last[0], 1e-9)
         self._last = (seconds, stalled)

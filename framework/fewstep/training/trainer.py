@@ -18,6 +18,7 @@ from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import OperationError
 from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
+from fewstep.peak_memory import peak_megabytes, reset_peak
 from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.samplers.base import SAMPLERS
@@ -138,6 +139,7 @@ class Trainer:
         self.logger = RunLogger(self.run, start=self.ctx.step, total=total, echo=self.echo)
         self.logger.text("recipe", dump_recipe(self.recipe))
         self._status("running")
+        reset_peak(self.device)
         begun, size = self.ctx.step, self.recipe.train.batch_size * self.dataset.spec.length
         try:
             with self._signals():
@@ -147,7 +149,8 @@ class Trainer:
                         self._look(self.watch)
                     if self.ctx.step % every.log_every == 0 or self.ctx.step == total:
                         tokens = (self.ctx.step - begun) * size
-                        self.logger.row(self.ctx.step, self._flush_metrics(), tokens, self.loader.stalled)
+                        peak = peak_megabytes(self.device)
+                        self.logger.row(self.ctx.step, self._flush_metrics(), tokens, self.loader.stalled, peak)
                     if self.ctx.step % every.checkpoint_every == 0 and self.ctx.step < total:
                         self.save()
                 return self._end()
