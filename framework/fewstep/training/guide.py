@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from fewstep.classifier import NetworkClassifier
 from fewstep.classifier_guidance import ClassifierGuidedDenoiser
 from fewstep.component import ComponentConfig
@@ -18,6 +20,13 @@ from fewstep.training.build import load_model, load_role
 
 Guide = Callable[[Denoiser], Denoiser]
 """A denoiser as a sampler wants it: guided by the sampler's classifier or reward, or as it is if there is none."""
+
+
+_MISSING = {
+    "student": "'{}' is no classifier; train one with objective classifier",
+    "discriminator": "the discriminator of '{}' scores no samples",
+}
+"""What is said of a run whose network in this role is no classifier."""
 
 
 def networks_named(sampler: ComponentConfig) -> dict[str, tuple[str, str]]:
@@ -39,40 +48,44 @@ def guide_of(sampler: Sampler, dataset: Dataset) -> Guide:
         UserError: no such run, no classifier or discriminator, or one of other data or labels.
     """
     reward: RewardSection | None = getattr(sampler.config, "reward", None)
-    if reward is not None:
-        return _rewarded(reward.run, dataset)
     section: ClassifierSection | None = getattr(sampler.config, "classifier", None)
+    if reward is not None:
+        discriminator = _Network("reward", reward.run, "discriminator", dataset)
+        return lambda denoiser: RewardedDenoiser(denoiser, LogRatio(discriminator.beside(denoiser)))
     if section is None:
         return lambda denoiser: denoiser
-    model = load_model(section.run, device="cpu")
-    classifier = model.denoiser
-    if not isinstance(classifier, NetworkClassifier):
-        raise UserError(f"classifier.run: '{section.run}' is no classifier; train one with objective classifier")
-    ours, theirs = dataset.labels, model.dataset.labels
-    if model.dataset.fingerprint != dataset.fingerprint or ours is None or theirs is None or not ours.equal(theirs):
-        raise UserError(f"classifier.run: '{section.run}' was trained on other data; use this run's data section")
+    classifier = _Network("classifier", section.run, "student", dataset)
+    weight, approximate = section.weight, section.approximate
 
     def guide(denoiser: Denoiser) -> Denoiser:
-        placed = _placed("classifier", section.run, classifier, denoiser)
-        return ClassifierGuidedDenoiser(denoiser, placed, weight=section.weight, approximate=section.approximate)
+        return ClassifierGuidedDenoiser(denoiser, classifier.beside(denoiser), weight=weight, approximate=approximate)
 
     return guide
 
 
-def _rewarded(run: str, dataset: Dataset) -> Guide:
-    """A run's discriminator as the reward."""
-    model = load_role(run, "discriminator")
-    discriminator = model.denoiser
-    if not isinstance(discriminator, NetworkClassifier):
-        raise UserError(f"reward.run: the discriminator of '{run}' scores no samples")
-    if model.dataset.fingerprint != dataset.fingerprint:
-        raise UserError(f"reward.run: '{run}' was trained on other data; use this run's data section")
+class _Network:
+    """A network of a run that scores samples, of the same data as the denoiser's."""
 
-    return lambda denoiser: RewardedDenoiser(denoiser, LogRatio(_placed("reward", run, discriminator, denoiser)))
+    def __init__(self, section: str, run: str, role: str, dataset: Dataset) -> None:
+        model = load_model(run, device="cpu") if role == "student" else load_role(run, role)
+        self.section, self.run = section, run
+        if not isinstance(model.denoiser, NetworkClassifier):
+            raise UserError(f"{section}.run: {_MISSING[role].format(run)}")
+        if model.dataset.fingerprint != dataset.fingerprint or not _equal(model.dataset.labels, dataset.labels):
+            raise UserError(f"{section}.run: '{run}' was trained on other data; use this run's data section")
+        self.network = model.denoiser
+
+    def beside(self, denoiser: Denoiser) -> NetworkClassifier:
+        """It, on the denoiser's device.
+
+        Raises:
+            UserError: it knows other states than the denoiser.
+        """
+        if denoiser.process.num_states != self.network.process.num_states:
+            raise UserError(f"{self.section}.run: '{self.run}' knows another process; use this run's process section")
+        return self.network.to(denoiser.device)
 
 
-def _placed(section: str, run: str, network: NetworkClassifier, denoiser: Denoiser) -> NetworkClassifier:
-    """The network on the denoiser's device, if it knows the same states."""
-    if denoiser.process.num_states != network.process.num_states:
-        raise UserError(f"{section}.run: '{run}' knows another process; use this run's process section")
-    return network.to(denoiser.device)
+def _equal(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    """Whether the labels of two datasets are the same, or there are none of either."""
+    return ours is theirs or (ours is not None and theirs is not None and ours.equal(theirs))
