@@ -17,10 +17,16 @@ def write_outputs(results: Results, folder: Path) -> None:
     """Write table, plot and report beside `results.json`."""
     (folder / "results.md").write_text(markdown(results), encoding="utf-8")
     (folder / "results.tex").write_text(value_grid(results).latex() + "\n", encoding="utf-8")
-    draw_plot(results, folder / "quality_vs_nfe.png")
-    if results.diversity:
-        draw_diversity_plot(results, folder / "quality_vs_diversity.png")
+    draw_pictures(results, folder)
     write_report(results, folder)
+
+
+def draw_pictures(results: Results, folder: Path) -> list[Path]:
+    """Write every picture that is drawn of numbers alone, `quality_vs_nfe.png` first; their paths."""
+    drawn = [draw_plot(results, folder / "quality_vs_nfe.png")]
+    if results.diversity:
+        drawn.append(draw_diversity_plot(results, folder / "quality_vs_diversity.png"))
+    return drawn
 
 
 def announce(results: Results, folder: Path, say: Callable[[str], None]) -> None:
