@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fid_network import use_small_network
 from local_data import write_chorales
 
 from fewstep.metrics.base import METRICS
@@ -13,7 +14,9 @@ from fewstep.testing import check_metric
 
 
 @pytest.mark.parametrize("name", METRICS.names())
-def test_metric_conforms(name: str, tmp_path: Path) -> None:
+def test_metric_conforms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "fid":
+        use_small_network(monkeypatch)
     music = {"type": "chorales", "path": str(write_chorales(tmp_path / "chorales.json"))}
     reference = {"reference": "given by the check"} if issubclass(METRICS.get(name).cls, ReferenceMetric) else {}
     check_metric({"type": name, **reference}, data=music if name in ("chord_share", "chord_transitions") else None)

@@ -235,7 +235,11 @@ class _Planner:
             if asked and asked.lacks:
                 message = f"case '{reference}' is skipped here, so that nothing can be measured: {asked.lacks}"
                 self.problems.append(self.loaded.problem(("metrics", index, "reference"), message))
-            reason = self.dataset and METRICS.get(config.type).cls.unsuited(type(self.dataset))
+            metric = METRICS.get(config.type).cls
+            if lacking := metric.lacking(config):
+                message = f"metric '{config.type}' cannot be had here: {lacking}"
+                self.problems.append(self.loaded.problem(("metrics", index), message))
+            reason = self.dataset and metric.unsuited(type(self.dataset))
             if reason:
                 message = f"metric '{config.type}' cannot score these data: {reason}"
                 self.problems.append(self.loaded.problem(("metrics", index), message))

@@ -38,6 +38,11 @@ class Metric(Component, ABC):
         """Why this metric cannot score samples of that dataset, or None if it can."""
         return None
 
+    @classmethod
+    def lacking(cls, config: Any) -> str | None:
+        """What it needs, with these settings, and is not here (a package, a file), or None; asked before any work."""
+        return None
+
     @abstractmethod
     def update(self, samples: Tensor) -> None:
         """Add samples (LongTensor [N, L])."""

@@ -51,11 +51,11 @@ class Classifier(nn.Module):
 
 def classifier_for(dataset: Dataset) -> Classifier:
     """The classifier of a labelled image dataset: trained once a process, always from the same seed."""
-    return _trained(_Key(dataset))
+    return _trained(DatasetKey(dataset))
 
 
-class _Key:
-    """Lets the cache tell datasets apart by content."""
+class DatasetKey:
+    """Lets a cache tell datasets apart by content."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -64,11 +64,11 @@ class _Key:
         return hash(self.dataset.fingerprint)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other.dataset.fingerprint == self.dataset.fingerprint
+        return isinstance(other, DatasetKey) and other.dataset.fingerprint == self.dataset.fingerprint
 
 
 @lru_cache(maxsize=4)
-def _trained(key: _Key) -> Classifier:
+def _trained(key: DatasetKey) -> Classifier:
     dataset = key.dataset
     images, labels = dataset.to_images(dataset.train[:]), dataset.labels
     assert images is not None

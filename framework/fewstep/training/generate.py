@@ -180,6 +180,9 @@ def evaluate_run(
     section = model.recipe.evaluate
     if not section.metrics:
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
+    for metric in section.metrics:
+        if reason := METRICS.get(metric.type).cls.lacking(metric):
+            raise UserError(f"{metric.type}: {reason}")
     steps, dataset = steps or section.steps, with_data(model)
     config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
     model = load_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
