@@ -1,12 +1,12 @@
 """Causal language models of Hugging Face as references of metrics (extra `hf`).
 
-Shapes: B samples, T tokens of the model.
+Shapes: B samples, T tokens of the model, D its width.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -72,6 +72,12 @@ class CausalLM(Reference):
         logits = self.network(input_ids=ids, use_cache=False).logits[:, :-1].float()
         nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         return torch.nn.functional.pad(nll, (1, 0)).masked_fill(~counted, 0.0)
+
+    def features(self, encoded: Encoded) -> Tensor:
+        ids, model = encoded.ids.to(self.device), cast(Any, self.network)
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        # All tokens but the first count, so their number is the place of the last one.
+        return hidden[torch.arange(len(ids)), encoded.counted.sum(1)]
 
 
 def load_causal_lm(name: str, dataset: Dataset, *, reads: Literal["text", "ids"], device: str = "auto") -> CausalLM:

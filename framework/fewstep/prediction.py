@@ -152,6 +152,11 @@ class HeadPrediction(Prediction):
         self._hidden, self._head, self._vocab_size = hidden, head, vocab_size
 
     @property
+    def hidden(self) -> Tensor:
+        """What the head reads [B, L, D]."""
+        return self._hidden
+
+    @property
     def vocab_size(self) -> int:
         return self._vocab_size
 

@@ -1,6 +1,6 @@
 """Reference models of metrics: laws of token sequences whose log-likelihood and its gradient can be asked.
 
-Shapes: B samples, L tokens of the data, T tokens of the reference.
+Shapes: B samples, L tokens of the data, T tokens of the reference, D its width.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewstep.autoregressive import check_autoregressive, token_nll
+from fewstep.autoregressive import check_autoregressive, last_hidden, token_nll
 from fewstep.denoiser import Denoiser, DenoiserAround
 from fewstep.digest import weights_digest
 
@@ -58,6 +58,10 @@ class Reference(ABC):
     def nll(self, encoded: Encoded) -> Tensor:
         """-log p of each token given those before it, in nats [B, T], 0 where none is scored; with gradient."""
 
+    @abstractmethod
+    def features(self, encoded: Encoded) -> Tensor:
+        """Its hidden state where a sample ends, which has read the sample (float [B, D])."""
+
     def is_that(self, generator: Denoiser) -> bool:
         """Whether a generator of samples has the very weights of the reference."""
         while isinstance(generator, DenoiserAround):
@@ -85,3 +89,6 @@ class DenoiserReference(Reference):
 
     def nll(self, encoded: Encoded) -> Tensor:
         return token_nll(self.network, encoded.ids.to(self.device))
+
+    def features(self, encoded: Encoded) -> Tensor:
+        return last_hidden(self.network, encoded.ids.to(self.device))
