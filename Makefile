@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 test test-all: export OMP_WAIT_POLICY = passive
 test test-all: export GOMP_SPINCOUNT = 0
 
-.PHONY: help install quickstart test test-all lint types bench-quick clean
+.PHONY: help install quickstart test test-all lint types bench-quick bench-base clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,8 +41,19 @@ lint: install  ## style
 types: install  ## static types
 	$(BIN)/mypy
 
-bench-quick: install  ## the quickstart suite, shortened to check that everything works
-	$(BIN)/fewstep benchmark quickstart --quick --out results/quickstart-quick
+# One thread for each of two processes on any machine, so that sums are added in the same order.
+bench-quick bench-base: export OMP_NUM_THREADS = 2
+bench-quick bench-base: export OMP_WAIT_POLICY = passive
+BENCH := $(BIN)/fewstep benchmark exact --quick --jobs 2 --out results/exact-quick
+BASE := benchmarks/results/exact-quick/base.json
+
+bench-quick: install  ## small models where the truth is known, compared with kept results (a minute or two on two cores)
+	$(BENCH) --compare $(BASE)
+
+bench-base: install  ## renew what bench-quick compares with: for a change that is meant to change the numbers
+	$(BENCH)
+	mkdir -p $(dir $(BASE))
+	cp results/exact-quick/results.json $(BASE)
 
 clean:  ## remove what was installed and computed
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -92,7 +92,7 @@ def test_outcomes_by_standard_errors() -> None:
         ("new", 2, "new"),
     ]
     assert found.regressions == [
-        "student at 4 steps: score 1.300 ± 0.058, was 1.100 ± 0.058 (allowed: 0.163)",
+        "student at 4 steps: score 1.300 ± 0.058, was 1.100 ± 0.058 (worse by 0.2, allowed: 0.163)",
         "teacher at 8 steps: score was 0.3, and is missing now",
     ]
     assert "1 worse, 1 missing now, 1 level, 1 new" in found.markdown("base")

@@ -192,6 +192,23 @@ def test_quick_replaces_samples_seeds_and_steps_and_adds_changes(write_suite: Wr
     assert all(spec.steps == (2,) and spec.set == ("train.steps=4",) for spec in suite.cases)
 
 
+def test_quick_has_tolerances_of_its_own(write_suite: Write) -> None:
+    source = write_suite(tolerances={"ngram_tv": 0.1}, quick={"tolerances": {"ngram_tv": 0.3}})
+    assert load_suite(source).suite.tolerances == {"ngram_tv": 0.1}
+    assert load_suite(source, quick=True).suite.tolerances == {"ngram_tv": 0.3}
+    source = write_suite(tolerances={"ngram_tv": 0.1}, quick={"tolerances": {}})
+    assert load_suite(source, quick=True).suite.tolerances == {}
+
+
+def test_tolerances_are_about_values_that_compare(write_suite: Write) -> None:
+    quick = {"tolerances": {"exact_nll": 0.1, "ngram": 0.1}}
+    found = problems(write_suite(tolerances={"ngram_tx": 0.1, "exact_nll": 0.1}, quick=quick))
+    assert "did you mean 'ngram_tv'" in found["tolerances.ngram_tx"]
+    assert "no value of these metrics named 'ngram'" in found["quick.tolerances.ngram"]
+    for place in ("tolerances", "quick.tolerances"):
+        assert found[f"{place}.exact_nll"] == "neither high nor low is better, so it is not compared; remove it"
+
+
 def test_a_case_has_quick_changes_of_its_own_which_come_last(write_suite: Write) -> None:
     source = write_suite(cases=[case("a", quick_set=["train.steps=3"]), case("b")], claims=None)
     assert load_suite(source).suite.cases[0].set == ()

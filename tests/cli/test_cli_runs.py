@@ -156,6 +156,25 @@ def test_steps_are_positive_numbers(capsys: pytest.CaptureFixture[str], calls: C
     assert calls == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (["evaluate", "r", "--steps", "4", "8", "16"], "(8 16): numbers of steps are one list, --steps 4,8,16\n"),
+        (["evaluate", "r", "--steps", "4,", "8"], "(8): numbers of steps are one list, --steps 4,8\n"),
+        (["grid", "r", "--steps", "4", "8", "--seed", "1"], "(8): numbers of steps are one list, --steps 4,8\n"),
+        (["evaluate", "r", "s", "--steps", "4"], "(s)\n"),
+        (["evaluate", "r", "s"], "(s)\n"),
+    ],
+)
+def test_steps_with_spaces_are_refused_with_the_list_that_was_meant(
+    capsys: pytest.CaptureFixture[str], calls: Calls, typed: list[str], hint: str
+) -> None:
+    code, _, err = run(capsys, *typed)
+    assert code == 2
+    assert err.endswith(f"Got unexpected extra argument(s) {hint}")
+    assert calls == []
+
+
 def test_benchmark(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
     assert run(capsys, "benchmark", "s", "--quick") == (0, "", "")
     assert run(capsys, "benchmark", "s", "--out", "o", "--set", "seed=1")[0] == 0

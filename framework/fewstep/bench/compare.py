@@ -33,11 +33,14 @@ class Change:
 
     @property
     def text(self) -> str:
-        """`student at 4 steps: ngram_tv 0.31, was 0.25 (allowed: 0.02)`."""
+        """`student at 4 steps: ngram_tv 0.31, was 0.25 (worse by 0.06, allowed: 0.02)`."""
         where = f"{self.case} at {self.steps} steps: {self.value}"
         if self.now is None or self.before is None:
             return f"{where} was {shown(self.before) if self.before else 'not measured'}, and is missing now"
-        return f"{where} {shown(self.now)}, was {shown(self.before)} (allowed: {self.allowed:.3g})"
+        apart = abs(self.now.mean - self.before.mean)
+        return (
+            f"{where} {shown(self.now)}, was {shown(self.before)} (worse by {apart:.3g}, allowed: {self.allowed:.3g})"
+        )
 
 
 @dataclass(frozen=True)

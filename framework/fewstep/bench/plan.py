@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from fewstep.bench.code import plugin_versions
 from fewstep.bench.needs import lacking
+from fewstep.bench.outside import contents_digest
 from fewstep.bench.results import digest_of, model_id
 from fewstep.bench.suite import CaseSpec, LoadedSuite, Suite
 from fewstep.component import did_you_mean
@@ -106,12 +107,20 @@ class Plan:
         return {case.name: case for case in reversed(self.cases) if case.name in named}
 
     def metrics(self, *, by: Literal["run", "digest"]) -> list[dict[str, Any]]:
-        """The suite's metrics as plain data; a reference that is a case stands as its run, or as its digest."""
+        """The suite's metrics as plain data; a reference stands as its run, or as the digest of what it holds.
+
+        Digests of references from outside are made of their files at each call, for nothing else tells that weights
+        were replaced.
+        """
         found = [metric.model_dump(mode="json") for metric in self.suite.metrics]
+        outside: dict[str, str] = {}
         for metric in found:
-            case = self.references.get(metric.get("reference", ""))
+            name: str = metric.get("reference") or ""
+            case = self.references.get(name)
             if case:
                 metric["reference"] = str(case.run.path) if by == "run" else case.digest
+            elif name and by == "digest":
+                metric["reference"] = outside[name] = outside.get(name) or contents_digest(name) or name
         return found
 
     @property

@@ -13,10 +13,10 @@ from typing import Any
 from fewstep.bench.code import code_digest
 from fewstep.bench.compare import check_comparable, compare_results
 from fewstep.bench.outputs import announce, write_outputs
-from fewstep.bench.plan import make_plan
+from fewstep.bench.plan import Plan, make_plan
 from fewstep.bench.results import Results, results_file
 from fewstep.bench.session import Session
-from fewstep.bench.suite import Suite, load_suite
+from fewstep.bench.suite import LoadedSuite, load_suite
 from fewstep.errors import OperationError
 
 
@@ -50,23 +50,24 @@ def run_suite(
         OperationError: a case failed; the others were completed. Or a value is worse than in `base`.
     """
     earlier = Results.load(results_file(base)) if base else None
-    loaded = load_suite(source, quick=quick, sets=sets)
-    folder = Path(out) if out else Path("results") / f"{loaded.suite.name}{'-quick' if quick else ''}"
-    plan = make_plan(loaded, folder, _code(folder) if keep_code else code_digest())
+    plan = _plan(load_suite(source, quick=quick, sets=sets), out, keep_code)
     if earlier:
-        check_comparable(earlier, loaded.suite, plan.dataset.fingerprint, quick)
+        check_comparable(earlier, plan.suite, plan.dataset.fingerprint, quick)
     command = _command(source, out, quick, jobs, keep_code, base, sets)
     session = Session(plan, command, say, _setup(jobs))
     for case in session.skipped:
         say(f"{case.case} is skipped: {case.reason}")
-    if not _finish(session, jobs):
+    if _finish(session, jobs):
+        _conclude(session, earlier, str(base))
+    else:
         say(f"stopped; everything measured so far is kept, and the same command continues: {command}")
-        return folder
-    results = session.results()
-    write_outputs(results, folder)
-    announce(results, folder, say)
-    _judge(results, folder, earlier, str(base), loaded.suite)
-    return folder
+    return plan.folder
+
+
+def _plan(loaded: LoadedSuite, out: str | None, keep_code: bool) -> Plan:
+    """The suite with its recipes and data, and the folder that it runs in."""
+    folder = Path(out) if out else Path("results") / f"{loaded.suite.name}{'-quick' if loaded.quick else ''}"
+    return make_plan(loaded, folder, _code(folder) if keep_code else code_digest())
 
 
 def _command(
@@ -80,12 +81,15 @@ def _command(
     return shlex.join([*parts, *(part for change in sets for part in ("--set", change))])
 
 
-def _judge(results: Results, folder: Path, earlier: Results | None, base: str, suite: Suite) -> None:
-    """Write and say how results compare with earlier ones.
+def _conclude(session: Session, earlier: Results | None, base: str) -> None:
+    """Write and say what was measured, and how it compares with earlier results.
 
     Raises:
         OperationError: a case failed, or a value is worse.
     """
+    results, suite, folder = session.results(), session.suite, session.plan.folder
+    write_outputs(results, folder)
+    announce(results, folder, say)
     comparison = compare_results(results, earlier, suite.tolerances) if earlier else None
     if comparison:
         text = comparison.markdown(base)

@@ -106,6 +106,7 @@ class QuickSpec(Strict):
     train_seeds: Seeds | None = Field(None, description="seeds of training")
     steps: Steps | None = Field(None, description="numbers of sampling steps, for every case")
     set: tuple[str, ...] = Field((), description="further changes to every recipe")
+    tolerances: dict[str, NonNegativeFloat] | None = Field(None, description="in the place of the suite's")
 
 
 class Suite(Strict):
@@ -177,7 +178,8 @@ class Suite(Strict):
             )
             for case in self.cases
         )
-        kept = {key: getattr(quick, key) or getattr(self, key) for key in ("samples", "seeds", "train_seeds")}
+        changed = {key: getattr(quick, key) for key in ("samples", "seeds", "train_seeds", "tolerances")}
+        kept = {key: value for key, value in changed.items() if value is not None}
         return self.model_copy(update={"cases": cases, **kept})
 
     def _names(self) -> Found:
@@ -259,11 +261,13 @@ class Suite(Strict):
     def _tolerances(self) -> Found:
         """They are about values that a metric returns and that are better one way."""
         ways = self.directions
-        for name in self.tolerances:
+        places: list[tuple[Key, str]] = [(("tolerances",), name) for name in self.tolerances]
+        places += [(("quick", "tolerances"), name) for name in (self.quick and self.quick.tolerances) or ()]
+        for key, name in places:
             if name not in ways:
-                yield ("tolerances", name), _unknown("value of these metrics", name, list(ways))
+                yield (*key, name), _unknown("value of these metrics", name, list(ways))
             elif ways[name] == "info":
-                yield ("tolerances", name), "neither high nor low is better, so it is not compared; remove it"
+                yield (*key, name), "neither high nor low is better, so it is not compared; remove it"
 
     def _claims(self) -> Found:
         """Both sides are measured, and they are two."""

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.lists import numbers
 from fewstep.cli.output import echo_json, echo_table
-from fewstep.cli.runs import RunArgument, Weights, numbers
+from fewstep.cli.runs import RunArgument, Weights
 
 
 def grid(

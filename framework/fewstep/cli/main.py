@@ -12,6 +12,7 @@ import typer
 
 from fewstep import __version__, plugins
 from fewstep.cli import catalogue, data, doctor, export, grid, importing, leaderboard, recipes, runs, sampling
+from fewstep.cli.lists import StepsCommand
 from fewstep.errors import FewstepError, RecipeError
 
 app = typer.Typer(
@@ -25,10 +26,10 @@ app.add_typer(data.app, name="data")
 app.command()(runs.train)
 app.command()(runs.distill)
 app.command()(sampling.sample)
-app.command()(runs.evaluate)
+app.command(cls=StepsCommand)(runs.evaluate)
 app.command()(runs.benchmark)
 app.command()(leaderboard.leaderboard)
-app.command()(grid.grid)
+app.command(cls=StepsCommand)(grid.grid)
 app.command("import")(importing.import_)
 app.command()(export.export)
 app.command()(export.push)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.lists import numbers
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
 from fewstep.errors import UserError
@@ -98,11 +99,3 @@ def benchmark(
     from fewstep.bench.runner import run_suite
 
     run_suite(suite, out, quick, sets or [], jobs=jobs, keep_code=keep_code, base=compare)
-
-
-def numbers(text: str) -> list[int]:
-    """What a person typed for --steps."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"expected numbers from 1, such as 4,8,16, not '{text}'", param_hint="--steps")
-    return [int(part) for part in parts]
