@@ -98,6 +98,13 @@ def test_a_long_title_is_broken_and_stays_inside() -> None:
     check(figure)
 
 
+@pytest.mark.parametrize("draw", [quality_figure, diversity_figure])
+@pytest.mark.parametrize("cases", [2, 17])
+def test_dollars_and_backslashes_are_what_they_are(draw: Any, cases: int) -> None:
+    figure = draw(made_up(cases, r"costs $5 or $\nothing{{ {}"))
+    figure.canvas.draw()
+
+
 def test_every_case_looks_different() -> None:
     looks = styles(made_up(156))
     assert len({(look.color, look.marker) for look in looks.values()}) == 156

@@ -24,6 +24,8 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2
 ORACLE: Any = (0, (3, 2))
 
 GREY = "#555555"
+DOTS = 150
+"""Pixels of an inch."""
 _ROWS_BELOW = 2
 """Rows of a legend below the picture; a longer one stands to its right."""
 _WRAP = 27
@@ -77,7 +79,7 @@ def begin(height: float, *, columns: Iterable[float] = (1,), width: float = 8.0)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
     FigureCanvasAgg(figure)
     ratios = list(columns)
     axes = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
@@ -91,6 +93,8 @@ def dress(figure: Any, axes: Any, value_axis: Any, results: Results) -> Any:
         axes: of the picture, the first of several.
         value_axis: of `axes`, the one with the headline value.
     """
+    from matplotlib.text import Text
+
     scale_values(axes, value_axis, _means(results, results.headline))
     value_axis.set_label_text(f"{results.headline} ({results.direction} is better)", fontsize=11)
     for each in figure.axes:
@@ -100,6 +104,8 @@ def dress(figure: Any, axes: Any, value_axis: Any, results: Results) -> Any:
     _legend(figure, axes)
     width = figure.get_figwidth()
     figure.suptitle(textwrap.fill(results.suite.title, int(9 * width)), fontsize=13, x=0.012, ha="left")
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a label may say "$5" or "a_$b$"
     return figure
 
 

@@ -6,6 +6,7 @@ import base64
 from html import escape
 from pathlib import Path
 
+from fewstep.bench.canvas import DOTS
 from fewstep.bench.recipe_diff import base_of, recipe_diff
 from fewstep.bench.results import CaseResult, ClaimResult, Results, Row
 from fewstep.bench.tables import (
@@ -52,8 +53,9 @@ th, td { padding: 0.3rem 0.8rem 0.3rem 0; text-align: right; white-space: nowrap
          border-bottom: 1px solid var(--line); }
 th.word, td.word { text-align: left; }
 td.long { white-space: normal; min-width: 16rem; }
-.plot { background: #ffffff; border-radius: 8px; max-width: 52rem; padding: 0.4rem; overflow-x: auto; }
-.plot img { min-width: 26rem; }
+.plot { background: #ffffff; border-radius: 8px; max-width: calc(6.5rem * var(--inches, 8)); padding: 0.4rem;
+        overflow-x: auto; }
+.plot img { min-width: calc(3.3rem * var(--inches, 8)); }
 img { max-width: 100%; height: auto; display: block; }
 .sheets { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: 1.2rem; }
 figure { margin: 0; }
@@ -63,6 +65,7 @@ pre { background: var(--box); padding: 0.8rem; border-radius: 6px; overflow: aut
       font-size: 0.82rem; line-height: 1.4; margin: 0.3rem 0; }
 .wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: 0.3rem 0; }
+@media (max-width: 40rem) { td.word { white-space: normal; } td.long { min-width: 9rem; } }
 """
 
 
@@ -77,7 +80,7 @@ def write_report(results: Results, folder: Path) -> Path:
         f'<p class="seen">{escape(conclusion(results))}</p>',
         _claims(results.claims),
         "<h2>Quality by evaluations</h2>",
-        f'<div class="plot">{_image(folder / "quality_vs_nfe.png", "quality by number of evaluations")}</div>',
+        _plot(folder / "quality_vs_nfe.png", "quality by number of evaluations"),
         *_diversity(results, folder),
         "<h2>All values</h2>",
         f'<p class="soft">{escape(_how_measured(results))}</p>',
@@ -163,8 +166,13 @@ def _diversity(results: Results, folder: Path) -> list[str]:
     """The second picture, if the suite has one."""
     if results.diversity is None:
         return []
-    picture = _image(folder / "quality_vs_diversity.png", "quality by diversity")
-    return ["<h2>Quality by diversity</h2>", f'<div class="plot">{picture}</div>']
+    return ["<h2>Quality by diversity</h2>", _plot(folder / "quality_vs_diversity.png", "quality by diversity")]
+
+
+def _plot(path: Path, alt: str) -> str:
+    """A plot as wide as it was drawn; where there is less room, it can be moved in its box and read."""
+    pixels = int.from_bytes(path.read_bytes()[16:20], "big")
+    return f'<div class="plot" style="--inches: {pixels / DOTS:.1f}">{_image(path, alt)}</div>'
 
 
 def _image(path: Path, alt: str) -> str:
