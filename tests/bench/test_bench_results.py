@@ -26,8 +26,8 @@ def edited(finished: Path, tmp_path: Path, **changes: object) -> Path:
 
 
 def test_another_version_is_refused(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="schema_version 4, this fewstep reads 1, 2 and 3"):
-        Results.load(edited(finished, tmp_path, schema_version=4))
+    with pytest.raises(UserError, match="schema_version 5, this fewstep reads 1, 2, 3 and 4"):
+        Results.load(edited(finished, tmp_path, schema_version=5))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from fewstep.errors import UserError
 _SAME = 1e-6
 """Relative difference that counts as none where there is neither a tolerance nor a spread."""
 
-Outcome = Literal["better", "level", "worse", "gone", "new", "unknown"]
+Outcome = Literal["better", "level", "worse", "gone", "new", "unknown", "beside"]
+"""`beside`: not compared, but shown with the value before it, which is not to be seen alone."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +121,15 @@ def compare_results(now: Results, base: Results, tolerances: dict[str, float]) -
     ours, theirs = (
         {(s.case, s.steps): s for s in results.summary if s.nfe and s.case not in skipped} for results in (now, base)
     )
-    changes = [
-        _change(key, name, way, ours.get(key), theirs.get(key), tolerances.get(name))
-        for key in [*theirs, *(key for key in ours if key not in theirs)]
-        for name, way in ways.items()
-    ]
+    changes = []
+    for key in [*theirs, *(key for key in ours if key not in theirs)]:
+        sides = (ours.get(key), theirs.get(key))
+        for name, way in ways.items():
+            changes.append(_change(key, name, way, *sides, tolerances.get(name)))
+            other = now.beside.get(name, name)
+            if now.directions.get(other) == "info":
+                current, before = (side.values.get(other) if side else None for side in sides)
+                changes.append(Change(*key, other, before, current, None, "beside"))
     return Comparison(tuple(change for change in changes if change.now or change.before), now.directions)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fewstep.bench.results import Results, Summary, digest_of, results_file
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.summary import shown
-from fewstep.bench.tables import ARROWS, REAL, Grid, budget, commits, titled
+from fewstep.bench.tables import ARROWS, REAL, Grid, budget, commits, ordered, titled
 from fewstep.component import did_you_mean
 from fewstep.errors import UserError
 
@@ -38,11 +38,12 @@ class Leaderboard:
 
     value: str
     directions: dict[str, str]
+    beside: dict[str, str]
     entries: tuple[Entry, ...]
 
     def grid(self) -> Grid:
         """As a table."""
-        names = sorted(self.directions, key=lambda name: name != self.value)
+        names = ordered(self.directions, self.value, self.beside)
         header = ["model", "suite", "data", "hardware", "commit", "NFE"]
         header += [name + ARROWS[self.directions[name]] for name in names] + ["evaluations"]
         return Grid(header, [self._row(entry, names) for entry in self.entries], words=5)
@@ -102,7 +103,8 @@ def merge(sources: Sequence[str | Path], *, value: str | None = None, data: str 
     ]
     sign = -1 if directions[value] == "higher" else 1
     ranked = sorted(entries, key=lambda entry: sign * entry.summary.values[value].mean)
-    return Leaderboard(value, directions, tuple(ranked))
+    beside = {name: other for _, results in found for name, other in results.beside.items()}
+    return Leaderboard(value, directions, beside, tuple(ranked))
 
 
 def data_of(results: Results) -> str:

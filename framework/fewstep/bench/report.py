@@ -157,8 +157,8 @@ def _caption(results: Results, row: Row) -> str:
     case = results.case(row.case)
     who = case.label if case else REAL
     where = "" if row.nfe is None else f", {row.nfe} NFE"
-    value = row.values.get(results.headline)
-    told = "" if value is None else f"{results.headline} {value:.4g}, "
+    names = (results.headline, results.beside.get(results.headline))
+    told = "".join(f"{name} {row.values[name]:.4g}, " for name in names if name in row.values)
     return f"{who}{where}: {told}seed {row.seed}"
 
 

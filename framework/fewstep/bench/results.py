@@ -14,8 +14,8 @@ from fewstep.bench.suite import SPEED, Expectation
 from fewstep.component import Strict
 from fewstep.errors import UserError
 
-VERSION = 3
-_READABLE = (1, 2, 3)
+VERSION = 4
+_READABLE = (1, 2, 3, 4)
 Verdict = Literal["better", "level", "worse"]
 """Outcome of a comparison: beyond two standard errors of the difference, or within."""
 
@@ -158,7 +158,7 @@ class Failure(Strict):
 class Results(Strict):
     """All of `results.json`."""
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     suite: SuiteInfo
     complete: bool = Field(description="false while the suite runs, after it was stopped, and if a case failed")
     environment: dict[str, Any] = Field(description="versions, hardware, threads")
@@ -168,6 +168,9 @@ class Results(Strict):
     diversity: str | None = Field(None, description="value that the headline is plotted against, if there is one")
     direction: Literal["lower", "higher"] = Field(description="which way the headline is better")
     directions: dict[str, str] = Field(description="every value: lower or higher is better, or info (neither)")
+    beside: dict[str, str] = Field(
+        {}, description="values that are not to be seen alone, and which other value stands beside each"
+    )
     cases: tuple[CaseResult, ...]
     rows: tuple[Row, ...]
     summary: tuple[Summary, ...]

@@ -12,7 +12,7 @@ from fewstep.bench.progress import Stage, SuiteClock
 from fewstep.bench.results import CaseResult, Failure, Results, Row, SuiteInfo, model_id
 from fewstep.bench.rows import Slot, describe_case, plan_slots, trained_steps
 from fewstep.bench.suite import REFERENCE
-from fewstep.bench.summary import estimate, judge, shown, summarise
+from fewstep.bench.summary import estimate, judge, shown_with, summarise
 from fewstep.bench.tables import titled
 from fewstep.bench.work import Task, Workbench, evaluations, told
 from fewstep.errors import OperationError, UserError
@@ -238,9 +238,15 @@ class Session:
         return ", ".join([*parts, f"{self.suite.samples} samples", f"{seeds} seed{'s' if seeds > 1 else ''}"])
 
     def _tell(self, task: Task, rows: Sequence[Row], *, reused: bool) -> None:
-        values = [row.values[self.suite.headline] for row in rows if self.suite.headline in row.values]
+        headline, beside = self.suite.headline, self.suite.beside
+        scored = [row.values for row in rows if headline in row.values]
         where = "real samples" if rows[0].nfe is None else f"{rows[0].nfe} NFE"
-        text = f"{where}: {self.suite.headline} {shown(estimate(values))}" if values else f"{where}: scored"
+        values = {
+            name: estimate([row[name] for row in scored])
+            for name in (headline, beside.get(headline))
+            if scored and name in scored[0]
+        }
+        text = f"{where}: {headline} {shown_with(values, headline, beside)}" if values else f"{where}: scored"
         self.line(task, f"{text}  (measured before)" if reused else text, timed=not reused)
 
     # ------------------------------------------------------------- results
@@ -280,13 +286,14 @@ class Session:
             commit=self.environment["commit"],
             date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
             headline=suite.headline,
-            diversity=suite.diversity,
+            diversity=suite.diversity or suite.beside.get(suite.headline),
             direction="higher" if direction == "higher" else "lower",
             directions=suite.directions,
+            beside=suite.beside,
             cases=tuple(self.cases[case.id] for case in self.plan.cases if case.id in self.cases),
             rows=tuple(rows),
             summary=tuple(summary),
-            claims=tuple(judge(claim, suite.headline, direction, summary) for claim in suite.claims),
+            claims=tuple(judge(claim, suite.headline, direction, summary, suite.beside) for claim in suite.claims),
             skipped=self.skipped,
             failures=tuple(sorted(self.failures, key=lambda failure: order.index(failure.case))),
         )

@@ -160,6 +160,13 @@ class Suite(Strict):
         return ways | (SPEED if self.speed else {})
 
     @property
+    def beside(self) -> dict[str, str]:
+        """Values that are not to be seen alone, and what stands beside each (`Metric.beside`)."""
+        from fewstep.metrics.base import METRICS
+
+        return {name: other for m in self.metrics for name, other in METRICS.get(m.type).cls.beside.items()}
+
+    @property
     def of_models(self) -> frozenset[str]:
         """Values that judge models and not samples: the same at any number of steps, and missing where none is."""
         from fewstep.metrics.base import METRICS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fewstep.bench.results import ClaimResult, Estimate, Row, Summary, Verdict
 from fewstep.bench.suite import ClaimSpec
@@ -55,8 +55,10 @@ def _means(rows: Sequence[Row]) -> dict[str, float]:
     return {name: statistics.fmean(row.values[name] for row in rows) for name in rows[0].values}
 
 
-def judge(claim: ClaimSpec, value: str, direction: str, summaries: Sequence[Summary]) -> ClaimResult:
-    """Measure one expectation.
+def judge(
+    claim: ClaimSpec, value: str, direction: str, summaries: Sequence[Summary], beside: Mapping[str, str] | None = None
+) -> ClaimResult:
+    """Measure one expectation; `beside` are values that are not to be told alone.
 
     The difference of the means is compared with two standard errors of it, sqrt(se_1^2 + se_2^2); where there is
     only one seed, that side's error is unknown and counts as 0. Sides that were trained with the same several seeds
@@ -73,7 +75,8 @@ def judge(claim: ClaimSpec, value: str, direction: str, summaries: Sequence[Summ
     difference, error = _difference(ours, theirs, value)
     verdict = compare(difference, error or 0.0, direction)
     holds = verdict == "better" if claim.expect == "better" else verdict != "worse"
-    sides = f"{_at(ours.case, ours.nfe)}: {value} {shown(a)}, {_at(theirs.case, theirs.nfe)}: {shown(b)}"
+    first, second = (shown_with(side.values, value, beside or {}) for side in (ours, theirs))
+    sides = f"{_at(ours.case, ours.nfe)}: {value} {first}, {_at(theirs.case, theirs.nfe)}: {second}"
     text = f"{sides}: {_FOUND[verdict]}."
     text += f" Expected {claim.expect.replace('_', ' ')}: {'holds' if holds else 'does NOT hold'}."
     text += " (One seed, so the spread is unknown.)" if error is None else ""
@@ -95,6 +98,12 @@ def shown(value: Estimate) -> str:
         return f"{value.mean:.0f}" if abs(value.mean) >= 1e4 else f"{value.mean:.4g}"
     places = min(8, max(0, 1 - math.floor(math.log10(value.stderr))))
     return f"{value.mean:.{places}f} ± {value.stderr:.{places}f}"
+
+
+def shown_with(values: Mapping[str, Estimate], name: str, beside: Mapping[str, str]) -> str:
+    """A value, with what is to stand beside it: `27.13 ± 0.52`, or `27.13 ± 0.52 with gen_entropy 2.31`."""
+    other = beside.get(name, "")
+    return f"{shown(values[name])} with {other} {shown(values[other])}" if other in values else shown(values[name])
 
 
 def _difference(ours: Summary, theirs: Summary, value: str) -> tuple[float, float | None]:

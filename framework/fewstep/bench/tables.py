@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewstep.bench.results import CaseResult, Results, Summary, model_id
+from fewstep.bench.results import CaseResult, Estimate, Results, Summary, model_id
 from fewstep.bench.suite import REFERENCE
-from fewstep.bench.summary import shown
+from fewstep.bench.summary import shown, shown_with
 from fewstep.progress import clock
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def value_grid(results: Results) -> Grid:
 
     What judges models has no value for real samples, nor for models that it cannot judge.
     """
-    names = sorted(results.directions, key=lambda name: name != results.headline)
+    names = ordered(results.directions, results.headline, results.beside)
     header = ["model", "NFE", *(name + ARROWS[results.directions[name]] for name in names)]
     rows = [
         [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe)]
@@ -72,6 +73,17 @@ def value_grid(results: Results) -> Grid:
         for summary in results.summary
     ]
     return Grid(header, rows)
+
+
+def ordered(names: Iterable[str], first: str, beside: Mapping[str, str]) -> list[str]:
+    """Names of values as columns: `first`, then the rest as they come, each followed by what stands beside it."""
+    found: dict[str, None] = {}
+    known = list(names)
+    for name in sorted(known, key=lambda name: name != first):
+        found[name] = None
+        if beside.get(name) in known:
+            found[beside[name]] = None
+    return list(found)
 
 
 def model_grid(results: Results) -> Grid:
@@ -150,11 +162,12 @@ def conclusion(results: Results) -> str:
         return "No trained model was measured."
     best, fewest = _best(results, measured), min(s.nfe or 0 for s in measured)
     first = _best(results, [s for s in measured if s.nfe == fewest])
-    parts = [_expectations(results), f"the best {value} is {_where(best, value)}"]
+    parts = [_expectations(results), f"the best {value} is {_where(results, best)}"]
     if best.nfe != fewest:
-        parts.append(f"with the fewest evaluations it is {_where(first, value)}")
+        parts.append(f"with the fewest evaluations it is {_where(results, first)}")
     real = results.find(REFERENCE, None)
-    parts.append(f"real samples score {shown(real.values[value])}" if real and value in real.values else "")
+    if real and value in real.values:
+        parts.append(f"real samples score {shown_with(real.values, value, results.beside)}")
     text = "; ".join(filter(None, parts)) + "."
     return text[0].upper() + text[1:]
 
@@ -174,8 +187,9 @@ def _best(results: Results, among: list[Summary]) -> Summary:
     return min(among, key=lambda summary: sign * summary.values[results.headline].mean)
 
 
-def _where(summary: Summary, value: str) -> str:
-    return f"{shown(summary.values[value])} ({summary.case} at {summary.nfe} NFE)"
+def _where(results: Results, summary: Summary) -> str:
+    value = shown_with(summary.values, results.headline, results.beside)
+    return f"{value} ({summary.case} at {summary.nfe} NFE)"
 
 
 def notes(results: Results) -> list[str]:
@@ -257,20 +271,30 @@ def markdown(results: Results) -> str:
 
 
 def console_table(results: Results) -> Group:
-    """The headline value: cases by NFE. Lines of their own, since a table would break its title to its width."""
+    """The headline value, with what stands beside it: cases by NFE.
+
+    Lines of their own, since a table would break its title to its width.
+    """
     from rich import box
     from rich.console import Group
     from rich.table import Table
 
     counts = sorted({s.nfe for s in results.summary if s.nfe is not None})
-    name = results.headline + ARROWS[results.direction]
+    other = results.beside.get(results.headline)
+    name = results.headline + ARROWS[results.direction] + (f" / {other}" if other else "")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", no_wrap=True)
     for count in counts:
         table.add_column(str(count), justify="right")
     for case in dict.fromkeys(s.case for s in results.summary if s.nfe is not None):
-        found = {s.nfe: shown(s.values[results.headline]) for s in results.summary if s.case == case}
+        found = {s.nfe: _cell(s.values, results) for s in results.summary if s.case == case}
         table.add_row(case, *(found.get(count, "") for count in counts))
     real = results.find(REFERENCE, None)
-    last = [f"{REAL}: {shown(real.values[results.headline])}"] if real and results.headline in real.values else []
+    last = [f"{REAL}: {_cell(real.values, results)}"] if real and results.headline in real.values else []
     return Group(f"{name} by NFE", table, *last)
+
+
+def _cell(values: Mapping[str, Estimate], results: Results) -> str:
+    """The headline value, and what stands beside it after a stroke."""
+    other = results.beside.get(results.headline, "")
+    return " / ".join(shown(values[name]) for name in (results.headline, other) if name in values)

@@ -26,6 +26,8 @@ class Metric(Component, ABC):
     """
 
     directions: ClassVar[Mapping[str, Literal["lower", "higher", "info"]]]
+    beside: ClassVar[Mapping[str, str]] = {}
+    """Values that say nothing alone, and which other one stands beside each wherever people see it."""
     of_models: ClassVar[bool] = False
     """Whether it judges what draws the samples, and no samples (`ModelMetric`)."""
 

@@ -26,10 +26,11 @@ class GenerativePerplexity(ReferenceMetric):
 
     directions: ClassVar = {
         "gen_ppl": "lower",
-        "gen_ppl_data": "info",
         "gen_entropy": "info",
+        "gen_ppl_data": "info",
         "gen_entropy_data": "info",
     }
+    beside: ClassVar = {"gen_ppl": "gen_entropy", "gen_ppl_data": "gen_entropy_data"}
 
     class Config(ReferenceConfig):
         type: Literal["generative_perplexity"] = "generative_perplexity"

@@ -50,6 +50,8 @@ def check_metric(config: Any, *, data: Any = None) -> None:
         f"returns {sorted(values)}, declares {sorted(metric_type.directions)}"
     )
     assert set(metric_type.directions.values()) <= {"lower", "higher", "info"}
+    for key, other in metric_type.beside.items():
+        assert {key, other} <= values.keys(), f"'{other}' cannot stand beside '{key}': one of them is not returned"
     for key, value in values.items():
         assert isinstance(value, float), f"{key} must be a float"
         assert math.isfinite(value), f"{key} is {value} on training data"
