@@ -183,3 +183,6 @@ def test_weights_from_a_file_are_read_by_inception(tmp_path: Path, capsys: pytes
         assert torch.allclose(found, theirs(images)[0], rtol=1e-3, atol=1e-5)
     assert found.shape == (4, 2048)
     assert float(found.std()) > 0
+    for real in (True, False):
+        distance.update(images.to(distance.device), real=real)
+    assert float(distance.compute()) == pytest.approx(0, abs=1e-3), "fewer images than features do no harm"

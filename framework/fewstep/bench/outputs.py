@@ -7,16 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fewstep.bench.diversity_plot import draw_diversity_plot
+from fewstep.bench.frontier_plot import draw_frontier_plot
 from fewstep.bench.plot import draw_plot
 from fewstep.bench.report import write_report
 from fewstep.bench.results import Results
-from fewstep.bench.tables import QUICK_NOTE, conclusion, console_table, markdown, value_grid
+from fewstep.bench.tables import QUICK_NOTE, conclusion, console_table, frontier_grid, markdown, value_grid
 
 
 def write_outputs(results: Results, folder: Path) -> None:
     """Write table, plot and report beside `results.json`."""
     (folder / "results.md").write_text(markdown(results), encoding="utf-8")
     (folder / "results.tex").write_text(value_grid(results).latex() + "\n", encoding="utf-8")
+    if results.frontier:
+        (folder / "frontier.tex").write_text(frontier_grid(results).latex() + "\n", encoding="utf-8")
     draw_pictures(results, folder)
     write_report(results, folder)
 
@@ -26,6 +29,8 @@ def draw_pictures(results: Results, folder: Path) -> list[Path]:
     drawn = [draw_plot(results, folder / "quality_vs_nfe.png")]
     if results.diversity:
         drawn.append(draw_diversity_plot(results, folder / "quality_vs_diversity.png"))
+    if results.frontier:
+        drawn.append(draw_frontier_plot(results, folder / "frontier.png"))
     return drawn
 
 

@@ -19,7 +19,7 @@ from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, load_recipe, with_sampler
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.shipped import is_path
-from fewstep.recipe.yaml_loader import undotted
+from fewstep.recipe.yaml_loader import Key, undotted
 from fewstep.training.build import build_dataset
 from fewstep.training.rundir import RunDir
 
@@ -202,6 +202,7 @@ class _Planner:
         digest = digest_of(facts)
         run = RunDir(self.folder / "runs" / f"{model_id(spec.name, seed)}-{digest[:8]}")
         lacks = lacking(spec.needs) or next((c.lacks for c in (teacher, *origins.values()) if c and c.lacks), None)
+        self._check_sweep(index, recipe.recipe)
         case = PreparedCase(spec, seed, recipe, digest, run, lacks)
         self.cases[case.id] = case
 
@@ -223,13 +224,29 @@ class _Planner:
         if spec.grid_search and (origin.spec.oracle or "grid" not in type(recipe.sampler).model_fields):
             what = "an oracle has no run" if origin.spec.oracle else f"sampler '{recipe.sampler.type}' has no grid"
             self._note(index, "grid_search", f"steps cannot be searched for it: {what}")
-        own = {
-            key: getattr(spec, key) for key in ("name", "label", "steps", "model", "sampler", "grid_search", "needs")
-        }
+        self._check_sweep(index, recipe)
+        names = ("name", "label", "steps", "sweep", "model", "sampler", "grid_search", "needs")
+        own = {key: getattr(spec, key) for key in names}
         lacks = lacking(spec.needs) or origin.lacks
         spec = origin.spec.model_copy(update=own)
         case = replace(origin, spec=spec, loaded=replace(origin.loaded, recipe=recipe), lacks=lacks)
         self.cases[case.id] = case
+
+    def _check_sweep(self, index: int, recipe: Recipe) -> None:
+        """The sampler has the setting, and takes every value of it."""
+        spec = self.loaded.suite.cases[index]
+        sweep = spec.sweep
+        if sweep is None:
+            return
+        if sweep.key not in type(recipe.sampler).model_fields:
+            self._note(index, "sweep", f"sampler '{recipe.sampler.type}' has no {sweep.key}")
+            return
+        for number, value in enumerate(sweep.values):
+            try:
+                with_sampler(recipe, settings={sweep.key: value}, steps=[sweep.at(spec.steps)])
+            except RecipeError as error:
+                place: Key = ("cases", index, "sweep", sweep.key, number)
+                self.problems += [self.loaded.problem(place, problem.message) for problem in error.problems]
 
     def check_metrics(self) -> None:
         """Metrics can score these data, and what they refer to is there."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from fewstep.bench.canvas import DOTS
 from fewstep.bench.recipe_diff import base_of, recipe_diff
 from fewstep.bench.results import CaseResult, ClaimResult, Results, Row
+from fewstep.bench.sweep import swept_text
 from fewstep.bench.tables import (
     BUDGET,
     REAL,
@@ -17,6 +18,7 @@ from fewstep.bench.tables import (
     commands,
     conclusion,
     environment_lines,
+    frontier_grid,
     model_grid,
     notes,
     spread,
@@ -82,6 +84,7 @@ def write_report(results: Results, folder: Path) -> Path:
         "<h2>Quality by evaluations</h2>",
         _plot(folder / "quality_vs_nfe.png", "quality by number of evaluations"),
         *_diversity(results, folder),
+        *_frontier(results, folder),
         "<h2>All values</h2>",
         f'<p class="soft">{escape(_how_measured(results))}</p>',
         _table(value_grid(results)),
@@ -157,6 +160,7 @@ def _caption(results: Results, row: Row) -> str:
     case = results.case(row.case)
     who = case.label if case else REAL
     where = "" if row.nfe is None else f", {row.nfe} NFE"
+    where += "" if row.sweep is None else f", {swept_text(row.sweep)}"
     names = (results.headline, results.beside.get(results.headline))
     told = "".join(f"{name} {row.values[name]:.4g}, " for name in names if name in row.values)
     return f"{who}{where}: {told}seed {row.seed}"
@@ -173,6 +177,22 @@ def _plot(path: Path, alt: str) -> str:
     """A plot as wide as it was drawn; where there is less room, it can be moved in its box and read."""
     pixels = int.from_bytes(path.read_bytes()[16:20], "big")
     return f'<div class="plot" style="--inches: {pixels / DOTS:.1f}">{_image(path, alt)}</div>'
+
+
+def _frontier(results: Results, folder: Path) -> list[str]:
+    """The third picture and its table, if settings were swept."""
+    if not results.frontier:
+        return []
+    told = (
+        "Each curve is one model at one number of evaluations, as a setting of its sampler is swept; the values beside "
+        "its points are those of the setting, and the band is a standard error over seeds both ways."
+    )
+    return [
+        "<h2>Frontiers: quality by diversity</h2>",
+        f'<div class="plot">{_image(folder / "frontier.png", "quality by diversity as a setting is swept")}</div>',
+        f'<p class="soft">{told}</p>',
+        _table(frontier_grid(results)),
+    ]
 
 
 def _image(path: Path, alt: str) -> str:

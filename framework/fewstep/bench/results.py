@@ -100,6 +100,9 @@ class Row(Strict):
     samples: int
     seconds: float = Field(description="time to draw the samples")
     sampler: dict[str, Any] | None
+    sweep: dict[str, float] | None = Field(
+        None, description="the setting of the sampler that a sweep set; null for a row of none"
+    )
     values: dict[str, float]
     sheet: str | None = Field(description="picture or text of samples, relative to this file")
     commit: str | None = Field(description="of fewstep, when the row was measured")
@@ -126,6 +129,12 @@ class Summary(Strict):
     trainings: dict[int, dict[str, float]] = Field(
         default_factory=dict, description="means over sampling seeds for each seed of training, if there are several"
     )
+
+
+class FrontierPoint(Summary):
+    """The rows of one case with one value of the setting that is swept, over seeds."""
+
+    sweep: dict[str, float] = Field(description="that setting and its value")
 
 
 class ClaimResult(Strict):
@@ -174,6 +183,7 @@ class Results(Strict):
     cases: tuple[CaseResult, ...]
     rows: tuple[Row, ...]
     summary: tuple[Summary, ...]
+    frontier: tuple[FrontierPoint, ...] = Field((), description="points of sweeps, which are not in the summary")
     claims: tuple[ClaimResult, ...]
     failures: tuple[Failure, ...]
     skipped: tuple[Failure, ...] = Field((), description="cases that need what this machine lacks, and what that is")
@@ -220,7 +230,7 @@ class Results(Strict):
             case["logged"] = {key: value for key, value in case["logged"].items() if key not in VOLATILE}
         for row in plain["rows"]:
             del row["seconds"]
-        for part in (*plain["rows"], *plain["summary"]):
+        for part in (*plain["rows"], *plain["summary"], *plain["frontier"]):
             for values in (part["values"], *part.get("trainings", {}).values()):
                 for name in SPEED.keys() & values.keys():
                     del values[name]

@@ -17,6 +17,7 @@ from fewstep.bench.plan import Plan, PreparedCase
 from fewstep.bench.results import CaseResult, Row, digest_of
 from fewstep.bench.speed import time_drawing, train_tokens_per_second
 from fewstep.bench.suite import REFERENCE
+from fewstep.bench.sweep import swept_text
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
 from fewstep.errors import OperationError
@@ -47,6 +48,8 @@ class Slot:
     key: str
     sampler: dict[str, Any] | None = None
     """Its settings; None for real samples."""
+    sweep: dict[str, float] | None = None
+    """The setting that a sweep gives its sampler, if it belongs to one."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,26 @@ def plan_slots(plan: Plan) -> list[Slot]:
     common |= {} if plan.code is None else {"code": plan.code}
     common |= {} if suite.speed is None else {"speed": suite.speed.model_dump(mode="json")}
 
-    def slot(case: str, train_seed: int | None, steps: int | None, seed: int, digest: str, sampler: Any) -> Slot:
-        facts = {"case": case, "digest": digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
-        return Slot(case, train_seed, steps, seed, digest_of(facts), sampler)
+    def slot(case: PreparedCase, steps: int, seed: int, sweep: dict[str, float] | None = None) -> Slot:
+        sampler = {**sampler_settings(plan, case), **(sweep or {})}
+        facts = {"case": case.name, "digest": case.digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
+        facts |= {"sweep": sweep} if sweep else {}
+        return Slot(case.name, case.train_seed, steps, seed, digest_of(facts), sampler, sweep)
 
-    slots = [slot(REFERENCE, None, None, seed, plan.dataset.fingerprint, None) for seed in suite.seeds]
+    slots = [_real_slot(plan, seed, common) for seed in suite.seeds]
     for case in plan.cases:
-        sampler = sampler_settings(plan, case)
-        slots += [
-            slot(case.name, case.train_seed, steps, seed, case.digest, sampler)
-            for steps in case.spec.steps
-            for seed in suite.seeds
-        ]
+        slots += [slot(case, steps, seed) for steps in case.spec.steps for seed in suite.seeds]
+        sweep = case.spec.sweep
+        for value in sweep.values if sweep else ():
+            assert sweep
+            slots += [slot(case, sweep.at(case.spec.steps), seed, {sweep.key: value}) for seed in suite.seeds]
     return slots
+
+
+def _real_slot(plan: Plan, seed: int, common: dict[str, Any]) -> Slot:
+    """A row of real samples."""
+    facts = {"case": REFERENCE, "digest": plan.dataset.fingerprint, "steps": None, "seed": seed, "sampler": None}
+    return Slot(REFERENCE, None, None, seed, digest_of(facts | common))
 
 
 def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, Any]:
@@ -144,7 +154,8 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
         values |= model.judged | (_speed(plan, slot, model) if plan.suite.speed else {})
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
-        raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} (steps {slot.steps}, seed {slot.seed})")
+        where = ", ".join(filter(None, (f"steps {slot.steps}", swept_text(slot.sweep), f"seed {slot.seed}")))
+        raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} ({where})")
     return Row(
         key=slot.key,
         case=slot.case,
@@ -155,6 +166,7 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
         samples=len(tokens),
         seconds=round(seconds, 3),
         sampler=slot.sampler,
+        sweep=slot.sweep,
         values=values,
         sheet=_sheet(plan, slot, tokens),
         commit=commit,
@@ -170,7 +182,7 @@ def _tokens(
         return *real_samples(plan.dataset, count, slot.seed), None
     labels = labels_like_data(model.denoiser, plan.dataset, count, slot.seed)
     tokens, nfe = draw(
-        model.sampler,
+        swept(model.sampler, slot.sweep),
         model.denoiser,
         count,
         steps=slot.steps,
@@ -181,6 +193,11 @@ def _tokens(
         progress=lambda done, _: progress(done),
     )
     return tokens, labels, nfe
+
+
+def swept(sampler: Sampler, sweep: dict[str, float] | None) -> Sampler:
+    """The sampler with the setting that a sweep gives it."""
+    return SAMPLERS.build({**sampler.config.model_dump(mode="json"), **sweep}) if sweep else sampler
 
 
 def _speed(plan: Plan, slot: Slot, model: Model) -> dict[str, float]:
@@ -209,6 +226,8 @@ def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:
     if slot.seed != plan.suite.seeds[0] or slot.train_seed not in (None, first):
         return None
     name = slot.case if slot.steps is None else f"{slot.case}-steps{slot.steps}"
+    # A dot would begin a suffix.
+    name += "".join(f"-{key}-{value:g}".replace(".", "_") for key, value in (slot.sweep or {}).items())
     save_nearest_sheet(plan.folder / "samples" / f"{name}-nearest", plan.dataset, tokens[:SHEET])
     return save_sheet(plan.folder / "samples" / name, plan.dataset, tokens[:SHEET]).relative_to(plan.folder).as_posix()
 

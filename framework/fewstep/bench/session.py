@@ -12,7 +12,8 @@ from fewstep.bench.progress import Stage, SuiteClock
 from fewstep.bench.results import CaseResult, Failure, Results, Row, SuiteInfo, model_id
 from fewstep.bench.rows import Slot, describe_case, plan_slots, trained_steps
 from fewstep.bench.suite import REFERENCE
-from fewstep.bench.summary import estimate, judge, shown_with, summarise
+from fewstep.bench.summary import estimate, judge, shown_with, summarise, summarise_sweeps
+from fewstep.bench.sweep import swept_text
 from fewstep.bench.tables import titled
 from fewstep.bench.work import Task, Workbench, evaluations, told
 from fewstep.errors import OperationError, UserError
@@ -153,12 +154,13 @@ class Session:
         case = None if task.model == REFERENCE else self.plan.case(task.model)
         if case:
             what = f"sample {titled(case.id, case.label)}: {self._amount(case.spec.steps)}"
+            what += f"; {case.spec.sweep.text(case.spec.steps)}" if case.spec.sweep else ""
             self._record(case)
         else:
             what = f"score real samples: {self._amount(())}"
         self._announce(task, what)
         slots = self._slots_of(task.model)
-        for _, group in groupby(slots, key=lambda slot: slot.steps):
+        for _, group in groupby(slots, key=lambda slot: (slot.steps, slot.sweep)):
             rows = [self.rows.get(slot.key) for slot in group]
             if all(rows):
                 self._tell(task, [row for row in rows if row], reused=True)
@@ -219,7 +221,8 @@ class Session:
         """Keep a row; tell a person once its seeds are complete."""
         self.rows[row.key] = row
         self.save()
-        same = [slot for slot in self._slots_of(task.model) if slot.steps == row.steps]
+        point = (row.steps, row.sweep)
+        same = [slot for slot in self._slots_of(task.model) if (slot.steps, slot.sweep) == point]
         rows = [self.rows.get(slot.key) for slot in same]
         if all(rows):
             self._tell(task, [row for row in rows if row], reused=False)
@@ -241,6 +244,7 @@ class Session:
         headline, beside = self.suite.headline, self.suite.beside
         scored = [row.values for row in rows if headline in row.values]
         where = "real samples" if rows[0].nfe is None else f"{rows[0].nfe} NFE"
+        where = ", ".join(filter(None, (where, swept_text(rows[0].sweep))))
         values = {
             name: estimate([row[name] for row in scored])
             for name in (headline, beside.get(headline))
@@ -293,6 +297,7 @@ class Session:
             cases=tuple(self.cases[case.id] for case in self.plan.cases if case.id in self.cases),
             rows=tuple(rows),
             summary=tuple(summary),
+            frontier=tuple(summarise_sweeps(rows)),
             claims=tuple(judge(claim, suite.headline, direction, summary, suite.beside) for claim in suite.claims),
             skipped=self.skipped,
             failures=tuple(sorted(self.failures, key=lambda failure: order.index(failure.case))),

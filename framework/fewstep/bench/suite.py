@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, Valid
 from pydantic_core import InitErrorDetails
 
 from fewstep.bench.needs import Need
+from fewstep.bench.sweep import SweepSpec
 from fewstep.component import ComponentConfig, Strict, custom_error, did_you_mean
 from fewstep.errors import Problem, RecipeError, UserError
 from fewstep.recipe import locate, validate_file
@@ -59,6 +60,9 @@ class CaseSpec(Strict):
     )
     grid_search: bool = Field(False, description="take the steps that cost the model least (`fewstep grid`)")
     steps: Steps = Field(description="numbers of sampling steps to measure")
+    sweep: SweepSpec | None = Field(
+        None, description="also measure it with several values of a setting of its sampler, as a curve"
+    )
     label: str | None = Field(None, description="what plots and tables call it; its name if left out")
     teacher: str | None = Field(None, description="earlier case whose model is this one's teacher")
     start_from: dict[str, str] = Field({}, description="earlier case whose weights a role starts from, by role name")
@@ -68,6 +72,11 @@ class CaseSpec(Strict):
     )
     set: tuple[str, ...] = Field((), description="changes to the recipe, such as train.steps=100")
     quick_set: tuple[str, ...] = Field((), description="further changes to it when the suite is to be quick")
+
+    def shrunk(self, quick: QuickSpec) -> CaseSpec:
+        """The case as `--quick` runs it."""
+        changed = {"steps": quick.steps or self.steps, "set": (*self.set, *quick.set, *self.quick_set)}
+        return self.model_copy(update={**changed, "sweep": self.sweep and self.sweep.shortened(quick.steps)})
 
     @property
     def needed(self) -> list[tuple[Key, str]]:
@@ -143,6 +152,7 @@ class Suite(Strict):
             *self._teachers(),
             *self._headline(),
             *self._diversity(),
+            *self._sweeps(),
             *self._tolerances(),
             *self._claims(),
         ]
@@ -179,12 +189,7 @@ class Suite(Strict):
         quick = self.quick
         if quick is None:
             return self
-        cases = tuple(
-            case.model_copy(
-                update={"steps": quick.steps or case.steps, "set": (*case.set, *quick.set, *case.quick_set)}
-            )
-            for case in self.cases
-        )
+        cases = tuple(case.shrunk(quick) for case in self.cases)
         changed = {key: getattr(quick, key) for key in ("samples", "seeds", "train_seeds", "tolerances")}
         kept = {key: value for key, value in changed.items() if value is not None}
         return self.model_copy(update={"cases": cases, **kept})
@@ -264,6 +269,17 @@ class Suite(Strict):
             yield ("diversity",), _unknown("value of these metrics", self.diversity, list(self.directions))
         elif self.diversity is not None and self.diversity in self.of_models:
             yield ("diversity",), _of_model(self.diversity)
+
+    def _sweeps(self) -> Found:
+        """They fit their cases, and there is what their curves are drawn against."""
+        for index, case in enumerate(self.cases):
+            if case.sweep is None:
+                continue
+            for key, message in case.sweep.problems(case.steps):
+                yield ("cases", index, "sweep", *key), message
+            if self.diversity is None and self.headline not in self.beside:
+                message = "it is drawn as quality against diversity: name a value with the suite's `diversity`"
+                yield ("cases", index, "sweep"), message
 
     def _tolerances(self) -> Found:
         """They are about values that a metric returns and that are better one way."""

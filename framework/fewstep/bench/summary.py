@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from fewstep.bench.results import ClaimResult, Estimate, Row, Summary, Verdict
+from fewstep.bench.results import ClaimResult, Estimate, FrontierPoint, Row, Summary, Verdict
 from fewstep.bench.suite import ClaimSpec
 
 _MARGIN = 2.0
@@ -22,14 +22,27 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def summarise(rows: Iterable[Row]) -> list[Summary]:
-    """Rows that differ in their seeds only, joined; in order of first appearance.
+    """Rows that differ in their seeds only, joined; in order of first appearance. Those of sweeps are left out.
 
     Where there are several seeds of training, each counts once, with its mean over sampling seeds.
     """
     groups: dict[tuple[str, int | None], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.case, row.steps), []).append(row)
+        if row.sweep is None:
+            groups.setdefault((row.case, row.steps), []).append(row)
     return [_summary(case, steps, group) for (case, steps), group in groups.items()]
+
+
+def summarise_sweeps(rows: Iterable[Row]) -> list[FrontierPoint]:
+    """The same of the rows of sweeps, which differ in what is swept as well."""
+    groups: dict[tuple[str, int | None, tuple[tuple[str, float], ...]], list[Row]] = {}
+    for row in rows:
+        if row.sweep is not None:
+            groups.setdefault((row.case, row.steps, tuple(row.sweep.items())), []).append(row)
+    return [
+        FrontierPoint(**_summary(case, steps, group).model_dump(), sweep=dict(sweep))
+        for (case, steps, sweep), group in groups.items()
+    ]
 
 
 def _summary(case: str, steps: int | None, rows: Sequence[Row]) -> Summary:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fewstep.bench.results import CaseResult, Estimate, Results, Summary, model_id
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.summary import shown, shown_with
+from fewstep.bench.sweep import swept_text
 from fewstep.progress import clock
 
 if TYPE_CHECKING:
@@ -73,6 +74,18 @@ def value_grid(results: Results) -> Grid:
         for summary in results.summary
     ]
     return Grid(header, rows)
+
+
+def frontier_grid(results: Results) -> Grid:
+    """All values of sweeps: rows are cases by the value that is swept."""
+    names = ordered(results.directions, results.headline, results.beside)
+    header = ["model", "setting", "NFE", *(name + ARROWS[results.directions[name]] for name in names)]
+    rows = [
+        [_titled(results, point), swept_text(point.sweep), str(point.nfe)]
+        + [shown(point.values[name]) if name in point.values else "" for name in names]
+        for point in results.frontier
+    ]
+    return Grid(header, rows, words=2)
 
 
 def ordered(names: Iterable[str], first: str, beside: Mapping[str, str]) -> list[str]:
@@ -262,6 +275,7 @@ def markdown(results: Results) -> str:
         f"{suite.samples} samples in each row; {spread(results)}. ↓ lower is better, ↑ higher is better.",
         value_grid(results).markdown(),
         "![quality by evaluations](quality_vs_nfe.png)",
+        *([frontier_grid(results).markdown(), "![frontiers](frontier.png)"] if results.frontier else []),
         model_grid(results).markdown(),
         budgets(results),
         "```bash\n" + "\n".join(commands(results)) + "\n```",

@@ -11,6 +11,7 @@ from fewstep.bench.plan import Plan, PreparedCase
 from fewstep.bench.results import Row
 from fewstep.bench.rows import Slot, measure, open_model, trained_steps
 from fewstep.bench.suite import REFERENCE
+from fewstep.bench.sweep import swept_text
 from fewstep.errors import FewstepError
 from fewstep.training.launch import fit
 
@@ -111,7 +112,8 @@ class Workbench:
             drawn = done
             if time.monotonic() - said > _EVERY and done < wanted:
                 said = time.monotonic()
-                self.reports.line(task, f"{slot.steps} steps, seed {slot.seed}: {done}/{wanted} samples", True)
+                where = ", ".join(filter(None, (f"{slot.steps} steps", swept_text(slot.sweep), f"seed {slot.seed}")))
+                self.reports.line(task, f"{where}: {done}/{wanted} samples", True)
 
         return progress
 

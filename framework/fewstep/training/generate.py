@@ -180,9 +180,7 @@ def evaluate_run(
     section = model.recipe.evaluate
     if not section.metrics:
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
-    for metric in section.metrics:
-        if reason := METRICS.get(metric.type).cls.lacking(metric):
-            raise UserError(f"{metric.type}: {reason}")
+    _check_packages(section.metrics)
     steps, dataset = steps or section.steps, with_data(model)
     config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
     model = load_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
@@ -202,6 +200,17 @@ def evaluate_run(
         rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
     _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
     return rows
+
+
+def _check_packages(metrics: Sequence[Any]) -> None:
+    """What metrics need is here; asked before samples are drawn.
+
+    Raises:
+        UserError: a package or a file is missing.
+    """
+    for config in metrics:
+        if reason := METRICS.get(config.type).cls.lacking(config):
+            raise UserError(f"{config.type}: {reason}")
 
 
 def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
