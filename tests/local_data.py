@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewstep.recipe import dump_recipe, parse_recipe
+from fewstep.training.rundir import RunDir
+from fewstep.training.trainer import Trainer
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -66,6 +70,28 @@ def write_cifar10(folder: Path, count: int = 10) -> Path:
         records = np.random.default_rng(index).integers(0, 256, (count, 3073), dtype=np.uint8)
         records[:, 0] = np.arange(count) % 10
         (place / f"{name}.bin").write_bytes(records.tobytes())
+    return folder
+
+
+def write_tokenizer(folder: Path, data: Any = "digits", steps: int = 4, **backbone: Any) -> Path:
+    """A run of a tiny image tokenizer, trained for a few steps."""
+    small = {"type": "vq_autoencoder", "width": 8, "depth": 1, "codes": 12, "code_width": 4, **backbone}
+    recipe = parse_recipe(
+        {
+            "name": "tokenizer",
+            "data": data,
+            "process": "masked",
+            "backbone": small,
+            "objective": "vq",
+            "optim": {"lr": 3e-3},
+            "ema": {"decay": 0.9},
+            "train": {"steps": steps, "batch_size": 32, "device": "cpu"},
+        }
+    )
+    run = RunDir(folder)
+    folder.mkdir(parents=True)
+    run.resolved.write_text(dump_recipe(recipe))
+    Trainer(recipe, run, echo=lambda line: None).fit()
     return folder
 
 

@@ -61,7 +61,7 @@ def save_nearest_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns
     images = dataset.to_images(samples.cpu())
     if images is None:
         return None
-    nearest = dataset.to_images(dataset.train[nearest_training(dataset, samples)])
+    nearest = dataset.originals(nearest_training(dataset, samples))
     assert nearest is not None
     blank = torch.ones_like(images[:1]).expand(-len(images) % columns, *images.shape[1:])
     rows = [torch.cat((side, blank)).split(columns) for side in (images, nearest)]
@@ -76,7 +76,7 @@ def nearest_training(dataset: Dataset, samples: Tensor) -> Tensor:
     best = torch.full((len(images),), float("inf"))
     found = torch.zeros(len(images), dtype=torch.long)
     for first in range(0, len(dataset), _AT_ONCE):
-        part = dataset.to_images(dataset.train[first : first + _AT_ONCE])
+        part = dataset.originals(slice(first, first + _AT_ONCE))
         assert part is not None
         away = torch.cdist(images.flatten(1), part.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
         here, row = away.min(1)

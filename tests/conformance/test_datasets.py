@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from local_data import write_chorales, write_cifar10, write_mnist, write_pictures
+from local_data import write_chorales, write_cifar10, write_mnist, write_pictures, write_tokenizer
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -22,6 +22,8 @@ TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the m
 def test_dataset_conforms(name: str, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     save_file({"tokens": torch.arange(20).view(5, 4) % 7}, tmp_path / "tokens.safetensors")
+    if name == "vq_tokens":
+        write_tokenizer(tmp_path / "tokenizer")
     needed = {
         "text": {"path": str(tmp_path / "text.txt"), "length": 32},
         "corpus": {"path": str(tmp_path / "text.txt"), "documents": "line", "prepared": str(tmp_path / "prepared")},
@@ -31,6 +33,7 @@ def test_dataset_conforms(name: str, tmp_path: Path) -> None:
         "cifar10": {"path": str(write_cifar10(tmp_path / "cifar10")), "flip": True, "shift": 4},
         "image_folder": {"path": str(write_pictures(tmp_path / "pictures")), "size": 8, "levels": 4},
         "chorales": {"path": str(write_chorales(tmp_path / "chorales.json"))},
+        "vq_tokens": {"images": "digits", "tokenizer": {"run": str(tmp_path / "tokenizer")}},
         "token_ids": {"path": str(tmp_path / "tokens.safetensors"), "vocab_size": 7, "length": 4},
     }
     check_dataset({"type": name, **needed.get(name, {})})

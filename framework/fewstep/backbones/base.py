@@ -37,6 +37,8 @@ class Backbone(nn.Module, Component, ABC):
 
     uses_context: ClassVar[bool] = False
     """Whether it predicts from clean tokens too (`BlockBackbone`)."""
+    reconstructs: ClassVar[bool] = False
+    """Whether it gives clean images back and predicts no tokens (`Autoencoder`)."""
 
     head: nn.Module
     width: int

@@ -56,6 +56,14 @@ class Samples(Protocol):
         """Whole numbers; `[:]` gives all of them, which may be too much for memory."""
 
 
+def fingerprint_of(samples: Samples) -> str:
+    """SHA-256 of tokens, as 64-bit numbers."""
+    found = hashlib.sha256()
+    for first in range(0, len(samples), _CHUNK):
+        found.update(samples[first : first + _CHUNK].long().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
 D = TypeVar("D", bound="Dataset")
 
 
@@ -96,10 +104,7 @@ class Dataset(Component, ABC):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the training tokens, as 64-bit numbers; stored with every run."""
-        found = hashlib.sha256()
-        for first in range(0, len(self), _CHUNK):
-            found.update(self.train[first : first + _CHUNK].long().contiguous().numpy().tobytes())
-        return found.hexdigest()
+        return fingerprint_of(self.train)
 
     @classmethod
     def prepare(cls, config: Any, workers: int = 1, verify: bool = False) -> list[dict[str, Any]]:
@@ -163,6 +168,13 @@ class Dataset(Component, ABC):
     def to_images(self, samples: Tensor) -> Tensor | None:
         """Images in [0, 1], float [N, C, H, W], for image data; None otherwise."""
         return None
+
+    def originals(self, rows: Any, *, held_out: bool = False) -> Tensor | None:
+        """Images of training or held-out samples (`rows` as in `train[rows]`) before they became tokens: other ones
+        than `to_images` gives only where something is lost on the way."""
+        source = self.held_out if held_out else self.train
+        assert source is not None
+        return self.to_images(source[rows])
 
     def to_drawings(self, samples: Tensor) -> Tensor | None:
         """Pictures of samples that are no images, in [0, 1], float [N, C, H, W]; None where text says it all."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewstep.component import ComponentConfig
 from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.pixels import shaded
 
 
 @DATASETS.register("digits")
@@ -35,9 +36,7 @@ class Digits(Dataset):
         self.spec = DataSpec(vocab_size=levels, length=64, grid=(8, 8, 1))
 
     def to_text(self, samples: Tensor) -> list[str]:
-        shades = " .:-=+*#%@"
-        grey = (samples.double() / (self.config.levels - 1) * (len(shades) - 1)).round().long()
-        return ["\n".join("".join(shades[v] for v in row) for row in image) for image in grey.view(-1, 8, 8).tolist()]
+        return shaded(samples.double().view(-1, 8, 8) / (self.config.levels - 1))
 
     def to_images(self, samples: Tensor) -> Tensor:
         return samples.view(-1, 1, 8, 8).float() / (self.config.levels - 1)

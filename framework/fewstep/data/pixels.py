@@ -84,9 +84,7 @@ class PixelDataset(Dataset):
         return images.reshape(tokens.shape)
 
     def to_text(self, samples: Tensor) -> list[str]:
-        grey = self._pictures(samples).double().mean(-1) / (self.levels - 1)
-        shades = (grey * (len(_SHADES) - 1)).round().long().tolist()
-        return ["\n".join("".join(_SHADES[v] for v in row) for row in picture) for picture in shades]
+        return shaded(self._pictures(samples).double().mean(-1) / (self.levels - 1))
 
     def to_images(self, samples: Tensor) -> Tensor:
         return self._pictures(samples).permute(0, 3, 1, 2).float() / (self.levels - 1)
@@ -95,6 +93,12 @@ class PixelDataset(Dataset):
         """Tokens [B, L] as pixels [B, H, W, C]."""
         assert self.spec.grid is not None
         return tokens.reshape(-1, *self.spec.grid)
+
+
+def shaded(grey: Tensor) -> list[str]:
+    """Images in [0, 1] (float [N, H, W]) as lines of characters from light to dark."""
+    shades = (grey * (len(_SHADES) - 1)).round().long().tolist()
+    return ["\n".join("".join(_SHADES[v] for v in row) for row in picture) for picture in shades]
 
 
 def quantised(images: Tensor, levels: int) -> Tensor:

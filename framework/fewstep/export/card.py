@@ -17,7 +17,7 @@ _ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
 
 def model_card(config: ExportConfig, recipe: Recipe) -> str:
     """Markdown with the metadata that Hugging Face reads."""
-    student = config.role == "student" and OBJECTIVES.get(recipe.objective.type).cls.roles["student"].scores is None
+    student = config.role == "student" and OBJECTIVES.get(recipe.objective.type).cls.roles["student"].draws
     parts = [_header(config, recipe), f"# {config.name}", _introduction(config, recipe)]
     if student:
         parts += ["## Use", _use(config), "## Measured", _measured(config, recipe)]
@@ -32,16 +32,18 @@ def _header(config: ExportConfig, recipe: Recipe) -> str:
     tags = ["discrete-diffusion", f"{recipe.process.type}-diffusion", recipe.objective.type]
     tags += ["distillation", "few-step"] if config.teachers else []
     metadata: dict[str, Any] = {"library_name": "fewstep", "tags": tags}
-    if pipeline:
+    if pipeline and OBJECTIVES.get(recipe.objective.type).cls.roles["student"].draws:
         metadata["pipeline_tag"] = pipeline
     note = "# license: yours to choose, for the weights and for what the data allow"
     return f"---\n{note}\n{dump_yaml(metadata)}---"
 
 
 def _introduction(config: ExportConfig, recipe: Recipe) -> str:
-    data = config.data
+    data, role = config.data, OBJECTIVES.get(recipe.objective.type).cls.roles["student"]
+    if role.reconstructs:
+        return _introduction_of_tokenizer(config, recipe)
     what = "A few-step generator" if config.teachers else "A model"
-    if config.role != "student" or OBJECTIVES.get(recipe.objective.type).cls.roles["student"].scores:
+    if config.role != "student" or not role.draws:
         what = f"The {config.role}" if config.role != "student" else "A classifier of noised samples"
     classes = f", {data.classes} classes" if data.classes and recipe.label_input else ""
     taught = f", distilled from `{config.teachers[0].name}`" if config.teachers else ""
@@ -51,6 +53,18 @@ def _introduction(config: ExportConfig, recipe: Recipe) -> str:
         f"backbone `{recipe.backbone.type}`, {config.parameters:,} parameters, "
         f"{'averaged' if config.weights == 'ema' else 'last'} weights of step {config.step:,} in {config.dtype}. "
         f"It is made for {config.steps} sampling steps of the sampler `{config.sampler['type']}`."
+    )
+
+
+def _introduction_of_tokenizer(config: ExportConfig, recipe: Recipe) -> str:
+    data = config.data
+    assert data.grid is not None
+    size = f"{data.grid[0]} x {data.grid[1]} pixels"
+    return (
+        f"An image tokenizer, trained on the dataset `{data.type}` ({size}) by objective `{recipe.objective.type}`: it "
+        f"turns images into grids of codes and back. Backbone `{recipe.backbone.type}`, {config.parameters:,} "
+        f"parameters, {'averaged' if config.weights == 'ema' else 'last'} weights of step {config.step:,} in "
+        f"{config.dtype}. Data `vq_tokens` use it (`tokenizer.run`: this folder)."
     )
 
 
@@ -118,6 +132,14 @@ def _limits(config: ExportConfig, recipe: Recipe) -> str:
 
 
 def _limit_lines(config: ExportConfig, recipe: Recipe) -> Iterator[str]:
+    if OBJECTIVES.get(recipe.objective.type).cls.roles["student"].reconstructs:
+        yield "What its codes cannot say is lost, and images unlike its training data lose more; it draws no samples."
+        return
+    if "tokenizer_digest" in config.data.values:
+        yield (
+            "Samples are codes of an image tokenizer, which this folder holds, and their pictures have the faults of "
+            f"what that makes of codes (digest of its weights: `{config.data.values['tokenizer_digest']}`)."
+        )
     yield f"Samples have {config.data.length} tokens, no more and no less, and are like the training data at best."
     yield "Whether samples repeat training data or hold what should not be shown was not checked."
     if config.teachers:

@@ -28,7 +28,7 @@ class FeatureFrechet(Metric):
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.classifier = classifier_for(dataset)
-        self.real = self._features(dataset.train[:])
+        self.real = self._features(dataset.originals(slice(None)))
         self.seen: list[Tensor] = []
 
     @classmethod
@@ -36,13 +36,12 @@ class FeatureFrechet(Metric):
         return needs_labelled_images(dataset_type)
 
     def update(self, samples: Tensor) -> None:
-        self.seen.append(self._features(samples))
+        self.seen.append(self._features(self.dataset.to_images(samples.cpu())))
 
     def compute(self) -> dict[str, float]:
         return {"feature_frechet": frechet_distance(torch.cat(self.seen), self.real)}
 
-    def _features(self, tokens: Tensor) -> Tensor:
-        images = self.dataset.to_images(tokens.cpu())
+    def _features(self, images: Tensor | None) -> Tensor:
         assert images is not None
         return self.classifier.features(images)
 

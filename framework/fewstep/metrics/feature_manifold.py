@@ -10,7 +10,7 @@ from fewstep.data.base import Dataset
 from fewstep.errors import UserError
 from fewstep.metrics.base import CollectingMetric
 from fewstep.metrics.features import classifier_for, needs_labelled_images
-from fewstep.metrics.reference import real_samples
+from fewstep.metrics.reference import real_rows
 
 
 class ManifoldConfig(ComponentConfig):
@@ -34,15 +34,15 @@ class ManifoldMetric(CollectingMetric):
             UserError: there are too few of one for their k-th nearest neighbours.
         """
         samples = self.samples[: self.config.most]
-        real = real_samples(self.dataset, len(samples))
+        dataset = self.dataset
+        real = dataset.originals(real_rows(dataset, len(samples)), held_out=dataset.held_out is not None)
+        assert real is not None
         if min(len(samples), len(real)) <= self.config.neighbours:
             raise UserError(
                 f"{self.config.type}: {len(samples)} samples and {len(real)} real ones are "
                 f"too few for neighbours up to number {self.config.neighbours}; draw more, or lower `neighbours`"
             )
-        return self._features(samples), self._features(real)
-
-    def _features(self, tokens: Tensor) -> Tensor:
-        images = self.dataset.to_images(tokens)
-        assert images is not None
-        return classifier_for(self.dataset).features(images)
+        made = dataset.to_images(samples)
+        assert made is not None
+        classifier = classifier_for(dataset)
+        return classifier.features(made), classifier.features(real)

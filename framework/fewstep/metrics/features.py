@@ -70,7 +70,7 @@ class DatasetKey:
 @lru_cache(maxsize=4)
 def _trained(key: DatasetKey) -> Classifier:
     dataset = key.dataset
-    images, labels = dataset.to_images(dataset.train[:]), dataset.labels
+    images, labels = dataset.originals(slice(None)), dataset.labels
     assert images is not None
     assert labels is not None
     with torch.random.fork_rng():

@@ -27,11 +27,11 @@ class NearestNeighbour(Metric):
 
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.reference = self._points(dataset.train[:])
+        self.reference = self._points(dataset.train[:], dataset.originals(slice(None)))
         self.nearest: list[Tensor] = []
 
-    def _points(self, tokens: Tensor) -> Tensor:
-        images = self.dataset.to_images(tokens.cpu())
+    @staticmethod
+    def _points(tokens: Tensor, images: Tensor | None) -> Tensor:
         return tokens.cpu().float() if images is None else images.flatten(1)
 
     def _distances(self, points: Tensor) -> Tensor:
@@ -41,7 +41,8 @@ class NearestNeighbour(Metric):
         return torch.cdist(points, self.reference, p=0) / points.shape[1]
 
     def update(self, samples: Tensor) -> None:
-        self.nearest += [self._distances(part).amin(1) for part in self._points(samples).split(256)]
+        images = self.dataset.to_images(samples.cpu())
+        self.nearest += [self._distances(part).amin(1) for part in self._points(samples, images).split(256)]
 
     def compute(self) -> dict[str, float]:
         nearest = torch.cat(self.nearest)

@@ -68,4 +68,10 @@ class ReferenceMetric(CollectingMetric):
 def real_samples(dataset: Dataset, count: int) -> Tensor:
     """Up to `count` different samples of the held-out data, or else of the training data, always the same ones."""
     source = dataset.train if dataset.held_out is None else dataset.held_out
-    return source[torch.randperm(len(source), generator=generator_for(0, "metric/real"))[:count]].long()
+    return source[real_rows(dataset, count)].long()
+
+
+def real_rows(dataset: Dataset, count: int) -> Tensor:
+    """Where those are in the held-out data, or else in the training data."""
+    source = dataset.train if dataset.held_out is None else dataset.held_out
+    return torch.randperm(len(source), generator=generator_for(0, "metric/real"))[:count]

@@ -34,6 +34,7 @@ class RoleSpec:
         scores: what it scores in the place of tokens: the classes of labelled data, which it learns from ("labels"), or
             so many kinds of samples that the objective tells apart. None for networks that predict tokens.
         refreshed: whether the objective itself replaces its weights in the course of a training.
+        reconstructs: whether it gives clean samples back through codes, and predicts no tokens.
     """
 
     trained: bool = True
@@ -42,6 +43,12 @@ class RoleSpec:
     told_step: bool = False
     scores: Literal["labels"] | int | None = None
     refreshed: bool = False
+    reconstructs: bool = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether samples can be drawn with it."""
+        return self.scores is None and not self.reconstructs
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ def _picture(dataset: Dataset, x: Tensor, share: float) -> Tensor:
     assert images is not None
     images = images.float().expand(-1, 3, -1, -1)
     holes = masked.view(-1, height, width, channels).any(-1)[:, None]
+    # A token may stand for several pixels along each side.
+    holes = holes.repeat_interleave(images.shape[2] // height, 2).repeat_interleave(images.shape[3] // width, 3)
     sheet = image_sheet(torch.where(holes, torch.tensor(_MASK)[:, None, None], images), COLUMNS)
     bar = torch.full((3, _BAR, sheet.shape[2]), 0.1)
     bar[:, :, : round(share * sheet.shape[2])] = torch.tensor(_BAR_COLOUR)[:, None, None]

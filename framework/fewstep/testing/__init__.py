@@ -8,6 +8,7 @@ Each asserts a contract and names what is broken::
         check_objective("my_objective")
 """
 
+from fewstep.testing.autoencoders import check_autoencoder
 from fewstep.testing.backbones import check_backbone
 from fewstep.testing.datasets import check_dataset
 from fewstep.testing.grids import check_grid
@@ -20,6 +21,7 @@ from fewstep.testing.schedules import check_schedule
 from fewstep.testing.tokenizers import check_tokenizer
 
 __all__ = [
+    "check_autoencoder",
     "check_backbone",
     "check_dataset",
     "check_grid",

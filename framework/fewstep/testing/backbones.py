@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.blockwise import BlockBackbone
 from fewstep.condition import Prefix
+from fewstep.testing.autoencoders import check_autoencoder
 
 TINY = TokenSpace(num_states=6, vocab_size=5, length=12, grid=(2, 3, 2))
 """Small, and good for sequences as well as for images; one state more than symbols, as masking has."""
@@ -20,14 +21,24 @@ TINY = TokenSpace(num_states=6, vocab_size=5, length=12, grid=(2, 3, 2))
 BATCH = 3
 
 
+def predicting() -> list[str]:
+    """Names of the backbones that predict tokens."""
+    return [entry.name for entry in BACKBONES.entries() if not entry.cls.reconstructs]
+
+
 def check_backbone(config: Any, *, tokens: TokenSpace = TINY) -> None:
     """Check a backbone's shapes, gradients, inputs, sense of time and order, determinism and mixed precision.
 
     Weights are perturbed first: parts that start at zero on purpose would hide what is connected to what.
 
+    One that gives images back is checked by `check_autoencoder`.
+
     Raises:
         AssertionError: something does not hold.
     """
+    if BACKBONES.get(BACKBONES.parse(config).type).cls.reconstructs:
+        check_autoencoder(config)
+        return
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = _build(config, tokens)

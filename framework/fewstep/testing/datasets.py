@@ -62,7 +62,13 @@ def check_dataset(config: Any) -> None:
         assert spec.grid is not None
         height, width, channels = spec.grid
         assert height * width * channels == spec.length, "the grid must hold exactly the tokens of a sample"
-        assert images.shape == (3, channels, height, width), f"images are {tuple(images.shape)}"
+        sides = images.shape[2] // height, images.shape[3] // width
+        assert images.shape == (3, images.shape[1], height * sides[0], width * sides[1]), (
+            f"images are {tuple(images.shape)}, and tokens must stand for whole numbers of pixels"
+        )
+        originals = dataset.originals(slice(3))
+        assert originals is not None
+        assert originals.shape == images.shape, "images before and after they were tokens must have one size"
         assert float(images.min()) >= 0, "pixels lie in [0, 1]"
         assert float(images.max()) <= 1, "pixels lie in [0, 1]"
     problem = codec_problem(dataset)

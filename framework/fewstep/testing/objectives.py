@@ -75,6 +75,9 @@ def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> R
     }
     if any(role.scores == "labels" for role in roles.values()):
         raw["data"] = "digits"
+    if any(role.reconstructs for role in roles.values()):
+        raw["data"] = "digits"
+        raw["backbone"] = {"type": "vq_autoencoder", "width": 8, "depth": 1, "codes": 12, "code_width": 4}
     if any(role.adapters for role in roles.values()):
         raw["noise_input"] = {"type": "gaussian", "channels": 4}
     if (only := SAMPLERS.get(sampler).cls.only_steps) is not None:

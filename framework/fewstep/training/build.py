@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import torch
 
+from fewstep.autoencoder import NetworkAutoencoder
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.classifier import NetworkClassifier
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoiser import NetworkDenoiser
 from fewstep.errors import FewstepError, UserError
 from fewstep.export.layout import Exported, is_exported
+from fewstep.image_tokenizer import ImageTokenizer
 from fewstep.label_input import LabelInput
 from fewstep.noise_inputs.base import NOISE_INPUTS
 from fewstep.objectives.base import OBJECTIVES, RoleSpec
@@ -75,6 +77,8 @@ def build_denoiser(
             told = StepInput(recipe.step_input, backbone.width)
         labels = LabelInput(recipe.label_input, dataset.classes, backbone.width) if recipe.label_input else None
     kind = NetworkDenoiser if role.scores is None else NetworkClassifier
+    if role.reconstructs:
+        kind = NetworkAutoencoder
     return kind(backbone, process, adapter, told, labels)
 
 
@@ -153,10 +157,38 @@ def load_model(
     Raises:
         UserError: no such run or file, a run without a checkpoint, or a file without the weights asked for.
     """
+    return _found(path, weights).build(dataset, device)
+
+
+def _found(path: str | Path, weights: Weights) -> _Source:
     path = Path(path)
     if is_exported(path):
-        return _from_folder(path, weights, "student").build(dataset, device)
-    return (_from_file if path.suffix == ".safetensors" else _from_run)(path, weights).build(dataset, device)
+        return _from_folder(path, weights, "student")
+    return (_from_file if path.suffix == ".safetensors" else _from_run)(path, weights)
+
+
+def load_tokenizer(run: str, weights: Weights, images: Dataset) -> tuple[ImageTokenizer, Path]:
+    """The image tokenizer of a run, an exported folder or file, made for these images; and a folder for what is kept of
+    it.
+
+    Raises:
+        UserError: there is no such run, no tokenizer in it, or one for other images.
+    """
+    try:
+        source = _found(run, weights)
+    except FewstepError as error:
+        raise UserError(f"data.tokenizer.run: {error}") from None
+    if not OBJECTIVES.get(source.recipe.objective.type).cls.roles["student"].reconstructs:
+        raise UserError(f"data.tokenizer.run: '{run}' is no image tokenizer; train one with objective vq")
+    try:
+        model = source.build(images, "cpu")
+    except UserError as error:
+        assert images.spec.grid is not None
+        height, width, channels = images.spec.grid
+        size = f"{height} x {width} pixels and {channels} channel{'s' * (channels > 1)}"
+        raise UserError(f"data.tokenizer.run: '{run}' does not fit images of {size} ({error})") from None
+    assert isinstance(model.denoiser, NetworkAutoencoder)
+    return ImageTokenizer(model.denoiser.backbone), model.run.path
 
 
 def load_role(path: str | Path, name: str) -> TrainedModel:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.data.base import Dataset
+from fewstep.data.vq_tokens import ImageTokenizerSection
 from fewstep.denoiser import NetworkDenoiser
 from fewstep.durable import rewrite
 from fewstep.errors import FewstepError, UserError
@@ -27,6 +28,8 @@ _MAY_CHANGE = {
     "teacher.run",
     "train.steps",
     "data.path",
+    "data.images.path",
+    "data.tokenizer.run",
     "data.prepared",
     "data.readers",
     "train.log_every",
@@ -66,7 +69,10 @@ def launch(
 
 def _next(recipe: Recipe, run: RunDir) -> str:
     """What a person may want to do with a finished run."""
-    if OBJECTIVES.get(recipe.objective.type).cls.roles["student"].scores is not None:
+    role = OBJECTIVES.get(recipe.objective.type).cls.roles["student"]
+    if role.reconstructs:
+        return f"name it in the data of another recipe, as `tokenizer: {{run: {run.path}}}` of type vq_tokens"
+    if not role.draws:
         return f"name it in the sampler of another recipe, as `classifier: {{run: {run.path}}}`"
     return f"fewstep sample {run.path} -n 50   or   fewstep evaluate {run.path}"
 
@@ -144,6 +150,11 @@ def _with_real_runs(loaded: LoadedRecipe) -> LoadedRecipe:
     changes: dict[str, Any] = {"start_from": {role: _real(run) for role, run in loaded.recipe.start_from.items()}}
     if teacher:
         changes["teacher"] = teacher.model_copy(update={"run": _real(teacher.run)})
+    data = loaded.recipe.data
+    tokenizer = getattr(data, "tokenizer", None)
+    if isinstance(tokenizer, ImageTokenizerSection):
+        real = tokenizer.model_copy(update={"run": _real(tokenizer.run)})
+        changes["data"] = data.model_copy(update={"tokenizer": real})
     return replace(loaded, recipe=loaded.recipe.model_copy(update=changes))
 
 

@@ -1,0 +1,127 @@
+"""Training of image tokenizers.
+
+Shapes: N vectors of a batch, K codes, E width of a code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from fewstep.autoencoder import NetworkAutoencoder
+from fewstep.backbones.base import BACKBONES
+from fewstep.component import ComponentConfig
+from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+
+
+class Codebook:
+    """Codes as moving averages of the vectors that chose them (arXiv 1711.00937, appendix A.1).
+
+    N_k <- g N_k + (1 - g) n_k and m_k <- g m_k + (1 - g) sum of the n_k vectors that chose k; code k is m_k / N_k.
+    A code with N_k below `restart` times the mean of all begins anew at one of the batch's vectors, drawn at random,
+    with the mean as its N_k (arXiv 2005.00341, 3.1, for the idea).
+
+    Args:
+        counts: N [K].
+        sums: m [K, E].
+    """
+
+    def __init__(self, counts: Tensor, sums: Tensor, *, decay: float, restart: float) -> None:
+        self.counts, self.sums, self.decay, self.restart = counts, sums, decay, restart
+
+    @torch.no_grad()
+    def update(self, codes: Tensor, vectors: Tensor, chosen: Tensor, generator: Generator) -> int:
+        """Move codes [K, E], in place, given vectors [N, E] and which code each chose [N]; how many began anew."""
+        one_hot = functional.one_hot(chosen, len(codes)).to(vectors.dtype)
+        self.counts.lerp_(one_hot.sum(0), 1 - self.decay)
+        self.sums.lerp_(one_hot.T @ vectors, 1 - self.decay)
+        mean = self.counts.mean()
+        dead = (self.counts < self.restart * mean).nonzero()[:, 0]
+        rows = torch.randint(len(vectors), (len(dead),), generator=generator, device=vectors.device)
+        self.counts[dead], self.sums[dead] = mean, vectors[rows] * mean
+        used = self.counts[:, None] > 0  # without restarts a code may never have been chosen
+        codes.copy_(torch.where(used, self.sums / self.counts[:, None].where(used, 1), codes))
+        return len(dead)
+
+
+def perplexity(chosen: Tensor, codes: int) -> Tensor:
+    """exp of the entropy of how often each of so many codes was chosen: as many codes, equally used."""
+    shares = torch.bincount(chosen.flatten(), minlength=codes).double()
+    return torch.special.entr(shares / shares.sum()).sum().exp()
+
+
+@OBJECTIVES.register("vq")
+class Vq(Objective):
+    """Image tokenizer: |x - D(e)|^2 + beta |E(x) - e|^2, e the nearest code, with straight-through gradients.
+
+    VQ-VAE (arXiv 1711.00937, equation 3), pixels in [-1, 1], mean squares; the codebook follows by moving averages in
+    the place of that equation's second term, and codes that nothing chooses begin anew. The student is an autoencoder
+    (backbone `vq_autoencoder`); data `vq_tokens` use what was trained.
+    """
+
+    roles: ClassVar = {"student": RoleSpec(reconstructs=True)}
+
+    class Config(ComponentConfig):
+        type: Literal["vq"] = "vq"
+        commitment: float = Field(0.25, ge=0, description="weight of the encoder's distance to its codes (beta)")
+        decay: float = Field(0.99, ge=0, lt=1, description="of the averages that codes are (g)")
+        restart: float = Field(
+            0.1, ge=0, lt=1, description="codes chosen less often than this share of the mean begin anew; 0: never"
+        )
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if not BACKBONES.get(recipe.backbone.type).cls.reconstructs:
+            fitting = ", ".join(entry.name for entry in BACKBONES.entries() if entry.cls.reconstructs)
+            yield "type", f"a tokenizer needs a backbone that gives images back, not {recipe.backbone.type}: {fitting}"
+        if recipe.label_input is not None:
+            yield "type", "a tokenizer is told no labels; remove label_input"
+        if recipe.evaluate.metrics:
+            yield "type", "a tokenizer draws no samples to score; set evaluate.metrics to []"
+
+    def setup(self, ctx: StepContext) -> None:
+        student = ctx.roles["student"]
+        assert isinstance(student, NetworkAutoencoder)
+        zeros = torch.zeros_like(student.backbone.codebook, requires_grad=False)
+        c = self.config
+        self.codebook = Codebook(zeros[:, 0].clone(), zeros, decay=c.decay, restart=c.restart)
+        self.restarts = 0
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        student = ctx.roles["student"]
+        assert isinstance(student, NetworkAutoencoder)
+        out = student.reconstruct(batch.x0)
+        vectors = out.vectors.float()
+        codebook = student.backbone.codebook.detach()
+        error = (out.made.float() - out.values).square().mean()
+        commitment = (vectors - codebook[out.codes]).square().mean()
+        self._seen.append((vectors.detach().flatten(0, -2), out.codes.flatten()))
+        metrics = {
+            "reconstruction": error.detach(),
+            "commitment": commitment.detach(),
+            "perplexity": perplexity(out.codes, len(codebook)),
+            "restarts": torch.tensor(float(self.restarts), device=error.device),
+        }
+        return LossOutput(4 * error + self.config.commitment * commitment, metrics)
+
+    def after_step(self, phase: Phase, ctx: StepContext) -> None:
+        student = ctx.roles["student"]
+        assert isinstance(student, NetworkAutoencoder)
+        vectors, chosen = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self._seen.clear()
+        codes = student.backbone.codebook.detach()
+        self.restarts = self.codebook.update(codes, vectors, chosen, ctx.generators["sample"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"counts": self.codebook.counts, "sums": self.codebook.sums, "restarts": self.restarts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.codebook.counts.copy_(state["counts"])
+        self.codebook.sums.copy_(state["sums"])
+        self.restarts = state["restarts"]
