@@ -65,7 +65,7 @@ def write_pictures(folder: Path, classes: int = 2, each: int = 4, size: tuple[in
 def write_cifar10(folder: Path, count: int = 10) -> Path:
     """The binary version of CIFAR-10, with `count` random images in each of its six files."""
     place = folder / "cifar-10-batches-bin"
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
         records = np.random.default_rng(index).integers(0, 256, (count, 3073), dtype=np.uint8)
         records[:, 0] = np.arange(count) % 10
