@@ -22,12 +22,14 @@ from fewstep.errors import RecipeError, UserError
 from fewstep.export.write import export_run
 from fewstep.pipeline import Pipeline
 from fewstep.recipe import dump_recipe, load_run_recipe, parse_recipe
+from fewstep.recipe.yaml_loader import dump_yaml
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.sheets import nearest_training
 from fewstep.training.build import load_model
 from fewstep.training.checkpoint import list_checkpoints
 from fewstep.training.generate import evaluate_run, score
+from fewstep.training.launch import launch
 from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
@@ -215,6 +217,39 @@ def test_metrics_compare_with_the_images_themselves(tokenizer: Path) -> None:
     assert len(nearest_training(data, data.train[:3])) == len(bright)
 
 
+def test_what_a_tokenizer_loses(tokenizer: Path) -> None:
+    """Of the held-out images, by the definition; nothing where it is exact."""
+    names = ("reconstruction_rmse", "reconstruction_frechet", "tokens_used", "token_perplexity")
+    exact = score(build(tokenizer).train[:], build(tokenizer), ["reconstruction"])
+    assert [exact[name] for name in names[:3]] == pytest.approx([0, 0, 1], abs=1e-5)
+    change(tokenizer, lambda model: model.codebook[0].copy_(model.codebook[1]))  # level 0 becomes level 1
+    data, images = build(tokenizer), DATASETS.build("patches")
+    assert images.held_out is not None
+    zeros = (images.held_out[:] == 0).double().mean()
+    found = score(data.train[:], data, ["reconstruction"])
+    assert found["reconstruction_rmse"] == pytest.approx(float(zeros.sqrt()) / (LEVELS - 1), rel=1e-5)
+    assert found["reconstruction_frechet"] > 1e-3
+    shares = torch.bincount(data.train[:].long().flatten(), minlength=LEVELS).double() / data.train[:].numel()
+    assert found["tokens_used"] == float((shares > 0).double().mean()) == (LEVELS - 1) / LEVELS
+    assert found["token_perplexity"] == pytest.approx(float(torch.distributions.Categorical(shares).entropy().exp()))
+
+
+def test_a_run_says_which_tokenizer_it_was_trained_with(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`latest` becomes the folder itself, so that the run can be sampled from elsewhere and after another tokenizer."""
+    shutil.copytree(tokenizer, tmp_path / "runs" / "tokenizer" / "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(Path("runs/tokenizer/latest"))))
+    run = launch(str(tmp_path / "r.yaml"), run_dir="out")
+    resolved = load_run_recipe(run / "recipe.resolved.yaml")
+    assert resolved.data.tokenizer.run == str(tmp_path / "runs/tokenizer/1")  # type: ignore[attr-defined]
+    newer = shutil.copytree(tokenizer, tmp_path / "runs" / "tokenizer" / "2")
+    change(newer, lambda model: model.codebook.copy_(model.codebook.flip(0)))
+    monkeypatch.chdir(tmp_path / "runs")
+    assert sample_run(str(tmp_path / "out"), SampleRequest(2, steps=2)).is_file()
+
+
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     ("digits", {"run": "nowhere"}, "data.tokenizer.run: 'nowhere' is not a run folder"),
     ({"type": "patches", "changes": True}, {}, "data.images: these images are encoded once, so that they cannot"),
@@ -323,6 +358,10 @@ def test_a_tokenizer_can_be_exported_and_used(tokenizer: Path, tmp_path: Path) -
     [
         ({"backbone": "vq_autoencoder"}, "vq_autoencoder turns images into codes and predicts no tokens"),
         ({"objective": "vq"}, "a tokenizer needs a backbone that gives images back, not image_transformer"),
+        (
+            {"backbone": "vq_autoencoder", "objective": "vq", "start_from": {"student": "x"}},
+            "averages that begin with its training; remove start_from",
+        ),
         ({"data": {"type": "vq_tokens", "images": "coins", "tokenizer": {"run": "x"}}}, "'coins' are no images"),
         (
             {"data": "coins", "backbone": "vq_autoencoder", "objective": "vq", "evaluate": {}},

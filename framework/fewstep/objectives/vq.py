@@ -81,6 +81,8 @@ class Vq(Objective):
             yield "type", f"a tokenizer needs a backbone that gives images back, not {recipe.backbone.type}: {fitting}"
         if recipe.label_input is not None:
             yield "type", "a tokenizer is told no labels; remove label_input"
+        if recipe.start_from:
+            yield "type", "a tokenizer's codes are averages that begin with its training; remove start_from"
         if recipe.evaluate.metrics:
             yield "type", "a tokenizer draws no samples to score; set evaluate.metrics to []"
 
