@@ -33,7 +33,13 @@ CASES: list[dict[str, Any]] = [
         "steps": [2, 4],
         "sweep": {"temperature": TEMPERATURES, "steps": 4},
     },
-    {"name": "again", "model": "teacher", "steps": [4], "sweep": {"top_p": [0.5, 0.9]}, "label": "Once more"},
+    {
+        "name": "again",
+        "model": "teacher",
+        "steps": [4],
+        "sweep": {"temperature": [0.1, 0.5], "top_p": [0.5, 0.9]},
+        "label": "Once more",
+    },
 ]
 SWEPT: dict[str, Any] = {"metrics": METRICS, "diversity": "sample_entropy", "cases": CASES, "claims": []}
 
@@ -61,8 +67,8 @@ def problems(source: str) -> dict[str, str]:
     ("sweep", "steps", "key", "message"),
     [
         ({"temprature": [1, 2]}, [2], ".temprature", "unknown key 'temprature'; did you mean 'temperature'?"),
-        ({}, [2], "", "give values of one setting, temperature or top_p: sweep: {temperature: [0.7, 0.85, 1.0]}"),
-        ({"temperature": [1, 2], "top_p": [0.5, 1]}, [2], "", "give values of one setting, temperature or top_p"),
+        ({}, [2], "", "give values of temperature, of top_p, or of each: sweep: {temperature: [0.7, 0.85, 1.0]}"),
+        ({"temperature": [1, 2], "top_p": [0.5]}, [2], ".top_p", "a curve takes two values at least"),
         ({"temperature": [1]}, [2], ".temperature", "a curve takes two values at least"),
         ({"temperature": [0.5, 1, 0.5]}, [2], ".temperature", "0.5 is listed twice"),
         ({"temperature": [0.5, 0]}, [2], ".temperature[1]", "should be greater than 0, not 0"),
@@ -100,14 +106,15 @@ def test_a_sampler_must_have_the_setting(write_suite: Write, monkeypatch: pytest
     monkeypatch.setattr(plan, "with_sampler", refuses)
     assert problems(source) == {"cases[0].sweep.temperature[1]": "does not go with that"}
     monkeypatch.undo()
-    monkeypatch.setattr("fewstep.bench.sweep.SweepSpec.key", "heat")
-    assert problems(source)["cases[0].sweep"] == "sampler 'ancestral' has no heat"
+    monkeypatch.setattr("fewstep.bench.sweep.SweepSpec.settings", {"heat": (1.0, 2.0)})
+    assert problems(source)["cases[0].sweep.heat"] == "sampler 'ancestral' has no heat"
 
 
 def test_rows_carry_the_value(results: Results) -> None:
     rows = [row for row in results.rows if row.sweep]
     assert [(row.case, row.steps, row.sweep, row.seed) for row in rows] == [
         *(("teacher", 4, {"temperature": t}, seed) for t in TEMPERATURES for seed in (0, 1, 2)),
+        *(("again", 4, {"temperature": t}, seed) for t in (0.1, 0.5) for seed in (0, 1, 2)),
         *(("again", 4, {"top_p": p}, seed) for p in (0.5, 0.9) for seed in (0, 1, 2)),
     ]
     for row in rows:
@@ -128,7 +135,7 @@ def test_the_samplers_own_value_gives_what_is_measured_anyway(results: Results) 
 
 def test_points_are_means_over_seeds_and_diversity_rises_with_temperature(results: Results) -> None:
     points = {tuple(point.sweep.items()): point for point in results.frontier}
-    assert len(points) == 5
+    assert len(points) == 7
     entropies = [points[("temperature", t),].values["sample_entropy"] for t in TEMPERATURES]
     assert entropies[0].mean < 0.5 * entropies[1].mean
     assert all(value.n == 3 and value.stderr for value in entropies)
@@ -181,10 +188,10 @@ def test_report(folder: Path) -> None:
     assert "<h2>Frontiers: quality by diversity</h2>" in page
     assert '<td class="word">temperature 0.05</td>' in page
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
-    assert len(captions) == 1 + 3 + 5
+    assert len(captions) == 1 + 3 + 7
     assert sum(bool(re.match(r"Once more, 4 NFE, top_p 0\.[59]: ngram_tv", caption)) for caption in captions) == 2
     sheets = {file.name for file in (folder / "samples").iterdir()}
-    assert len(sheets) == 9
+    assert len(sheets) == 11
     assert {"teacher-steps4.txt", "teacher-steps4-temperature-0_05.txt", "again-steps4-top_p-0_9.txt"} <= sheets
 
 
@@ -214,7 +221,8 @@ def test_a_sweep_that_is_added_reuses_the_rest(tmp_path: Path, capsys: pytest.Ca
 def test_quick_takes_the_ends(write_suite: Write) -> None:
     suite = load_suite(write_suite(**SWEPT), quick=True).suite
     sweeps = [case.sweep for case in suite.cases]
-    assert [sweep and sweep.values for sweep in sweeps] == [(0.05, 3.0), (0.5, 0.9)]
+    ends = [{"temperature": (0.05, 3.0)}, {"temperature": (0.1, 0.5), "top_p": (0.5, 0.9)}]
+    assert [sweep and sweep.settings for sweep in sweeps] == ends
     assert [sweep and sweep.at(case.steps) for sweep, case in zip(sweeps, suite.cases, strict=True)] == [2, 2]
     kept = load_suite(write_suite(**SWEPT, quick={"samples": 8}), quick=True).suite.cases[0].sweep
     assert kept
@@ -226,13 +234,21 @@ def test_the_picture(results: Results) -> None:
     figure = frontier_figure(results)
     (axes,) = figure.axes
     curves = {line.get_label().replace("\n", " "): line for line in axes.lines}
-    assert list(curves) == ["teacher, 4 NFE, by temperature", "Once more, 4 NFE, by top_p", "real samples"]
+    names = [
+        "teacher, 4 NFE, temperature",
+        "Once more, 4 NFE, temperature",
+        "Once more, 4 NFE, top_p",
+    ]
+    assert list(curves) == [*names, "real samples"]
+    lines = [curves[name] for name in names]
+    assert lines[0].get_color() != lines[1].get_color() == lines[2].get_color()
+    assert lines[0].get_linestyle() == lines[1].get_linestyle() != lines[2].get_linestyle()
     points = [point for point in results.frontier if point.case == "teacher"]
     xs = [point.values["sample_entropy"].mean for point in points]
-    assert curves["teacher, 4 NFE, by temperature"].get_xdata() == pytest.approx(xs)
-    assert [text.get_text() for text in axes.texts] == ["0.05", "1", "3", "0.5", "0.9"]
+    assert lines[0].get_xdata() == pytest.approx(xs)
+    assert [text.get_text() for text in axes.texts] == ["0.05", "1", "3", "0.1", "0.5", "0.5", "0.9"]
     bands = [patch for patch in axes.patches if isinstance(patch, PathPatch)]
-    assert len(bands) == 2
+    assert len(bands) == 3
     box = bands[0].get_path().get_extents()
     for name, low, high in (("sample_entropy", box.x0, box.x1), ("ngram_tv", box.y0, box.y1)):
         values = [point.values[name] for point in points]
@@ -245,7 +261,7 @@ def test_the_picture(results: Results) -> None:
 def test_values_come_in_order_whatever_that_of_the_suite(results: Results) -> None:
     turned = results.model_copy(update={"frontier": results.frontier[::-1]})
     lines = [frontier_figure(these).axes[0].lines for these in (results, turned)]
-    assert list(lines[0][0].get_xdata()) == list(lines[1][1].get_xdata())
+    assert list(lines[0][0].get_xdata()) == list(lines[1][2].get_xdata())
 
 
 def _inside(polygon: list[tuple[float, float]], x: float, y: float) -> bool:
@@ -280,6 +296,6 @@ def test_one_seed_has_a_curve_without_a_band(results: Results) -> None:
         values = {name: value.model_copy(update={"stderr": None}) for name, value in point.values.items()}
         alone.append(point.model_copy(update={"values": values}))
     (axes,) = frontier_figure(results.model_copy(update={"frontier": tuple(alone)})).axes
-    assert len(axes.lines) == 3
+    assert len(axes.lines) == 4
     areas = [_area(polygon.tolist()) for patch in axes.patches for polygon in patch.get_path().to_polygons()]
     assert areas == pytest.approx([0.0] * len(areas), abs=1e-9)

@@ -1,4 +1,5 @@
-"""Frontiers as one picture: quality against diversity as a setting of the sampler is swept, one curve a case.
+"""Frontiers as one picture: quality against diversity as a setting of the sampler is swept, one curve a case and one
+more for each further setting.
 
 A curve that runs nearer to the real samples is better at every setting; two points of two models say less, for each of
 them could have been moved along its own curve.
@@ -11,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewstep.bench.canvas import GREY, Style, begin, dress, save, styles
+from fewstep.bench.canvas import DASHES, GREY, Style, begin, dress, save, styles
 from fewstep.bench.results import FrontierPoint, Results
 from fewstep.bench.suite import REFERENCE
 from fewstep.bench.tables import REAL
@@ -39,11 +40,14 @@ def draw_frontier_plot(results: Results, path: Path) -> Path:
 
 
 def frontier_figure(results: Results) -> Any:
-    """One curve a case through the values of its sweep, in a band of a standard error in both directions."""
+    """One curve a case and setting through the values of it, in a band of a standard error in both directions."""
     looks, curves = styles(results), _curves(results)
+    settings = list(dict.fromkeys(key for _, key in curves))
     figure, axes = begin(5.6)
-    for name, points in curves.items():
-        _curve(axes, results, points, looks[name], annotate=len(curves) <= _ANNOTATED)
+    for (name, key), points in curves.items():
+        words = f"{looks[name].label}, {points[0].nfe:g} NFE" + (f", {key}" if len(settings) > 1 else "")
+        look = looks[name]._replace(label=words, linestyle=DASHES[settings.index(key) % len(DASHES)])
+        _curve(axes, [_point(results, point) for point in points], look, annotate=len(curves) <= _ANNOTATED)
     real = results.find(REFERENCE, None)
     shown = [*results.frontier]
     if real and {str(results.diversity), results.headline} <= real.values.keys():
@@ -51,26 +55,24 @@ def frontier_figure(results: Results) -> Any:
         axes.plot([x], [y], linestyle="none", marker="*", markersize=15, color=GREY, label=REAL)
         shown = [*shown, FrontierPoint(**real.model_dump(), sweep={})]
     way = {"lower": " (lower is better)", "higher": " (higher is better)", "info": ""}
-    axes.set_xlabel(f"{results.diversity}{way[results.directions[str(results.diversity)]]}", fontsize=11)
+    beside = f"; the values beside points are those of {settings[0]}" if len(settings) == 1 else ""
+    axes.set_xlabel(f"{results.diversity}{way[results.directions[str(results.diversity)]]}{beside}", fontsize=11)
     return dress(figure, axes, axes.yaxis, results.model_copy(update={"summary": tuple(shown)}))
 
 
-def _curves(results: Results) -> dict[str, list[FrontierPoint]]:
-    """Points of each case, by the value that is swept."""
-    found: dict[str, list[FrontierPoint]] = {}
+def _curves(results: Results) -> dict[tuple[str, str], list[FrontierPoint]]:
+    """Points of each case and setting, by its value."""
+    found: dict[tuple[str, str], list[FrontierPoint]] = {}
     for point in results.frontier:
-        found.setdefault(point.case, []).append(point)
-    return {name: sorted(points, key=lambda point: [*point.sweep.values()]) for name, points in found.items()}
+        (key,) = point.sweep
+        found.setdefault((point.case, key), []).append(point)
+    return {curve: sorted(points, key=lambda point: [*point.sweep.values()]) for curve, points in found.items()}
 
 
-def _curve(axes: Any, results: Results, found: Sequence[FrontierPoint], look: Style, *, annotate: bool) -> None:
-    """A case's curve, its band, and the values beside its points."""
-    points = [_point(results, point) for point in found]
-    (key,) = found[0].sweep
-    label = f"{look.label}, {found[0].nfe:g} NFE, by {key}"
-    line = look._replace(label=label).line
+def _curve(axes: Any, points: Sequence[Point], look: Style, *, annotate: bool) -> None:
+    """A curve, its band, and the values beside its points."""
     axes.add_patch(_patch(band(points), look.color))
-    axes.plot([point.x for point in points], [point.y for point in points], linewidth=1.6, markersize=6.5, **line)
+    axes.plot([point.x for point in points], [point.y for point in points], linewidth=1.6, markersize=6.5, **look.line)
     for index, point in enumerate(points):
         if annotate or index in (0, len(points) - 1):
             place = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": look.color}

@@ -235,18 +235,17 @@ class _Planner:
     def _check_sweep(self, index: int, recipe: Recipe) -> None:
         """The sampler has the setting, and takes every value of it."""
         spec = self.loaded.suite.cases[index]
-        sweep = spec.sweep
-        if sweep is None:
-            return
-        if sweep.key not in type(recipe.sampler).model_fields:
-            self._note(index, "sweep", f"sampler '{recipe.sampler.type}' has no {sweep.key}")
-            return
-        for number, value in enumerate(sweep.values):
-            try:
-                with_sampler(recipe, settings={sweep.key: value}, steps=[sweep.at(spec.steps)])
-            except RecipeError as error:
-                place: Key = ("cases", index, "sweep", sweep.key, number)
-                self.problems += [self.loaded.problem(place, problem.message) for problem in error.problems]
+        for key, values in spec.sweep.settings.items() if spec.sweep else ():
+            place: Key = ("cases", index, "sweep", key)
+            if key not in type(recipe.sampler).model_fields:
+                self.problems.append(self.loaded.problem(place, f"sampler '{recipe.sampler.type}' has no {key}"))
+                continue
+            for number, value in enumerate(values):
+                try:
+                    with_sampler(recipe, settings={key: value}, steps=spec.steps)
+                except RecipeError as error:
+                    told = [self.loaded.problem((*place, number), problem.message) for problem in error.problems]
+                    self.problems += told
 
     def check_metrics(self) -> None:
         """Metrics can score these data, and what they refer to is there."""

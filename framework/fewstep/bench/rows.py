@@ -81,10 +81,9 @@ def plan_slots(plan: Plan) -> list[Slot]:
     slots = [_real_slot(plan, seed, common) for seed in suite.seeds]
     for case in plan.cases:
         slots += [slot(case, steps, seed) for steps in case.spec.steps for seed in suite.seeds]
-        sweep = case.spec.sweep
-        for value in sweep.values if sweep else ():
-            assert sweep
-            slots += [slot(case, sweep.at(case.spec.steps), seed, {sweep.key: value}) for seed in suite.seeds]
+        if sweep := case.spec.sweep:
+            steps = sweep.at(case.spec.steps)
+            slots += [slot(case, steps, seed, point) for point in sweep.points for seed in suite.seeds]
     return slots
 
 

@@ -18,7 +18,7 @@ _EXAMPLE = "sweep: {temperature: [0.7, 0.85, 1.0]}"
 
 
 class SweepSpec(Strict):
-    """Values of one setting of the sampler, each of which is measured beside what the case is measured at anyway."""
+    """Values of settings of the sampler, one setting at a time, beside what the case is measured at anyway."""
 
     temperature: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         None, description="values of the sampler's temperature"
@@ -31,14 +31,15 @@ class SweepSpec(Strict):
     )
 
     @property
-    def key(self) -> str:
-        """Which setting."""
-        return "temperature" if self.temperature is not None else "top_p"
+    def settings(self) -> dict[str, tuple[float, ...]]:
+        """The settings that are swept, and their values in order."""
+        every = {"temperature": self.temperature, "top_p": self.top_p}
+        return {key: values for key, values in every.items() if values is not None}
 
     @property
-    def values(self) -> tuple[float, ...]:
-        """Its values, in order."""
-        return self.temperature or self.top_p or ()
+    def points(self) -> list[dict[str, float]]:
+        """What is set at each point of each curve."""
+        return [{key: value} for key, values in self.settings.items() for value in values]
 
     def at(self, steps: Sequence[int]) -> int:
         """The number of steps of a case that has these."""
@@ -46,23 +47,24 @@ class SweepSpec(Strict):
 
     def text(self, steps: Sequence[int]) -> str:
         """`temperature 0.7, 1 at 8 steps`, for a case that has these numbers of steps."""
-        return f"{self.key} {', '.join(f'{value:g}' for value in self.values)} at {self.at(steps)} steps"
+        curves = (f"{key} {', '.join(f'{value:g}' for value in values)}" for key, values in self.settings.items())
+        return f"{', '.join(curves)} at {self.at(steps)} steps"
 
     def shortened(self, steps: Sequence[int] | None) -> SweepSpec:
         """The ends alone, and at the last of those steps if there are some."""
-        update = {self.key: self.values[:: max(1, len(self.values) - 1)], "steps": steps[-1] if steps else self.steps}
-        return self.model_copy(update=update)
+        ends = {key: values[:: max(1, len(values) - 1)] for key, values in self.settings.items()}
+        return self.model_copy(update={**ends, "steps": steps[-1] if steps else self.steps})
 
     def problems(self, steps: Sequence[int]) -> Iterator[tuple[Key, str]]:
         """What is wrong with it, for a case that is measured at these numbers of steps."""
-        if (self.temperature is None) == (self.top_p is None):
-            yield (), f"give values of one setting, temperature or top_p: {_EXAMPLE}"
-            return
-        if len(self.values) < 2:
-            yield (self.key,), f"a curve takes two values at least: {_EXAMPLE}"
-        twice = sorted({value for value in self.values if self.values.count(value) > 1})
-        if twice:
-            yield (self.key,), f"{twice[0]:g} is listed twice"
+        if not self.settings:
+            yield (), f"give values of temperature, of top_p, or of each: {_EXAMPLE}"
+        for key, values in self.settings.items():
+            if len(values) < 2:
+                yield (key,), f"a curve takes two values at least: {_EXAMPLE}"
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                yield (key,), f"{twice[0]:g} is listed twice"
         listed = ", ".join(map(str, steps))
         if self.steps is None and len(steps) > 1:
             yield (), f"say at which number of steps, with `steps: N` in it; the case is measured at {listed}"
