@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.autoregressive import check_autoregressive, last_hidden, token_nll
 from fewstep.denoiser import Denoiser, DenoiserAround
 from fewstep.digest import weights_digest
+from fewstep.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,13 @@ class Reference(ABC):
     def nll(self, encoded: Encoded) -> Tensor:
         """-log p of each token given those before it, in nats [B, T], 0 where none is scored; with gradient."""
 
-    @abstractmethod
     def features(self, encoded: Encoded) -> Tensor:
-        """Its hidden state where a sample ends, which has read the sample (float [B, D])."""
+        """Its hidden state where a sample ends, which has read the sample (float [B, D]).
+
+        Raises:
+            UserError: it is a law without hidden states.
+        """
+        raise UserError(f"a reference of type {type(self).__name__} has no hidden states to compare samples by")
 
     def is_that(self, generator: Denoiser) -> bool:
         """Whether a generator of samples has the very weights of the reference."""

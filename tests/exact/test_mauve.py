@@ -165,6 +165,12 @@ def test_too_few_samples(asked: list[dict[str, Any]]) -> None:
     assert not asked
 
 
+def test_a_law_without_hidden_states(asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Clusters, "features")
+    with pytest.raises(UserError, match=r"^a reference of type Clusters has no hidden states to compare samples by$"):
+        mauve(SOURCE.train[:30], Clusters())
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mauve", None)
     message = r"it needs mauve-text \(.*mauve.*\): pip install 'fewstep\[mauve\]'$"
