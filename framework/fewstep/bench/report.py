@@ -189,7 +189,7 @@ def _frontier(results: Results, folder: Path) -> list[str]:
     )
     return [
         "<h2>Frontiers: quality by diversity</h2>",
-        f'<div class="plot">{_image(folder / "frontier.png", "quality by diversity as a setting is swept")}</div>',
+        _plot(folder / "frontier.png", "quality by diversity as a setting is swept"),
         f'<p class="soft">{told}</p>',
         _table(frontier_grid(results)),
     ]

@@ -50,11 +50,10 @@ def check_metric(config: Any, *, data: Any = None) -> None:
         f"returns {sorted(values)}, declares {sorted(metric_type.directions)}"
     )
     assert set(metric_type.directions.values()) <= {"lower", "higher", "info"}
-    for key, other in metric_type.beside.items():
-        assert {key, other} <= values.keys(), f"'{other}' cannot stand beside '{key}': one of them is not returned"
+    told = {*metric_type.beside.keys(), *metric_type.beside.values()}
+    assert told <= values.keys(), f"`beside` names {sorted(told - values.keys())}, which it does not return"
     for key, value in values.items():
-        assert isinstance(value, float), f"{key} must be a float"
-        assert math.isfinite(value), f"{key} is {value} on training data"
+        assert isinstance(value, float) and math.isfinite(value), f"{key} is {value!r} on training data"  # noqa: PT018
         assert math.isclose(value, again[key], rel_tol=1e-6, abs_tol=1e-9), f"{key} depends on the size of batches"
     assert torch.equal(samples, dataset.train[:96].long()), "a metric must not change its samples"
 
