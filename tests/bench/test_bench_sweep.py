@@ -16,7 +16,7 @@ from fewstep.bench.compare import compare_results
 from fewstep.bench.frontier_plot import Point, band, frontier_figure
 from fewstep.bench.leaderboard import merge
 from fewstep.bench.plan import make_plan
-from fewstep.bench.results import Results
+from fewstep.bench.results import Results, Row
 from fewstep.bench.runner import run_suite
 from fewstep.bench.suite import load_suite
 from fewstep.bench.summary import summarise, summarise_sweeps
@@ -216,6 +216,16 @@ def test_a_sweep_that_is_added_reuses_the_rest(tmp_path: Path, capsys: pytest.Ca
     assert "finished before, reused" in capsys.readouterr().out
     second = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row for row in second["rows"] if row["sweep"] is None] == first["rows"]
+
+
+def _rows(folder: Path) -> tuple[Row, ...]:
+    return Results.load(folder / "results.json").rows
+
+
+def test_two_processes_measure_the_same(results: Results, folder: Path, tmp_path: Path) -> None:
+    out = run_suite(str(folder.parent / "suite.yaml"), str(tmp_path / "out"), jobs=2)
+    ours, theirs = ([(row.case, row.sweep, row.values) for row in rows] for rows in (_rows(out), results.rows))
+    assert ours == theirs
 
 
 def test_quick_takes_the_ends(write_suite: Write) -> None:
