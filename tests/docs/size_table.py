@@ -41,11 +41,13 @@ SMALL = (
     Size("digits-image-dit", 16, 64, (8, 8, 1)),
     Size("digits-uvit", 16, 64, (8, 8, 1)),
     Size("digits-unet", 16, 64, (8, 8, 1)),
+    Size("digits-vq-teacher", 64, 16, (4, 4, 1)),
     Size("text-teacher", 96, 128),
     Size("text-dit", 96, 128),
     Size("text-ar", 96, 128),
     Size("mnist-teacher", 4, 196, (14, 14, 1)),
     Size("cifar10-teacher", 16, 192, (8, 8, 3)),
+    Size("cifar10-vq-teacher", 512, 64, (8, 8, 1)),
 )
 LARGE = (
     Size("cifar10-full-teacher", 256, 3072, (32, 32, 3)),

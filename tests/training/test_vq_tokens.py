@@ -275,6 +275,21 @@ def test_a_tokenizer_of_other_channels_or_a_size_that_codes_do_not_tile_is_told(
     assert build(grey, {**pictures, "size": 16, "colour": "grey"}).spec.grid == (8, 8, 1)
 
 
+def test_a_tokenizer_that_is_not_there_is_told_before_a_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text(dump_yaml(recipe(Path("runs/tokenizer/latest"))))
+    with pytest.raises(UserError, match=r"^data.tokenizer.run: no run in 'runs/tokenizer'; train one first: few"):
+        launch("r.yaml")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_tokenizer_is_not_evaluated(tokenizer: Path) -> None:
+    with pytest.raises(UserError, match="draws no samples to score: objective 'vq' trains no network for that"):
+        evaluate_run(str(tokenizer))
+
+
 def test_a_run_that_is_no_tokenizer_is_told(tokenizer: Path, tmp_path: Path) -> None:
     teacher = train(tokenizer, tmp_path / "teacher")
     with pytest.raises(UserError, match="is no image tokenizer; train one with objective vq"):

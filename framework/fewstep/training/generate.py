@@ -20,6 +20,7 @@ from fewstep.errors import UserError
 from fewstep.hugging_face import PREFIX, load_causal_lm
 from fewstep.metrics.base import METRICS, DrawnFrom, Metric, ModelMetric
 from fewstep.metrics.reference import ReferenceMetric
+from fewstep.objectives.base import OBJECTIVES
 from fewstep.progress import Narrator, Progress
 from fewstep.randomness import SampleStreams
 from fewstep.recipe import with_sampler
@@ -177,7 +178,9 @@ def evaluate_run(
         UserError: no such run, a recipe that names no metrics, or a sampler that does not fit it.
     """
     model = load_model(run)
-    section = model.recipe.evaluate
+    section, objective = model.recipe.evaluate, model.recipe.objective.type
+    if not OBJECTIVES.get(objective).cls.roles["student"].draws:
+        raise UserError(f"'{run}' draws no samples to score: objective '{objective}' trains no network for that")
     if not section.metrics:
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
     _check_packages(section.metrics)

@@ -153,7 +153,10 @@ def _with_real_runs(loaded: LoadedRecipe) -> LoadedRecipe:
     data = loaded.recipe.data
     tokenizer = getattr(data, "tokenizer", None)
     if isinstance(tokenizer, ImageTokenizerSection):
-        real = tokenizer.model_copy(update={"run": _real(tokenizer.run)})
+        try:
+            real = tokenizer.model_copy(update={"run": _real(tokenizer.run)})
+        except UserError as error:
+            raise UserError(f"data.tokenizer.run: {error}") from None
         changes["data"] = data.model_copy(update={"tokenizer": real})
     return replace(loaded, recipe=loaded.recipe.model_copy(update=changes))
 
