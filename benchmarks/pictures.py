@@ -2,7 +2,8 @@
 
     python benchmarks/pictures.py benchmarks/results/distillers/FILE.json --out docs/images --name distillers
 
-writes NAME.png (quality by evaluations), and NAME-diversity.png if the suite has a value of diversity.
+writes NAME.png (quality by evaluations), and NAME-diversity.png and NAME-frontier.png if the suite has a value of
+diversity and sweeps a setting.
 """
 
 from __future__ import annotations

@@ -12,13 +12,14 @@ import yaml
 from tiny_suite import TEACHER
 
 from fewstep.bench import outside
-from fewstep.bench.outside import contents_digest
+from fewstep.bench.outside import contents_digest, named_digests
 from fewstep.bench.plan import make_plan
 from fewstep.bench.results import Results
 from fewstep.bench.rows import plan_slots
 from fewstep.bench.runner import run_suite
 from fewstep.bench.suite import load_suite
 from fewstep.errors import UserError
+from fewstep.training.grid import grid_run
 from fewstep.training.launch import launch
 
 Write = Callable[..., str]
@@ -157,3 +158,41 @@ def test_exported_files_and_folders_count_by_their_contents(tmp_path: Path) -> N
     assert contents_digest(str(file)) == first
     file.write_bytes(b"Weights")
     assert contents_digest(str(file)) != first
+
+
+def test_rows_are_keyed_by_the_file_of_steps_that_a_sampler_reads(write_suite: Write, tmp_path: Path) -> None:
+    """And only those of the case whose sampler reads it."""
+    run, file = tmp_path / "teacher", tmp_path / "grid.json"
+    launch(str(write_teacher(write_suite, tmp_path)), run_dir=str(run))
+    grid_run(str(run), [2], str(file), times=8, samples=32)
+    sampler = {"type": "ancestral", "grid": {"type": "measured", "file": str(file)}}
+    cases = [
+        {"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]},
+        {"name": "searched", "model": "teacher", "sampler": sampler, "steps": [2]},
+    ]
+
+    def now() -> dict[str, list[str]]:
+        plan = make_plan(load_suite(write_suite(cases=cases, claims=None)), tmp_path / "out")
+        slots = plan_slots(plan)
+        return {name: [slot.key for slot in slots if slot.case == name] for name in ("teacher", "searched")}
+
+    first = now()
+    os.utime(file, (1, 1))
+    assert now() == first
+    file.write_text(file.read_text() + "\n")
+    assert now()["teacher"] == first["teacher"]
+    assert not set(now()["searched"]) & set(first["searched"])
+
+
+def write_teacher(write_suite: Write, folder: Path) -> Path:
+    """The recipe of the tiny teacher."""
+    write_suite()
+    return folder / "teacher.yaml"
+
+
+def test_what_settings_name_is_looked_up_at_any_depth(tmp_path: Path) -> None:
+    file = tmp_path / "f.json"
+    file.write_text("{}")
+    settings = {"type": "x", "file": "not there", "guide": {"deep": {"run": str(file), "top_p": 0.9}}, "run": None}
+    assert named_digests(settings) == {str(file): contents_digest(str(file))}
+    assert named_digests({"type": "ancestral", "steps": [1]}) == {}

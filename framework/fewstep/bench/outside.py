@@ -1,10 +1,14 @@
-"""Models from outside of a suite that its metrics ask: a digest of what they hold, so that changed weights are seen."""
+"""Models and files from outside of a suite that metrics and samplers read: digests of what they hold.
+
+So what was measured with other weights under the same name is not taken for the present.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fewstep.errors import UserError
 from fewstep.export.layout import is_exported
@@ -13,6 +17,8 @@ from fewstep.training.rundir import RunDir
 
 _READ = (".json", ".txt", ".model", ".jinja", ".safetensors")
 """What is read of a model's folder: settings, tokenizer, weights. Pages, pictures and pickled weights are not."""
+_NAMES = ("run", "file")
+"""Keys of samplers' settings whose values are runs, exports and files."""
 _CHUNK = 1 << 24
 """Bytes that are read at once."""
 
@@ -35,6 +41,16 @@ def contents_digest(reference: str) -> str | None:
     if path.is_file():
         return _digest([path], path.parent)
     return _folder(reference, path) if is_exported(path) else _run(RunDir.open(path))
+
+
+def named_digests(settings: Any) -> dict[str, str]:
+    """Digests of what a sampler's settings name, such as the run of a classifier or a file of steps, by those names."""
+    found: dict[str, str] = {}
+    for key, value in settings.items() if isinstance(settings, dict) else ():
+        if key in _NAMES and isinstance(value, str) and Path(value).exists():
+            found[value] = contents_digest(value) or ""
+        found |= named_digests(value)
+    return found
 
 
 def _folder(reference: str, folder: Path) -> str:

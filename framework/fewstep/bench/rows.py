@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.bench.outside import named_digests
 from fewstep.bench.plan import Plan, PreparedCase
 from fewstep.bench.results import CaseResult, Row, digest_of
 from fewstep.bench.speed import time_drawing, train_tokens_per_second
@@ -76,9 +77,11 @@ def plan_slots(plan: Plan) -> list[Slot]:
         sampler = {**sampler_settings(plan, case), **(sweep or {})}
         facts = {"case": case.name, "digest": case.digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
         facts |= {"sweep": sweep} if sweep else {}
+        facts |= {"outside": outside[case.id]} if outside[case.id] else {}
         return Slot(case.name, case.train_seed, steps, seed, digest_of(facts), sampler, sweep)
 
     slots = [_real_slot(plan, seed, common) for seed in suite.seeds]
+    outside = {case.id: named_digests(case.recipe.sampler.model_dump(mode="json")) for case in plan.cases}
     for case in plan.cases:
         slots += [slot(case, steps, seed) for steps in case.spec.steps for seed in suite.seeds]
         if sweep := case.spec.sweep:
