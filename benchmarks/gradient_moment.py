@@ -1,7 +1,8 @@
 """Gradient Moment on known cases: what it says of data, broken data, and a model sampled with less and less variety.
 
-    fewstep train text-ar --run-dir runs/ar --set train.steps=2000
-    fewstep train text-ar --run-dir runs/ar-small --set train.steps=800 --set backbone.width=64 --set seed=1
+    fewstep train text-ar --run-dir runs/ar --set train.steps=800 --set train.batch_size=32
+    fewstep train text-ar --run-dir runs/ar-small --set train.steps=600 --set train.batch_size=32 \\
+        --set backbone.width=64 --set seed=1
     python benchmarks/gradient_moment.py --reference runs/ar --generator runs/ar-small --out gradient-moment.md
 
 writes a table and, beside it, a picture. Every case has as many rows as `--rows`, against as many rows of data; both
