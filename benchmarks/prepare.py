@@ -120,7 +120,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tokenizer", default="byte")
-    parser.add_argument("--between", type=float, default=30, help="seconds between two kills, on average")
+    parser.add_argument(
+        "--between",
+        type=float,
+        help="seconds between two kills, on average; all of them in the undisturbed time if left out",
+    )
     parser.add_argument("--at-once", action="store_true", help="both at the same time, where time is short")
     parser.add_argument("--folder", type=Path, required=True)
     options = parser.parse_args()
@@ -136,11 +140,13 @@ def main() -> None:
         recipe.write_text(json.dumps({"name": name, "data": data, **rest}))
         recipes.append(recipe)
     kills: list[int] = []
-    again = threading.Thread(
-        target=lambda: kills.append(
-            killed(recipes[1], folders[1], options.kills, options.between, options.workers, options.seed)
-        )
-    )
+    usual = 300.0  # a guess, for --at-once
+
+    def disturbed() -> None:
+        between = options.between or usual / max(1, options.kills)
+        kills.append(killed(recipes[1], folders[1], options.kills, between, options.workers, options.seed))
+
+    again = threading.Thread(target=disturbed)
     if options.at_once:
         again.start()
     begun = time.monotonic()
