@@ -90,8 +90,9 @@ class SentencePieceTokenizer(Tokenizer):
     def _refuse(self, text: str) -> None:
         rare = next(c for c in text if self._unknown in self._processor.encode(c))
         raise UserError(
-            f"character {rare!r} does not occur in the sample that the pieces were learned from; "
-            "set data.tokenizer.byte_fallback to true, or data.tokenizer.sample to more documents"
+            f"character {rare!r} does not occur in the sample that the pieces were learned from; set "
+            "data.tokenizer.byte_fallback to true, data.tokenizer.sample to more documents, or, if a few documents are "
+            "all the text, data.documents to cut it into more of them (line)"
         )
 
     def decode(self, ids: list[int]) -> str:
