@@ -11,7 +11,6 @@ and the text are deleted.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import json
 import os
@@ -25,6 +24,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+from fewstep.data.files import sha256
 
 SHARD = 1 << 25
 """`data.shard_bytes`."""
@@ -88,14 +89,7 @@ def table(seen: list[tuple[float, int, float]]) -> None:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    found = {}
-    for file in sorted(folder.iterdir()):
-        with file.open("rb") as raw:
-            digest = hashlib.sha256()
-            while block := raw.read(1 << 20):
-                digest.update(block)
-        found[file.name] = digest.hexdigest()
-    return found
+    return {file.name: sha256(file) for file in sorted(folder.iterdir())}
 
 
 def killed(recipe: Path, folder: Path, kills: int, between: float, workers: int, seed: int) -> int:

@@ -105,3 +105,9 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
 def straight_through(vectors: Tensor, codes: Tensor) -> Tensor:
     """The codes in value, the vectors in gradient (arXiv 1711.00937, 3.2)."""
     return vectors + (codes - vectors).detach()
+
+
+def perplexity(chosen: Tensor, codes: int) -> Tensor:
+    """exp of the entropy of how often each of so many codes was chosen: as many codes, equally used."""
+    shares = torch.bincount(chosen.flatten(), minlength=codes).double()
+    return torch.special.entr(shares / shares.sum()).sum().exp()

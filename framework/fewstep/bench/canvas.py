@@ -95,7 +95,7 @@ def dress(figure: Any, axes: Any, value_axis: Any, results: Results) -> Any:
     """
     from matplotlib.text import Text
 
-    scale_values(axes, value_axis, _means(results, results.headline))
+    _scale_values(axes, value_axis, _means(results, results.headline))
     value_axis.set_label_text(f"{results.headline} ({results.direction} is better)", fontsize=11)
     for each in figure.axes:
         each.grid(True, color="#dddddd", linewidth=0.8)
@@ -116,11 +116,6 @@ def save(figure: Any, path: Path) -> Path:
     return path
 
 
-def finish(figure: Any, axes: Any, value_axis: Any, results: Results, path: Path) -> Path:
-    """Dress a picture and write it."""
-    return save(dress(figure, axes, value_axis, results), path)
-
-
 def wrapped(label: str, width: int = _WRAP) -> str:
     """A label over several lines if it is long."""
     return textwrap.fill(label, width, break_long_words=len(label.split()) == 1)
@@ -130,7 +125,7 @@ def _means(results: Results, name: str) -> list[float]:
     return [s.values[name].mean for s in results.summary if name in s.values]
 
 
-def scale_values(axes: Any, axis: Any, means: list[float]) -> None:
+def _scale_values(axes: Any, axis: Any, means: list[float]) -> None:
     """A logarithmic axis with plain numbers at its ticks, where values span that much."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fewstep.data.files import sha256
 from fewstep.errors import UserError
 from fewstep.export.layout import is_exported
 from fewstep.hugging_face import PREFIX
@@ -19,8 +20,6 @@ _READ = (".json", ".txt", ".model", ".jinja", ".safetensors")
 """What is read of a model's folder: settings, tokenizer, weights. Pages, pictures and pickled weights are not."""
 _NAMES = ("run", "file")
 """Keys of samplers' settings whose values are runs, exports and files."""
-_CHUNK = 1 << 24
-"""Bytes that are read at once."""
 
 
 def contents_digest(reference: str) -> str | None:
@@ -70,11 +69,8 @@ def _run(run: RunDir) -> str:
 
 
 def _digest(files: Iterable[Path], root: Path) -> str:
-    """Names below `root`, sizes and contents."""
+    """Names below `root`, and contents."""
     found = hashlib.sha256()
     for file in sorted(files):
-        found.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                found.update(chunk)
+        found.update(f"{file.relative_to(root).as_posix()}\0{sha256(file)}\0".encode())
     return found.hexdigest()

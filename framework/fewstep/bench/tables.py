@@ -66,26 +66,32 @@ def value_grid(results: Results) -> Grid:
 
     What judges models has no value for real samples, nor for models that it cannot judge.
     """
-    names = ordered(results.directions, results.headline, results.beside)
-    header = ["model", "NFE", *(name + ARROWS[results.directions[name]] for name in names)]
     rows = [
-        [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe)]
-        + [shown(summary.values[name]) if name in summary.values else "" for name in names]
+        [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe), *_values(results, summary)]
         for summary in results.summary
     ]
-    return Grid(header, rows)
+    return Grid(["model", "NFE", *_value_header(results)], rows)
 
 
 def frontier_grid(results: Results) -> Grid:
     """All values of sweeps: rows are cases by the value that is swept."""
-    names = ordered(results.directions, results.headline, results.beside)
-    header = ["model", "setting", "NFE", *(name + ARROWS[results.directions[name]] for name in names)]
     rows = [
-        [_titled(results, point), swept_text(point.sweep), str(point.nfe)]
-        + [shown(point.values[name]) if name in point.values else "" for name in names]
+        [_titled(results, point), swept_text(point.sweep), str(point.nfe), *_values(results, point)]
         for point in results.frontier
     ]
-    return Grid(header, rows, words=2)
+    return Grid(["model", "setting", "NFE", *_value_header(results)], rows, words=2)
+
+
+def _columns(results: Results) -> list[str]:
+    return ordered(results.directions, results.headline, results.beside)
+
+
+def _value_header(results: Results) -> list[str]:
+    return [name + ARROWS[results.directions[name]] for name in _columns(results)]
+
+
+def _values(results: Results, summary: Summary) -> list[str]:
+    return [shown(summary.values[name]) if name in summary.values else "" for name in _columns(results)]
 
 
 def ordered(names: Iterable[str], first: str, beside: Mapping[str, str]) -> list[str]:

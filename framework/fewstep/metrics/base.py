@@ -13,6 +13,7 @@ from torch import Tensor
 from fewstep.component import Component
 from fewstep.data.base import Dataset
 from fewstep.denoiser import Denoiser
+from fewstep.errors import UserError
 from fewstep.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ class Metric(Component, ABC):
     """Scores samples against a dataset: feed batches to `update`, then read `compute`.
 
     `directions` names every value that `compute` returns and which way is better ("info": neither).
+
+    Raises:
+        UserError: something that it needs is not here.
     """
 
     directions: ClassVar[Mapping[str, Literal["lower", "higher", "info"]]]
@@ -33,6 +37,8 @@ class Metric(Component, ABC):
 
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config)
+        if reason := self.lacking(self.config):
+            raise UserError(f"{self.config.type}: {reason}")
         self.dataset = dataset
 
     @classmethod

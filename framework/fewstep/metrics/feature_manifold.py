@@ -10,7 +10,7 @@ from fewstep.data.base import Dataset
 from fewstep.errors import UserError
 from fewstep.metrics.base import CollectingMetric
 from fewstep.metrics.features import classifier_for, needs_labelled_images
-from fewstep.metrics.reference import real_rows
+from fewstep.metrics.reference import real_images
 
 
 class ManifoldConfig(ComponentConfig):
@@ -35,8 +35,7 @@ class ManifoldMetric(CollectingMetric):
         """
         samples = self.samples[: self.config.most]
         dataset = self.dataset
-        real = dataset.originals(real_rows(dataset, len(samples)), held_out=dataset.held_out is not None)
-        assert real is not None
+        real = real_images(dataset, len(samples))
         if min(len(samples), len(real)) <= self.config.neighbours:
             raise UserError(
                 f"{self.config.type}: {len(samples)} samples and {len(real)} real ones are "

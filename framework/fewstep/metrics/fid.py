@@ -48,11 +48,6 @@ class Fid(CollectingMetric):
         )
         batch_size: int = Field(50, ge=1, description="images that the network sees at once")
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
-        super().__init__(config, dataset=dataset)
-        if reason := self.lacking(self.config):
-            raise UserError(f"fid: {reason}")
-
     @classmethod
     def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
         return None if dataset_type.kind == "image" else "it needs images"

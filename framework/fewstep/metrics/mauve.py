@@ -11,12 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.data.base import Dataset
-from fewstep.denoiser import Denoiser
 from fewstep.errors import UserError
 from fewstep.metrics.base import METRICS
 from fewstep.metrics.reference import ReferenceConfig, ReferenceMetric
-from fewstep.references import Reference
 
 
 @METRICS.register("mauve")
@@ -38,11 +35,6 @@ class Mauve(ReferenceMetric):
         type: Literal["mauve"] = "mauve"
         buckets: int | None = Field(None, ge=2, description="clusters; a tenth of the number of samples if left out")
         scaling: float = Field(5.0, gt=0, description="c of the paper: larger ones tell laws apart that are far away")
-
-    def __init__(self, config: Any, *, dataset: Dataset, reference: Denoiser | Reference) -> None:
-        super().__init__(config, dataset=dataset, reference=reference)
-        if reason := self.lacking(self.config):
-            raise UserError(f"mauve: {reason}")
 
     @classmethod
     def lacking(cls, config: Any) -> str | None:

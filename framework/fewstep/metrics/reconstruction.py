@@ -8,16 +8,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.backbones.autoencoder import perplexity
 from fewstep.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.metrics.base import METRICS, Metric
 from fewstep.metrics.feature_frechet import frechet_distance
 from fewstep.metrics.features import classifier_for, needs_labelled_images
-from fewstep.metrics.reference import real_rows
+from fewstep.metrics.reference import real_images, real_samples
 
 
 @METRICS.register("reconstruction")
@@ -54,17 +54,14 @@ class Reconstruction(Metric):
     @cached_property
     def _values(self) -> dict[str, float]:
         dataset = self.dataset
-        held_out = dataset.held_out is not None
-        rows, source = real_rows(dataset, self.config.most), dataset.held_out if held_out else dataset.train
-        assert source is not None
-        real, made = dataset.originals(rows, held_out=held_out), dataset.to_images(source[rows].long())
-        assert real is not None
+        real = real_images(dataset, self.config.most)
+        made = dataset.to_images(real_samples(dataset, self.config.most))
         assert made is not None
         features = classifier_for(dataset).features
-        counts = torch.bincount(dataset.train[:].long().flatten(), minlength=dataset.spec.vocab_size).double()
+        tokens, symbols = dataset.train[:].long(), dataset.spec.vocab_size
         return {
             "reconstruction_rmse": float((made - real).double().square().mean().sqrt()),
             "reconstruction_frechet": frechet_distance(features(made), features(real)),
-            "tokens_used": float((counts > 0).double().mean()),
-            "token_perplexity": float(torch.special.entr(counts / counts.sum()).sum().exp()),
+            "tokens_used": len(tokens.unique()) / symbols,
+            "token_perplexity": float(perplexity(tokens, symbols)),
         }

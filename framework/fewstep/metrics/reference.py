@@ -71,6 +71,13 @@ def real_samples(dataset: Dataset, count: int) -> Tensor:
     return source[real_rows(dataset, count)].long()
 
 
+def real_images(dataset: Dataset, count: int) -> Tensor:
+    """Those samples as images (float [N, C, H, W]) before they became tokens; the data are images."""
+    images = dataset.originals(real_rows(dataset, count), held_out=dataset.held_out is not None)
+    assert images is not None
+    return images
+
+
 def real_rows(dataset: Dataset, count: int) -> Tensor:
     """Where those are in the held-out data, or else in the training data."""
     source = dataset.train if dataset.held_out is None else dataset.held_out

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from fewstep.autoencoder import NetworkAutoencoder
+from fewstep.backbones.autoencoder import perplexity
 from fewstep.backbones.base import BACKBONES
 from fewstep.component import ComponentConfig
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
@@ -47,12 +48,6 @@ class Codebook:
         used = self.counts[:, None] > 0  # without restarts a code may never have been chosen
         codes.copy_(torch.where(used, self.sums / self.counts[:, None].where(used, 1), codes))
         return len(dead)
-
-
-def perplexity(chosen: Tensor, codes: int) -> Tensor:
-    """exp of the entropy of how often each of so many codes was chosen: as many codes, equally used."""
-    shares = torch.bincount(chosen.flatten(), minlength=codes).double()
-    return torch.special.entr(shares / shares.sum()).sum().exp()
 
 
 @OBJECTIVES.register("vq")
