@@ -21,14 +21,14 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Generator, Tensor
 
-from fewstep.metrics.gradient_moment import gradient_moments
-from fewstep.metrics.sample_entropy import row_entropy
-from fewstep.progress import Narrator
-from fewstep.references import DenoiserReference
+from fewstep.likelihood.references import DenoiserReference
+from fewstep.metrics.text.gradient_moment import gradient_moments
+from fewstep.metrics.text.sample_entropy import row_entropy
+from fewstep.runs.environment import describe_environment
+from fewstep.runs.models import TrainedModel, load_model
+from fewstep.runtime.progress import Narrator
 from fewstep.samplers.base import SAMPLERS
-from fewstep.training.build import TrainedModel, load_model
-from fewstep.training.generate import draw
-from fewstep.training.rundir import describe_environment
+from fewstep.sampling.draw import draw
 
 TOP_P = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6)
 HEATS = (1.0, 0.7, 0.5, 0.3)

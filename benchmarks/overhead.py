@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
-from fewstep.denoiser import NetworkDenoiser
+from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.processes.base import PROCESSES
-from fewstep.randomness import SampleStreams
+from fewstep.runs.environment import describe_environment
+from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, Sampler
-from fewstep.training.rundir import describe_environment
 
 NEEDS_SETTINGS = {"semi_autoregressive": {"block_size": 32}}
 

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fewstep.bench.outputs import draw_pictures
-from fewstep.bench.results import Results, results_file
-from fewstep.errors import FewstepError
+from fewstep.bench.report.outputs import draw_pictures
+from fewstep.bench.results.results import Results, results_file
+from fewstep.core.errors import FewstepError
 
 _MAIN = "quality_vs_nfe"
 

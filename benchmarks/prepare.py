@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fewstep.data.files import sha256
+from fewstep.runtime.hashing import sha256
 
 SHARD = 1 << 25
 """`data.shard_bytes`."""

@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from short_runs import train as train
 
 
 @pytest.fixture(autouse=True)

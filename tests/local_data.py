@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fewstep.recipe import dump_recipe, parse_recipe
-from fewstep.training.rundir import RunDir
+from fewstep.runs.folder import RunDir
 from fewstep.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,35 +8,35 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from fewstep.core.version import __version__
 
 _PUBLIC = {
     "BACKBONES": "fewstep.backbones.base",
     "Backbone": "fewstep.backbones.base",
     "Batch": "fewstep.objectives.base",
     "Codec": "fewstep.data.base",
-    "Component": "fewstep.component",
-    "ComponentConfig": "fewstep.component",
+    "Component": "fewstep.core.component",
+    "ComponentConfig": "fewstep.core.component",
     "DATASETS": "fewstep.data.base",
     "DataSpec": "fewstep.data.base",
     "Dataset": "fewstep.data.base",
-    "Denoiser": "fewstep.denoiser",
-    "FewstepError": "fewstep.errors",
+    "Denoiser": "fewstep.denoisers.base",
+    "FewstepError": "fewstep.core.errors",
     "FormulaGrid": "fewstep.grids.base",
     "ForwardProcess": "fewstep.processes.base",
     "GRIDS": "fewstep.grids.base",
     "LossOutput": "fewstep.objectives.base",
     "METRICS": "fewstep.metrics.base",
     "Metric": "fewstep.metrics.base",
-    "NOISE_INPUTS": "fewstep.noise_inputs.base",
-    "NoiseInput": "fewstep.noise_inputs.base",
+    "NOISE_INPUTS": "fewstep.adapters.noise.base",
+    "NoiseInput": "fewstep.adapters.noise.base",
     "NoiseSchedule": "fewstep.schedules.base",
     "OBJECTIVES": "fewstep.objectives.base",
     "Objective": "fewstep.objectives.base",
     "PROCESSES": "fewstep.processes.base",
     "Phase": "fewstep.objectives.base",
     "Pipeline": "fewstep.pipeline",
-    "Prediction": "fewstep.prediction",
+    "Prediction": "fewstep.predictions.base",
     "Recipe": "fewstep.recipe.models",
     "RoleSpec": "fewstep.objectives.base",
     "SAMPLERS": "fewstep.samplers.base",
@@ -52,9 +52,9 @@ _PUBLIC = {
     "Walk": "fewstep.samplers.walk",
     "WalkConfig": "fewstep.samplers.walk",
     "WalkSampler": "fewstep.samplers.walk",
-    "load_model": "fewstep.training.build",
+    "load_model": "fewstep.runs.models",
     "load_recipe": "fewstep.recipe",
-    "rowwise": "fewstep.prediction",
+    "rowwise": "fewstep.predictions.base",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

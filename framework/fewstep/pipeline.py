@@ -15,16 +15,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
-from fewstep.errors import UserError
-from fewstep.likelihood import Scores, score_model
+from fewstep.likelihood.bounds import Scores, score_model
+from fewstep.runs.models import TrainedModel, Weights, load_model
+from fewstep.sampling.draw import average
 from fewstep.sampling.job import Job, batch_size_of, job_of
+from fewstep.sampling.labels import labels_asked_for
 from fewstep.sampling.request import SampleRequest
+from fewstep.sampling.sheets import save_sheet
 from fewstep.sampling.templates import BLANK, checked_tokens, lines_as_templates, text_as_tokens
-from fewstep.sheets import save_sheet
-from fewstep.training.build import TrainedModel, Weights, load_model
-from fewstep.training.generate import average
-from fewstep.training.labels import labels_asked_for
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -272,6 +272,6 @@ def _from_hub(name: str, revision: str | None) -> Path:
     """A folder of the Hub, fetched or from the cache."""
     if not _HUB_ID.fullmatch(name):
         raise UserError(f"'{name}' is no folder or file here, and no OWNER/NAME of the Hugging Face Hub")
-    from fewstep.hub import fetch
+    from fewstep.runtime.hub import fetch
 
     return fetch(name, revision)

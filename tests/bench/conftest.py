@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_suite import write_files
 
-from fewstep.bench.runner import run_suite
+from fewstep.bench.running.runner import run_suite
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from fewstep.bench.runner import run_suite
+from fewstep.bench.running.runner import run_suite
 
 
 def start(source: str, out: Path) -> int:

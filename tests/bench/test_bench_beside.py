@@ -9,15 +9,15 @@ import pytest
 import yaml
 from tiny_suite import TEACHER, write_files
 
-from fewstep.bench.compare import compare_results
-from fewstep.bench.leaderboard import merge
-from fewstep.bench.results import Results
-from fewstep.bench.runner import run_suite
-from fewstep.bench.suite import load_suite
-from fewstep.bench.summary import shown, shown_with
-from fewstep.bench.tables import Grid, conclusion, console_table, markdown, ordered, value_grid
+from fewstep.bench.report.compare import compare_results
+from fewstep.bench.report.leaderboard import merge
+from fewstep.bench.report.tables import Grid, conclusion, console_table, markdown, ordered, value_grid
+from fewstep.bench.results.results import Results
+from fewstep.bench.results.summary import shown, shown_with
+from fewstep.bench.running.runner import run_suite
+from fewstep.bench.suites.suite import load_suite
 from fewstep.cli.main import main
-from fewstep.errors import FewstepError
+from fewstep.core.errors import FewstepError
 from fewstep.metrics.base import METRICS
 from fewstep.training.launch import launch
 

@@ -10,14 +10,14 @@ import pytest
 from tiny_suite import SUITE, made_up_row
 from typer.testing import CliRunner
 
-from fewstep.bench.compare import check_comparable, compare_results
-from fewstep.bench.leaderboard import merge
-from fewstep.bench.results import CaseResult, Results, SuiteInfo
-from fewstep.bench.suite import Suite
-from fewstep.bench.summary import summarise
-from fewstep.bench.tables import Grid, budgets
+from fewstep.bench.report.compare import check_comparable, compare_results
+from fewstep.bench.report.leaderboard import merge
+from fewstep.bench.report.tables import Grid, budgets
+from fewstep.bench.results.results import CaseResult, Results, SuiteInfo
+from fewstep.bench.results.summary import summarise
+from fewstep.bench.suites.suite import Suite
 from fewstep.cli.main import app
-from fewstep.errors import UserError
+from fewstep.core.errors import UserError
 
 Values = dict[tuple[str, int], list[float]]
 

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from tiny_suite import SUITE
 
-from fewstep.bench import pool, runner
-from fewstep.bench.plan import make_plan
-from fewstep.bench.pool import Pool
-from fewstep.bench.results import Results
-from fewstep.bench.runner import run_suite
-from fewstep.bench.session import Session
-from fewstep.bench.suite import REFERENCE, load_suite
-from fewstep.bench.work import Task
-from fewstep.errors import OperationError
+from fewstep.bench.results.results import Results
+from fewstep.bench.running import pool, runner
+from fewstep.bench.running.plan import make_plan
+from fewstep.bench.running.pool import Pool
+from fewstep.bench.running.runner import run_suite
+from fewstep.bench.running.session import Session
+from fewstep.bench.running.work import Task
+from fewstep.bench.suites.suite import REFERENCE, load_suite
+from fewstep.core.errors import OperationError
 
 Write = Callable[..., str]
 
@@ -124,7 +124,7 @@ def test_a_stop_reaches_every_process_and_the_same_command_continues(
 def test_processes_end_with_a_session_that_is_killed(write_suite: Write, tmp_path: Path) -> None:
     """They would train on in folders that the next call uses."""
     program = (
-        "import multiprocessing, os, signal, time; from fewstep.bench.worker import work\n"
+        "import multiprocessing, os, signal, time; from fewstep.bench.running.worker import work\n"
         "if __name__ == '__main__':\n"
         "    ours, theirs = multiprocessing.Pipe()\n"
         "    child = multiprocessing.get_context('spawn').Process(target=work, args=(theirs, None))\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.bench.results import Results
+from fewstep.bench.results.results import Results
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tiny_suite import made_up_row
 
-from fewstep.bench.plot import draw_plot
-from fewstep.bench.report import write_report
-from fewstep.bench.results import Results
-from fewstep.bench.runner import run_suite
-from fewstep.bench.summary import summarise
-from fewstep.bench.tables import Grid, commands, conclusion, markdown, titled, value_grid
+from fewstep.bench.report.plot import draw_plot
+from fewstep.bench.report.report import write_report
+from fewstep.bench.report.tables import Grid, commands, conclusion, markdown, titled, value_grid
+from fewstep.bench.results.results import Results
+from fewstep.bench.results.summary import summarise
+from fewstep.bench.running.runner import run_suite
 
 
 @pytest.fixture

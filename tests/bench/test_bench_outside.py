@@ -11,15 +11,15 @@ import pytest
 import yaml
 from tiny_suite import TEACHER
 
-from fewstep.bench import outside
-from fewstep.bench.outside import contents_digest, named_digests
-from fewstep.bench.plan import make_plan
-from fewstep.bench.results import Results
-from fewstep.bench.rows import plan_slots
-from fewstep.bench.runner import run_suite
-from fewstep.bench.suite import load_suite
-from fewstep.errors import UserError
-from fewstep.training.grid import grid_run
+from fewstep.bench.results.results import Results
+from fewstep.bench.running import outside
+from fewstep.bench.running.outside import contents_digest, named_digests
+from fewstep.bench.running.plan import make_plan
+from fewstep.bench.running.rows import plan_slots
+from fewstep.bench.running.runner import run_suite
+from fewstep.bench.suites.suite import load_suite
+from fewstep.core.errors import UserError
+from fewstep.evaluation.grid_search import grid_run
 from fewstep.training.launch import launch
 
 Write = Callable[..., str]

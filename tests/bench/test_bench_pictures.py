@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from fewstep.bench.canvas import COLOURS, DASHES, MARKERS, ORACLE, styles, wrapped
-from fewstep.bench.diversity_plot import crowded, diversity_figure
-from fewstep.bench.plot import nfe_ticks, quality_figure
-from fewstep.bench.results import Estimate, Results, Summary
+from fewstep.bench.report.canvas import COLOURS, DASHES, MARKERS, ORACLE, styles, wrapped
+from fewstep.bench.report.diversity_plot import crowded, diversity_figure
+from fewstep.bench.report.plot import nfe_ticks, quality_figure
+from fewstep.bench.results.results import Estimate, Results, Summary
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = sorted((ROOT / "benchmarks" / "results").glob("*/*.json"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fewstep.bench.progress import Stage, SuiteClock
+from fewstep.bench.running.progress import Stage, SuiteClock
 
 
 class Time:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.bench.outputs import write_outputs
-from fewstep.bench.results import Results
+from fewstep.bench.report.outputs import write_outputs
+from fewstep.bench.results.results import Results
 
 ROOT = Path(__file__).parents[2]
 VOID = {"meta", "img", "br", "hr", "link", "input"}

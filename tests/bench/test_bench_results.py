@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fewstep.bench.results import Results
-from fewstep.errors import UserError
+from fewstep.bench.results.results import Results
+from fewstep.core.errors import UserError
 
 
 def test_round_trip(finished: Path, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     def full_disk(*args: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("fewstep.bench.results.os.replace", full_disk)
+    monkeypatch.setattr("fewstep.bench.results.results.os.replace", full_disk)
     with pytest.raises(OSError, match="no space"):
         results.model_copy(update={"commit": "other"}).save(path)
     assert path.read_bytes() == before

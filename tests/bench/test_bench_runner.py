@@ -15,15 +15,16 @@ import pytest
 import yaml
 from tiny_suite import SUITE, write_files
 
-from fewstep.bench import code, runner, session, work
-from fewstep.bench.leaderboard import merge
-from fewstep.bench.plan import make_plan
-from fewstep.bench.results import Results
-from fewstep.bench.runner import run_suite
-from fewstep.bench.suite import REFERENCE, load_suite
-from fewstep.errors import OperationError, UserError
+from fewstep.bench.report.leaderboard import merge
+from fewstep.bench.results.results import Results
+from fewstep.bench.running import code, runner, session
+from fewstep.bench.running.plan import make_plan
+from fewstep.bench.running.runner import run_suite
+from fewstep.bench.running.worker import work
+from fewstep.bench.suites.suite import REFERENCE, load_suite
+from fewstep.core.errors import OperationError, UserError
 from fewstep.grids.files import read_grid_file
-from fewstep.training.rundir import RunDir
+from fewstep.runs.folder import RunDir
 
 RANKED = (REFERENCE, "teacher", "student", "oracle")
 Write = Callable[..., str]
@@ -520,7 +521,7 @@ def test_a_failed_case_is_tried_again(write_suite: Write, tmp_path: Path, monkey
 def test_a_value_that_is_not_finite_fails_the_case(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewstep.bench import rows
+    from fewstep.bench.running import rows
 
     real, seen = rows.score, []
 
@@ -540,7 +541,7 @@ def test_a_value_that_is_not_finite_fails_the_case(
 def test_real_samples_of_a_finite_data_set_are_its_own(tmp_path: Path) -> None:
     import torch
 
-    from fewstep.bench.rows import real_samples
+    from fewstep.bench.running.rows import real_samples
     from fewstep.data.base import DATASETS
 
     digits = DATASETS.build("digits")
@@ -553,7 +554,7 @@ def test_real_samples_of_a_finite_data_set_are_its_own(tmp_path: Path) -> None:
 
 
 def test_training_time_is_summed_over_sessions(tmp_path: Path) -> None:
-    from fewstep.bench.rows import train_seconds
+    from fewstep.bench.running.rows import train_seconds
 
     run = RunDir(tmp_path)
     assert train_seconds(run) == 0.0

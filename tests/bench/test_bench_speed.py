@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from fewstep.bench import needs, speed
-from fewstep.bench.plan import make_plan
-from fewstep.bench.results import Results
-from fewstep.bench.runner import run_suite
-from fewstep.bench.suite import REFERENCE, SPEED, load_suite
-from fewstep.errors import RecipeError
-from fewstep.peak_memory import peak_megabytes, reset_peak
+from fewstep.bench.results.results import Results
+from fewstep.bench.running.plan import make_plan
+from fewstep.bench.running.runner import run_suite
+from fewstep.bench.suites import needs
+from fewstep.bench.suites.suite import REFERENCE, SPEED, load_suite
+from fewstep.core.errors import RecipeError
+from fewstep.runtime.memory import peak_megabytes, reset_peak
+from fewstep.samplers.rates import speed
 
 Write = Callable[..., str]
 CPU = torch.device("cpu")
@@ -139,11 +140,11 @@ def test_what_is_skipped_here_is_no_regression(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Results that have it, from a machine that could (played by a training on the CPU)."""
-    monkeypatch.setattr("fewstep.bench.plan.lacking", lambda needs: None)
+    monkeypatch.setattr("fewstep.bench.running.plan.lacking", lambda needs: None)
     source = write_suite(cases=CASES, claims=None)
     base = run_suite(source, str(tmp_path / "there"))
     assert {row.case for row in load(base).rows} == {REFERENCE, "plain", "far", "learner", "again"}
-    monkeypatch.setattr("fewstep.bench.plan.lacking", lambda needs: "it lacks it" if needs else None)
+    monkeypatch.setattr("fewstep.bench.running.plan.lacking", lambda needs: "it lacks it" if needs else None)
     here = run_suite(source, str(tmp_path / "here"), base=str(base))
     comparison = (here / "comparison.md").read_text()
     assert "| plain |" in comparison

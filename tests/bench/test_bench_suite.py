@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fewstep.bench.plan import make_plan
-from fewstep.bench.suite import load_suite
-from fewstep.errors import RecipeError, UserError
+from fewstep.bench.running.plan import make_plan
+from fewstep.bench.suites.suite import load_suite
+from fewstep.core.errors import RecipeError, UserError
 
 Write = Callable[..., str]
 

@@ -7,9 +7,9 @@ import math
 import pytest
 from tiny_suite import made_up_row, made_up_summary
 
-from fewstep.bench.results import ClaimResult, Estimate
-from fewstep.bench.suite import ClaimSpec
-from fewstep.bench.summary import compare, estimate, judge, shown, summarise
+from fewstep.bench.results.results import ClaimResult, Estimate
+from fewstep.bench.results.summary import compare, estimate, judge, shown, summarise
+from fewstep.bench.suites.suite import ClaimSpec
 
 
 def test_standard_error_by_hand() -> None:

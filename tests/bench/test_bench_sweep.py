@@ -12,16 +12,16 @@ import pytest
 from matplotlib.patches import PathPatch
 from tiny_suite import made_up_row, write_files
 
-from fewstep.bench.compare import compare_results
-from fewstep.bench.frontier_plot import Point, band, frontier_figure
-from fewstep.bench.leaderboard import merge
-from fewstep.bench.plan import make_plan
-from fewstep.bench.results import Results, Row
-from fewstep.bench.runner import run_suite
-from fewstep.bench.suite import load_suite
-from fewstep.bench.summary import summarise, summarise_sweeps
-from fewstep.bench.tables import frontier_grid, markdown, value_grid
-from fewstep.errors import RecipeError
+from fewstep.bench.report.compare import compare_results
+from fewstep.bench.report.frontier_plot import Point, band, frontier_figure
+from fewstep.bench.report.leaderboard import merge
+from fewstep.bench.report.tables import frontier_grid, markdown, value_grid
+from fewstep.bench.results.results import Results, Row
+from fewstep.bench.results.summary import summarise, summarise_sweeps
+from fewstep.bench.running.plan import make_plan
+from fewstep.bench.running.runner import run_suite
+from fewstep.bench.suites.suite import load_suite
+from fewstep.core.errors import RecipeError
 
 Write = Callable[..., str]
 METRICS = [{"type": "ngram_distance", "order": 2}, "sample_entropy"]
@@ -94,8 +94,8 @@ def test_a_sweep_needs_a_value_of_diversity(write_suite: Write) -> None:
 
 
 def test_a_sampler_must_have_the_setting(write_suite: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewstep.bench import plan
-    from fewstep.errors import Problem
+    from fewstep.bench.running import plan
+    from fewstep.core.errors import Problem
 
     def refuses(recipe: Any, sampler: Any = None, settings: Any = None, *, steps: Any) -> Any:
         if settings and settings.get("temperature") == 1.0:
@@ -106,7 +106,7 @@ def test_a_sampler_must_have_the_setting(write_suite: Write, monkeypatch: pytest
     monkeypatch.setattr(plan, "with_sampler", refuses)
     assert problems(source) == {"cases[0].sweep.temperature[1]": "does not go with that"}
     monkeypatch.undo()
-    monkeypatch.setattr("fewstep.bench.sweep.SweepSpec.settings", {"heat": (1.0, 2.0)})
+    monkeypatch.setattr("fewstep.bench.suites.sweep.SweepSpec.settings", {"heat": (1.0, 2.0)})
     assert problems(source)["cases[0].sweep.heat"] == "sampler 'ancestral' has no heat"
 
 

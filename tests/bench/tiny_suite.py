@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from fewstep.bench.results import Estimate, Row, Summary
+from fewstep.bench.results.results import Estimate, Row, Summary
 
 TEACHER = {
     "name": "tiny-teacher",

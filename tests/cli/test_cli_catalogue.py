@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from fewstep import __version__, plugins
+from fewstep import __version__
 from fewstep.cli import doctor
 from fewstep.cli.main import main
-from fewstep.registries import KINDS, registry
+from fewstep.core import plugins
+from fewstep.core.kinds import KINDS, registry
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-import fewstep
 from fewstep.cli.main import main
-from fewstep.recipe import load_recipe
+from fewstep.recipe import load_recipe, shipped
 
 RECIPE = "name: small\ndata: coins\nprocess: masked\nbackbone: transformer\nobjective: denoising\ntrain: {steps: 10}\n"
 
@@ -114,7 +113,7 @@ def test_cp_names_shipped_bases(
     }.items():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_text(text)
-    monkeypatch.setattr(fewstep, "__file__", str(checkout / "framework/fewstep/__init__.py"))
+    monkeypatch.setattr(shipped, "PACKAGE", (checkout / "framework/fewstep").resolve())
     assert run(capsys, "cp", "coins-big", "mine.yaml")[0] == 0
     assert Path("mine.yaml").read_text() == "# Big.\nextends: _base/small\nname: big\n"
     assert load_recipe("mine.yaml").recipe == load_recipe("coins-big").recipe

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from fewstep.bench import runner
+from fewstep.bench.running import runner
 from fewstep.cli.main import main
+from fewstep.evaluation import evaluate
 from fewstep.sampling import job
 from fewstep.sampling.request import Part, SampleRequest
-from fewstep.training import generate, launch
+from fewstep.training import launch
 
 ROWS = [{"steps": 4, "nfe": 4, "seed": 1, "samples": 10, "metrics": {"agreement": 0.123456, "classes": 7}}]
 RECIPE = "name: small\ndata: coins\nprocess: masked\nbackbone: transformer\nobjective: denoising\ntrain: {steps: 10}\n"
@@ -36,9 +37,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
 
     for module, functions in {
         "fewstep.training.launch": {"launch": Path("runs/x")},
-        "fewstep.training.generate": {"evaluate_run": ROWS},
+        "fewstep.evaluation.evaluate": {"evaluate_run": ROWS},
         "fewstep.sampling.job": {"sample_run": Path("samples/x")},
-        "fewstep.bench.runner": {"run_suite": Path("results/x")},
+        "fewstep.bench.running.runner": {"run_suite": Path("results/x")},
     }.items():
         fake = ModuleType(module)
         for name, result in functions.items():
@@ -184,5 +185,5 @@ def test_benchmark(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
 def test_the_real_modules_take_these_arguments() -> None:
     inspect.signature(launch.launch).bind("r", teacher=None, run_dir=None, resume=None, sets=[])
     inspect.signature(job.sample_run).bind("r", SampleRequest(), say=print)
-    inspect.signature(generate.evaluate_run).bind("r", [4, 8], None, 0, None)
+    inspect.signature(evaluate.evaluate_run).bind("r", [4, 8], None, 0, None)
     inspect.signature(runner.run_suite).bind("s", None, True, ["seed=1"])

@@ -11,7 +11,7 @@ import pytest
 
 from fewstep import __version__
 from fewstep.cli import main as cli
-from fewstep.errors import FewstepError, OperationError, Problem, RecipeError, UserError
+from fewstep.core.errors import FewstepError, OperationError, Problem, RecipeError, UserError
 
 VERBS = [
     "train",

@@ -15,9 +15,8 @@ from fewstep.backbones import block_transformer, blockwise, layers
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.layers import rotary_table, rotate
 from fewstep.backbones.trunk import TransformerTrunk
-from fewstep.errors import UserError
-from fewstep.testing import check_backbone
-from fewstep.testing.backbones import TINY, check_blocks
+from fewstep.core.errors import UserError
+from fewstep.testing.backbones import TINY, check_backbone, check_blocks
 
 Forward = Callable[..., Tensor]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fewstep.data.base import DATASETS, Codec
 from fewstep.data.codec import codec_problem
-from fewstep.data.coins import Coins
-from fewstep.testing import check_dataset
+from fewstep.data.synthetic.coins import Coins
+from fewstep.testing.datasets import check_dataset
 
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 40
 

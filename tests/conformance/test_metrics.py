@@ -10,7 +10,7 @@ from local_data import write_chorales
 
 from fewstep.metrics.base import METRICS
 from fewstep.metrics.reference import ReferenceMetric
-from fewstep.testing import check_metric
+from fewstep.testing.metrics import check_metric
 
 
 @pytest.mark.parametrize("name", METRICS.names())

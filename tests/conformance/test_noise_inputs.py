@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fewstep.adapters.noise.base import NOISE_INPUTS, NoiseInput
 from fewstep.backbones.base import TokenSpace
-from fewstep.component import ComponentConfig
-from fewstep.noise_inputs.base import NOISE_INPUTS, NoiseInput
+from fewstep.core.component import ComponentConfig
 from fewstep.recipe import parse_recipe
-from fewstep.testing import check_noise_input
+from fewstep.testing.noise_inputs import check_noise_input
 
 SEQUENCE = TokenSpace(num_states=5, vocab_size=4, length=13)
 COLOUR = TokenSpace(num_states=5, vocab_size=4, length=5 * 6 * 3, grid=(5, 6, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fewstep.objectives.base import OBJECTIVES
-from fewstep.testing import check_objective
+from fewstep.testing.objectives import check_objective
 
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())

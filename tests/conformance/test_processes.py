@@ -6,7 +6,7 @@ import pytest
 
 from fewstep.processes.base import PROCESSES
 from fewstep.schedules.base import SCHEDULES
-from fewstep.testing import check_process
+from fewstep.testing.processes import check_process
 
 PAIRS = [(process, schedule) for process in PROCESSES.names() for schedule in SCHEDULES.names()]
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from fewstep.condition import Condition
-from fewstep.denoiser import Denoiser
-from fewstep.prediction import Prediction, TablePrediction
+from fewstep.denoisers.base import Denoiser
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.condition import Condition
+from fewstep.predictions.network import TablePrediction
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS
 from fewstep.testing import check_sampler

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
-from fewstep.testing import check_schedule
+from fewstep.testing.schedules import check_schedule
 
 VARIANTS: list[dict[str, Any]] = [
     {"type": "linear", "eps": 0.0},

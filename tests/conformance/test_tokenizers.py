@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fewstep.testing import check_tokenizer
-from fewstep.text.tokenizers.base import TOKENIZERS
+from fewstep.data.text.tokenizers.base import TOKENIZERS
+from fewstep.testing.tokenizers import check_tokenizer
 
 CONFIGS: list[dict[str, Any]] = [
     {"type": "char"},

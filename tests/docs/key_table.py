@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
-from fewstep.recipe.fields import From
+from fewstep.core.fields import From
 from fewstep.recipe.models import Recipe
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/recipes.md"

@@ -82,7 +82,7 @@ def _import_everything() -> None:
     import fewstep.cli.main
     import fewstep.testing
     import fewstep.training.launch  # noqa: F401
-    from fewstep.registries import KINDS, registry
+    from fewstep.core.kinds import KINDS, registry
 
     for kind in KINDS:
         registry(kind).names()

@@ -9,8 +9,8 @@ import torch
 from local_data import write_cifar10
 
 from fewstep.recipe import load_recipe
-from fewstep.training.checkpoint import list_checkpoints
-from fewstep.training.rundir import RunDir
+from fewstep.runs.checkpoint import list_checkpoints
+from fewstep.runs.folder import RunDir
 from fewstep.training.trainer import Trainer
 
 SMALL = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "train.device=cpu", "train.batch_size=8"]

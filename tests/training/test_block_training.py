@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewstep.condition import Condition
-from fewstep.denoiser import Denoiser
+from fewstep.denoisers.base import Denoiser
+from fewstep.evaluation.evaluate import evaluate_run
+from fewstep.predictions.condition import Condition
 from fewstep.recipe import load_recipe
+from fewstep.runs.folder import RunDir
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.testing.objectives import _check_resume
-from fewstep.training.generate import evaluate_run
-from fewstep.training.rundir import RunDir
 
 Train = Callable[..., RunDir]
 

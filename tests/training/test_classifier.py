@@ -10,19 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep.classifier import NetworkClassifier
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import RecipeError, UserError
 from fewstep.data.base import DATASETS, Dataset, DataSpec
-from fewstep.errors import RecipeError, UserError
+from fewstep.denoisers.classifier import NetworkClassifier
+from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.recipe import dump_recipe, parse_recipe
+from fewstep.runs.folder import RunDir
+from fewstep.runs.guide import guide_of
+from fewstep.runs.models import load_model
 from fewstep.samplers.base import SAMPLERS
+from fewstep.sampling.draw import draw
 from fewstep.sampling.job import sample_run
+from fewstep.sampling.labels import labels_asked_for
 from fewstep.sampling.request import SampleRequest
-from fewstep.training.build import load_model
-from fewstep.training.generate import draw, evaluate_run
-from fewstep.training.guide import guide_of
-from fewstep.training.labels import labels_asked_for
-from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
 ODDS = torch.tensor([[4, 2, 1, 1], [1, 1, 2, 4]])

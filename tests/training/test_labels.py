@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import RecipeError, UserError
 from fewstep.data.base import DATASETS, Dataset, DataSpec
-from fewstep.errors import RecipeError, UserError
+from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.objectives.denoising import Denoising
 from fewstep.recipe import dump_recipe, load_recipe, parse_recipe
+from fewstep.runs.folder import RunDir
+from fewstep.runs.models import load_model
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.testing.objectives import _check_gradients, _check_resume
-from fewstep.training.build import load_model
-from fewstep.training.generate import evaluate_run
-from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
 ODDS = (0.5, 0.3, 0.2)
@@ -142,7 +142,7 @@ def test_guidance_exaggerates_and_its_evaluations_are_counted(teacher: Path, tmp
 
 
 def _labelled(label: int) -> Any:
-    from fewstep.condition import Condition
+    from fewstep.predictions.condition import Condition
 
     return Condition(torch.tensor([label]))
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Train
 from safetensors.torch import save_file
+from short_runs import Train
 
-from fewstep.errors import RecipeError, UserError
+from fewstep.core.errors import RecipeError, UserError
 from fewstep.recipe import load_recipe
+from fewstep.runs.checkpoint import load_checkpoint
+from fewstep.runs.folder import RunDir
+from fewstep.runs.models import load_model
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
-from fewstep.training.build import load_model
-from fewstep.training.checkpoint import load_checkpoint
 from fewstep.training.launch import launch
-from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
 SMALL = "backbone.width=8"

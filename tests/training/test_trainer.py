@@ -15,14 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fewstep.errors import OperationError, UserError
+from fewstep.core.errors import OperationError, UserError
 from fewstep.objectives.base import LossOutput
 from fewstep.objectives.denoising import Denoising
 from fewstep.recipe import load_recipe
-from fewstep.training.build import load_model
-from fewstep.training.checkpoint import load_checkpoint
+from fewstep.runs.checkpoint import load_checkpoint
+from fewstep.runs.folder import RunDir
+from fewstep.runs.models import load_model
 from fewstep.training.launch import fit, launch
-from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
 Train = Callable[..., RunDir]

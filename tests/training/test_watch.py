@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fewstep.recipe import load_recipe
-from fewstep.training.build import load_model
+from fewstep.runs.folder import RunDir
+from fewstep.runs.models import load_model
 from fewstep.training.launch import fit
-from fewstep.training.rundir import RunDir
 from fewstep.training.watch import disagreement
 
 

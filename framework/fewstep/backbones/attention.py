@@ -22,7 +22,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from fewstep.errors import UserError
+from fewstep.core.errors import UserError
 
 AttentionName = Literal["auto", "xformers", "sdpa", "math"]
 

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewstep.backbones.base import Backbone, TokenSpace
-from fewstep.component import ComponentConfig
-from fewstep.errors import UserError
-from fewstep.registries import registry
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.core.kinds import registry
 
 
 class AutoencoderConfig(ComponentConfig):

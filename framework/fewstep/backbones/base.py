@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from fewstep.component import Component
-from fewstep.registry import Registry
+from fewstep.core.component import Component
+from fewstep.core.registry import Registry
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.backbones.blockwise import BlockBackbone, block_mask
 from fewstep.backbones.layers import AttentionContext, TimeModulation
 from fewstep.backbones.trunk import TransformerTrunk, TrunkConfig, of_tokens
-from fewstep.condition import Prefix
-from fewstep.errors import UserError
+from fewstep.core.errors import UserError
+from fewstep.predictions.condition import Prefix
 
 Modulations = list[tuple[Tensor, ...]]
 

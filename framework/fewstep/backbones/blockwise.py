@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fewstep.backbones.base import Backbone
-from fewstep.condition import Prefix
+from fewstep.predictions.condition import Prefix
 
 
 class BlockBackbone(Backbone, ABC):

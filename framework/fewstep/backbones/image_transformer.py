@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.backbones.trunk import TransformerTrunk, TrunkConfig
-from fewstep.errors import UserError
-from fewstep.registries import registry
+from fewstep.core.errors import UserError
+from fewstep.core.kinds import registry
 
 
 @BACKBONES.register("image_transformer")

@@ -20,8 +20,8 @@ from fewstep.backbones.base import Backbone, TokenSpace
 from fewstep.backbones.heads import symbol_head
 from fewstep.backbones.layers import AttentionContext, rotary_table
 from fewstep.backbones.transformer_config import TransformerConfig, check_attention
-from fewstep.errors import UserError
-from fewstep.registries import registry
+from fewstep.core.errors import UserError
+from fewstep.core.kinds import registry
 
 
 class ImageBackbone(Backbone):

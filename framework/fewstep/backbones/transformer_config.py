@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from fewstep.backbones.attention import AttentionName
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
 
 
 class NetworkConfig(ComponentConfig):

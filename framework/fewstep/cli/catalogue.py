@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fewstep.cli.output import echo_json, echo_table
-from fewstep.errors import UserError
+from fewstep.core.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from fewstep.component import Strict
+    from fewstep.core.component import Strict
 
 _FILES = ("recipes", "suites")
 _SIGNS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
@@ -31,8 +31,8 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """List components, recipes, suites and plugins."""
-    from fewstep.plugins import failure_notes
-    from fewstep.registries import KINDS, kind_named
+    from fewstep.core.kinds import KINDS, kind_named
+    from fewstep.core.plugins import failure_notes
 
     kinds = (*KINDS, *_FILES, "plugins")
     found = {name: _rows(name) for name in ([kind_named(kind, kinds)] if kind else kinds)}
@@ -51,7 +51,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Show what one of them does. Prints a component's keys, or the text of a recipe or suite."""
-    from fewstep.registries import KINDS, kind_named, registry
+    from fewstep.core.kinds import KINDS, kind_named, registry
 
     kind = kind_named(kind, (*KINDS, *_FILES))
     if kind in _FILES:
@@ -73,7 +73,7 @@ def show(
 
 def _rows(kind: str) -> list[Row]:
     if kind == "plugins":
-        from fewstep import plugins
+        from fewstep.core import plugins
 
         plugins.load_entry_points()
         return [
@@ -86,7 +86,7 @@ def _rows(kind: str) -> list[Row]:
 
         files = shipped_recipes() if kind == "recipes" else shipped_suites()
         return [{"name": name, "origin": shown(path), "summary": summary(path)} for name, path in files.items()]
-    from fewstep.registries import registry
+    from fewstep.core.kinds import registry
 
     return [
         {"name": e.name, "origin": " ".join(e.distribution).strip(), "summary": e.summary}
@@ -117,8 +117,8 @@ def _keys(config: type[Strict], prefix: str = "") -> Iterator[Row]:
 
 def _kind(field: FieldInfo) -> str:
     """The kind of component that a field holds, if it holds one."""
-    from fewstep.recipe.fields import From
-    from fewstep.registries import registry
+    from fewstep.core.fields import From
+    from fewstep.core.kinds import registry
 
     return next((registry(part.kind).kind for part in field.metadata if isinstance(part, From)), "")
 

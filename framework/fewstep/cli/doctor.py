@@ -13,8 +13,9 @@ from typing import Annotated
 
 import typer
 
-import fewstep
 from fewstep.cli.output import echo_json
+from fewstep.core.version import __version__
+from fewstep.recipe.shipped import PACKAGE
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def _python() -> list[Finding]:
     found = f"{platform.python_version()} at {sys.executable}"
     return [
         Finding("python", sys.version_info >= (3, 10), found, "fewstep needs Python 3.10 or newer"),
-        Finding("fewstep", True, f"{fewstep.__version__} at {os.path.dirname(fewstep.__file__)}"),
+        Finding("fewstep", True, f"{__version__} at {PACKAGE}"),
         Finding("cores", True, str(os.cpu_count())),
     ]
 
@@ -71,7 +72,7 @@ def _torch() -> list[Finding]:
 
 def _attention(device: str) -> list[Finding]:
     from fewstep.backbones.attention import resolve_backend
-    from fewstep.errors import UserError
+    from fewstep.core.errors import UserError
 
     installed = True
     try:
@@ -91,7 +92,7 @@ def _attention(device: str) -> list[Finding]:
 
 
 def _plugins() -> list[Finding]:
-    from fewstep import plugins
+    from fewstep.core import plugins
 
     plugins.load_entry_points()
     return [

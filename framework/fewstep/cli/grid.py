@@ -24,7 +24,7 @@ def grid(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Find the steps that cost a trained model least. Writes a file for `grid: {type: measured, file: FILE}`."""
-    from fewstep.training.grid import grid_run
+    from fewstep.evaluation.grid_search import grid_run
 
     path, found = grid_run(run, numbers(steps), out, times, samples, seed, weights.value)
     if as_json:

@@ -1,4 +1,4 @@
-"""`fewstep import`: options and what they mean; the work is done in `fewstep.public`."""
+"""`fewstep import`: options and what they mean; the work is done in `fewstep.convert`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def import_(
     force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
 ) -> None:
     """Turn a public checkpoint into a model of ours. Exit code 2 if any of its keys does not fit."""
-    from fewstep.public import ImportRequest, import_checkpoint
+    from fewstep.convert.importing import ImportRequest, import_checkpoint
 
     request = ImportRequest(
         source=source,

@@ -27,7 +27,7 @@ def leaderboard(
     form: Annotated[Form, typer.Option("--format", help="how to print it")] = Form.markdown,
 ) -> None:
     """Rank the results of several benchmarks. Refuses to rank values that do not compare."""
-    from fewstep.bench.leaderboard import merge
+    from fewstep.bench.report.leaderboard import merge
 
     board = merge(results, value=value, data=data)
     if form is Form.json:

@@ -10,10 +10,11 @@ from typing import Annotated
 
 import typer
 
-from fewstep import __version__, plugins
 from fewstep.cli import catalogue, data, doctor, export, grid, importing, leaderboard, recipes, runs, sampling
 from fewstep.cli.lists import StepsCommand
-from fewstep.errors import FewstepError, RecipeError
+from fewstep.core import plugins
+from fewstep.core.errors import FewstepError, RecipeError
+from fewstep.core.version import __version__
 
 app = typer.Typer(
     help="Few-step generators distilled from discrete diffusion models.",

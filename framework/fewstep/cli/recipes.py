@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fewstep.cli.output import echo_json
-from fewstep.errors import Problem, RecipeError, UserError
+from fewstep.core.errors import Problem, RecipeError, UserError
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one key; may be repeated")]
 

@@ -10,7 +10,7 @@ import typer
 from fewstep.cli.lists import numbers
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
-from fewstep.errors import UserError
+from fewstep.core.errors import UserError
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="path, or name of a shipped recipe")]
 RunArgument = Annotated[
@@ -68,7 +68,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score samples of a trained model. The recipe says by which metrics."""
-    from fewstep.training.generate import evaluate_run
+    from fewstep.evaluation.evaluate import evaluate_run
 
     rows = evaluate_run(run, None if steps is None else numbers(steps), samples, seed, sampler)
     if as_json:
@@ -96,6 +96,6 @@ def benchmark(
     ] = None,
 ) -> None:
     """Run a suite and write tables and plots. A suite names recipes, numbers of steps and seeds."""
-    from fewstep.bench.runner import run_suite
+    from fewstep.bench.running.runner import run_suite
 
     run_suite(suite, out, quick, sets or [], jobs=jobs, keep_code=keep_code, base=compare)

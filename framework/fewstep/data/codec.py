@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from fewstep.core.errors import UserError
 from fewstep.data.base import Codec, Dataset
-from fewstep.errors import UserError
 
 
 def codec_problem(dataset: Dataset) -> str | None:

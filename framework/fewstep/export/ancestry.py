@@ -6,13 +6,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fewstep.digest import digest
-from fewstep.errors import FewstepError
-from fewstep.export.layout import Ancestor, Exported, is_exported
+from fewstep.core.errors import FewstepError
 from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe, TeacherSection
-from fewstep.training.checkpoint import import_weights, load_checkpoint
-from fewstep.training.rundir import RunDir
+from fewstep.runs.checkpoint import import_weights, load_checkpoint
+from fewstep.runs.exported import Ancestor, Exported, is_exported
+from fewstep.runs.folder import RunDir
+from fewstep.runtime.digest import digest
 
 
 def ancestors(recipe: Recipe) -> tuple[Ancestor, ...]:

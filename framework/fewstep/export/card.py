@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from fewstep.data.base import DATASETS
-from fewstep.export.layout import ExportConfig
 from fewstep.metrics.base import METRICS
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.yaml_loader import dump_yaml
+from fewstep.runs.exported import ExportConfig
 
 _ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fewstep.errors import UserError
-from fewstep.export.layout import CARD, Exported
-from fewstep.hub import hub_package, told
+from fewstep.core.errors import UserError
+from fewstep.runs.exported import CARD, Exported
+from fewstep.runtime.hub import hub_package, told
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewstep.errors import UserError
+from fewstep.core.errors import UserError
 from fewstep.recipe.models import Recipe
 
 

@@ -14,32 +14,23 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import fewstep
+from fewstep.core.errors import UserError
+from fewstep.core.version import __version__
 from fewstep.data.base import Dataset
 from fewstep.data.codec import codec_problem
-from fewstep.data.files import sha256
-from fewstep.durable import flush
-from fewstep.errors import UserError
 from fewstep.export.ancestry import ancestors, state_digest
 from fewstep.export.card import model_card
-from fewstep.export.layout import (
-    CARD,
-    CONFIG,
-    DATA,
-    LABELS,
-    WEIGHTS,
-    ExportConfig,
-    Exported,
-    ExportedData,
-    is_exported,
-)
 from fewstep.export.portable import Portable, portable, without_places
 from fewstep.recipe.yaml_loader import dump_yaml
+from fewstep.runs.build import usual_steps
+from fewstep.runs.checkpoint import EXPORT_FORMAT, export_weights
+from fewstep.runs.environment import describe_environment
+from fewstep.runs.exported import CARD, CONFIG, DATA, LABELS, WEIGHTS, ExportConfig, Exported, ExportedData, is_exported
+from fewstep.runs.guide import guide_of, networks_named
+from fewstep.runs.models import TrainedModel, Weights, load_model, load_role
+from fewstep.runtime.files import flush
+from fewstep.runtime.hashing import sha256
 from fewstep.samplers.base import SAMPLERS
-from fewstep.training.build import TrainedModel, Weights, load_model, load_role, usual_steps
-from fewstep.training.checkpoint import EXPORT_FORMAT, export_weights
-from fewstep.training.guide import guide_of, networks_named
-from fewstep.training.rundir import describe_environment
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -197,4 +188,4 @@ def _environment(model: TrainedModel) -> dict[str, Any]:
     file = model.run.environment
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     kept = {key: record[key] for key in ("hardware", "commit", "device", "versions", "seed") if key in record}
-    return {**kept, "exported": {"fewstep": fewstep.__version__, "commit": describe_environment()["commit"]}}
+    return {**kept, "exported": {"fewstep": __version__, "commit": describe_environment()["commit"]}}

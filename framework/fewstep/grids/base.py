@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from fewstep.component import Component
-from fewstep.registry import Registry
+from fewstep.core.component import Component
+from fewstep.core.registry import Registry
 
 
 class StepGrid(Component, ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
 from fewstep.grids.base import GRIDS, FormulaGrid
 
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from fewstep.component import Strict
-from fewstep.errors import UserError
+from fewstep.core.component import Strict
+from fewstep.core.errors import UserError
 
 FORMAT: Literal["fewstep-grid/1"] = "fewstep-grid/1"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
 from fewstep.grids.base import GRIDS, FormulaGrid
 
 

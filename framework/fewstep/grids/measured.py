@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from fewstep.component import ComponentConfig
-from fewstep.data.files import LocalPath
-from fewstep.errors import UserError
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
 from fewstep.grids.base import GRIDS, StepGrid
 from fewstep.grids.files import read_grid_file
+from fewstep.runtime.hashing import LocalPath
 
 
 @GRIDS.register("measured")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
 from fewstep.grids.base import GRIDS, FormulaGrid
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.component import Component
+from fewstep.core.component import Component
+from fewstep.core.errors import UserError
+from fewstep.core.registry import Registry
 from fewstep.data.base import Dataset
-from fewstep.denoiser import Denoiser
-from fewstep.errors import UserError
-from fewstep.registry import Registry
+from fewstep.denoisers.base import Denoiser
 
 if TYPE_CHECKING:
     from fewstep.recipe.models import Recipe

@@ -9,12 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.denoiser import Denoiser
+from fewstep.denoisers.base import Denoiser
+from fewstep.likelihood.references import DenoiserReference, Reference
 from fewstep.metrics.base import CollectingMetric
-from fewstep.references import DenoiserReference, Reference
-from fewstep.seeding import generator_for
+from fewstep.runtime.seeding import generator_for
 
 
 class ReferenceConfig(ComponentConfig):

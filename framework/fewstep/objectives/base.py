@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
-from fewstep.component import Component
-from fewstep.condition import Condition
-from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.core.component import Component
+from fewstep.core.registry import Registry
+from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.predictions.condition import Condition
 from fewstep.processes.base import ForwardProcess
-from fewstep.registry import Registry
 
 
 @dataclass(frozen=True)

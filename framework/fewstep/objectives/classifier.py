@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from fewstep.backbones.base import BACKBONES
-from fewstep.classifier import NetworkClassifier
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
 from fewstep.data.base import DATASETS
+from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 
 

@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.divergence import Divergence, divergence
-from fewstep.objectives.gaussian_dual import induced_alpha
-from fewstep.objectives.rounds import RoundsConfig, refresh_teacher
+from fewstep.objectives.parts.divergence import Divergence, divergence
+from fewstep.objectives.parts.gaussian_dual import induced_alpha
+from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
 from fewstep.processes.base import PROCESSES, ForwardProcess, per_token
-from fewstep.randomness import uniform
+from fewstep.runtime.streams import uniform
 
 
 @OBJECTIVES.register("consistency")

@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.matching.losses import matching_loss
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, StepContext
-from fewstep.objectives.noised_data import NoisedDataConfig, noised_data
-from fewstep.objectives.weighting import loss_weight
+from fewstep.objectives.matching.losses import matching_loss
+from fewstep.objectives.parts.noised_data import NoisedDataConfig, noised_data
+from fewstep.objectives.parts.weighting import loss_weight
 from fewstep.processes.base import per_token
 
 

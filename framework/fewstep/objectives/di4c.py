@@ -13,10 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
-from fewstep.denoiser import evaluating
+from fewstep.core.component import ComponentConfig
+from fewstep.denoisers.network import evaluating
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.prediction import Prediction, expectation
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.draws import expectation
 
 _EARLIEST = 1e-5
 """Smallest t drawn."""

@@ -15,14 +15,14 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES
-from fewstep.classifier import NetworkClassifier
-from fewstep.condition import Condition
+from fewstep.denoisers.classifier import NetworkClassifier
+from fewstep.denoisers.reward import LogRatio
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.divergence import divergence
-from fewstep.objectives.weighting import WeightingConfig, loss_weight
-from fewstep.prediction import Prediction
+from fewstep.objectives.parts.divergence import divergence
+from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES
-from fewstep.reward import LogRatio
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
-from fewstep.guidance import guided
-from fewstep.masking import random_start, time_of_masks, with_masks
+from fewstep.core.component import ComponentConfig
+from fewstep.denoisers.guidance import guided
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.divergence import divergence
-from fewstep.prediction import Prediction, expectation, rowwise
+from fewstep.objectives.parts.divergence import divergence
+from fewstep.predictions.base import Prediction, rowwise
+from fewstep.predictions.draws import expectation
 from fewstep.processes.base import PROCESSES
 from fewstep.processes.masked import MaskedProcess
+from fewstep.processes.masks import random_start, time_of_masks, with_masks
 
 _LOWEST = -69.0
 """Log-probability (of about 1e-30) that stands for 0 in a ratio."""

@@ -12,16 +12,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.guidance import guided
-from fewstep.matching.diagnostics import diagnose
-from fewstep.matching.losses import LossName, MatchingLoss, matching_loss, mean_log_ratio
-from fewstep.matching.times import TimeLaw, typical_steps
+from fewstep.denoisers.guidance import guided
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.student_step import Renoise, Target, check_target, soft_targets, student_step
-from fewstep.objectives.weighting import WeightingConfig, loss_weight
-from fewstep.prediction import Prediction
+from fewstep.objectives.matching.diagnostics import diagnose
+from fewstep.objectives.matching.losses import LossName, MatchingLoss, matching_loss, mean_log_ratio
+from fewstep.objectives.matching.student_step import Renoise, Target, check_target, soft_targets, student_step
+from fewstep.objectives.matching.times import TimeLaw, typical_steps
+from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.shaping import shape
 from fewstep.processes.base import per_token
-from fewstep.shaping import shape
 
 
 @OBJECTIVES.register("dmmd")

@@ -13,12 +13,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fewstep.denoiser import Denoiser
-from fewstep.derivative import directional_derivative
+from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.derivative import directional_derivative
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.student_step import StudentStep, Target, check_target, soft_targets, student_step
-from fewstep.objectives.weighting import WeightingConfig, loss_weight
-from fewstep.prediction import expectation, rowwise
+from fewstep.objectives.matching.student_step import StudentStep, Target, check_target, soft_targets, student_step
+from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
+from fewstep.predictions.base import rowwise
+from fewstep.predictions.draws import expectation
 from fewstep.processes.base import per_token
 
 

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.noised_data import NoisedDataConfig, noised_data
-from fewstep.objectives.weighting import loss_weight
+from fewstep.objectives.parts.noised_data import NoisedDataConfig, noised_data
+from fewstep.objectives.parts.weighting import loss_weight
 from fewstep.processes.base import per_token
 
 

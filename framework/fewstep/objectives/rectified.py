@@ -13,13 +13,13 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from fewstep.component import ComponentConfig
-from fewstep.denoiser import NOTHING
-from fewstep.digest import weights_digest
+from fewstep.core.component import ComponentConfig
+from fewstep.data.pairs import CouplingStore, Pairs
+from fewstep.denoisers.base import NOTHING
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.couplings import CouplingStore, Pairs
 from fewstep.processes.base import PROCESSES, per_token
-from fewstep.progress import Narrator
+from fewstep.runtime.digest import weights_digest
+from fewstep.runtime.progress import Narrator
 from fewstep.samplers.flow import FlowSampler
 from fewstep.samplers.walk import Walk
 

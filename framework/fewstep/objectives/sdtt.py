@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.divergence import Divergence, divergence
-from fewstep.objectives.rounds import RoundsConfig, refresh_teacher
-from fewstep.prediction import Prediction
+from fewstep.objectives.parts.divergence import Divergence, divergence
+from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
+from fewstep.predictions.base import Prediction
 from fewstep.processes.base import PROCESSES
 
 

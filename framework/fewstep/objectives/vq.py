@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fewstep.autoencoder import NetworkAutoencoder
 from fewstep.backbones.autoencoder import perplexity
 from fewstep.backbones.base import BACKBONES
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
+from fewstep.denoisers.autoencoder import NetworkAutoencoder
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 
 

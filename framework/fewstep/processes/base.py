@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewstep.component import Component
-from fewstep.prediction import Prediction, sample_categorical
-from fewstep.randomness import Randomness, uniform
-from fewstep.registry import Registry
+from fewstep.core.component import Component
+from fewstep.core.registry import Registry
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.draws import sample_categorical
+from fewstep.runtime.streams import Randomness, uniform
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
 TINY = 1e-30

@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewstep.component import ComponentConfig
-from fewstep.prediction import Prediction
+from fewstep.core.component import ComponentConfig
+from fewstep.core.fields import From
+from fewstep.predictions.base import Prediction
 from fewstep.processes.base import PROCESSES, TINY, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
-from fewstep.randomness import Randomness, uniform
-from fewstep.recipe.fields import From
+from fewstep.runtime.streams import Randomness, uniform
 
 
 @PROCESSES.register("masked")

@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
+from fewstep.core.fields import From
 from fewstep.processes.base import PROCESSES, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
-from fewstep.randomness import Randomness, integers, uniform
-from fewstep.recipe.fields import From
+from fewstep.runtime.streams import Randomness, integers, uniform
 
 
 @PROCESSES.register("uniform")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from fewstep.component import Component, ComponentConfig, did_you_mean
+from fewstep.core.component import Component, ComponentConfig, did_you_mean
+from fewstep.core.kinds import KINDS, registry
 from fewstep.recipe.yaml_loader import Key, dotted
-from fewstep.registries import KINDS, registry
 
 if TYPE_CHECKING:
     from fewstep.recipe.models import Recipe

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewstep.errors import Problem, RecipeError, UserError
+from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.recipe.shipped import find_shipped, is_path
 from fewstep.recipe.yaml_loader import Key, Node, dotted, load_mapping, load_value, read_text, to_node
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from fewstep import plugins
-from fewstep.errors import Problem, RecipeError, UserError
+from fewstep.core import plugins
+from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.recipe.checks import check_recipe
 from fewstep.recipe.compose import compose, merge, shown
 from fewstep.recipe.shipped import find_shipped, is_path

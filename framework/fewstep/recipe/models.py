@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from fewstep.component import ComponentConfig, Strict
-from fewstep.label_input import LabelInputConfig
-from fewstep.recipe.fields import From
-from fewstep.step_input import StepInputConfig
+from fewstep.adapters.label import LabelInputConfig
+from fewstep.adapters.step import StepInputConfig
+from fewstep.core.component import ComponentConfig, Strict
+from fewstep.core.fields import From
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import fewstep
-from fewstep.component import did_you_mean
-from fewstep.errors import UserError
+from fewstep.core.component import did_you_mean
+from fewstep.core.errors import UserError
 
+PACKAGE = Path(__file__).resolve().parents[1]
+"""The package's folder."""
 _CHECKOUT = {"recipes": "recipes", "suites": "benchmarks/suites"}
 
 
 def shipped_folder(kind: Literal["recipes", "suites"]) -> Path | None:
     """Where they are, or None if this installation has none."""
-    package = Path(fewstep.__file__).resolve().parent
-    installed, checkout = package / "shipped" / kind, package.parents[1]
+    installed, checkout = PACKAGE / "shipped" / kind, PACKAGE.parents[1]
     if installed.is_dir():
         return installed
     source = checkout / _CHECKOUT[kind]

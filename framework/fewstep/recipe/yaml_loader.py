@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fewstep.errors import Problem, RecipeError
+from fewstep.core.errors import Problem, RecipeError
 
 Key = tuple[str | int, ...]
 """Where a value stands: mapping keys and list indices, outermost first."""

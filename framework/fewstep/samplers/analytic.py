@@ -9,9 +9,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from fewstep.prediction import pick
+from fewstep.predictions.draws import pick
 from fewstep.processes.base import ForwardProcess, posterior_rows
-from fewstep.randomness import uniform
+from fewstep.runtime.streams import uniform
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 

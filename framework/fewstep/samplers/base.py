@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fewstep.component import Component
-from fewstep.condition import Condition
-from fewstep.denoiser import NOTHING, Denoiser
-from fewstep.randomness import Randomness
-from fewstep.registry import Registry
+from fewstep.core.component import Component
+from fewstep.core.registry import Registry
+from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.predictions.condition import Condition
+from fewstep.runtime.streams import Randomness
 
 
 @dataclass(frozen=True)

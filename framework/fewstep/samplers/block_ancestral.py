@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 
 import torch
 
-from fewstep.condition import Condition, Prefix
-from fewstep.denoiser import NOTHING, Denoiser
-from fewstep.randomness import Randomness
+from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.predictions.condition import Condition, Prefix
+from fewstep.runtime.streams import Randomness
 from fewstep.samplers.ancestral import AncestralSampler
 from fewstep.samplers.base import SAMPLERS, OnStep, Samples, StepState
 from fewstep.samplers.walk import Walk

@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.masking import ranks
-from fewstep.prediction import expectation
-from fewstep.randomness import Randomness, uniform
+from fewstep.predictions.draws import expectation
+from fewstep.processes.masks import ranks
+from fewstep.runtime.streams import Randomness, uniform
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.filling import FillingSampler, draw_and_score
 from fewstep.samplers.walk import Step, Walk, WalkConfig

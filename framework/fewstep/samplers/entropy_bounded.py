@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.masking import ranks
+from fewstep.processes.masks import ranks
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.confidence import scored
 from fewstep.samplers.filling import FillingSampler, draw_and_score

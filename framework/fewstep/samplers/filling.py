@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewstep.prediction import Prediction, RowMap, draw_at
-from fewstep.randomness import Randomness, uniform
+from fewstep.predictions.base import Prediction, RowMap
+from fewstep.predictions.draws import draw_at
+from fewstep.runtime.streams import Randomness, uniform
 from fewstep.samplers.walk import Step, Walk, WalkSampler
 
 Score = Callable[[Tensor, Tensor], Tensor]

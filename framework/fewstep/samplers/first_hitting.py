@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fewstep.masking import ranks
-from fewstep.randomness import Randomness, uniform
+from fewstep.processes.masks import ranks
+from fewstep.runtime.streams import Randomness, uniform
 from fewstep.samplers.base import SAMPLERS, OnStep
 from fewstep.samplers.filling import FillingSampler
 from fewstep.samplers.walk import Step, Walk, WalkConfig

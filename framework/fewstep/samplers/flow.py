@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fewstep.processes.base import TINY
-from fewstep.randomness import uniform
+from fewstep.runtime.streams import uniform
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 

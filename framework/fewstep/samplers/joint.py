@@ -11,10 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fewstep.prediction import Prediction
+from fewstep.predictions.base import Prediction
 from fewstep.processes.base import ForwardProcess, posterior_rows
 from fewstep.processes.masked import MaskedProcess
-from fewstep.randomness import Randomness, uniform
+from fewstep.runtime.streams import Randomness, uniform
 
 JointPrecision = Literal["joint_fp64", "joint_safe", "joint_fp32"]
 

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.errors import UserError
-from fewstep.masking import random_start, time_of_masks
+from fewstep.core.errors import UserError
+from fewstep.processes.masks import random_start, time_of_masks
 from fewstep.samplers.base import SAMPLERS, OnStep
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 

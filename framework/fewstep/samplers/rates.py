@@ -13,9 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.prediction import Prediction, draw_at
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.draws import draw_at
 from fewstep.processes.base import TINY, ForwardProcess
-from fewstep.randomness import Randomness, uniform
+from fewstep.runtime.streams import Randomness, uniform
 from fewstep.samplers.walk import Step, Walk, WalkSampler
 
 Chance = Callable[[Tensor], Tensor]

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
-from fewstep.prediction import Prediction
+from fewstep.predictions.base import Prediction
 from fewstep.processes.base import TINY, ForwardProcess
-from fewstep.randomness import uniform
+from fewstep.runtime.streams import uniform
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 

@@ -12,11 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.classifier_guidance import ClassifierGuidedPrediction, first_order_changes
-from fewstep.component import Strict
-from fewstep.prediction import Prediction, draw_at
-from fewstep.randomness import uniform
-from fewstep.reward import Reward, RewardedDenoiser
+from fewstep.core.component import Strict
+from fewstep.denoisers.classifier_guidance import ClassifierGuidedPrediction, first_order_changes
+from fewstep.denoisers.reward import Reward, RewardedDenoiser
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.draws import draw_at
+from fewstep.runtime.streams import uniform
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 

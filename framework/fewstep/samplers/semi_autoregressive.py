@@ -13,8 +13,8 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
-from fewstep.recipe.fields import From
+from fewstep.core.component import ComponentConfig
+from fewstep.core.fields import From
 from fewstep.samplers.base import SAMPLERS, OnStep, StepState
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 

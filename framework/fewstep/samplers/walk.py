@@ -14,20 +14,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.classifier_guidance import ClassifierGuidedDenoiser
-from fewstep.component import ComponentConfig, Strict
-from fewstep.condition import Condition
+from fewstep.core.component import ComponentConfig, Strict
+from fewstep.core.fields import From
 from fewstep.data.base import DATASETS
-from fewstep.denoiser import NOTHING, Denoiser
+from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.denoisers.classifier_guidance import ClassifierGuidedDenoiser
+from fewstep.denoisers.guidance import guided
 from fewstep.grids.base import GRIDS
-from fewstep.guidance import guided
-from fewstep.prediction import Prediction, RowMap
+from fewstep.predictions.base import Prediction, RowMap
+from fewstep.predictions.condition import Condition
+from fewstep.predictions.shaping import row_maps
 from fewstep.processes.base import PROCESSES
 from fewstep.processes.masked import MaskedProcess
-from fewstep.randomness import Randomness, SampleStreams
-from fewstep.recipe.fields import From
+from fewstep.runtime.streams import Randomness, SampleStreams
 from fewstep.samplers.base import OnStep, Sampler, Samples, StepState
-from fewstep.shaping import row_maps
 
 
 class ClassifierSection(Strict):

@@ -17,7 +17,7 @@ from fewstep.data.base import Dataset
 from fewstep.samplers.base import OnStep, StepState
 from fewstep.sampling.folder import GIF, PAGE
 from fewstep.sampling.page import page
-from fewstep.sheets import image_sheet
+from fewstep.sampling.sheets import image_sheet
 
 IMAGES, TEXTS, COLUMNS = 40, 4, 10
 """Samples that are shown: a sheet of four rows, or as many as fit on a page."""

@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewstep.durable import flush, publish
-from fewstep.errors import UserError
+from fewstep.core.errors import UserError
+from fewstep.runtime.files import flush, publish
 from fewstep.sampling.request import Part
 
 ABOUT, LINES, TENSORS = "sample.json", "samples.jsonl", "samples.safetensors"

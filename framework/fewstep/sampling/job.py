@@ -18,27 +18,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import fewstep
-from fewstep.denoiser import Denoiser
-from fewstep.digest import digest, weights_digest
-from fewstep.durable import publish
-from fewstep.errors import OperationError, UserError
-from fewstep.progress import Narrator
-from fewstep.randomness import SampleStreams
+from fewstep.core.errors import OperationError, UserError
+from fewstep.core.version import __version__
+from fewstep.denoisers.base import Denoiser
 from fewstep.recipe import with_sampler
+from fewstep.runs.build import usual_steps
+from fewstep.runs.environment import commit
+from fewstep.runs.guide import guide_of
+from fewstep.runs.models import TrainedModel, load_model
+from fewstep.runtime.digest import digest, weights_digest
+from fewstep.runtime.files import publish
+from fewstep.runtime.progress import Narrator
+from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 from fewstep.samplers.walk import Walk, WalkSampler
 from fewstep.sampling.animation import animate, file_name, record, shown
+from fewstep.sampling.draw import average, draw_batch
 from fewstep.sampling.folder import Batch, JobFolder, beside
+from fewstep.sampling.labels import condition_on, labels_asked_for, labels_like_data
 from fewstep.sampling.memory import fitting_batch
 from fewstep.sampling.output import jsonl, write_samples
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.templates import in_turn, templates
-from fewstep.training.build import TrainedModel, load_model, usual_steps
-from fewstep.training.generate import average, draw_batch
-from fewstep.training.guide import guide_of
-from fewstep.training.labels import condition_on, labels_asked_for, labels_like_data
-from fewstep.training.rundir import commit
 
 Say = Callable[[str], None]
 
@@ -73,7 +74,7 @@ class Job:
             "seed": r.seed,
             **({} if self.labels is None else {"labels": self.labels.tolist()}),
             "templates": None if rows is None else {"count": len(rows), "digest": digest(rows)},
-            "fewstep": fewstep.__version__,
+            "fewstep": __version__,
             "commit": commit(),
         }
 

@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fewstep.denoiser import Denoiser
+from fewstep.denoisers.base import Denoiser
 
 PROBE = 4
 """Samples that are watched."""

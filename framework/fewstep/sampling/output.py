@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.data.base import Dataset
 from fewstep.sampling.folder import TENSORS
-from fewstep.sheets import save_sheet
+from fewstep.sampling.sheets import save_sheet
 
 _MOST_MIDI = 100
 """Samples that get a file each; with more of them nobody listens to all."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from fewstep.errors import UserError
+from fewstep.core.errors import UserError
 
 
 @dataclass(frozen=True)

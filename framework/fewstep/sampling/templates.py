@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
-from fewstep.data.text import TextDataset
-from fewstep.errors import UserError
+from fewstep.data.text.text import TextDataset
 from fewstep.sampling.request import SampleRequest
 
 FREE = -1

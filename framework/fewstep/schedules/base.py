@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from fewstep.component import Component
-from fewstep.registry import Registry
+from fewstep.core.component import Component
+from fewstep.core.registry import Registry
 
 
 class NoiseSchedule(Component, ABC):

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.blockwise import BlockBackbone
-from fewstep.condition import Prefix
+from fewstep.predictions.condition import Prefix
 from fewstep.testing.autoencoders import check_autoencoder
 
 TINY = TokenSpace(num_states=6, vocab_size=5, length=12, grid=(2, 3, 2))

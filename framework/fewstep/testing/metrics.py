@@ -9,7 +9,7 @@ import torch
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.data.base import DATASETS, Dataset
-from fewstep.denoiser import NetworkDenoiser
+from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.metrics.base import METRICS, DrawnFrom, ModelMetric
 from fewstep.metrics.reference import ReferenceMetric
 from fewstep.processes.base import PROCESSES

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from fewstep.adapters.noise.base import NOISE_INPUTS, NoiseInputConfig
 from fewstep.backbones.base import TokenSpace
-from fewstep.noise_inputs.base import NOISE_INPUTS, NoiseInputConfig
 from fewstep.testing.backbones import TINY
 
 WIDTH, SITES, BATCH = 8, 3, 5

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from fewstep.errors import RecipeError
+from fewstep.core.errors import RecipeError
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
+from fewstep.runs.checkpoint import list_checkpoints
+from fewstep.runs.folder import RunDir
 from fewstep.samplers.base import SAMPLERS
-from fewstep.training.checkpoint import list_checkpoints
 from fewstep.training.loggers import VOLATILE
-from fewstep.training.rundir import RunDir
 from fewstep.training.trainer import Trainer
 
 

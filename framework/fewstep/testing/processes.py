@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.prediction import TablePrediction
+from fewstep.predictions.network import TablePrediction
 from fewstep.processes.base import PROCESSES, ForwardProcess
 from fewstep.testing.statistics import assert_same_law
 

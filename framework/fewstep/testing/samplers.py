@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.condition import Condition
-from fewstep.data.markov import Markov
-from fewstep.denoiser import Denoiser
+from fewstep.data.synthetic.markov import Markov
+from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.exact import exact_denoiser
+from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES, ForwardProcess
-from fewstep.randomness import SampleStreams
+from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
 from fewstep.testing.statistics import assert_same_law
 
@@ -38,7 +39,7 @@ def check_sampler(config: Any, *, steps: int = 128, exact: bool = False) -> None
 
 
 def _oracle(sampler: Sampler, source: Markov, process: ForwardProcess) -> Denoiser:
-    return source.oracle(process, block_size=1 if sampler.gives_context else None)
+    return exact_denoiser(source, process, block_size=1 if sampler.gives_context else None)
 
 
 def _usual_steps(sampler: Sampler) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fewstep.text.tokenizers.base import TOKENIZERS, Tokenizer
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 
 _TEXTS = [
     "To be, or not to be, that is the question:\n  Whether 'tis nobler in the mind to suffer\n\n",

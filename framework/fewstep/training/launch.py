@@ -11,17 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fewstep.core.errors import FewstepError, UserError
 from fewstep.data.base import Dataset
-from fewstep.data.vq_tokens import ImageTokenizerSection
-from fewstep.denoiser import NetworkDenoiser
-from fewstep.durable import rewrite
-from fewstep.errors import FewstepError, UserError
-from fewstep.export.layout import is_exported
+from fewstep.data.images.vq_tokens import ImageTokenizerSection
+from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
 from fewstep.recipe.models import Recipe
-from fewstep.training.build import resolve_device
-from fewstep.training.rundir import RUNS, RunDir, describe_environment
+from fewstep.runs.environment import describe_environment
+from fewstep.runs.exported import is_exported
+from fewstep.runs.folder import RUNS, RunDir
+from fewstep.runtime.device import resolve_device
+from fewstep.runtime.files import rewrite
 from fewstep.training.trainer import FitResult, Trainer
 
 _MAY_CHANGE = {

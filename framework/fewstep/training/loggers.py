@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.data.base import Dataset
-from fewstep.durable import rewrite
-from fewstep.progress import clock
-from fewstep.sheets import image_sheet, save_sheet
-from fewstep.training.rundir import RunDir
+from fewstep.runs.folder import RunDir
+from fewstep.runtime.files import rewrite
+from fewstep.runtime.progress import clock
+from fewstep.sampling.sheets import image_sheet, save_sheet
 
 VOLATILE = ("seconds", "tokens_per_second", "stall_seconds", "peak_memory_mb")
 """Fields of a metrics line that depend on the machine."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewstep.seeding import derived_seed
+from fewstep.runtime.seeding import derived_seed
 
 
 class EpochOrder:

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
-from fewstep.denoiser import NetworkDenoiser
-from fewstep.errors import UserError
+from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import RoleSpec
 from fewstep.processes.base import ForwardProcess
 from fewstep.recipe.models import Recipe
-from fewstep.training.build import TrainedModel, build_denoiser, load_model
+from fewstep.runs.build import build_denoiser
+from fewstep.runs.models import TrainedModel, load_model
 
 _FREE = {"activation_checkpointing", "attention", "dropout"}
 """Settings of a backbone that its weights do not depend on."""

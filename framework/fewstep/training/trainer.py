@@ -13,36 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.condition import Condition
+from fewstep.core.errors import OperationError
 from fewstep.data.base import Dataset
-from fewstep.denoiser import Denoiser
-from fewstep.errors import OperationError
+from fewstep.denoisers.base import Denoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
-from fewstep.peak_memory import peak_megabytes, reset_peak
+from fewstep.predictions.condition import Condition
 from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe
-from fewstep.samplers.base import SAMPLERS
-from fewstep.seeding import derived_seed, generator_for
-from fewstep.training.build import (
-    build_dataset,
-    build_process,
-    resolve_device,
-    usual_steps,
-)
-from fewstep.training.checkpoint import (
+from fewstep.runs.build import build_dataset, build_process, usual_steps
+from fewstep.runs.checkpoint import (
     EXPORT_FORMAT,
     checkpoint_name,
     export_weights,
     load_checkpoint,
     save_checkpoint,
 )
+from fewstep.runs.folder import RunDir
+from fewstep.runtime.device import resolve_device
+from fewstep.runtime.memory import peak_megabytes, reset_peak
+from fewstep.runtime.seeding import derived_seed, generator_for
+from fewstep.samplers.base import SAMPLERS
 from fewstep.training.ema import Ema
 from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
 from fewstep.training.roles import build_roles
-from fewstep.training.rundir import RunDir
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
 

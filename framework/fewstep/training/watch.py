@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.data.base import Dataset
-from fewstep.denoiser import Denoiser, evaluating
+from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.network import evaluating
 from fewstep.recipe.models import WatchSection
+from fewstep.runs.guide import guide_of
+from fewstep.runtime.seeding import generator_for
 from fewstep.samplers.base import Sampler
-from fewstep.seeding import generator_for
+from fewstep.sampling.labels import condition_on, labels_like_data
 from fewstep.training.ema import Ema
-from fewstep.training.guide import guide_of
-from fewstep.training.labels import condition_on, labels_like_data
 
 
 @dataclass(frozen=True)

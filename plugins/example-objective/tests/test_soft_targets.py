@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from fewstep import OBJECTIVES, PROCESSES
-from fewstep.data.markov import Markov
-from fewstep.errors import RecipeError
+from fewstep.core.errors import RecipeError
+from fewstep.data.synthetic.markov import Markov
+from fewstep.denoisers.exact import exact_denoiser
 from fewstep.objectives.base import Batch, LossOutput, StepContext
-from fewstep.prediction import Prediction, TablePrediction
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.network import TablePrediction
+from fewstep.predictions.shaping import shape
 from fewstep.recipe import load_recipe
-from fewstep.shaping import shape
-from fewstep.testing import check_objective
+from fewstep.testing.objectives import check_objective
 
 RECIPE = Path(__file__).parents[1] / "recipes/soft-targets.yaml"
 
@@ -28,7 +30,7 @@ def loss_of(process_name: str, student_top_p: float) -> LossOutput:
     """Loss with an exact teacher, top-p 0.5, and a student that is the same teacher at another top-p."""
     source = Markov(Markov.Config(vocab_size=4, length=6, size=64))
     process = PROCESSES.build(process_name, vocab_size=4)
-    oracle = source.oracle(process)
+    oracle = exact_denoiser(source, process)
 
     def student(x_t: torch.Tensor, t: torch.Tensor) -> Prediction:
         shaped = shape(oracle(x_t, t), top_p_=student_top_p)

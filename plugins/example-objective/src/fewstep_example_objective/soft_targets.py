@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from fewstep.component import ComponentConfig
+from fewstep.core.component import ComponentConfig
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.shaping import shape
+from fewstep.predictions.shaping import shape
 
 
 @OBJECTIVES.register("soft_targets")

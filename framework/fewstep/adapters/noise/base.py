@@ -1,0 +1,69 @@
+"""Noise inputs: fresh Gaussian noise at every evaluation, so that a masked generator can be random.
+
+A masked state says little about the data that it came from, and the all-masked state nothing at all. Without a
+further source of randomness the student's soft output is a fixed function of it and cannot correlate tokens
+(arXiv 2603.20155, section 6.5). The paper leaves size, place and initialisation open.
+
+A noise input is an adapter beside a backbone, not a part of it: the teacher's weights fit the student's backbone.
+
+Shapes: B batch, L tokens, D width, R places of injection.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from fewstep.backbones.base import TokenSpace
+from fewstep.core.component import Component, ComponentConfig
+from fewstep.core.registry import Registry
+from fewstep.runtime.streams import Randomness
+
+
+class NoiseInputConfig(ComponentConfig):
+    """Settings of every noise input that projects its noise."""
+
+    channels: int = Field(32, gt=0, description="independent Gaussian numbers a position")
+    init_std: float = Field(
+        0.1,
+        ge=0,
+        description="standard deviation of the projection's initial weights; 0 starts at the teacher exactly",
+    )
+    inject: Literal["once", "every_block"] = Field(
+        "once", description="added to the token embedding, or before every block through a projection of its own"
+    )
+
+
+class NoiseInput(nn.Module, Component, ABC):
+    """Draws noise and makes of it what the backbone adds to its residual stream.
+
+    Args:
+        config: settings.
+        tokens: the backbone's tokens (their number, and their grid if they are an image).
+        width: D of the backbone.
+        sites: places where the backbone takes a residual (`Backbone.residual_sites`).
+    """
+
+    def __init__(self, config: Any, *, tokens: TokenSpace, width: int, sites: int) -> None:
+        nn.Module.__init__(self)
+        Component.__init__(self, config)
+        self.tokens = tokens
+        self.width = width
+        everywhere = isinstance(config, NoiseInputConfig) and config.inject == "every_block"
+        self.places = sites if everywhere else 1
+
+    def projection(self) -> nn.Linear:
+        """A fresh map from `channels` numbers to all places at once."""
+        linear = nn.Linear(self.config.channels, self.places * self.width, bias=False)
+        nn.init.normal_(linear.weight, std=self.config.init_std)
+        return linear
+
+    @abstractmethod
+    def forward(self, count: int, generator: Randomness = None) -> Tensor:
+        """Residuals [R, B, L, D] for `count` samples (B) from noise drawn anew; R is 1, or the backbone's sites."""
+
+
+NOISE_INPUTS: Registry[NoiseInput] = Registry("noise input", NoiseInput, "fewstep.adapters.noise")

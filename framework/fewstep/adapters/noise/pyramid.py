@@ -1,0 +1,69 @@
+"""Gaussian noise at several scales.
+
+Shapes: B batch, L tokens, D width, R places of injection, H x W x C grid of an image's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from einops import rearrange, repeat
+from pydantic import Field
+from torch import Tensor, nn
+
+from fewstep.adapters.noise.base import NOISE_INPUTS, NoiseInput, NoiseInputConfig
+from fewstep.backbones.base import TokenSpace
+from fewstep.runtime.streams import Randomness, normal
+
+
+@NOISE_INPUTS.register("pyramid")
+class PyramidNoise(NoiseInput):
+    """Gaussian noise on grids of halving resolution, each through a learned projection (arXiv 2603.20155, 6.5: images).
+
+    Level i has one cell for 2^i x 2^i pixels (2^i tokens of a sequence), and all tokens of a cell share its numbers:
+    coarse levels are choices that whole regions make together, without attention having to arrange it. The paper
+    leaves levels, weights and the way of adding them open. Here each level has its own projection, since what a
+    choice means differs by scale; projecting before enlarging costs next to nothing for coarse levels.
+    """
+
+    class Config(NoiseInputConfig):
+        type: Literal["pyramid"] = "pyramid"
+        levels: int | None = Field(None, ge=1, description="scales; null goes on until one cell holds all")
+        weights: tuple[float, ...] | None = Field(
+            None, description="factor of each level's noise, finest first; null weighs all levels alike"
+        )
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if config.weights is not None and config.levels is None:
+            yield "levels", f"say how many levels the {len(config.weights)} weights are for"
+        elif config.weights is not None and len(config.weights) != config.levels:
+            yield "weights", f"{len(config.weights)} weights for {config.levels} levels; give one a level"
+
+    def __init__(self, config: Any, *, tokens: TokenSpace, width: int, sites: int) -> None:
+        super().__init__(config, tokens=tokens, width=width, sites=sites)
+        self.grid = tokens.grid or (1, tokens.length, 1)
+        longest = max(self.grid[:2])
+        levels = config.levels or (longest - 1).bit_length() + 1
+        weights = config.weights or (1.0,) * levels
+        norm = sum(weight * weight for weight in weights) ** 0.5
+        self.weights = [weight / norm for weight in weights]
+        self.project = nn.ModuleList(self.projection() for _ in range(levels))
+
+    def forward(self, count: int, generator: Randomness = None) -> Tensor:
+        height, width, channels = self.grid
+        total: Tensor | None = None
+        for level, (project, factor) in enumerate(zip(self.project, self.weights, strict=True)):
+            cells = (-(-height // 2**level), -(-width // 2**level))
+            weight: Tensor = project.weight  # type: ignore[assignment]
+            # The channels of a pixel have numbers of their own at the finest level only.
+            own = channels if level == 0 else 1
+            shape = (count, *cells, own, self.config.channels)
+            noise = normal(shape, generator, device=weight.device, dtype=weight.dtype)
+            coarse = project(noise * factor)
+            fine = repeat(coarse, "b h w c d -> b (h p) (w q) (c n) d", p=2**level, q=2**level, n=channels // own)
+            fine = fine[:, :height, :width]
+            total = fine if total is None else total + fine
+        assert total is not None
+        return rearrange(total, "b h w c (r d) -> r b (h w c) d", r=self.places)

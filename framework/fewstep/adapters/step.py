@@ -1,0 +1,43 @@
+"""Step input: tells a student how far its next step goes, so that one student can serve several NFE.
+
+Like a noise input it is an adapter beside the backbone: the teacher's weights fit, and a student starts as its
+teacher where the projection starts at zero.
+
+Shapes: B batch, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from fewstep.backbones.layers import sinusoids
+from fewstep.core.component import Strict
+from fewstep.processes.base import per_token
+
+SHORTEST = 2.0**-10
+"""Steps below this length are all told as this one."""
+
+
+class StepInputConfig(Strict):
+    """A learned projection of the step's length, added to the token embedding."""
+
+    channels: int = Field(32, gt=1, description="sinusoids of log2(t - s)")
+    init_std: float = Field(0.0, ge=0, description="standard deviation of the projection's initial weights")
+
+
+class StepInput(nn.Module):
+    """Lengths t - s, [B] or for each token [B, L] -> residual [1, B, 1, D] or [1, B, L, D]."""
+
+    def __init__(self, config: StepInputConfig, width: int) -> None:
+        super().__init__()
+        self.channels = config.channels
+        self.project = nn.Linear(config.channels, width)
+        nn.init.normal_(self.project.weight, std=config.init_std)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, length: Tensor) -> Tensor:
+        length = per_token(length)
+        features = sinusoids(length.flatten().clamp_min(SHORTEST).log2(), self.channels, scale=1.0, base=100.0)
+        residual: Tensor = self.project(features.to(self.project.weight.dtype))
+        return residual.view(1, *length.shape, -1)

@@ -1,0 +1,112 @@
+"""Frontiers as one picture: quality against diversity as a setting of the sampler is swept, one curve a case and one
+more for each further setting.
+
+A curve that runs nearer to the real samples is better at every setting; two points of two models say less, for each of
+them could have been moved along its own curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fewstep.bench.report.canvas import DASHES, GREY, Style, begin, dress, save, styles
+from fewstep.bench.report.tables import REAL
+from fewstep.bench.results.results import FrontierPoint, Results
+from fewstep.bench.suites.suite import REFERENCE
+
+_ANNOTATED = 4
+"""Curves up to which every point has its value beside it; of more only the ends have."""
+
+
+class Point(NamedTuple):
+    """A point of a curve: diversity, headline value, a standard error of each, and the value that was swept."""
+
+    x: float
+    y: float
+    dx: float
+    dy: float
+    value: float
+
+
+Corner = tuple[float, float]
+
+
+def draw_frontier_plot(results: Results, path: Path) -> Path:
+    """Write the frontiers as a picture."""
+    return save(frontier_figure(results), path)
+
+
+def frontier_figure(results: Results) -> Any:
+    """One curve a case and setting through the values of it, in a band of a standard error in both directions."""
+    looks, curves = styles(results), _curves(results)
+    settings = list(dict.fromkeys(key for _, key in curves))
+    figure, axes = begin(5.6)
+    for (name, key), points in curves.items():
+        words = f"{looks[name].label}, {points[0].nfe:g} NFE" + (f", {key}" if len(settings) > 1 else "")
+        look = looks[name]._replace(label=words, linestyle=DASHES[settings.index(key) % len(DASHES)])
+        _curve(axes, [_point(results, point) for point in points], look, annotate=len(curves) <= _ANNOTATED)
+    real = results.find(REFERENCE, None)
+    shown = [*results.frontier]
+    if real and {str(results.diversity), results.headline} <= real.values.keys():
+        x, y = (real.values[value].mean for value in (str(results.diversity), results.headline))
+        axes.plot([x], [y], linestyle="none", marker="*", markersize=15, color=GREY, label=REAL)
+        shown = [*shown, FrontierPoint(**real.model_dump(), sweep={})]
+    way = {"lower": " (lower is better)", "higher": " (higher is better)", "info": ""}
+    beside = f"; the values beside points are those of {settings[0]}" if len(settings) == 1 else ""
+    axes.set_xlabel(f"{results.diversity}{way[results.directions[str(results.diversity)]]}{beside}", fontsize=11)
+    return dress(figure, axes, axes.yaxis, results.model_copy(update={"summary": tuple(shown)}))
+
+
+def _curves(results: Results) -> dict[tuple[str, str], list[FrontierPoint]]:
+    """Points of each case and setting, by its value."""
+    found: dict[tuple[str, str], list[FrontierPoint]] = {}
+    for point in results.frontier:
+        (key,) = point.sweep
+        found.setdefault((point.case, key), []).append(point)
+    return {curve: sorted(points, key=lambda point: [*point.sweep.values()]) for curve, points in found.items()}
+
+
+def _curve(axes: Any, points: Sequence[Point], look: Style, *, annotate: bool) -> None:
+    """A curve, its band, and the values beside its points."""
+    axes.add_patch(_patch(band(points), look.color))
+    axes.plot([point.x for point in points], [point.y for point in points], linewidth=1.6, markersize=6.5, **look.line)
+    for index, point in enumerate(points):
+        if annotate or index in (0, len(points) - 1):
+            place = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": look.color}
+            axes.annotate(f"{point.value:g}", (point.x, point.y), **place)
+
+
+def _point(results: Results, point: FrontierPoint) -> Point:
+    x, y = point.values[str(results.diversity)], point.values[results.headline]
+    (value,) = point.sweep.values()
+    return Point(x.mean, y.mean, x.stderr or 0.0, y.stderr or 0.0, value)
+
+
+def band(points: Sequence[Point]) -> list[list[Corner]]:
+    """Polygons, all in one sense of rotation, that cover a curve and a standard error around it both ways.
+
+    A rectangle around every point, and between two of them the hexagon of their outer corners; where neither value has
+    a spread they are flat.
+    """
+    boxes = [(p.x - p.dx, p.y - p.dy, p.x + p.dx, p.y + p.dy) for p in points]
+    found = [[(left, low), (right, low), (right, high), (left, high)] for left, low, right, high in boxes]
+    for first, second in pairwise(boxes):
+        a, b = (first, second) if first[0] + first[2] <= second[0] + second[2] else (second, first)
+        if a[1] + a[3] <= b[1] + b[3]:  # upwards to the right
+            corners = [(a[0], a[1]), (a[2], a[1]), (b[2], b[1]), (b[2], b[3]), (b[0], b[3]), (a[0], a[3])]
+        else:
+            corners = [(a[0], a[1]), (b[0], b[1]), (b[2], b[1]), (b[2], b[3]), (a[2], a[3]), (a[0], a[3])]
+        found.append(corners)
+    return found
+
+
+def _patch(polygons: Sequence[Sequence[Corner]], color: str) -> Any:
+    """All polygons as one, so that it is no darker where they overlap."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
+
+    outline = Outline.make_compound_path(*(Outline([*polygon, polygon[0]], closed=True) for polygon in polygons))
+    return PathPatch(outline, facecolor=color, alpha=0.16, linewidth=0)

@@ -1,0 +1,115 @@
+"""Quality by evaluations as one picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from fewstep.bench.report.canvas import COLOURS, GREY, MARKERS, Style, begin, dress, save, styles, wrapped
+from fewstep.bench.report.tables import REAL
+from fewstep.bench.results.results import Estimate, Results
+from fewstep.bench.suites.suite import REFERENCE
+
+_MOST_LINES = 16
+"""More cases than these are rows of dots."""
+_FEW = 7
+"""Lines up to which points of one NFE stand one upon the other; of more they would hide each other."""
+_ASIDE = 0.3
+"""Doublings of NFE over which the points of one NFE are spread then."""
+_ROW_WRAP = 32
+"""Characters of a line of a row's label."""
+_TICK_GAP = 0.5
+"""Least distance of two ticks of NFE, in doublings."""
+
+
+def draw_plot(results: Results, path: Path) -> Path:
+    """Write the headline value against NFE as a picture."""
+    return save(quality_figure(results), path)
+
+
+def quality_figure(results: Results) -> Any:
+    """The headline value against NFE: one line a case in a band of a standard error, and the level of real samples.
+
+    More cases than lines that can be told apart are rows of dots, one for each NFE.
+    """
+    looks = styles(results)
+    many = len(looks) > _MOST_LINES
+    rows = sum(1 + wrapped(look.label, _ROW_WRAP).count("\n") for look in looks.values())
+    figure, axes = begin(1.9 + 0.2 * rows + 0.08 * len(looks) if many else 5)
+    real = results.find(REFERENCE, None)
+    if many:
+        _dots(axes, results, looks)
+    else:
+        crowd = len(looks) > _FEW
+        for index, (name, look) in enumerate(looks.items()):
+            _line(axes, results, name, look, aside=(index / (len(looks) - 1) - 0.5) * _ASIDE if crowd else 0.0)
+        _nfe_axis(axes, results, spread=crowd)
+    if real and results.headline in real.values:
+        level = (axes.axvline if many else axes.axhline)(real.values[results.headline].mean)
+        level.set(color=GREY, linestyle=":", linewidth=1.6, label=REAL)
+    return dress(figure, axes, axes.xaxis if many else axes.yaxis, results)
+
+
+def _line(axes: Any, results: Results, name: str, look: Style, *, aside: float) -> None:
+    """A case's line and band, so many doublings to the right; a single point has bars in the place of a band."""
+    points = sorted(((s.nfe or 0, s.values[results.headline]) for s in results.summary if s.case == name), key=_nfe)
+    counts, means = [nfe * 2**aside for nfe, _ in points], [value.mean for _, value in points]
+    errors = [value.stderr or 0.0 for _, value in points]
+    alone = len(points) == 1
+    if alone:
+        axes.errorbar(counts, means, yerr=errors, color=look.color, linestyle="none", capsize=4, linewidth=1.4)
+    else:
+        low, high = ([m + sign * e for m, e in zip(means, errors, strict=True)] for sign in (-1, 1))
+        axes.fill_between(counts, low, high, color=look.color, alpha=0.16, linewidth=0)
+    width, size = (1.4, 6.5) if aside else (2.0, 7.5)
+    axes.plot(counts, means, linewidth=width, markersize=size, zorder=4 if alone else 3, **look.line)
+
+
+def _nfe(point: tuple[float, Estimate]) -> float:
+    return point[0]
+
+
+def _dots(axes: Any, results: Results, looks: dict[str, Style]) -> None:
+    """A row for each case, from the top down, with a dot for each NFE; dots are alike from one power of 2 to the next.
+
+    (A sampler that asks for part of a batch has an NFE of its own, and there are not so many colours.)
+    """
+    names = list(looks)
+    points = [(s, 2 ** math.ceil(math.log2(s.nfe))) for s in results.summary if s.nfe]
+    for index, most in enumerate(sorted({most for _, most in points})):
+        here = [(names.index(s.case), s.values[results.headline]) for s, count in points if count == most]
+        axes.errorbar(
+            [value.mean for _, value in here],
+            [row for row, _ in here],
+            xerr=[value.stderr or 0.0 for _, value in here],
+            label=f"{most} NFE" if all(s.nfe == most for s, count in points if count == most) else f"to {most} NFE",
+            color=COLOURS[index % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle="none",
+            markersize=6,
+            capsize=3,
+        )
+    axes.set_yticks(range(len(names)), [wrapped(look.label, _ROW_WRAP) for look in looks.values()])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _nfe_axis(axes: Any, results: Results, *, spread: bool) -> None:
+    """The horizontal axis of lines."""
+    from matplotlib.ticker import NullLocator
+
+    counts = nfe_ticks({s.nfe for s in results.summary if s.nfe})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(counts, [f"{count:g}" for count in counts])
+    axes.xaxis.set_minor_locator(NullLocator())
+    aside = "; points of one NFE stand side by side" if spread else ""
+    axes.set_xlabel(f"network evaluations for each sample (NFE){aside}", fontsize=11)
+
+
+def nfe_ticks(counts: set[float]) -> list[float]:
+    """Those counts that can stand beside each other as labels, powers of two first."""
+    kept: list[float] = []
+    for count in sorted(counts, key=lambda n: (not math.log2(n).is_integer(), n)):
+        if all(abs(math.log2(count / other)) >= _TICK_GAP for other in kept):
+            kept.append(count)
+    return sorted(kept)

@@ -1,0 +1,35 @@
+"""What sets a case's recipe apart from that of the case it builds on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fewstep.bench.report.tables import Grid
+from fewstep.bench.results.results import CaseResult, Results
+
+_ELSEWHERE = ("name", "seed", "teacher", "start_from")
+"""Keys that a table of models shows, or that differ in any case."""
+
+
+def base_of(results: Results, case: CaseResult) -> CaseResult | None:
+    """The case whose model it samples, else its teacher, else the first case of the suite; None for that one."""
+    name = case.model or case.teacher
+    base = results.case(name, case.train_seed) or results.case(name) if name else results.cases[0]
+    return None if base is None or base.name == case.name else base
+
+
+def recipe_diff(base: CaseResult, case: CaseResult) -> Grid:
+    """Keys whose values differ, dotted, with both values; a section of another type is one row a key."""
+    old, new = (_flat(c.resolved) for c in (base, case))
+    keys = [key for key in dict.fromkeys([*new, *old]) if old.get(key) != new.get(key)]
+    rows = [[key, old.get(key, "–"), new.get(key, "–")] for key in keys if key.split(".")[0] not in _ELSEWHERE]
+    return Grid(["key", base.name, case.name], rows, words=3)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    """Dotted keys and their values as text."""
+    if isinstance(value, dict) and value:
+        inner = [_flat(below, f"{path}.{key}" if path else key) for key, below in value.items()]
+        return {key: text for part in inner for key, text in part.items()}
+    return {path: value if isinstance(value, str) else json.dumps(value)}

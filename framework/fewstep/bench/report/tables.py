@@ -1,0 +1,320 @@
+"""Results in words and tables: for Markdown, for the report, and for the console."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewstep.bench.results.results import CaseResult, Estimate, Results, Summary, model_id
+from fewstep.bench.results.summary import shown, shown_with
+from fewstep.bench.suites.suite import REFERENCE
+from fewstep.bench.suites.sweep import swept_text
+from fewstep.runtime.progress import clock
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
+REAL = "real samples"
+"""What the reference row is called in tables."""
+_ALIKE = 1.1
+"""Ratio of the largest to the smallest budget that is not worth a word."""
+BUDGET = "Evaluations: samples that went through a network in the training, each time that one did, the teacher's too."
+"""What a training costs, in words."""
+QUICK_NOTE = "This was a quick run: it shows that the suite runs, and its numbers say nothing about the models."
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of texts, whose first `words` columns are no numbers."""
+
+    header: list[str]
+    rows: list[list[str]]
+    words: int = 1
+
+    def latex(self) -> str:
+        """The table for LaTeX, with the package booktabs."""
+        columns = "".join("l" if index < self.words else "r" for index in range(len(self.header)))
+        lines = [" & ".join(map(_tex, line)) + r" \\" for line in (self.header, *self.rows)]
+        body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+        return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        align = ["---" if index < self.words else "---:" for index in range(len(self.header))]
+        lines = [self.header, align, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+_TEX = str.maketrans(
+    {c: rf"\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "×": r"$\times$", "<": "$<$", ">": "$>$"}
+)
+
+
+def _tex(text: str) -> str:
+    return text.translate(_TEX)
+
+
+def value_grid(results: Results) -> Grid:
+    """All values: rows are cases by NFE, columns are values with the way that is better.
+
+    What judges models has no value for real samples, nor for models that it cannot judge.
+    """
+    rows = [
+        [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe), *_values(results, summary)]
+        for summary in results.summary
+    ]
+    return Grid(["model", "NFE", *_value_header(results)], rows)
+
+
+def frontier_grid(results: Results) -> Grid:
+    """All values of sweeps: rows are cases by the value that is swept."""
+    rows = [
+        [_titled(results, point), swept_text(point.sweep), str(point.nfe), *_values(results, point)]
+        for point in results.frontier
+    ]
+    return Grid(["model", "setting", "NFE", *_value_header(results)], rows, words=2)
+
+
+def _columns(results: Results) -> list[str]:
+    return ordered(results.directions, results.headline, results.beside)
+
+
+def _value_header(results: Results) -> list[str]:
+    return [name + ARROWS[results.directions[name]] for name in _columns(results)]
+
+
+def _values(results: Results, summary: Summary) -> list[str]:
+    return [shown(summary.values[name]) if name in summary.values else "" for name in _columns(results)]
+
+
+def ordered(names: Iterable[str], first: str, beside: Mapping[str, str]) -> list[str]:
+    """Names of values as columns: `first`, then the rest as they come, each followed by what stands beside it."""
+    found: dict[str, None] = {}
+    known = list(names)
+    for name in sorted(known, key=lambda name: name != first):
+        found[name] = None
+        if beside.get(name) in known:
+            found[beside[name]] = None
+    return list(found)
+
+
+def model_grid(results: Results) -> Grid:
+    """What the models are; evaluations are samples that networks saw in training, each time that they did."""
+    header = ["model", "recipe", "teacher", "commit", "parameters", "training steps", "evaluations", "training time"]
+    header += ["training tokens/s", "training memory, MB"]
+    return Grid(header, [_model_row(case) for case in results.cases if case.model is None], words=4)
+
+
+def _model_row(case: CaseResult) -> list[str]:
+    parameters = "none (exact law)" if case.oracle else "" if case.parameters is None else f"{case.parameters:,}"
+    seconds = "" if case.train_seconds is None else clock(case.train_seconds)
+    recipe = " ".join([case.recipe, *(f"--set {change}" for change in _changes(case))])
+    steps = "" if case.train_steps is None else f"{case.train_steps:,}"
+    teacher = model_id(case.teacher, case.train_seed) if case.teacher else ""
+    speed = "" if case.train_tokens_per_second is None else f"{case.train_tokens_per_second:,.0f}"
+    memory = f"{case.logged['peak_memory_mb']:,.0f}" if "peak_memory_mb" in case.logged else ""
+    return [case.id, recipe, teacher, short(case.commit), parameters, steps, budget(case), seconds, speed, memory]
+
+
+def budget(case: CaseResult) -> str:
+    """Samples that went through a network in its training, each time that one did."""
+    return f"{case.logged['evaluations']:,.0f}" if "evaluations" in case.logged else ""
+
+
+def budgets(results: Results) -> str:
+    """One sentence about how far the budgets of trainings with a teacher lie apart; nothing if they are alike."""
+    spent = {c.id: c.logged["evaluations"] for c in results.cases if c.teacher and c.model is None and c.logged}
+    spent = {name: count for name, count in spent.items() if count}
+    if not spent:
+        return ""
+    least, most = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
+    ratio = spent[most] / spent[least]
+    if ratio < _ALIKE:
+        return ""
+    return (
+        f"Budgets differ: {most} took {ratio:.1f} times as many evaluations of networks in its training as {least} "
+        f"({spent[most]:,.0f} and {spent[least]:,.0f})."
+    )
+
+
+def _changes(case: CaseResult) -> list[str]:
+    """What `--set` says to train the very model."""
+    origins = [f"start_from.{role}={run}" for role, run in case.resolved.get("start_from", {}).items()]
+    return [*case.set, *origins, *([] if case.train_seed is None else [f"seed={case.train_seed}"])]
+
+
+def titled(name: str, label: str) -> str:
+    """`student (D-MMD, noise input)`, or the label alone if it contains the name."""
+    plain = [re.sub(r"[-_]", " ", text).casefold() for text in (name, label)]
+    return label if plain[0] in plain[1] else f"{name} ({label})"
+
+
+def _titled(results: Results, summary: Summary) -> str:
+    case = results.case(summary.case)
+    return titled(case.name, case.label) if case else REAL if summary.case == REFERENCE else summary.case
+
+
+def short(commit: str | None) -> str:
+    """A commit's first digits, and whether there were changes on top of it."""
+    digits, plus, changes = (commit or "unknown").partition("+")
+    return digits[:10] + plus + changes
+
+
+def commits(results: Results) -> str:
+    """Every commit that rows were measured at."""
+    return ", ".join(sorted({short(row.commit) for row in results.rows})) or short(results.commit)
+
+
+def conclusion(results: Results) -> str:
+    """One sentence about all that was seen of trained models."""
+    value = results.headline
+    trained = {case.name for case in results.cases if not case.oracle}
+    measured = [s for s in results.summary if s.case in trained]
+    if not measured:
+        return "No trained model was measured."
+    best, fewest = _best(results, measured), min(s.nfe or 0 for s in measured)
+    first = _best(results, [s for s in measured if s.nfe == fewest])
+    parts = [_expectations(results), f"the best {value} is {_where(results, best)}"]
+    if best.nfe != fewest:
+        parts.append(f"with the fewest evaluations it is {_where(results, first)}")
+    real = results.find(REFERENCE, None)
+    if real and value in real.values:
+        parts.append(f"real samples score {shown_with(real.values, value, results.beside)}")
+    text = "; ".join(filter(None, parts)) + "."
+    return text[0].upper() + text[1:]
+
+
+def _expectations(results: Results) -> str:
+    judged = [claim for claim in results.claims if claim.holds is not None]
+    open_ = len(results.claims) - len(judged)
+    parts = [f"{sum(bool(claim.holds) for claim in judged)} of {len(judged)} expectations hold"] if judged else []
+    if open_:
+        what = "" if judged else " expectations" if open_ > 1 else " expectation"
+        parts.append(f"{open_}{what} could not be measured in this run")
+    return ", ".join(parts)
+
+
+def _best(results: Results, among: list[Summary]) -> Summary:
+    sign = 1 if results.direction == "lower" else -1
+    return min(among, key=lambda summary: sign * summary.values[results.headline].mean)
+
+
+def _where(results: Results, summary: Summary) -> str:
+    value = shown_with(summary.values, results.headline, results.beside)
+    return f"{value} ({summary.case} at {summary.nfe} NFE)"
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader must know before the numbers: reduced, or cases that failed."""
+    found = [QUICK_NOTE] if results.suite.quick else []
+    found += [f"Case '{case.case}' was skipped: {case.reason}." for case in results.skipped]
+    return [*found, *(f"Case '{failure.case}' is not complete: {failure.reason}" for failure in results.failures)]
+
+
+def commands(results: Results) -> list[str]:
+    """How to repeat all of it, then single models."""
+    lines = [results.suite.command, "", "# single models, from the folder of these results"]
+    for case in results.cases:
+        if case.run is None:
+            continue
+        if case.model is None:
+            lines.append(shlex.join(_training(results, case)))
+        steps = [s.steps for s in results.summary if s.case == case.name]
+        if steps and case == results.case(case.name):
+            grid = case.resolved["sampler"].get("grid", {}) if case.model else {}
+            if "file" in grid:
+                searched = ",".join(str(count) for count in steps)
+                lines.append(shlex.join(["fewstep", "grid", case.run, "--steps", searched, "--out", grid["file"]]))
+            sampler = ["--sampler", json.dumps(case.resolved["sampler"])] if case.model else []
+            lines.append(shlex.join(["fewstep", "sample", case.run, "-n", "50", "--steps", str(steps[0]), *sampler]))
+    return lines
+
+
+def _training(results: Results, case: CaseResult) -> list[str]:
+    """The command that trains a case's model."""
+    teacher = results.case(case.teacher, case.train_seed) if case.teacher else None
+    verb = ["distill", case.recipe, "--teacher", str(teacher.run)] if teacher else ["train", case.recipe]
+    return ["fewstep", *verb, *(part for change in _changes(case) for part in ("--set", change))]
+
+
+def environment_lines(results: Results) -> list[str]:
+    """Hardware and versions."""
+    environment = results.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    threads = "1 thread" if environment["threads"] == 1 else f"{environment['threads']} threads"
+    if "jobs" in environment:
+        threads = f"{environment['jobs']} processes of {threads}"
+    lines = [f"hardware: {environment['hardware']}, {threads}", f"versions: {versions}"]
+    if environment["plugins"]:
+        lines.append(f"plugins: {', '.join(environment['plugins'])}")
+    lines += [f"commit: {commits(results)}", f"date: {results.date}"]
+    lines += [f"sampling seeds: {', '.join(map(str, results.suite.seeds))}"]
+    trained = results.suite.train_seeds
+    return [*lines, f"seeds of training: {', '.join(map(str, trained))}"] if trained else lines
+
+
+def spread(results: Results) -> str:
+    """What stands behind a ±."""
+    seeds, trainings = len(results.suite.seeds), len(results.suite.train_seeds or ())
+    sampled = f"{seeds} sampling seed{'s' if seeds > 1 else ''}"
+    if trainings > 1:
+        each = f"over {trainings} trainings, each with its mean over {sampled}"
+        return f"mean ± standard error {each} (where nothing is trained, over sampling seeds)"
+    return f"mean ± standard error over {sampled} of one training" if seeds > 1 else "one seed, so no spread"
+
+
+def markdown(results: Results) -> str:
+    """All of `results.md`."""
+    suite = results.suite
+    parts = [
+        f"# {suite.title}",
+        *(f"**{note}**" for note in notes(results)),
+        conclusion(results),
+        "\n".join(f"- {claim.text}" for claim in results.claims),
+        f"{suite.samples} samples in each row; {spread(results)}. ↓ lower is better, ↑ higher is better.",
+        value_grid(results).markdown(),
+        "![quality by evaluations](quality_vs_nfe.png)",
+        *([frontier_grid(results).markdown(), "![frontiers](frontier.png)"] if results.frontier else []),
+        model_grid(results).markdown(),
+        budgets(results),
+        "```bash\n" + "\n".join(commands(results)) + "\n```",
+        "\n".join(f"- {line}" for line in environment_lines(results)),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def console_table(results: Results) -> Group:
+    """The headline value, with what stands beside it: cases by NFE.
+
+    Lines of their own, since a table would break its title to its width.
+    """
+    from rich import box
+    from rich.console import Group
+    from rich.table import Table
+
+    counts = sorted({s.nfe for s in results.summary if s.nfe is not None})
+    other = results.beside.get(results.headline)
+    name = results.headline + ARROWS[results.direction] + (f" / {other}" if other else "")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for count in counts:
+        table.add_column(str(count), justify="right")
+    for case in dict.fromkeys(s.case for s in results.summary if s.nfe is not None):
+        found = {s.nfe: _cell(s.values, results) for s in results.summary if s.case == case}
+        table.add_row(case, *(found.get(count, "") for count in counts))
+    real = results.find(REFERENCE, None)
+    last = [f"{REAL}: {_cell(real.values, results)}"] if real and results.headline in real.values else []
+    return Group(f"{name} by NFE", table, *last)
+
+
+def _cell(values: Mapping[str, Estimate], results: Results) -> str:
+    """The headline value, and what stands beside it after a stroke."""
+    other = results.beside.get(results.headline, "")
+    return " / ".join(shown(values[name]) for name in (results.headline, other) if name in values)

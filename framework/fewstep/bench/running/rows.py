@@ -1,0 +1,301 @@
+"""One row of results: which samples it is about, how they are drawn, and what they score."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewstep.bench.results.results import CaseResult, Row, digest_of
+from fewstep.bench.running.outside import named_digests
+from fewstep.bench.running.plan import Plan, PreparedCase
+from fewstep.bench.running.speed import time_drawing, train_tokens_per_second
+from fewstep.bench.suites.suite import REFERENCE
+from fewstep.bench.suites.sweep import swept_text
+from fewstep.core.errors import OperationError
+from fewstep.data.base import Dataset
+from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.exact import exact_denoiser
+from fewstep.evaluation.grid_search import grid_run
+from fewstep.evaluation.score import judge, score
+from fewstep.grids.files import read_grid_file
+from fewstep.metrics.base import DrawnFrom
+from fewstep.runs.build import build_process
+from fewstep.runs.folder import RunDir
+from fewstep.runs.guide import guide_of
+from fewstep.runs.models import load_model
+from fewstep.runtime.seeding import generator_for
+from fewstep.samplers.base import SAMPLERS, Sampler
+from fewstep.sampling.draw import draw
+from fewstep.sampling.labels import labels_like_data
+from fewstep.sampling.sheets import save_nearest_sheet, save_sheet
+
+SHEET = 50
+"""Samples shown to a person."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A row that the suite asks for; `key` is a digest of everything that its values depend on."""
+
+    case: str
+    train_seed: int | None
+    steps: int | None
+    seed: int
+    key: str
+    sampler: dict[str, Any] | None = None
+    """Its settings; None for real samples."""
+    sweep: dict[str, float] | None = None
+    """The setting that a sweep gives its sampler, if it belongs to one."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What samples are drawn from; an oracle has no weights."""
+
+    denoiser: Denoiser
+    sampler: Sampler
+    batch_size: int
+    precision: str
+    parameters: int | None
+    judged: dict[str, float] = field(default_factory=dict)
+    """Values of metrics that judge the model itself, the same in each of its rows."""
+
+
+def plan_slots(plan: Plan) -> list[Slot]:
+    """Every row of a suite in order: real samples, then cases by steps and seed."""
+    suite = plan.suite
+    common: dict[str, Any] = {"samples": suite.samples, "metrics": plan.metrics(by="digest")}
+    common |= {} if plan.code is None else {"code": plan.code}
+    common |= {} if suite.speed is None else {"speed": suite.speed.model_dump(mode="json")}
+
+    def slot(case: PreparedCase, steps: int, seed: int, sweep: dict[str, float] | None = None) -> Slot:
+        sampler = {**sampler_settings(plan, case), **(sweep or {})}
+        facts = {"case": case.name, "digest": case.digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
+        facts |= {"sweep": sweep} if sweep else {}
+        facts |= {"outside": outside[case.id]} if outside[case.id] else {}
+        return Slot(case.name, case.train_seed, steps, seed, digest_of(facts), sampler, sweep)
+
+    slots = [_real_slot(plan, seed, common) for seed in suite.seeds]
+    outside = {case.id: named_digests(case.recipe.sampler.model_dump(mode="json")) for case in plan.cases}
+    for case in plan.cases:
+        slots += [slot(case, steps, seed) for steps in case.spec.steps for seed in suite.seeds]
+        if sweep := case.spec.sweep:
+            steps = sweep.at(case.spec.steps)
+            slots += [slot(case, steps, seed, point) for point in sweep.points for seed in suite.seeds]
+    return slots
+
+
+def _real_slot(plan: Plan, seed: int, common: dict[str, Any]) -> Slot:
+    """A row of real samples."""
+    facts = {"case": REFERENCE, "digest": plan.dataset.fingerprint, "steps": None, "seed": seed, "sampler": None}
+    return Slot(REFERENCE, None, None, seed, digest_of(facts | common))
+
+
+def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, Any]:
+    """A case's sampler as plain data; the file of searched steps by its place in the suite's folder."""
+    settings: dict[str, Any] = case.recipe.sampler.model_dump(mode="json")
+    if case.spec.grid_search:
+        settings["grid"] = {"type": "measured", "file": _relative(_grid_file(case), plan.folder)}
+    return settings
+
+
+def open_model(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ()) -> Model:
+    """The trained network of a case, or its source's oracle, with the recipe's sampler.
+
+    Those of `metrics` that judge models are measured.
+
+    Steps that are to be searched for it are found first, and kept in the folder of its run.
+    """
+    config, section = case.recipe.sampler, case.recipe.evaluate
+    sampler = SAMPLERS.build(_with_searched_steps(case) if case.spec.grid_search else config)
+    if case.spec.oracle:
+        oracle = exact_denoiser(dataset, build_process(case.recipe, dataset))  # type: ignore[attr-defined]
+        judged = judge(DrawnFrom(oracle, case.recipe), dataset, metrics)
+        return Model(oracle, sampler, section.batch_size, section.precision, None, judged)
+    device = case.recipe.train.device
+    denoiser = load_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
+    parameters = sum(weight.numel() for weight in denoiser.parameters())
+    judged = judge(DrawnFrom(denoiser, case.recipe), dataset, metrics)
+    guided = guide_of(sampler, dataset)(denoiser)
+    return Model(guided, sampler, section.batch_size, section.precision, parameters, judged)
+
+
+def _with_searched_steps(case: PreparedCase) -> Any:
+    """The case's sampler with the steps that cost its model least, which are searched once."""
+    file, steps = _grid_file(case), case.spec.steps
+    if not (file.exists() and set(steps) <= read_grid_file(file).walks.keys()):
+        grid_run(str(case.run.path), steps, str(file), weights=case.recipe.evaluate.weights)
+    return {**case.recipe.sampler.model_dump(mode="json"), "grid": {"type": "measured", "file": str(file)}}
+
+
+def _grid_file(case: PreparedCase) -> Path:
+    return case.run.path / f"grid-{case.name}.json"
+
+
+def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, progress: Callable[[int], None]) -> Row:
+    """Draw and score the samples of one row; those of the suite's first seeds are also written as a sheet.
+
+    Args:
+        model: None for real samples.
+        progress: called with the number of samples drawn so far.
+
+    Raises:
+        OperationError: a value is not finite.
+    """
+    begun = time.monotonic()
+    tokens, labels, nfe = _tokens(plan, slot, model, progress)
+    seconds = time.monotonic() - begun
+    drawn_from = model.denoiser if model else None
+    values = score(tokens, plan.dataset, plan.metrics(by="run"), labels=labels, drawn_from=drawn_from)
+    if model:
+        values |= model.judged | (_speed(plan, slot, model) if plan.suite.speed else {})
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        where = ", ".join(filter(None, (f"steps {slot.steps}", swept_text(slot.sweep), f"seed {slot.seed}")))
+        raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} ({where})")
+    return Row(
+        key=slot.key,
+        case=slot.case,
+        train_seed=slot.train_seed,
+        steps=slot.steps,
+        nfe=nfe,
+        seed=slot.seed,
+        samples=len(tokens),
+        seconds=round(seconds, 3),
+        sampler=slot.sampler,
+        sweep=slot.sweep,
+        values=values,
+        sheet=_sheet(plan, slot, tokens),
+        commit=commit,
+    )
+
+
+def _tokens(
+    plan: Plan, slot: Slot, model: Model | None, progress: Callable[[int], None]
+) -> tuple[Tensor, Tensor | None, int | float | None]:
+    """The samples of a row, the classes that they were asked for, and the evaluations that each of them took."""
+    count = plan.suite.samples
+    if model is None or slot.steps is None:
+        return *real_samples(plan.dataset, count, slot.seed), None
+    labels = labels_like_data(model.denoiser, plan.dataset, count, slot.seed)
+    tokens, nfe = draw(
+        swept(model.sampler, slot.sweep),
+        model.denoiser,
+        count,
+        steps=slot.steps,
+        seed=slot.seed,
+        batch_size=model.batch_size,
+        labels=labels,
+        precision=model.precision,
+        progress=lambda done, _: progress(done),
+    )
+    return tokens, labels, nfe
+
+
+def swept(sampler: Sampler, sweep: dict[str, float] | None) -> Sampler:
+    """The sampler with the setting that a sweep gives it."""
+    return SAMPLERS.build({**sampler.config.model_dump(mode="json"), **sweep}) if sweep else sampler
+
+
+def _speed(plan: Plan, slot: Slot, model: Model) -> dict[str, float]:
+    """How fast a row's samples are drawn, once more; its model has just drawn them, so it is warm."""
+    assert plan.suite.speed
+    draw = lambda: _tokens(plan, slot, model, lambda done: None)[0]  # noqa: E731
+    return time_drawing(draw, model.denoiser.device, plan.suite.speed.repeats)
+
+
+def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Exact draws from a source with a known law, else training samples without repetition (all, if they are fewer).
+
+    With them their labels, if they have any.
+    """
+    generator = generator_for(seed, "bench/real")
+    if hasattr(dataset, "draw"):
+        drawn: Tensor = dataset.draw(count, generator)
+        return drawn, None
+    rows = torch.randperm(len(dataset), generator=generator)[:count]
+    return dataset.train[rows].long(), None if dataset.labels is None else dataset.labels[rows]
+
+
+def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:
+    """A sheet of the suite's first seeds; its path relative to the results. Images get one of their neighbours too."""
+    first = (plan.suite.train_seeds or (None,))[0]
+    if slot.seed != plan.suite.seeds[0] or slot.train_seed not in (None, first):
+        return None
+    name = slot.case if slot.steps is None else f"{slot.case}-steps{slot.steps}"
+    # A dot would begin a suffix.
+    name += "".join(f"-{key}-{value:g}".replace(".", "_") for key, value in (slot.sweep or {}).items())
+    save_nearest_sheet(plan.folder / "samples" / f"{name}-nearest", plan.dataset, tokens[:SHEET])
+    return save_sheet(plan.folder / "samples" / name, plan.dataset, tokens[:SHEET]).relative_to(plan.folder).as_posix()
+
+
+def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> CaseResult:
+    """What is known about a case's model."""
+    resolved, trained = case.recipe.model_dump(mode="json"), not case.spec.oracle
+    if case.recipe.teacher:
+        resolved["teacher"]["run"] = _relative(case.recipe.teacher.run, plan.folder)
+    resolved["sampler"] = sampler_settings(plan, case)
+    resolved["start_from"] = {role: _relative(run, plan.folder) for role, run in case.recipe.start_from.items()}
+    return CaseResult(
+        name=case.name,
+        train_seed=case.train_seed,
+        label=case.label,
+        recipe=case.spec.recipe or "",
+        set=(*plan.suite.set, *case.spec.set, *plan.loaded.sets),
+        digest=case.digest,
+        teacher=case.spec.teacher,
+        oracle=case.spec.oracle,
+        model=case.spec.model,
+        parameters=parameters,
+        train_steps=case.recipe.train.steps if trained else None,
+        train_seconds=train_seconds(case.run) if trained else None,
+        train_tokens_per_second=_train_speed(plan, case) if trained else None,
+        run=_relative(case.run.path, plan.folder) if trained else None,
+        commit=_trained_with(case.run) if trained else None,
+        logged=(_logged(case.run) or [{}])[-1] if trained else {},
+        resolved=resolved,
+    )
+
+
+def trained_steps(run: RunDir) -> int:
+    """Step of a run's newest checkpoint, 0 without one."""
+    checkpoint = run.last_checkpoint()
+    return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+
+
+def train_seconds(run: RunDir) -> float:
+    """Time in the training loop, by the run's log: within a session it rises, and each session starts anew."""
+    total = last = 0.0
+    for line in _logged(run):
+        seconds = line["seconds"]
+        total, last = total + seconds - (last if seconds >= last else 0.0), seconds
+    return round(total, 3)
+
+
+def _train_speed(plan: Plan, case: PreparedCase) -> float | None:
+    """Tokens that a training took per second."""
+    return train_tokens_per_second(_logged(case.run), case.recipe.train.batch_size * plan.dataset.spec.length)
+
+
+def _logged(run: RunDir) -> list[dict[str, float]]:
+    """The lines of a run's log."""
+    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _trained_with(run: RunDir) -> str | None:
+    commit: str | None = json.loads(run.environment.read_text())["commit"] if run.environment.exists() else None
+    return commit
+
+
+def _relative(path: str | Path, folder: Path) -> str:
+    path = Path(path)
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

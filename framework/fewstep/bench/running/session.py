@@ -1,0 +1,318 @@
+"""One call of `fewstep benchmark`: what is known so far, and the work that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from itertools import groupby
+from typing import Any
+
+from fewstep.bench.report.tables import titled
+from fewstep.bench.results.results import CaseResult, Failure, Results, Row, SuiteInfo, model_id
+from fewstep.bench.results.summary import estimate, judge, shown_with, summarise, summarise_sweeps
+from fewstep.bench.running.plan import Plan, PreparedCase
+from fewstep.bench.running.progress import Stage, SuiteClock
+from fewstep.bench.running.rows import Slot, describe_case, plan_slots, trained_steps
+from fewstep.bench.running.work import Task, Workbench, evaluations, told
+from fewstep.bench.suites.suite import REFERENCE
+from fewstep.bench.suites.sweep import swept_text
+from fewstep.core.errors import OperationError, UserError
+from fewstep.runs.environment import describe_environment
+
+
+class Session:
+    """Knows what of a suite is done; `results.json` is whole, and holds all that was measured, at any moment.
+
+    It is also what the work is reported to (`work.Reports`), whichever process does it, and the only one that writes
+    `results.json`.
+
+    Args:
+        plan: the suite with its recipes and data.
+        command: what a person types to run it.
+        say: where console lines go.
+        setup: what is to be recorded of how this call works, such as its number of processes.
+
+    Raises:
+        UserError: the folder's results are damaged, or not this suite's.
+    """
+
+    def __init__(
+        self, plan: Plan, command: str, say: Callable[[str], None], setup: dict[str, Any] | None = None
+    ) -> None:
+        self.plan, self.suite, self.command, self.say = plan, plan.suite, command, say
+        self.file = plan.folder / "results.json"
+        self.environment = {**describe_environment(), **(setup or {})}
+        self.parallel = 1 if setup is None else int(setup["jobs"])
+        self.slots = plan_slots(plan)
+        self.rows: dict[str, Row] = {}
+        self.cases: dict[str, CaseResult] = {}
+        self.failures: list[Failure] = []
+        self.untrained: set[str] = set()
+        self.finished = False
+        self._recall()
+        self.stages = [Task("sample", REFERENCE)]
+        for case in (case for case in plan.cases if not case.lacks):
+            self.stages += [Task("train", case.id)] * case.trained + [Task("sample", case.id)]
+        self.clock = SuiteClock([self._stage(task) for task in self.stages], parallel=self.parallel)
+
+    def _recall(self) -> None:
+        """Take over what an earlier call measured under the same conditions."""
+        if not self.file.exists():
+            return
+        old = Results.load(self.file)
+        if (old.suite.name, old.suite.quick) != (self.suite.name, self.plan.loaded.quick):
+            held = f"{'a quick run' if old.suite.quick else 'a full run'} of suite '{old.suite.name}'"
+            raise UserError(f"'{self.plan.folder}' holds {held}; choose another folder with --out")
+        whole = [row for row in old.rows if row.sheet is None or (self.plan.folder / row.sheet).exists()]
+        self.rows = {row.key: row for row in whole}
+        digests = {case.id: case.digest for case in self.plan.cases}
+        self.cases = {case.id: case for case in old.cases if digests.get(case.id) == case.digest}
+
+    def _stage(self, task: Task) -> Stage:
+        """What a task has to do, in forward passes over a sample, and how much of it was done before."""
+        if task.kind == "train":
+            case = self.plan.case(task.model)
+            return Stage("train", case.train_work, case.train_work * trained_steps(case.run) / case.recipe.train.steps)
+        slots = self._slots_of(task.model)
+        work = {slot.key: float(self.suite.samples * evaluations(self.plan, slot)) for slot in slots}
+        return Stage("sample", sum(work.values()), sum(w for key, w in work.items() if key in self.rows))
+
+    def _slots_of(self, model: str) -> list[Slot]:
+        return [slot for slot in self.slots if model_id(slot.case, slot.train_seed) == model]
+
+    @property
+    def skipped(self) -> tuple[Failure, ...]:
+        """Cases that this machine cannot run, and why."""
+        found = {case.name: case.lacks for case in self.plan.cases if case.lacks}
+        return tuple(Failure(case=name, reason=reason) for name, reason in found.items())
+
+    # --------------------------------------------------------------- tasks
+
+    @property
+    def tasks(self) -> list[Task]:
+        """All of them in the suite's order, but each after what it needs."""
+        ordered: dict[Task, None] = {}
+
+        def add(task: Task) -> None:
+            if task not in ordered:
+                for need in self.needs(task):
+                    add(need)
+                ordered[task] = None
+
+        for task in self.stages:
+            add(task)
+        return list(ordered)
+
+    def needs(self, task: Task) -> list[Task]:
+        """Trainings that must have ended before a task can begin."""
+        if task.kind == "train":
+            cases = [self.plan.case(name) for name in self.plan.case(task.model).needed]
+        else:
+            cases = list(self.plan.references.values())
+            cases += [] if task.model == REFERENCE else [self.plan.case(task.model)]
+        trained = [self.plan.trained_as(case) for case in cases]
+        return [Task("train", case.id) for case in trained if case]
+
+    def way(self, task: Task) -> float:
+        """Work from the beginning of a task to the end of the longest row of tasks that need it."""
+        after = [self.way(other) for other in self.stages if task in self.needs(other)]
+        return self.clock.stages[self.stages.index(task)].left + max(after, default=0.0)
+
+    def begin(self, task: Task) -> list[Slot] | None:
+        """Turn to a task: the rows that it has to measure (none for a training); None if there is nothing to do.
+
+        Raises:
+            OperationError: a model that metrics ask could not be trained, so nothing can be measured.
+        """
+        failed = [need.model for need in self.needs(task) if need.model in self.untrained]
+        if failed:
+            self._skip(task, failed[0])
+            return None
+        if task.kind == "train":
+            return self._begin_training(task, self.plan.case(task.model))
+        return self._begin_sampling(task)
+
+    def _skip(self, task: Task, failed: str) -> None:
+        """Leave out a task whose model, teacher or reference there is not."""
+        if task.model == REFERENCE:  # the only task that needs nothing but what metrics ask
+            reason = next(failure.reason for failure in self.failures if failure.case == failed)
+            raise OperationError(f"nothing can be measured without '{failed}', which metrics ask: {reason}")
+        if task.model != failed:
+            verb = "learns from" if task.kind == "train" else "samples the model of"
+            self.fail(task, f"skipped, since it {verb} '{failed}', which failed")
+
+    def _begin_training(self, task: Task, case: PreparedCase) -> list[Slot] | None:
+        what, total = f"train {titled(case.id, case.label)}", case.recipe.train.steps
+        if trained_steps(case.run) == total and case.run.status["state"] == "finished":
+            self._announce(task, f"{what}: finished before, reused")
+            self._record(case)
+            return None
+        self._announce(task, f"{what}: {total} steps")
+        return []
+
+    def _begin_sampling(self, task: Task) -> list[Slot] | None:
+        case = None if task.model == REFERENCE else self.plan.case(task.model)
+        if case:
+            what = f"sample {titled(case.id, case.label)}: {self._amount(case.spec.steps)}"
+            what += f"; {case.spec.sweep.text(case.spec.steps)}" if case.spec.sweep else ""
+            self._record(case)
+        else:
+            what = f"score real samples: {self._amount(())}"
+        self._announce(task, what)
+        slots = self._slots_of(task.model)
+        for _, group in groupby(slots, key=lambda slot: (slot.steps, slot.sweep)):
+            rows = [self.rows.get(slot.key) for slot in group]
+            if all(rows):
+                self._tell(task, [row for row in rows if row], reused=True)
+        missing = [slot for slot in slots if slot.key not in self.rows]
+        unknown = case and case.trained and self.cases[case.id].parameters is None
+        return missing if missing or unknown else None
+
+    def end(self, task: Task, reason: str | None = None) -> None:
+        """A task was ended, or was stopped, or failed for a `reason`."""
+        if task.kind == "train":
+            self._record(self.plan.case(task.model))
+        if reason is not None:
+            self.fail(task, reason)
+
+    def run(self) -> bool:
+        """Do all that is left, one task after another; False if a signal to the trainer stopped it.
+
+        Raises:
+            OperationError: a model that metrics ask could not be trained, so nothing can be measured.
+            KeyboardInterrupt: stopped while sampling.
+        """
+        bench = Workbench(self.plan, self, self.environment["commit"])
+        for task in self.tasks:
+            slots = self.begin(task)
+            if slots is None:
+                continue
+            try:
+                done, reason = bench.do(task, slots), None
+            except Exception as error:
+                done, reason = True, told(error)
+            self.end(task, reason)
+            if not done:
+                return False
+        return self.complete()
+
+    def complete(self) -> bool:
+        """All tasks were ended."""
+        self.finished = True
+        self.save()
+        return True
+
+    # ------------------------------------------------------------- reports
+
+    def line(self, task: Task, text: str, timed: bool = False) -> None:
+        """A line about a task that is being done."""
+        who = f"{task.model}: " if self.parallel > 1 else ""
+        self.say(f"  {who}{text}" + (f"  | {self.clock.text()}" if timed else ""))
+
+    def worked(self, task: Task, work: float) -> None:
+        """So much of a task was done."""
+        self.clock.advance(self.stages.index(task), work)
+
+    def opened(self, task: Task, parameters: int | None) -> None:
+        """A model is about to be sampled, and its size is known."""
+        self._record(self.plan.case(task.model), parameters)
+
+    def measured(self, task: Task, row: Row) -> None:
+        """Keep a row; tell a person once its seeds are complete."""
+        self.rows[row.key] = row
+        self.save()
+        point = (row.steps, row.sweep)
+        same = [slot for slot in self._slots_of(task.model) if (slot.steps, slot.sweep) == point]
+        rows = [self.rows.get(slot.key) for slot in same]
+        if all(rows):
+            self._tell(task, [row for row in rows if row], reused=False)
+
+    # --------------------------------------------------------------- words
+
+    def _announce(self, task: Task, text: str) -> None:
+        index = self.stages.index(task)
+        self.clock.start(index)
+        self.say(f"[{index + 1}/{len(self.stages)}] {text}  | {self.clock.text()}")
+
+    def _amount(self, steps: Sequence[int]) -> str:
+        """ "at 4, 8 steps, 600 samples, 3 seeds"."""
+        seeds = len(self.suite.seeds)
+        parts = [f"at {', '.join(map(str, steps))} steps"] if steps else []
+        return ", ".join([*parts, f"{self.suite.samples} samples", f"{seeds} seed{'s' if seeds > 1 else ''}"])
+
+    def _tell(self, task: Task, rows: Sequence[Row], *, reused: bool) -> None:
+        headline, beside = self.suite.headline, self.suite.beside
+        scored = [row.values for row in rows if headline in row.values]
+        where = "real samples" if rows[0].nfe is None else f"{rows[0].nfe} NFE"
+        where = ", ".join(filter(None, (where, swept_text(rows[0].sweep))))
+        values = {
+            name: estimate([row[name] for row in scored])
+            for name in (headline, beside.get(headline))
+            if scored and name in scored[0]
+        }
+        text = f"{where}: {headline} {shown_with(values, headline, beside)}" if values else f"{where}: scored"
+        self.line(task, f"{text}  (measured before)" if reused else text, timed=not reused)
+
+    # ------------------------------------------------------------- results
+
+    def _record(self, case: PreparedCase, parameters: int | None = None) -> None:
+        known = self.cases.get(case.id)
+        if parameters is None and known:
+            parameters = known.parameters
+        self.cases[case.id] = describe_case(self.plan, case, parameters)
+        self.save()
+
+    def fail(self, task: Task, reason: str) -> None:
+        """Note that a case cannot be completed, and that nothing more is done for it."""
+        self.say(f"  {task.model} is not complete: {reason}")
+        self.failures = [*self.failures, Failure(case=task.model, reason=reason)]
+        if task.kind == "train":
+            self.untrained.add(task.model)
+        for index, stage in enumerate(self.stages):
+            if stage == task or (task.kind == "train" and stage.model == task.model):
+                self.clock.drop(index)
+        self.save()
+
+    def save(self) -> None:
+        """Write `results.json` in one move."""
+        self.results().save(self.file)
+
+    def results(self) -> Results:
+        """Everything known so far, in the suite's order."""
+        suite, order = self.suite, [task.model for task in self.stages]
+        rows = [self.rows[slot.key] for slot in self.slots if slot.key in self.rows]
+        summary = summarise(rows)
+        direction = suite.directions[suite.headline]
+        return Results(
+            suite=self._about(),
+            complete=self.finished and not self.failures,
+            environment=self.environment,
+            commit=self.environment["commit"],
+            date=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            headline=suite.headline,
+            diversity=suite.diversity or suite.beside.get(suite.headline),
+            direction="higher" if direction == "higher" else "lower",
+            directions=suite.directions,
+            beside=suite.beside,
+            cases=tuple(self.cases[case.id] for case in self.plan.cases if case.id in self.cases),
+            rows=tuple(rows),
+            summary=tuple(summary),
+            frontier=tuple(summarise_sweeps(rows)),
+            claims=tuple(judge(claim, suite.headline, direction, summary, suite.beside) for claim in suite.claims),
+            skipped=self.skipped,
+            failures=tuple(sorted(self.failures, key=lambda failure: order.index(failure.case))),
+        )
+
+    def _about(self) -> SuiteInfo:
+        return SuiteInfo(
+            name=self.suite.name,
+            title=self.suite.title,
+            digest=self.plan.digest,
+            quick=self.plan.loaded.quick,
+            seeds=self.suite.seeds,
+            train_seeds=self.suite.train_seeds,
+            samples=self.suite.samples,
+            command=self.command,
+            data=self.plan.dataset.fingerprint,
+            code=self.plan.code,
+        )

@@ -1,0 +1,126 @@
+"""Tensors of a public checkpoint: a file, a folder, or a repository of the Hugging Face Hub. Nothing in it is run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.runtime.hub import fetch
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+_PATTERNS = ["*.safetensors", "*.safetensors.index.json", "pytorch_model.bin", "config.json"]
+_BUFFERS = ("inv_freq",)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by key, and the `config.json` beside them, if there is one."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(source: str, *, revision: str | None = None, weights: Literal["ema", "raw"] = "ema") -> Checkpoint:
+    """Read a `.safetensors` file, a torch file (tensors only), a folder with either, or a Hub repository's.
+
+    Args:
+        source: path, or OWNER/NAME on the Hub where there is no such path.
+        revision: branch, tag or commit on the Hub (SDTT keeps its rounds in branches).
+        weights: "ema" takes the averaged weights where a training checkpoint has both.
+
+    Raises:
+        UserError: nothing there, or a file that holds more than tensors.
+        OperationError: the Hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        path = _from_hub(source, revision)
+    elif revision is not None:
+        raise UserError(f"'{source}' lies here; --revision is for repositories of the Hub")
+    file = _weights_in(path) if path.is_dir() else path
+    config = file.parent / "config.json"
+    return Checkpoint(file, _tensors(file, weights), _json(config) if config.is_file() else {})
+
+
+def _from_hub(source: str, revision: str | None) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or Path(source).suffix in (".safetensors", ".ckpt", ".pt", ".bin"):
+        raise UserError(f"there is no file or folder '{source}', and it is not OWNER/NAME of the Hub")
+    return fetch(source, revision, patterns=_PATTERNS)
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    files = [path for suffix in ("safetensors", "ckpt", "pt", "bin") for path in sorted(folder.glob(f"*.{suffix}"))]
+    if len(files) == 1:
+        return files[0]
+    found = f"several ({', '.join(path.name for path in files[:4])}); name one" if files else f"no {_WEIGHTS[0]}"
+    raise UserError(f"weights in folder '{folder}': {found}")
+
+
+def _tensors(file: Path, weights: str) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".json":
+            parts = sorted(set(_json(file).get("weight_map", {}).values()))
+            return {key: tensor for part in parts for key, tensor in load_file(file.parent / part).items()}
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return _unpickled(file, weights)
+    except SafetensorError as error:
+        raise UserError(f"'{file}' is damaged ({error}); fetch it again") from None
+    except FileNotFoundError as error:
+        raise UserError(f"'{file}' names a part that is not there: {error.filename or error}") from None
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{file}' is not JSON ({error})") from None
+    return read if isinstance(read, dict) else {}
+
+
+def _unpickled(file: Path, weights: str) -> dict[str, Tensor]:
+    """Tensors of a torch file, which `weights_only` keeps from running code."""
+    try:
+        read = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"'{file}' holds Python objects besides tensors, or is no torch file, and reading those runs code; "
+            "where it came from, save its tensors alone: torch.save({'state_dict': checkpoint['state_dict']}, FILE)"
+        ) from None
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"'{file}' is damaged ({' '.join(str(error).split())[:120]}); fetch it again") from None
+    state = read.get("state_dict", read) if isinstance(read, dict) else {}
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"'{file}' holds no tensors by name")
+    average = read.get("ema", {}).get("shadow_params") if isinstance(read.get("ema"), dict) else None
+    return tensors if weights == "raw" or not average else {**tensors, **dict(_averaged(file, tensors, average))}
+
+
+def _averaged(file: Path, tensors: dict[str, Tensor], average: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Names for averaged weights, which are kept as a list in the order of the network's parameters."""
+    names = [key for key in tensors if not key.endswith(_BUFFERS)]
+    fits = len(names) == len(average) and all(
+        tensors[name].shape == w.shape for name, w in zip(names, average, strict=True)
+    )
+    if not fits:
+        raise UserError(
+            f"'{file}': its averaged weights ({len(average)}) are not those of its {len(names)} parameters; "
+            "import the others with --weights raw"
+        )
+    yield from zip(names, average, strict=True)

@@ -1,0 +1,103 @@
+"""`Component`: a class with its own validated `Config`; `Strict`: the config base that refuses unknown keys."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from fewstep.core.recipe_view import RecipeView
+
+# Pydantic's words for Python programmers, and ours for people who write YAML.
+_PREAMBLE = re.compile("^(Value error, |Input |String |Tuple )")
+_SHAPES = {
+    "model_type": "should be keys with values",
+    "dict_type": "should be keys with values",
+    "tuple_type": "should be a list",
+}
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of `known`, or an empty string."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.55)
+    if not near:  # "nosie" is closer to the first word of "noise_input" than to all of it
+        words = {full.split("_")[0]: full for full in reversed(names)}
+        near = [words[word] for word in difflib.get_close_matches(str(name), words, n=1, cutoff=0.75)]
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def custom_error(kind: str, message: str) -> PydanticCustomError:
+    """A pydantic error whose text is `message` as it stands (its templates treat braces specially)."""
+    return PydanticCustomError(kind, "{text}", {"text": message})
+
+
+class Strict(BaseModel):
+    """A frozen pydantic model in which an unknown key is an error that suggests the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _suggest_known_keys(cls, raw: Any, handler: ModelWrapValidatorHandler[Strict]) -> Strict:
+        try:
+            return handler(raw)
+        except ValidationError as error:
+            details = [cls._reworded(e) for e in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(error.title, details) from None
+
+    @classmethod
+    def _reworded(cls, error: Any) -> InitErrorDetails:
+        kind, loc, given, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
+        if "text" in context:  # worded by a section below
+            message = context["text"]
+        elif kind == "extra_forbidden":
+            message = f"unknown key '{loc[-1]}'{_near_or_known(loc[-1], cls.model_fields)}"
+        elif kind == "missing":
+            kind, message = "missing_key", f"required key '{loc[-1]}' is missing"
+        else:
+            message = _SHAPES.get(kind) or _PREAMBLE.sub("", error["msg"]).split(", unable to")[0]
+            if kind == "literal_error":
+                message += did_you_mean(given, re.findall(r"'([^']*)'", context["expected"]))
+            elif isinstance(given, str | int | float | None) and kind != "value_error":
+                message += f", not {repr(given) if isinstance(given, str) else json.dumps(given)}"
+        return InitErrorDetails(type=custom_error(kind, message), loc=loc, input=given)
+
+
+def _near_or_known(name: str | int, known: Iterable[str]) -> str:
+    listed = ", ".join(sorted(known))
+    return did_you_mean(name, known) or (f"; known keys: {listed}" if listed else "; no keys are known here")
+
+
+class ComponentConfig(Strict):
+    """Settings of one component; `type` is its registry name.
+
+    Every component declares `type: Literal["its_name"] = "its_name"` in its own `Config`.
+    """
+
+    type: str
+
+
+class Component:
+    """Base of everything that a recipe can name.
+
+    `config` holds settings (what a recipe says); other constructor arguments are run-time objects.
+    """
+
+    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+
+    def __init__(self, config: Any = None) -> None:
+        self.config: Any = type(self).Config() if config is None else config  # type: ignore[call-arg]
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+        """Yield `(key, message)` for each reason why this component cannot work within `recipe`.
+
+        Keys are relative to the component's own section ("" for the section itself).
+        """
+        yield from ()

@@ -1,0 +1,59 @@
+"""`From("kind")`: a pydantic field whose value is the config of a registered component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+
+@dataclass(frozen=True)
+class From:
+    """Validates a section with the `Config` of the component that its `type` names.
+
+    Dispatch happens inside the validator, at validation time, so that plugins may register at any moment and
+    no union of all configs has to be rebuilt.
+    """
+
+    kind: str
+    optional: bool = False
+    """Whether `null` says that there is none."""
+    leaf: bool = False
+    """Whether the schema leaves out components that hold one of this kind themselves: it would go round in a circle."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        from fewstep.core.kinds import registry
+
+        return core_schema.no_info_plain_validator_function(
+            lambda raw: None if raw is None and self.optional else registry(self.kind).parse(raw),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda config: config and config.model_dump(mode="json")
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        from fewstep.core.kinds import registry
+
+        bare: list[str] = []
+        choices: list[JsonSchemaValue] = [{"enum": bare, "description": f"{registry(self.kind).kind}, by name"}]
+        if self.optional:
+            choices.append({"type": "null"})
+        for entry in registry(self.kind).entries():
+            config = entry.cls.Config
+            if self.leaf and _holds(config, self.kind):
+                continue
+            # Through the handler, so that what a config refers to lands in the $defs of the whole schema.
+            section = handler.resolve_ref_schema(handler(config.__pydantic_core_schema__))
+            choices.append({**section, "title": entry.name, "description": entry.summary})
+            if not any(field.is_required() for field in config.model_fields.values()):
+                bare.append(entry.name)
+        return {"anyOf": choices}
+
+
+def _holds(config: Any, kind: str) -> bool:
+    """Whether a setting of `config` is a component of this kind."""
+    parts = (part for field in config.model_fields.values() for part in field.metadata)
+    return any(isinstance(part, From) and part.kind == kind for part in parts)

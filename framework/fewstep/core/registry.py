@@ -1,0 +1,151 @@
+"""`Registry`: names to components. Loud about collisions, helpful about typos, lazy about imports."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Generic
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails
+
+from fewstep.core.component import ComponentConfig, custom_error, did_you_mean
+from fewstep.core.entries import Entry, RegistryError, T, _registries
+from fewstep.core.plugins import failure_notes, load_entry_points
+
+
+class Registry(Generic[T]):
+    """Components of one kind, by name.
+
+    Args:
+        kind: what a person calls them ("noise schedule").
+        base: class that every entry derives from.
+        package: package whose modules hold the built-in entries; imported on the first look-up.
+    """
+
+    def __init__(self, kind: str, base: type[Any], package: str) -> None:
+        self.kind = kind
+        self.base = base
+        self.package = package
+        self._entries: dict[str, Entry[T]] = {}
+        self._scanned = False
+        _registries.add(self)
+
+    def register(self, name: str, *, replaces: str | None = None) -> Callable[[type[T]], type[T]]:
+        """Class decorator that adds a component under `name`.
+
+        Args:
+            name: what recipes write.
+            replaces: set to the same name to take the place of an existing component on purpose.
+
+        Raises:
+            RegistryError: wrong base class, a `Config` without this name, or a name that is taken.
+        """
+
+        def add(cls: type[T]) -> type[T]:
+            self._check(name, cls)
+            if not cls.__module__.startswith(f"{self.package}."):
+                self._scan()  # built-ins come first, so that it is the newcomer whose registration fails
+            taken = self._entries.get(name)
+            entry = Entry(name, cls, replaced=taken)
+            if taken and not taken.same_source(entry) and replaces != name:
+                raise RegistryError(
+                    f"two components claim the {self.kind} name '{name}': {taken.origin} and {entry.origin}; "
+                    f'rename one, or register with replaces="{name}" to replace it on purpose'
+                )
+            self._entries[name] = entry
+            return cls
+
+        return add
+
+    def _check(self, name: str, cls: type[T]) -> None:
+        if not (isinstance(cls, type) and issubclass(cls, self.base)):
+            raise RegistryError(f"{self.kind} '{name}' must be a class derived from {self.base.__name__}")
+        default = cls.Config.model_fields["type"].default
+        if default != name:
+            raise RegistryError(
+                f"{self.kind} '{name}' ({cls.__qualname__}) needs a Config of its own with the line "
+                f'`type: Literal["{name}"] = "{name}"`; its type is {default!r}'
+            )
+
+    def get(self, name: str) -> Entry[T]:
+        """Look a component up.
+
+        Raises:
+            LookupError: no such name; the message suggests the nearest and lists what is known.
+        """
+        self._load()
+        if name not in self._entries:
+            raise LookupError(self._unknown(name))
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """Every known name, sorted."""
+        self._load()
+        return sorted(self._entries)
+
+    def entries(self) -> Iterator[Entry[T]]:
+        """Every entry, sorted by name."""
+        return iter([self.get(name) for name in self.names()])
+
+    def _unknown(self, name: str) -> str:
+        hint = did_you_mean(name, self._entries) or ";"
+        known = ", ".join(self.names()) or "none"
+        return "; ".join([f"no {self.kind} named '{name}'{hint} known: {known}", *failure_notes()])
+
+    def _load(self) -> None:
+        self._scan()
+        load_entry_points()
+
+    def _scan(self) -> None:
+        """Import every module of the package and of the packages in it, once."""
+        if self._scanned:
+            return
+        self._scanned = True  # first, since those modules look names up while they are imported
+        try:
+            package = import_module(self.package)
+            for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
+                import_module(module.name)
+        except BaseException:
+            self._scanned = False
+            raise
+
+    def parse(self, raw: Any) -> ComponentConfig:
+        """Turn `"name"`, `{"type": "name", ...}` or a config object into that component's validated config.
+
+        Raises:
+            pydantic.ValidationError, PydanticCustomError: located relative to the section.
+        """
+        if isinstance(raw, ComponentConfig):
+            return raw
+        if isinstance(raw, str):
+            raw = {"type": raw}
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("type"), str):
+            known = ", ".join(self.names())
+            raise custom_error(
+                "component", f"expected the name of a {self.kind}, or keys with `type: NAME`; known: {known}"
+            )
+        try:
+            entry = self.get(raw["type"])
+        except LookupError as error:
+            unknown = custom_error("unknown_component", str(error.args[0]))
+            details = InitErrorDetails(type=unknown, loc=("type",), input=raw["type"])
+            raise ValidationError.from_exception_data(self.kind, [details]) from None
+        return entry.cls.Config.model_validate(dict(raw))
+
+    def build(self, config: Any, **runtime: Any) -> T:
+        """Create the component that `config` (anything `parse` accepts) describes."""
+        parsed = self.parse(config)
+        return self.get(parsed.type).cls(parsed, **runtime)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Undo every registration made inside the `with` block (test isolation, failed plugins)."""
+        self._load()
+        before = dict(self._entries)
+        try:
+            yield
+        finally:
+            self._entries = before

@@ -1,0 +1,42 @@
+"""Handwritten digits that come with scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.images.pixels import shaded
+
+
+@DATASETS.register("digits")
+class Digits(Dataset):
+    """1,797 handwritten digits, 8x8 pixels, one token a pixel (scikit-learn's load_digits; needs no download)."""
+
+    kind = "image"
+    labelled = True
+
+    class Config(ComponentConfig):
+        type: Literal["digits"] = "digits"
+        levels: int = Field(16, ge=2, le=17, description="grey levels; the source has 17 (0 to 16)")
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        from sklearn.datasets import load_digits
+
+        source = load_digits()
+        levels = self.config.levels
+        pixels = torch.from_numpy(source.data).long()
+        self.train = (pixels * levels // 17).contiguous()
+        self.labels = torch.from_numpy(source.target).long()
+        self.spec = DataSpec(vocab_size=levels, length=64, grid=(8, 8, 1))
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        return shaded(samples.double().view(-1, 8, 8) / (self.config.levels - 1))
+
+    def to_images(self, samples: Tensor) -> Tensor:
+        return samples.view(-1, 1, 8, 8).float() / (self.config.levels - 1)

@@ -1,0 +1,149 @@
+"""MNIST, or anything else in its file format, from a folder.
+
+Shapes: N images, H, W height and width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import math
+import zlib
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from fewstep.core.errors import UserError
+from fewstep.data.base import DATASETS
+from fewstep.data.images.pixels import AugmentConfig, PixelDataset
+from fewstep.runtime.hashing import LocalPath
+
+
+@DATASETS.register("mnist")
+class Mnist(PixelDataset):
+    """MNIST from a folder with its IDX files of images and labels: one token a pixel.
+
+    Images are reduced by averaging over areas, then cut into grey levels of equal width. Others in this format can be
+    read as well. The first `held_out` test images are held out, where the folder has them.
+    """
+
+    torchvision_name: ClassVar[str] = "MNIST"
+    """Its class there, which fetches it into a folder of the same name."""
+
+    class Config(AugmentConfig):
+        type: Literal["mnist"] = "mnist"
+        path: LocalPath = Field(description="folder with train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz")
+        size: int = Field(28, ge=2, le=28, description="pixels a side after averaging; the source has 28")
+        levels: int = Field(16, ge=2, le=256, description="grey levels; the source has 256")
+        limit: int | None = Field(None, gt=0, description="keep the first images only; null keeps all")
+        download: bool = Field(False, description="fetch the files into `path` if they are not there")
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        c = self.config
+        images, labels = self._read(Path(c.path))
+        if min(images.shape[1:]) < c.size:
+            raise UserError(f"data.size: the images have {images.shape[1]} x {images.shape[2]} pixels, not {c.size}")
+        held_out = self._read_test(Path(c.path), images.shape[1:]) if c.held_out else None
+        reduced = [_reduced(part, c.size, c.levels) for part in (images[: c.limit], held_out) if part is not None]
+        self.hold(reduced[0], labels[: c.limit], reduced[1] if len(reduced) > 1 else None, c.levels)
+
+    def _read(self, folder: Path) -> tuple[Tensor, Tensor]:
+        """Training images (bytes [N, H, W]) and labels (bytes [N]).
+
+        Raises:
+            UserError: missing files, files that are no IDX files or end early, or not one label an image.
+        """
+        if self.config.download and not any(self._candidates(folder, "train-images-idx3")):
+            _download(folder, self.torchvision_name)
+        image_file, label_file = (self._find(folder, stem) for stem in ("train-images-idx3", "train-labels-idx1"))
+        images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+        if len(images) != len(labels):
+            raise UserError(f"data.path: '{image_file}' has {len(images)} images, '{label_file}' {len(labels)} labels")
+        if not len(images):
+            raise UserError(f"data.path: '{image_file}' holds no images")
+        return images, labels
+
+    def _read_test(self, folder: Path, size: torch.Size) -> Tensor | None:
+        """The test images that are held out (bytes [M, H, W]), or None if there are none."""
+        file = next(iter(self._candidates(folder, "t10k-images-idx3")), None)
+        images = None if file is None else read_idx(file, 3)[: self.config.held_out]
+        if images is not None and images.shape[1:] != size:
+            ours, theirs = (f"{height} x {width}" for height, width in (images.shape[1:], size))
+            raise UserError(f"data.path: '{file}' has images of {ours} pixels, the training images have {theirs}")
+        return images
+
+    def _candidates(self, folder: Path, stem: str) -> list[Path]:
+        """The files that may be the one: packed or not, in the folder itself or where torchvision puts them."""
+        places = (folder, folder / self.torchvision_name / "raw")
+        names = [f"{name}-ubyte{packed}" for name in (stem, stem.replace("-idx", ".idx")) for packed in (".gz", "")]
+        return [place / name for place in places for name in names if (place / name).is_file()]
+
+    def _find(self, folder: Path, stem: str) -> Path:
+        found = self._candidates(folder, stem)
+        if not found:
+            name = self.torchvision_name
+            raise UserError(
+                f"data.path: no {stem}-ubyte.gz in '{folder}'; set data.path to the folder that holds {name}, "
+                "or data.download to true to fetch it"
+            )
+        return found[0]
+
+
+def _reduced(images: Tensor, size: int, levels: int) -> Tensor:
+    """Bytes [N, H, W] to grey levels, bytes [N, size, size, 1]."""
+    parts = [functional.adaptive_avg_pool2d(part.float(), size) for part in images.split(4096)]
+    return (torch.cat(parts) * levels / 256).byte()[..., None]
+
+
+def _download(folder: Path, name: str) -> None:
+    """Let torchvision fetch a dataset into `folder`.
+
+    Raises:
+        UserError: there is no network, or nowhere to write.
+    """
+    from torchvision import datasets
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints every mirror that does not answer
+            getattr(datasets, name)(str(folder), train=True, download=True)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).split("\n")[0].rstrip(": ")
+        raise UserError(
+            f"data.download: could not fetch {name} into '{folder}' ({reason}); "
+            "put its files there by hand, and leave data.download out"
+        ) from None
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """Bytes of an IDX file, packed with gzip or not, as a uint8 tensor with that many dimensions.
+
+    Raises:
+        UserError: unreadable, damaged, not of this kind, or of another length than its header says.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+    except EOFError:
+        raise UserError(f"data.path: '{path}' ends early; fetch it again") from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"data.path: '{path}' is not a whole gzip file ({error}); fetch it again") from None
+    except OSError as error:
+        raise UserError(f"data.path: cannot read '{path}': {error.strerror}") from None
+    begin, magic = 4 + 4 * dimensions, bytes((0, 0, 8, dimensions))
+    if content[:4] != magic:
+        raise UserError(
+            f"data.path: '{path}' is not an IDX file of bytes in {dimensions} dimensions "
+            f"(it begins with {content[:4].hex() or 'nothing'}, not {magic.hex()})"
+        )
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, begin, 4)]
+    if len(content) - begin != math.prod(shape):
+        held = max(0, len(content) - begin)
+        raise UserError(f"data.path: '{path}' holds {held} bytes, its header says {math.prod(shape)}; fetch it again")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=begin).copy()).view(shape)

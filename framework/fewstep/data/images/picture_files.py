@@ -1,0 +1,198 @@
+"""Pictures in folders, one folder a class, on disk or inside a .zip; what is wrong with one is told in a sentence.
+
+Shapes: N images, S size, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.data.images.pixels import spread
+from fewstep.runtime.progress import Narrator
+
+_TOGETHER = 256
+"""Pictures that are decoded between two reports of how far it is."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file: `name` within its folder or archive, and the class that its folder stands for."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every picture becomes: S pixels a side, three channels or one; `resize` lets others be fitted."""
+
+    size: int
+    colour: Literal["rgb", "grey"]
+    resize: bool
+
+
+class PictureFiles:
+    """The pictures below a folder or in an archive, sorted by class and name.
+
+    The class is the first folder that not all pictures share. Hidden files, and files that are no pictures by their
+    names, are left out.
+
+    Raises:
+        UserError: no such place, a damaged archive, or no pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        names = self._names()
+        folders = {_folder(name): PurePosixPath(_folder(name)) for name in names}
+        if not folders:
+            raise UserError(f"data.path: '{path}' holds no pictures ({', '.join(_extensions())})")
+        above = _shared(list(folders.values()))
+        if len(folders) > 1 and above in folders.values():
+            odd = next(name for name in names if folders[_folder(name)] == above)
+            raise UserError(f"data.path: '{path}' has picture '{odd}' beside folders of classes; move it into one")
+        labels = {
+            folder: place.name if place == above else place.parts[len(above.parts)] for folder, place in folders.items()
+        }
+        found = [Picture(name, labels[_folder(name)]) for name in names]
+        self.pictures = sorted(found, key=lambda picture: (picture.label, picture.name))
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes, in order."""
+        return sorted({picture.label for picture in self.pictures})
+
+    def read(self, wanted: int | None, form: Form, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Pixels, bytes [N, S, S, C], and numbers of classes [N] of `wanted` pictures, spread evenly; None takes all.
+
+        Raises:
+            UserError: a picture that cannot be read or does not fit, or one of a class that is not among `classes`.
+        """
+        strange = next((label for label in self.classes if label not in classes), None)
+        if strange is not None:
+            raise UserError(f"data.path: '{self.path}' has a class '{strange}', of which there is no training image")
+        chosen = [self.pictures[index] for index in spread(len(self.pictures), wanted).tolist()]
+        images = np.empty((len(chosen), form.size, form.size, 3 if form.colour == "rgb" else 1), np.uint8)
+        progress = Narrator(f"reading {self.path.name}", unit="images")
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for first in range(0, len(chosen), _TOGETHER):
+                part = chosen[first : first + _TOGETHER]
+                for index, pixels in enumerate(pool.map(lambda picture: self._pixels(picture, form), part), first):
+                    images[index] = pixels
+                progress(first + len(part), len(chosen))
+        labels = torch.tensor([classes.index(picture.label) for picture in chosen], dtype=torch.long)
+        return torch.from_numpy(images), labels
+
+    def _names(self) -> list[str]:
+        if self.path.is_dir():
+            files = sorted(file for file in self.path.rglob("*") if file.is_file())
+            names = [file.relative_to(self.path).as_posix() for file in files]
+        else:
+            names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
+        endings = _extensions()
+        return [name for name in names if name.lower().endswith(endings) and not _hidden(name)]
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        if not self.path.exists():
+            raise UserError(f"data.path: no folder or archive '{self.path}'")
+        try:
+            return zipfile.ZipFile(self.path)
+        except zipfile.BadZipFile:
+            raise UserError(f"data.path: '{self.path}' is not a whole .zip archive; fetch it again") from None
+        except OSError as error:
+            raise UserError(f"data.path: cannot read '{self.path}': {error.strerror}") from None
+
+    def _pixels(self, picture: Picture, form: Form) -> np.ndarray:
+        """One picture, bytes [S, S, C].
+
+        Raises:
+            UserError: it cannot be read, or is not of the size asked for and may not be made so.
+        """
+        place = f"image '{picture.name}' of '{self.path}'"
+        try:
+            content = (
+                (self.path / picture.name).read_bytes() if self.path.is_dir() else self._archive.read(picture.name)
+            )
+            return _decoded(content, form, place)
+        except _unreadable() as error:
+            reason = _reason(error)
+            raise UserError(f"data.path: {place} cannot be read ({reason}); replace it, or remove it") from None
+
+
+def _decoded(content: bytes, form: Form, place: str) -> np.ndarray:
+    """Pixels [S, S, C]: turned as its camera says, scaled until the shorter side is S, cut to the middle square."""
+    from PIL import Image, ImageOps
+    from torchvision.transforms.v2 import functional
+    from torchvision.transforms.v2.functional import InterpolationMode as Mode
+
+    with Image.open(io.BytesIO(content)) as opened:
+        if opened.mode.startswith(("I", "F")):
+            raise ValueError(f"its pixels have more than 8 bits, mode {opened.mode}")
+        image = ImageOps.exif_transpose(opened).convert("RGB").convert("RGB" if form.colour == "rgb" else "L")
+    width, height = image.size
+    if (width, height) != (form.size, form.size):
+        if not form.resize:
+            raise UserError(
+                f"data.path: {place} has {height} x {width} pixels, not {form.size} x {form.size}; "
+                "set data.resize to true to make all fit"
+            )
+        shrinks = min(width, height) > form.size
+        image = functional.resize(image, [form.size], Mode.BOX if shrinks else Mode.BILINEAR)
+        image = functional.center_crop(image, [form.size, form.size])
+    return np.asarray(image, np.uint8).reshape(form.size, form.size, -1)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What reading a damaged picture raises, by format and kind of damage."""
+    from PIL.Image import DecompressionBombError
+
+    damaged = (zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, EOFError, DecompressionBombError)
+    return (*damaged, OSError, ValueError, RuntimeError, KeyError)
+
+
+def _reason(error: Exception) -> str:
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no picture that Pillow knows"  # its own words are an object's address
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).split("\n")[0]
+
+
+def _extensions() -> tuple[str, ...]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return tuple(IMG_EXTENSIONS)
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
+
+
+def _shared(folders: Sequence[PurePosixPath]) -> PurePosixPath:
+    """The deepest folder that all of them are or lie in."""
+    shared = folders[0]
+    while not all(folder == shared or shared in folder.parents for folder in folders):
+        shared = shared.parent
+    return shared

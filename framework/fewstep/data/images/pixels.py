@@ -1,0 +1,154 @@
+"""What image datasets have in common: sizes, grey levels, one token a pixel and channel, and changes at random.
+
+Shapes: N images, B batch, H, W, C height, width and channels, L = H W C tokens (row by row, channels last), K levels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset, DataSpec
+
+_SHADES = " .:-=+*#%@"
+_CHUNK = 4096
+_LUMA = (0.299, 0.587, 0.114)
+"""Grey of red, green and blue (ITU-R BT.601), as Pillow has it."""
+
+
+class HeldOutConfig(ComponentConfig):
+    """How much is read."""
+
+    limit: int | None = Field(None, gt=0, description="keep so many training images; null keeps all")
+    held_out: int = Field(
+        1000, ge=0, description="images of the test part that are held out, if it is there; 0 reads none of it"
+    )
+
+
+class AugmentConfig(HeldOutConfig):
+    """How training images are changed at random."""
+
+    flip: bool = Field(False, description="mirror each training image, left to right, with probability 1/2")
+    shift: int = Field(
+        0, ge=0, description="move each training image by up to this many pixels each way; its border is repeated"
+    )
+
+
+class PixelConfig(AugmentConfig):
+    """Settings of images in colour."""
+
+    size: int = Field(32, ge=2, le=1024, description="pixels a side")
+    levels: int = Field(256, ge=2, le=256, description="levels a channel (K), of equal width; the source has 256")
+    colour: Literal["rgb", "grey"] = Field("rgb", description="three tokens a pixel, or one")
+
+
+class PixelDataset(Dataset):
+    """Images whose tokens are levels of pixels, held as bytes; a subclass reads them and calls `hold`."""
+
+    kind = "image"
+    labelled = True
+
+    @property
+    def levels(self) -> int:
+        """K."""
+        return self.spec.vocab_size
+
+    def hold(self, images: Tensor, labels: Tensor, held_out: Tensor | None, levels: int) -> None:
+        """Take over images that have their final size and levels.
+
+        Args:
+            images: levels, bytes [N, H, W, C].
+            labels: [N].
+            held_out: levels, bytes [M, H, W, C], or None.
+            levels: K.
+        """
+        height, width, channels = images.shape[1:]
+        self.train, self.labels = images.flatten(1), labels.long()
+        self.held_out = None if held_out is None else held_out.flatten(1)
+        self.spec = DataSpec(levels, height * width * channels, (height, width, channels))
+        self.augments = self.config.flip or self.config.shift > 0
+
+    def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
+        if not self.augments:
+            return tokens
+        images = self._pictures(tokens)
+        if self.config.flip:
+            images = flipped(images, generator)
+        if self.config.shift:
+            images = shifted(images, self.config.shift, generator)
+        return images.reshape(tokens.shape)
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        return shaded(self._pictures(samples).double().mean(-1) / (self.levels - 1))
+
+    def to_images(self, samples: Tensor) -> Tensor:
+        return self._pictures(samples).permute(0, 3, 1, 2).float() / (self.levels - 1)
+
+    def _pictures(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, L] as pixels [B, H, W, C]."""
+        assert self.spec.grid is not None
+        return tokens.reshape(-1, *self.spec.grid)
+
+
+def shaded(grey: Tensor) -> list[str]:
+    """Images in [0, 1] (float [N, H, W]) as lines of characters from light to dark."""
+    shades = (grey * (len(_SHADES) - 1)).round().long().tolist()
+    return ["\n".join("".join(_SHADES[v] for v in row) for row in picture) for picture in shades]
+
+
+def quantised(images: Tensor, levels: int) -> Tensor:
+    """Bytes of any shape to levels of equal width, as bytes: floor(K v / 256)."""
+    return (
+        images if levels == 256 else torch.cat([(part.int() * levels // 256).byte() for part in images.split(_CHUNK)])
+    )
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Bytes [N, H, W, C] averaged over areas to [N, size, size, C], rounded down."""
+    if images.shape[1:3] == (size, size):
+        return images
+    parts = [
+        functional.adaptive_avg_pool2d(part.permute(0, 3, 1, 2).float(), size).byte().permute(0, 2, 3, 1)
+        for part in images.split(_CHUNK)
+    ]
+    return torch.cat(parts).contiguous()
+
+
+def to_grey(images: Tensor) -> Tensor:
+    """Bytes [N, H, W, 3] in colour to [N, H, W, 1] in grey."""
+    weights = torch.tensor(_LUMA)
+    return torch.cat([(part.float() @ weights).round().byte()[..., None] for part in images.split(_CHUNK)])
+
+
+def spread(count: int, wanted: int | None) -> Tensor:
+    """Indices (LongTensor) of `wanted` of `count` images, at even distances, so that sorted classes keep their shares;
+    all if there are not so many, or if it is None."""
+    if wanted is None or wanted >= count:
+        return torch.arange(count)
+    return torch.arange(wanted) * count // wanted
+
+
+def flipped(images: Tensor, generator: Generator) -> Tensor:
+    """Each of the images [B, H, W, C] mirrored, left to right, with probability 1/2."""
+    coins = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return torch.where(coins[:, None, None, None], images.flip(2), images)
+
+
+def shifted(images: Tensor, reach: int, generator: Generator) -> Tensor:
+    """Each of the images [B, H, W, C] moved by up to `reach` pixels each way.
+
+    The usual crop of a padded image; it is padded with its own border, since black bars would be learnt as well.
+    """
+    count, height, width, channels = images.shape
+    moves = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device=images.device)
+    rows, columns = (
+        (torch.arange(side, device=images.device) + move).clamp(0, side - 1)
+        for side, move in zip((height, width), moves, strict=True)
+    )
+    images = images.gather(1, rows[:, :, None, None].expand(-1, -1, width, channels))
+    return images.gather(2, columns[:, None, :, None].expand(-1, height, -1, channels))

@@ -1,0 +1,87 @@
+"""A trained image tokenizer, as data use it.
+
+Shapes: N images, C, H, W channels, height and width, h, w height and width of their grid of codes, T = h w tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from fewstep.backbones.autoencoder import Autoencoder
+from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.runtime.digest import weights_digest
+
+_CHUNK = 256
+"""Images that go through the network at once."""
+
+
+class ImageTokenizer:
+    """Images to rows of codes and back, in float64 on the CPU: the nearest of codes is then the same on any machine.
+
+    Args:
+        backbone: a trained autoencoder for images of the size that is meant; it is changed to float64.
+    """
+
+    def __init__(self, backbone: Autoencoder) -> None:
+        self.digest = weights_digest(backbone)
+        """First 16 digits of the SHA-256 of the weights."""
+        self.backbone = backbone.requires_grad_(False).eval().cpu().double()
+
+    @property
+    def codes(self) -> int:
+        """How many codes there are."""
+        return len(self.backbone.codebook)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """h and w."""
+        return self.backbone.grid
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] (float [N, C, H, W]) to codes (LongTensor [N, T])."""
+        parts = [torch.empty(0, self.grid[0] * self.grid[1], dtype=torch.long)]
+        for part in images.split(_CHUNK):
+            with torch.no_grad():
+                parts.append(self.backbone.nearest(self.backbone.encode(part.double())).flatten(1))
+        return torch.cat(parts)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (LongTensor [N, T]) to images in [0, 1], float32 [N, C, H, W]."""
+        assert self.backbone.tokens.grid is not None
+        height, width, channels = self.backbone.tokens.grid
+        parts = [torch.empty(0, channels, height, width)]
+        for part in codes.cpu().long().split(_CHUNK):
+            with torch.no_grad():
+                made = self.backbone.decode(self.backbone.codebook[part.view(-1, *self.grid)])
+            parts.append(made.clamp(0, 1).float())
+        return torch.cat(parts)
+
+    def described(self) -> dict[str, Any]:
+        """Settings and sizes, as plain data."""
+        tokens = self.backbone.tokens
+        return {
+            "backbone": self.backbone.config.model_dump(mode="json"),
+            "levels": tokens.vocab_size,
+            "grid": tokens.grid,
+        }
+
+    def weights(self) -> bytes:
+        """Its weights as a safetensors file, exactly."""
+        return safetensors.torch.save({n: w.float().contiguous() for n, w in self.backbone.state_dict().items()})
+
+    @classmethod
+    def restored(cls, described: Mapping[str, Any], weights: bytes) -> ImageTokenizer:
+        """The tokenizer that `described` and `weights` tell of."""
+        height, width, channels = described["grid"]
+        tokens = TokenSpace(
+            described["levels"], described["levels"], height * width * channels, (height, width, channels)
+        )
+        backbone = BACKBONES.build(described["backbone"], tokens=tokens)
+        assert isinstance(backbone, Autoencoder)
+        backbone.load_state_dict(safetensors.torch.load(weights))
+        return cls(backbone)

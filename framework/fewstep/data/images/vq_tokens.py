@@ -1,0 +1,166 @@
+"""Images as grids of codes of a trained tokenizer.
+
+Shapes: N images, C, H, W channels, height and width, T = h w tokens: the grid of codes, row by row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig, Strict
+from fewstep.core.errors import UserError
+from fewstep.core.fields import From
+from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec, Samples, fingerprint_of
+from fewstep.data.images.pixels import shaded
+from fewstep.data.images.tokenizer import ImageTokenizer
+from fewstep.runtime.files import publish
+from fewstep.runtime.progress import Narrator
+
+_FORMAT = "fewstep-vq-tokens/1"
+_WEIGHTS = "tokenizer.safetensors"
+_AT_ONCE = 1024
+"""Images that are in memory as numbers at once."""
+
+
+class ImageTokenizerSection(Strict):
+    """A trained image tokenizer."""
+
+    run: str = Field(description="run folder or exported model of a tokenizer; `runs/NAME/latest` is NAME's newest run")
+    weights: Literal["ema", "raw"] = Field("ema", description="which of its weights to use")
+
+
+@DATASETS.register("vq_tokens")
+class VqTokens(Dataset):
+    """Images as codes of a trained tokenizer (objective `vq`): short samples, whose pictures are what it decodes.
+
+    Images are encoded once; the codes are kept in the tokenizer's run, under a name made of its weights and the images.
+    Metrics compare decoded samples with the images themselves, not with what the tokenizer makes of them. Labels are
+    those of the images. Exports carry the tokenizer.
+
+    Raises:
+        UserError: no such tokenizer, one for other images, or images that change at random.
+    """
+
+    kind = "image"
+    labelled = True
+
+    class Config(ComponentConfig):
+        type: Literal["vq_tokens"] = "vq_tokens"
+        images: Annotated[ComponentConfig, From("datasets", leaf=True)] = Field(
+            description="the images: any image data"
+        )
+        tokenizer: ImageTokenizerSection = Field(description="what encodes them")
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        # A trained run is asked for, and what knows runs stands above data.
+        from fewstep.runs.models import load_tokenizer
+
+        self.images: Dataset = DATASETS.build(self.config.images)
+        if self.images.augments:
+            raise UserError(
+                "data.images: these images are encoded once, so that they cannot change at random; leave out what "
+                "changes them (the tokenizer's own recipe may have it)"
+            )
+        section = self.config.tokenizer
+        self.tokenizer, folder = load_tokenizer(section.run, section.weights, self.images)
+        self.labels, self.remark = self.images.labels, self.images.remark
+        (height, width), codes = self.tokenizer.grid, self.tokenizer.codes
+        self.spec = DataSpec(codes, height * width, (height, width, 1))
+        kept = _Kept(folder / "tokens", self.tokenizer, self.images)
+        self.train, self.held_out = kept.read() or kept.make()
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        images = DATASETS.get(config.images.type).cls
+        if images.kind != "image" or issubclass(images, VqTokens):
+            yield "images", f"'{config.images.type}' are no images of pixels; name data that are, such as digits"
+        elif recipe.label_input is not None and not images.labelled:
+            yield "images", f"'{config.images.type}' have no labels, which label_input asks for"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the training tokens and of what they mean."""
+        return hashlib.sha256(f"{fingerprint_of(self.train)}/{self.tokenizer.digest}".encode()).hexdigest()
+
+    def codec(self) -> Codec:
+        values = {**self.tokenizer.described(), "tokenizer_digest": self.tokenizer.digest}
+        return Codec(values, {_WEIGHTS: self.tokenizer.weights()})
+
+    def restore(self, codec: Codec) -> None:
+        self.tokenizer = ImageTokenizer.restored(codec.values, codec.files[_WEIGHTS])
+
+    def to_images(self, samples: Tensor) -> Tensor:
+        return self.tokenizer.decode(samples)
+
+    def originals(self, rows: Any, *, held_out: bool = False) -> Tensor | None:
+        if not self.has_data:
+            return super().originals(rows, held_out=held_out)
+        return self.images.originals(rows, held_out=held_out)
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        return shaded(self.to_images(samples).mean(1))
+
+
+class _Kept:
+    """Codes of images on disk: a file that is whole or not there, named by all that it depends on."""
+
+    def __init__(self, folder: Path, tokenizer: ImageTokenizer, images: Dataset) -> None:
+        self.tokenizer, self.images = tokenizer, images
+        held_out = None if images.held_out is None else fingerprint_of(images.held_out)
+        facts = [_FORMAT, tokenizer.digest, tokenizer.described(), images.fingerprint, held_out]
+        self.key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        self.file = folder / f"{self.key[:16]}.safetensors"
+
+    def read(self) -> tuple[Tensor, Tensor | None] | None:
+        """Codes of training and held-out images, or None if they are not there or damaged."""
+        if not self.file.is_file():
+            return None
+        try:
+            with safe_open(self.file, framework="pt") as opened:
+                if (opened.metadata() or {}).get("key") != self.key:
+                    return None
+                found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None
+        return found["train"], found.get("held_out")
+
+    def make(self) -> tuple[Tensor, Tensor | None]:
+        """Encode, and keep what came out where that can be written."""
+        train = self._encoded(self.images.train, "encoding images")
+        held_out = self.images.held_out
+        tests = None if held_out is None else self._encoded(held_out, "encoding held-out images")
+        parts = {"train": train} if tests is None else {"train": train, "held_out": tests}
+        partial = self.file.with_name(f".{self.file.name}-{secrets.token_hex(4)}.partial")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            save_file(parts, partial, metadata={"key": self.key})
+            publish(partial, self.file)
+        except OSError:  # somebody else's run: it takes a while once more next time
+            with contextlib.suppress(OSError):
+                partial.unlink()
+        return train, tests
+
+    def _encoded(self, samples: Samples, words: str) -> Tensor:
+        """Codes [N, T] of image tokens [N, L], as bytes if they fit."""
+        tell, parts = Narrator(words), []
+        for first in range(0, len(samples), _AT_ONCE):
+            images = self.images.to_images(samples[first : first + _AT_ONCE])
+            assert images is not None
+            codes = self.tokenizer.encode(images)
+            tell(first + len(images), len(samples))
+            parts.append(codes.to(torch.uint8 if self.tokenizer.codes <= 256 else torch.long))
+        return torch.cat(parts)

@@ -1,0 +1,145 @@
+"""A store of pairs on disk: noise, and the sample that a teacher makes of it.
+
+Shapes: B pairs of a batch, L tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fewstep.core.errors import OperationError, UserError
+from fewstep.runtime.files import publish
+from fewstep.runtime.progress import Progress
+from fewstep.runtime.seeding import derived_seed, generator_for
+
+SHARD = 4096
+"""Most pairs of one file, and the most that are in memory at a time."""
+
+_FACTS = "pairs.json"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Noise `start` and samples `data` (LongTensor [B, L]), and the evaluations that all of them took."""
+
+    start: Tensor
+    data: Tensor
+    evaluations: int = 0
+
+
+class CouplingStore:
+    """Pairs in files of equal size, drawn once and then read in an order that one number is the whole state of.
+
+    A file appears under its name only when it is on disk, so a store that was interrupted goes on with the files that
+    are missing, and has the pairs that it would have had. Reading goes file by file, in a fresh order of files and of
+    the pairs of each in every epoch.
+
+    Args:
+        folder: where; made by `fill`.
+        count: pairs wanted; rounded up to whole files.
+        facts: what decides the pairs, as plain data. A store with other facts is refused.
+        seed: of the draws and of the order.
+    """
+
+    def __init__(self, folder: Path, count: int, facts: Mapping[str, Any], seed: int) -> None:
+        self.folder, self.seed = folder, seed
+        self.shard = min(count, SHARD)
+        self.shards = -(-count // self.shard)
+        self.count = self.shards * self.shard
+        self.facts = json.loads(json.dumps({**facts, "pairs": self.count}))
+        self.position = 0
+        self._here: tuple[int, int] | None = None
+        self._pairs = Pairs(torch.empty(0), torch.empty(0))
+
+    def fill(self, draw: Callable[[int, int], Pairs], progress: Progress | None = None) -> int:
+        """Draw the files that are missing; returns the evaluations that all pairs took, those of before included.
+
+        Args:
+            draw: makes so many pairs with a seed.
+
+        Raises:
+            UserError: the folder holds the pairs of another teacher or other settings.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        evaluations = 0
+        for number in range(self.shards):
+            file = self._file(number)
+            if not file.exists():
+                _write(file, draw(self.shard, derived_seed(self.seed, f"pairs/{number}")))
+            evaluations += int(self._read(file, "evaluations")["evaluations"])
+            if progress is not None:
+                progress((number + 1) * self.shard, self.count)
+        return evaluations
+
+    def take(self, size: int) -> Pairs:
+        """The next `size` pairs."""
+        parts = []
+        while size:
+            epoch, offset = divmod(self.position, self.count)
+            turn, at = divmod(offset, self.shard)
+            pairs = self._turn(epoch, turn)
+            parts.append((pairs.start[at : at + size], pairs.data[at : at + size]))
+            size -= len(parts[-1][0])
+            self.position += len(parts[-1][0])
+        start, data = (torch.cat(rows) for rows in zip(*parts, strict=True))
+        return Pairs(start.long(), data.long())
+
+    def _turn(self, epoch: int, turn: int) -> Pairs:
+        """The pairs of the file whose turn it is, shuffled."""
+        if self._here != (epoch, turn):
+            files = torch.randperm(self.shards, generator=generator_for(self.seed, f"epoch/{epoch}"))
+            content = self._read(self._file(int(files[turn])), "start", "data")
+            rows = torch.randperm(self.shard, generator=generator_for(self.seed, f"epoch/{epoch}/turn/{turn}"))
+            self._here, self._pairs = (epoch, turn), Pairs(content["start"][rows], content["data"][rows])
+        return self._pairs
+
+    def _claim(self) -> None:
+        """Write down what the pairs are, or compare it with what stands there."""
+        file = self.folder / _FACTS
+        if not file.exists():
+            _replace(file, lambda part: part.write_text(json.dumps(self.facts, indent=2) + "\n", encoding="utf-8"))
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+        for key in sorted(self.facts.keys() | theirs.keys()):
+            if self.facts.get(key) != theirs.get(key):
+                raise UserError(
+                    f"objective.store: '{self.folder}' holds other pairs ({key}: {theirs.get(key)} there, "
+                    f"{self.facts.get(key)} here); name another folder, or delete that one to draw them anew"
+                )
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"pairs-{number:05d}-of-{self.shards:05d}.safetensors"
+
+    def _read(self, file: Path, *names: str) -> dict[str, Tensor]:
+        """These tensors of a file, and nothing else of it."""
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in names}
+        except (OSError, SafetensorError) as error:
+            raise OperationError(f"pairs '{file}' are damaged ({error}); delete that file to draw them anew") from None
+
+
+def _write(file: Path, pairs: Pairs) -> None:
+    tensors = {
+        "start": pairs.start.cpu().int().contiguous(),
+        "data": pairs.data.cpu().int().contiguous(),
+        "evaluations": torch.tensor(pairs.evaluations),
+    }
+    _replace(file, lambda part: save_file(tensors, part))
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place and move it there."""
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    write(part)
+    publish(part, file)

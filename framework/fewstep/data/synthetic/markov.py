@@ -1,0 +1,126 @@
+"""Markov source with a known distribution.
+
+Shapes: B batch, L tokens, V vocabulary, C = V ** order contexts, numbered with the latest token as the last digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.synthetic.chain import Chain, normalised
+
+MAX_CONTEXTS = 1024
+"""A dense matrix of contexts by contexts is powered to find the stationary law."""
+
+
+@DATASETS.register("markov")
+class Markov(Dataset):
+    """Stationary Markov chain, of any order, with a few likely successors a context: its law is known exactly."""
+
+    class Config(ComponentConfig):
+        type: Literal["markov"] = "markov"
+        vocab_size: int = Field(16, ge=2, description="symbols of the chain")
+        order: int = Field(1, ge=1, description="tokens that the next one depends on")
+        length: int = Field(32, ge=2, description="tokens a sample")
+        successors: int = Field(4, ge=1, description="likely successors of each context")
+        smoothing: float = Field(
+            1e-3, gt=0, lt=1, description="mass spread over all successors, so that none is impossible"
+        )
+        source_seed: int = Field(0, ge=0, description="seed of the transition matrix and of the training samples")
+        size: int = Field(65536, gt=0, description="training samples drawn from the chain")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if config.successors > config.vocab_size:
+            yield (
+                "successors",
+                f"{config.successors} successors, but there are only {config.vocab_size} symbols (vocab_size)",
+            )
+        if config.order >= config.length:
+            yield "order", f"a chain of order {config.order} needs samples longer than its {config.length} tokens"
+        elif config.vocab_size**config.order > MAX_CONTEXTS:
+            yield (
+                "order",
+                f"vocab_size ** order is {config.vocab_size**config.order:,} contexts, and {MAX_CONTEXTS:,} is the "
+                "most whose law is computed exactly; take fewer symbols or a lower order",
+            )
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        c = self.config
+        generator = torch.Generator().manual_seed(c.source_seed)
+        self.transition = _transition(c, generator)
+        self.initial = _stationary(self.transition)
+        self.spec = DataSpec(vocab_size=c.vocab_size, length=c.length)
+        self.train = self.draw(c.size, generator)
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Exact samples (LongTensor [count, L])."""
+        c = self.config
+        x = torch.empty(count, c.length, dtype=torch.long)
+        context = torch.multinomial(self.initial, count, replacement=True, generator=generator)
+        x[:, : c.order] = self._digits(context)
+        for i in range(c.order, c.length):
+            x[:, i] = torch.multinomial(self.transition[context], 1, generator=generator)[:, 0]
+            context = (context * c.vocab_size + x[:, i]) % len(self.initial)
+        return x
+
+    def log_likelihood(self, samples: Tensor) -> Tensor:
+        """log q(x) in nats (float64 [B])."""
+        contexts = self.contexts(samples)
+        steps = self.transition.log()[contexts[:, :-1], samples[:, self.config.order :]]
+        return self.initial.log()[contexts[:, 0]] + steps.sum(1)
+
+    def contexts(self, samples: Tensor) -> Tensor:
+        """Number of the context that ends at each place from the order-th on (LongTensor [B, L - order + 1])."""
+        windows = samples.unfold(1, self.config.order, 1)
+        places = self.config.vocab_size ** torch.arange(self.config.order - 1, -1, -1, device=samples.device)
+        return (windows * places).sum(-1)
+
+    def ngram_law(self, n: int) -> Tensor:
+        """Exact probability of every n-gram (float64 [V] * n); the same at every place."""
+        vocab, order = self.config.vocab_size, self.config.order
+        law = self.initial.view([vocab] * order)
+        if n < order:
+            return law.sum(tuple(range(order - n)))
+        for _ in range(n - order):
+            law = law[..., None] * self.transition.view([vocab] * (order + 1))
+        return law
+
+    def _digits(self, contexts: Tensor) -> Tensor:
+        """Tokens of contexts (LongTensor [B, order])."""
+        vocab, order = self.config.vocab_size, self.config.order
+        return contexts[:, None] // vocab ** torch.arange(order - 1, -1, -1) % vocab
+
+    @property
+    def chain(self) -> Chain:
+        return Chain(self.initial, self.transition, self.config.order)
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        return [" ".join(f"{token:2d}" for token in row) for row in samples.tolist()]
+
+
+def _transition(config: Any, generator: Generator) -> Tensor:
+    """Row-stochastic float64 [C, V]: `successors` random entries a row hold all but the smoothing mass."""
+    v, k, contexts = config.vocab_size, config.successors, config.vocab_size**config.order
+    likely = torch.rand(contexts, v, generator=generator, dtype=torch.float64).argsort(1)[:, :k]
+    weights = 0.25 + torch.rand(contexts, k, generator=generator, dtype=torch.float64)
+    sparse = torch.zeros(contexts, v, dtype=torch.float64).scatter(1, likely, normalised(weights))
+    return (1 - config.smoothing) * sparse + config.smoothing / v
+
+
+def _stationary(transition: Tensor) -> Tensor:
+    """Left fixed point pi = pi P of the chain of contexts (float64 [C]), by repeated squaring of P."""
+    contexts, vocab = transition.shape
+    following = (torch.arange(contexts)[:, None] * vocab + torch.arange(vocab)) % contexts
+    power = torch.zeros(contexts, contexts, dtype=torch.float64).scatter(1, following, transition)
+    for _ in range(30):
+        power = normalised(power @ power)
+    return power.mean(0)

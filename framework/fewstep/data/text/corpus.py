@@ -1,0 +1,244 @@
+"""Any amount of text: documents, tokenised once into shards that training maps into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.core.fields import From
+from fewstep.data.base import DATASETS, DataSpec
+from fewstep.data.text.mapped import MappedRows, PaddedDocuments, Windows
+from fewstep.data.text.preparation.documents import Rules
+from fewstep.data.text.preparation.fetch import fetch
+from fewstep.data.text.preparation.files import find_files
+from fewstep.data.text.preparation.hub import HubConfig, from_disk, from_hub, is_saved
+from fewstep.data.text.preparation.prepare import Job, check_settings, check_sizes, prepare
+from fewstep.data.text.preparation.shards import MANIFEST, PARTS, Prepared, read_manifest
+from fewstep.data.text.preparation.source import Files, Source, Stream
+from fewstep.data.text.text import TextDataset
+from fewstep.runtime.hashing import LocalPath
+
+_ON_THE_SPOT = 1 << 26
+"""Bytes of text that training prepares itself; more is worth a command of its own."""
+_RULES = tuple(Rules.__dataclass_fields__)
+_DECIDING = (*_RULES, "separator", "held_out", "held_out_path", "shard_bytes", "hub", "url")
+"""Keys that decide what the shards hold; where the text lies does not."""
+
+
+@DATASETS.register("corpus")
+class Corpus(TextDataset):
+    """Text of any size: files, folders, globs, JSON lines, packed (gz, zst, zip), or Hugging Face `datasets`.
+
+    `fewstep data prepare RECIPE` cuts the text into documents and writes their tokens into shards, which training maps
+    into memory: see docs/text-data.md. Some documents are held out, chosen by a hash of their text.
+    """
+
+    class Config(ComponentConfig):
+        type: Literal["corpus"] = "corpus"
+        path: LocalPath | None = Field(
+            None, description="file, folder or glob; in the place of a download, where the recipe names one"
+        )
+        hub: HubConfig | None = Field(None, description="dataset on the Hugging Face Hub")
+        url: str | None = Field(None, pattern="^https?://", description="file to download")
+        format: Literal["auto", "text", "jsonl"] = Field("auto", description="auto goes by the files' names")
+        field: str = Field("text", description="key or column of the text, in JSON lines and tables")
+        documents: Literal["file", "line", "paragraph", "marked", "pieces"] = Field(
+            "file",
+            description="what a document is in a text file: the file, a line, lines up to a blank one, lines up to the "
+            "next `marker`, or pieces of `piece_bytes`",
+        )
+        marker: str = Field("", description="regular expression of the lines that begin a document (marked)")
+        keep_marker: bool = Field(False, description="whether such a line belongs to the document that it begins")
+        piece_bytes: int = Field(1 << 20, ge=16, description="bytes of a document, up to a whole character (pieces)")
+        held_out: float = Field(0.01, ge=0, lt=1, description="share of the documents that is held out")
+        held_out_path: LocalPath | None = Field(
+            None, description="file, folder or glob of held-out text, in the place of a share"
+        )
+        tokenizer: Annotated[ComponentConfig, From("tokenizers")] = Field("byte", validate_default=True)
+        separator: str | None = Field(
+            None, description='text after each document, "" for nothing; null for the tokenizer\'s own end'
+        )
+        length: int = Field(128, ge=2, description="tokens a sample")
+        packing: Literal["wrap", "pad"] = Field(
+            "wrap",
+            description="wrap cuts all documents, one after the other, into samples; pad makes a sample of each "
+            "document, cut off, or filled with the tokenizer's end",
+        )
+        shard_bytes: int = Field(1 << 25, ge=1024, description="bytes of text a shard")
+        readers: int = Field(1, ge=1, description="threads that read ahead of the training; the order is the same")
+        prepared: LocalPath | None = Field(
+            None, validate_default=True, description="folder of the shards; null for prepared/NAME-DIGEST"
+        )
+
+        @field_validator("prepared")
+        @classmethod
+        def _name(cls, folder: str | None, info: ValidationInfo) -> str | None:
+            """By default a folder of its own for each text and each way to tokenise it."""
+            data = info.data
+            if folder or not {"path", "tokenizer", *_DECIDING} <= data.keys():
+                return folder
+            deciding = {key: data[key] for key in ("path", "tokenizer", *_DECIDING)}
+            digest = hashlib.sha256(json.dumps(deciding, default=lambda c: c.model_dump(mode="json")).encode())
+            origin = data["path"] or (data["hub"] and data["hub"].name) or data["url"] or "corpus"
+            name = re.sub(r"[^A-Za-z0-9._-]", "", Path(origin).name.split(".")[0]) or "corpus"
+            return str(Path("prepared").absolute() / f"{name}-{digest.hexdigest()[:8]}")
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if config.path is None and config.hub is None and config.url is None:
+            yield "path", "name a file, folder or glob here, or a dataset under `hub`"
+        if (config.documents == "marked") != bool(config.marker):
+            yield "marker", "`documents: marked` and a marker belong together"
+        try:
+            re.compile(config.marker)
+        except re.error as error:
+            yield "marker", f"is no regular expression ({error})"
+        if config.packing == "pad" and config.separator is not None:
+            yield "separator", "`packing: pad` fills samples with the tokenizer's end; leave separator null"
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        c = self.config
+        if not _is_prepared(c):
+            _check_small(c)
+        self.prepared = _ready(c)
+        self.tokenizer = self.prepared.tokenizer
+        self.spec = DataSpec(vocab_size=self.tokenizer.vocab_size, length=c.length)
+        self.readers = c.readers
+        self.train = self._part("train")
+        self.held_out = self._part("held_out") if self.prepared.shards["held_out"] else None
+        if not len(self.train):
+            count = self.prepared.manifest["parts"]["train"]["tokens"]
+            raise UserError(f"data.length: the text has {count} tokens, fewer than one window of {c.length}")
+
+    def _part(self, part: str) -> MappedRows:
+        shards, c = self.prepared.shards[part], self.config
+        if c.packing == "wrap":
+            return Windows(shards, c.length)
+        if self.tokenizer.end is None:
+            raise UserError(f"data.packing: tokenizer '{c.tokenizer.type}' has no symbol that ends a document")
+        return PaddedDocuments(shards, c.length, self.tokenizer.end)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the hashes of the training shards and of how samples are cut from them."""
+        shards = [entry["sha256"] for entry in self.prepared.manifest["shards"] if entry["part"] == "train"]
+        return hashlib.sha256(json.dumps([shards, self.config.packing, self.config.length]).encode()).hexdigest()
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        """Where a document ends, the symbol for it stands."""
+        end = self.tokenizer.end
+        if end is None:
+            return super().to_text(samples)
+        name = self.tokenizer.symbols()[end]
+        return [name.join(map(self.tokenizer.decode, _split(row, end))) for row in samples.tolist()]
+
+    @classmethod
+    def prepare(cls, config: Any, workers: int = 1, verify: bool = False) -> list[dict[str, Any]]:
+        prepared = _ready(config, workers)
+        if verify:
+            prepared.verify()
+        totals, shards = prepared.manifest["parts"], prepared.manifest["shards"]
+        return [
+            {"part": part, **totals[part], "shards": sum(shard["part"] == part for shard in shards)} for part in PARTS
+        ]
+
+
+def _is_prepared(config: Any) -> bool:
+    return (Path(config.prepared) / MANIFEST).exists()
+
+
+def _ready(config: Any, workers: int = 1) -> Prepared:
+    """The shards, made if they are not there, and those of this very recipe."""
+    if not _is_prepared(config):
+        return prepare(_job(config), workers)
+    _check(config)
+    return Prepared(Path(config.prepared))
+
+
+def _split(row: list[int], end: int) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    for token in row:
+        if token == end:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """All that decides the shards besides the text itself."""
+    settings = config.model_dump(mode="json", include={*_DECIDING, "tokenizer"})
+    settings["tokenizer"].pop("path", None)
+    settings["held_out_path"] = settings["held_out_path"] is not None
+    return settings
+
+
+def _check(config: Any) -> None:
+    """The prepared folder is what the recipe asks for, and its text has not changed since, if it is here."""
+    folder = Path(config.prepared)
+    manifest = read_manifest(folder)
+    check_settings(folder, _settings(config), manifest)
+    paths = [Path(path) for path in (config.path, config.held_out_path) if path is not None]
+    if config.path is not None and all(path.exists() and not is_saved(path) for path in paths):
+        check_sizes(folder, [file for path in paths for file in find_files(path)], manifest)
+
+
+def _check_small(config: Any) -> None:
+    """Training prepares a little text itself, so that one command does.
+
+    Raises:
+        UserError: it is much, or has to be downloaded first.
+    """
+    command = "prepare the data first: `fewstep data prepare RECIPE`, with the same --set as here"
+    if config.path is None:
+        raise UserError(f"no prepared data in '{config.prepared}'; {command}")
+    if is_saved(Path(config.path)) or sum(file.size for file in find_files(Path(config.path))) > _ON_THE_SPOT:
+        raise UserError(f"no prepared data of '{config.path}' in '{config.prepared}'; {command}")
+
+
+def _job(config: Any) -> Job:
+    return Job(
+        folder=Path(config.prepared),
+        source=_source(config),
+        tokenizer=config.tokenizer,
+        separator=config.separator,
+        shard_bytes=config.shard_bytes,
+        settings=_settings(config),
+    )
+
+
+def _source(config: Any) -> Source:
+    """The recipe's documents: from where the person says, else from where the recipe says."""
+    rules = Rules(**{key: getattr(config, key) for key in _RULES})
+    path = config.path
+    if path is None and config.hub is None:
+        path = fetch(config.url, Path(config.prepared).parent / "downloads")
+    split = config.hub.held_out_split if config.hub and path is None else None
+    given = config.held_out_path is not None or split is not None
+    first: Stream = (
+        from_hub(config.hub, config.hub.split, config.field, 0) if path is None else _local(path, rules, "data.path", 0)
+    )
+    streams: list[tuple[Stream, str | None]] = [(first, "train" if given else None)]
+    if config.held_out_path is not None:
+        streams.append((_local(config.held_out_path, rules, "data.held_out_path", 1), "held_out"))
+    elif split is not None:
+        streams.append((from_hub(config.hub, split, config.field, 1), "held_out"))
+    return Source(streams, config.held_out)
+
+
+def _local(path: str | Path, rules: Rules, key: str, number: int) -> Stream:
+    place = Path(path)
+    if is_saved(place):
+        return from_disk(place, rules.field, number)
+    return Files(find_files(place, key), rules)

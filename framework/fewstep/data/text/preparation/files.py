@@ -1,0 +1,144 @@
+"""Files of text: which a path means, and their bytes, unpacked as they are read."""
+
+from __future__ import annotations
+
+import glob
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from fewstep.core.errors import UserError
+from fewstep.runtime.hashing import sha256
+
+PACKED = (".gz", ".zst", ".zip")
+JSON_LINES = (".jsonl", ".ndjson")
+_KNOWN = (".txt", ".text", ".md", ".raw", *JSON_LINES)
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """One file of a source; `name` is its path from the folder that the recipe names."""
+
+    path: Path
+    name: str
+    size: int
+
+    @property
+    def json_lines(self) -> bool:
+        return self.path.name.endswith(tuple(kind + packed for kind in JSON_LINES for packed in ("", *PACKED)))
+
+    def sha256(self, seen: Callable[[int], None] = lambda count: None) -> str:
+        """SHA-256 of the bytes as they lie on disk; `seen` is told how many were read."""
+        try:
+            return sha256(self.path, seen)
+        except OSError as error:
+            raise UserError(f"data.path: cannot read '{self.path}': {error.strerror}") from None
+
+
+def find_files(path: Path, key: str = "data.path") -> list[TextFile]:
+    """What a path means: a file, all text below a folder, or the files that a glob matches; in order of their names.
+
+    Raises:
+        UserError: nothing there, an empty file, or a folder without files of a known kind.
+    """
+    if path.is_dir():
+        endings = tuple(kind + packed for kind in _KNOWN for packed in ("", *PACKED))
+        inside = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        found = [p for p in inside if p.is_file() and p.name.endswith(endings)]
+        if not found:
+            kinds = ", ".join(_KNOWN)
+            raise UserError(f"{key}: no text in folder '{path}' ({kinds}, also packed: {', '.join(PACKED)})")
+        root = path
+    elif path.exists():
+        found, root = [path], path.parent
+    else:
+        found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+        if not found:
+            raise UserError(f"{key}: no file '{path}'")
+        root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
+    files = [TextFile(p, p.relative_to(root).as_posix(), p.stat().st_size) for p in found]
+    empty = [file for file in files if not file.size]
+    if empty:
+        raise UserError(f"{key}: '{empty[0].path}' is empty")
+    return sorted(files, key=lambda file: file.name)
+
+
+@contextmanager
+def opened(file: TextFile) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
+    """The unpacked bytes of a file, and how many bytes of it on disk were read so far.
+
+    Raises:
+        UserError: unreadable, or damaged or cut off where it is packed.
+    """
+    with ExitStack() as stack:
+        try:
+            raw = stack.enter_context(file.path.open("rb"))
+            yield stack.enter_context(_unpacked(raw, file.path)), raw.tell
+        except EOFError:
+            raise UserError(f"data.path: '{file.path}' ends early; fetch it again") from None
+        except (gzip.BadGzipFile, zlib.error, zipfile.BadZipFile) as error:
+            raise UserError(f"data.path: '{file.path}' is damaged ({error}); fetch it again") from None
+        except OSError as error:
+            raise UserError(f"data.path: cannot read '{file.path}': {error.strerror or error}") from None
+
+
+def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+    if path.suffix == ".zst":
+        return io.BufferedReader(_Zstandard(raw, path), _BLOCK)
+    if path.suffix == ".zip":
+        archive = zipfile.ZipFile(raw)
+        if len(archive.namelist()) != 1:
+            raise UserError(f"data.path: '{path}' holds {len(archive.namelist())} files; unpack it and name the folder")
+        return cast(BinaryIO, archive.open(archive.namelist()[0]))
+    return raw
+
+
+class _Zstandard(io.RawIOBase):
+    """Unpacked bytes of zstandard frames. zstandard's own reader takes a frame that is cut off for a whole one."""
+
+    def __init__(self, raw: BinaryIO, path: Path) -> None:
+        try:
+            import zstandard
+        except ImportError:
+            raise UserError(f"data.path: '{path.name}' needs zstandard: pip install zstandard") from None
+        self._new, self._error = zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
+        self._raw, self._path, self._left = raw, path, b""
+        self._frame: Any = self._new()
+        self._begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._left:
+            packed = self._raw.read(1 << 16)
+            if not packed:
+                if self._begun:
+                    raise EOFError
+                return 0
+            self._left = self._unpack(packed)
+        part, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+    def _unpack(self, packed: bytes) -> bytes:
+        parts = []
+        try:
+            while packed:
+                self._begun = True
+                parts.append(self._frame.decompress(packed))
+                packed = b""
+                if self._frame.eof:
+                    packed, self._frame, self._begun = self._frame.unused_data, self._new(), False
+        except self._error as error:
+            raise UserError(f"data.path: '{self._path}' is damaged ({error}); fetch it again") from None
+        return b"".join(parts)

@@ -1,0 +1,156 @@
+"""Shards: tokens on disk, memory-mapped; and the folder of them, whole or refused.
+
+A folder holds `manifest.json`, the tokenizer's files, and shards: safetensors with `tokens` (uint16, or uint32 where
+there are more than 65,536 symbols) and `ends` (int64: for each document the number of the shard's tokens up to its
+end). Each shard carries the digest of the tokenizer that it was made with.
+
+Shapes: T tokens, D documents of a shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
+from fewstep.runtime.hashing import sha256
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PARTS = ("train", "held_out")
+_KINDS: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "I64": np.dtype("<i8")}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One memory-mapped shard: `tokens` (uint16 or uint32 [T]) and `ends` (int64 [D])."""
+
+    tokens: NDArray[Any]
+    ends: NDArray[np.int64]
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The smallest type that holds every id."""
+    return _KINDS["U16"] if vocab_size <= 1 << 16 else _KINDS["U32"]
+
+
+def tokenizer_digest(config: ComponentConfig, files: dict[str, bytes]) -> str:
+    """SHA-256 of a tokenizer: its kind and all that it learned."""
+    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
+    return digest.hexdigest()
+
+
+def write_shard(file: Path, tokens: NDArray[Any], ends: NDArray[np.int64], tokenizer: str) -> None:
+    """Write one shard; the caller moves it to its place."""
+    from safetensors.numpy import save
+
+    file.write_bytes(save({"tokens": tokens, "ends": ends}, metadata={"tokenizer": tokenizer}))
+
+
+def open_shard(file: Path, entry: dict[str, Any], tokenizer: str) -> Shard:
+    """Map a shard into memory and see whether it is the one that the manifest means.
+
+    Raises:
+        UserError: missing, cut off, of another tokenizer, or with other counts.
+    """
+    again = f"delete '{file.parent}' and run `fewstep data prepare` again"
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as raw:
+            (length,) = struct.unpack("<Q", raw.read(8))
+            header = json.loads(raw.read(min(length, 1 << 16)))
+        tensors = {name: header[name] for name in ("tokens", "ends")}
+        wanted = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
+    except FileNotFoundError:
+        raise UserError(f"shard '{file}' is missing; {again}") from None
+    except OSError as error:
+        raise UserError(f"cannot read shard '{file}': {error.strerror}") from None
+    except (struct.error, ValueError, KeyError, TypeError):
+        raise UserError(f"'{file}' is no shard; {again}") from None
+    if size != wanted:
+        raise UserError(f"shard '{file}' has {size:,} bytes and should have {wanted:,}: it was cut off; {again}")
+    if header.get("__metadata__", {}).get("tokenizer") != tokenizer:
+        raise UserError(f"shard '{file}' was made with another tokenizer than its manifest says; {again}")
+    counts = [tensor["shape"][0] for tensor in tensors.values()]
+    if counts != [entry["tokens"], entry["documents"]]:
+        raise UserError(f"shard '{file}' is not the one of its manifest: it holds {counts[0]:,} tokens; {again}")
+    tokens, ends = (_mapped(file, tensor, 8 + length) for tensor in tensors.values())
+    return Shard(tokens, ends)
+
+
+def _mapped(file: Path, tensor: dict[str, Any], begin: int) -> NDArray[Any]:
+    offset = begin + tensor["data_offsets"][0]
+    return np.memmap(file, dtype=_KINDS[tensor["dtype"]], mode="r", offset=offset, shape=tuple(tensor["shape"]))
+
+
+class Prepared:
+    """A folder of shards that is whole.
+
+    Raises:
+        UserError: no manifest, one of another version, a tokenizer or shard that is not the manifest's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self.tokenizer = self._tokenizer()
+        self.shards = {
+            part: [
+                open_shard(folder / entry["file"], entry, self.manifest["tokenizer"]["sha256"])
+                for entry in self.manifest["shards"]
+                if entry["part"] == part
+            ]
+            for part in PARTS
+        }
+
+    def _tokenizer(self) -> Tokenizer:
+        about = self.manifest["tokenizer"]
+        tokenizer = TOKENIZERS.build(about["config"])
+        try:
+            files = {name: (self.folder / name).read_bytes() for name in about["files"]}
+        except OSError as error:
+            raise UserError(f"cannot read '{error.filename}': {error.strerror}; prepare the data again") from None
+        if tokenizer_digest(tokenizer.config, files) != about["sha256"]:
+            raise UserError(f"the tokenizer in '{self.folder}' is not the one that its shards were made with")
+        tokenizer.load(files)
+        return tokenizer
+
+    def verify(self) -> None:
+        """Read every shard and compare its SHA-256.
+
+        Raises:
+            UserError: naming the first that differs.
+        """
+        for entry in self.manifest["shards"]:
+            if sha256(self.folder / entry["file"]) != entry["sha256"]:
+                raise UserError(f"shard '{self.folder / entry['file']}' is damaged: its SHA-256 is not the manifest's")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder.
+
+    Raises:
+        UserError: there is none, it is no JSON, or of another version.
+    """
+    file = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = manifest["format"]
+    except OSError:
+        raise UserError(f"no prepared data in '{folder}' (it holds no {MANIFEST})") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"'{file}' is no manifest of prepared data") from None
+    if version != FORMAT:
+        raise UserError(f"'{file}' has format {version}, and this version of fewstep reads {FORMAT}; prepare again")
+    return manifest

@@ -1,0 +1,92 @@
+"""Any UTF-8 text file as windows of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
+from fewstep.runtime.hashing import LocalPath, read_utf8
+
+
+class TextConfig(ComponentConfig):
+    """Settings of every dataset that is made of one long text."""
+
+    length: int = Field(128, ge=2, description="tokens a window")
+    tokenizer: Literal["char", "sentencepiece"] = Field("char", description="characters, or trained byte-pair pieces")
+    pieces: int = Field(512, ge=16, description="vocabulary of the sentencepiece tokenizer")
+
+
+class TextDataset(Dataset):
+    """Data that a tokenizer made of text."""
+
+    kind = "text"
+    tokenizer: Tokenizer
+
+    def to_text(self, samples: Tensor) -> list[str]:
+        return [self.tokenizer.decode(row) for row in samples.tolist()]
+
+    def symbols(self) -> list[str]:
+        return self.tokenizer.symbols()
+
+    def make_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the settings, before it has learned anything."""
+        return TOKENIZERS.build(self.config.tokenizer)
+
+    def codec(self) -> Codec:
+        return Codec(files=self.tokenizer.files())
+
+    def restore(self, codec: Codec) -> None:
+        self.tokenizer = self.make_tokenizer()
+        self.tokenizer.load(codec.files)
+
+
+class TextWindows(TextDataset):
+    """Consecutive windows of one text; the last, incomplete one is left out."""
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        # A resolved recipe spells the default out, which is no mistake.
+        if config.tokenizer == "char" and config.pieces != TextConfig.model_fields["pieces"].default:
+            yield "pieces", "a vocabulary of pieces needs `tokenizer: sentencepiece`; characters are all taken"
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        text = self.read()
+        c = self.config
+        self.tokenizer = self.make_tokenizer()
+        try:
+            self.tokenizer.fit([text])
+        except UserError as error:
+            raise UserError(f"data.pieces: {error}") from None
+        ids = torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+        windows = ids.numel() // c.length
+        if not windows:
+            raise UserError(f"data.length: the text has {ids.numel()} tokens, fewer than one window of {c.length}")
+        self.train = ids[: windows * c.length].view(windows, c.length)
+        self.spec = DataSpec(vocab_size=self.tokenizer.vocab_size, length=c.length)
+
+    def make_tokenizer(self) -> Tokenizer:
+        pieces = {"type": "sentencepiece", "vocab_size": self.config.pieces, "byte_fallback": False}
+        return TOKENIZERS.build("char" if self.config.tokenizer == "char" else pieces)
+
+    def read(self) -> str:
+        """The whole text."""
+        return read_utf8(Path(self.config.path))
+
+
+@DATASETS.register("text")
+class Text(TextWindows):
+    """Any UTF-8 text file, as windows of characters or sentencepiece pieces."""
+
+    class Config(TextConfig):
+        type: Literal["text"] = "text"
+        path: LocalPath = Field(description="the text file; a relative path is taken from the current folder")

@@ -1,0 +1,72 @@
+"""Characters as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer
+
+_END = "<end>"
+_CODE_POINTS = 0x110000
+
+
+@TOKENIZERS.register("char")
+class CharTokenizer(Tokenizer):
+    """One symbol for each distinct character of all documents, in code-point order."""
+
+    learns_from: ClassVar = "all"
+    fixed_pieces = True
+
+    class Config(ComponentConfig):
+        type: Literal["char"] = "char"
+        alphabet: str | None = Field(None, min_length=1, description="the characters; null for those that occur")
+        end_symbol: bool = Field(False, description="one more symbol that ends a document")
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(config)
+        self._set(self.config.alphabet or "")
+
+    def fit(self, texts: Iterable[str]) -> None:
+        if self.config.alphabet is None:
+            found: set[str] = set()
+            for text in texts:
+                found.update(text)
+            self._set("".join(found))
+
+    def _set(self, characters: str) -> None:
+        self.alphabet = sorted(set(characters))
+        self._ids = np.full(_CODE_POINTS, -1, dtype=np.int64)
+        self._ids[[ord(character) for character in self.alphabet]] = np.arange(len(self.alphabet))
+        self.end = len(self.alphabet) if self.config.end_symbol else None
+        self.vocab_size = len(self.alphabet) + self.config.end_symbol
+
+    def files(self) -> dict[str, bytes]:
+        return {"alphabet.txt": "".join(self.alphabet).encode()}
+
+    def load(self, files: Mapping[str, bytes]) -> None:
+        self._set(files["alphabet.txt"].decode())
+
+    def encode(self, text: str) -> list[int]:
+        return [int(i) for i in self.encode_batch([text])[0]]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        return [self._encoded(text) for text in texts]
+
+    def _encoded(self, text: str) -> Ids:
+        ids = self._ids[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
+        if len(ids) and ids.min() < 0:
+            unknown = min(set(text) - set(self.alphabet))
+            raise UserError(f"character {unknown!r} does not occur in the training text")
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.alphabet[i] for i in ids if i != self.end)
+
+    def symbols(self) -> list[str]:
+        return self.alphabet + [_END] * self.config.end_symbol

@@ -1,0 +1,94 @@
+"""Tokenizers in the JSON format of Hugging Face's `tokenizers` library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer
+from fewstep.runtime.hashing import LocalPath
+
+_FILE = "tokenizer.json"
+
+
+@TOKENIZERS.register("huggingface")
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json` of the `tokenizers` library (pip install tokenizers), from a file or from the Hub."""
+
+    class Config(ComponentConfig):
+        type: Literal["huggingface"] = "huggingface"
+        path: LocalPath | None = Field(None, description="the file tokenizer.json, in the place of a download")
+        name: str | None = Field(None, description="model on the Hub that has one, such as gpt2")
+        end_token: str | None = Field("<|endoftext|>", description="token that ends a document; null for none")
+
+    def fit(self, texts: Iterable[str]) -> None:
+        """Read the file or fetch it; `texts` are not asked."""
+        c, library = self.config, _library()
+        if c.path is not None:
+            try:
+                self.load({_FILE: Path(c.path).read_bytes()})
+            except OSError as error:
+                raise UserError(f"data.tokenizer.path: cannot read '{c.path}': {error.strerror}") from None
+            return
+        if c.name is None:
+            raise UserError("data.tokenizer: set path to a tokenizer.json, or name to a model on the Hub")
+        try:
+            fetched = library.Tokenizer.from_pretrained(c.name)
+        except Exception as error:  # the library raises bare Exceptions
+            raise UserError(
+                f"data.tokenizer.name: could not fetch '{c.name}' ({str(error).splitlines()[0]}); "
+                "without a network set data.tokenizer.path to a copy of its tokenizer.json"
+            ) from None
+        self.load({_FILE: fetched.to_str().encode()})
+
+    def files(self) -> dict[str, bytes]:
+        return {_FILE: self._content}
+
+    def load(self, files: Mapping[str, bytes]) -> None:
+        self._content = files[_FILE]
+        try:
+            self._tokenizer = _library().Tokenizer.from_buffer(self._content)
+        except UserError:
+            raise
+        except Exception as error:  # the library raises bare Exceptions
+            where = self.config.path or _FILE
+            raise UserError(f"data.tokenizer: '{where}' is no tokenizer.json ({error})") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
+        if self.config.end_token is not None:
+            self.end = self._tokenizer.token_to_id(self.config.end_token)
+            if self.end is None:
+                raise UserError(f"data.tokenizer.end_token: the tokenizer has no token '{self.config.end_token}'")
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in found]
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode([i for i in ids if i != self.end], skip_special_tokens=False))
+
+    def symbols(self) -> list[str]:
+        names = {i: token for token, i in self._tokenizer.get_vocab().items()}
+        return [
+            self._tokenizer.decode([i], skip_special_tokens=False) or names.get(i, "") for i in range(self.vocab_size)
+        ]
+
+
+def _library() -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # processes share the work; its threads would not survive
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError("data.tokenizer: 'huggingface' needs tokenizers: pip install tokenizers") from None
+    return tokenizers

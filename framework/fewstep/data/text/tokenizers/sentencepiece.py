@@ -1,0 +1,103 @@
+"""Pieces of words, learned by the sentencepiece library."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer
+
+_FILE = "tokenizer.model"
+
+
+@TOKENIZERS.register("sentencepiece")
+class SentencePieceTokenizer(Tokenizer):
+    """Pieces learned from a sample of the documents, in one thread, so that the same documents give the same pieces.
+
+    Text is taken as it is: no normalisation, spaces and line breaks kept. Ids 0 to 2 are unknown, begin and end.
+    """
+
+    learns_from: ClassVar = "sample"
+
+    class Config(ComponentConfig):
+        type: Literal["sentencepiece"] = "sentencepiece"
+        vocab_size: int = Field(8192, ge=16, description="pieces, with the three special ones")
+        model: Literal["bpe", "unigram"] = Field("bpe", description="how pieces are found")
+        byte_fallback: bool = Field(
+            True, description="256 pieces for bytes, so that rare characters can be written; without, they are refused"
+        )
+        sample: int = Field(
+            10_000,
+            gt=0,
+            description="documents learned from: those with the smallest hashes, the first 10,000 characters of each",
+        )
+
+    def fit(self, texts: Iterable[str]) -> None:
+        import sentencepiece
+
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(line for text in texts for line in text.splitlines()),
+                model_writer=model,
+                vocab_size=self.config.vocab_size,
+                model_type=self.config.model,
+                byte_fallback=self.config.byte_fallback,
+                character_coverage=1.0,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                user_defined_symbols=["\n"],
+                num_threads=1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0].rsplit("] ", 1)[-1]
+            raise UserError(
+                f"sentencepiece cannot make {self.config.vocab_size} pieces of this text: {reason}"
+            ) from None
+        self.load({_FILE: model.getvalue()})
+
+    def files(self) -> dict[str, bytes]:
+        return {_FILE: self._model}
+
+    def load(self, files: Mapping[str, bytes]) -> None:
+        import sentencepiece
+
+        self._model = files[_FILE]
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+        except RuntimeError:
+            raise UserError(f"'{_FILE}' is no model of sentencepiece") from None
+        self.vocab_size = self._processor.get_piece_size()
+        self.end, self._unknown = self._processor.eos_id(), self._processor.unk_id()
+
+    def encode(self, text: str) -> list[int]:
+        return list(self._processor.encode(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        found = [np.array(ids, dtype=np.int64) for ids in self._processor.encode(list(texts), num_threads=1)]
+        for text, ids in zip(texts, found, strict=True):
+            if (ids == self._unknown).any():
+                self._refuse(text)
+        return found
+
+    def _refuse(self, text: str) -> None:
+        rare = next(c for c in text if self._unknown in self._processor.encode(c))
+        raise UserError(
+            f"character {rare!r} does not occur in the sample that the pieces were learned from; set "
+            "data.tokenizer.byte_fallback to true, data.tokenizer.sample to more documents, or, if a few documents are "
+            "all the text, data.documents to cut it into more of them (line)"
+        )
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._processor.decode(ids))
+
+    def symbols(self) -> list[str]:
+        # A piece marks spaces with U+2581, which the decoder of a whole text turns back.
+        return [str(self._processor.id_to_piece(i)).replace("\u2581", " ") for i in range(self.vocab_size)]

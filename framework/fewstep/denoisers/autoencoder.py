@@ -1,0 +1,49 @@
+"""An image tokenizer in training: an autoencoder in the place of a network that predicts tokens.
+
+Shapes: B batch, L tokens, C, H, W channels, height and width of an image, h, w height and width of the grid of codes,
+E width of a code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fewstep.backbones.autoencoder import Autoencoder, straight_through
+from fewstep.core.errors import UserError
+from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.condition import Condition
+from fewstep.runtime.streams import Randomness
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Images `values` [B, C, H, W] in [0, 1], what came back of them (`made`, the same shape), and what they went
+    through: `vectors` [B, h, w, E] and the `codes` (LongTensor [B, h, w]) nearest to those."""
+
+    values: Tensor
+    made: Tensor
+    vectors: Tensor
+    codes: Tensor
+
+
+class NetworkAutoencoder(NetworkDenoiser):
+    """A backbone that gives clean images back through codes; built, trained, kept and loaded like other networks."""
+
+    backbone: Autoencoder
+
+    def reconstruct(self, x0: Tensor) -> Reconstruction:
+        """Images of clean tokens [B, L] and back, with gradients that go around the choice of codes."""
+        self._count(x0)
+        values = self.backbone.values(x0)
+        vectors = self.backbone.encode(values)
+        codes = self.backbone.nearest(vectors.detach())
+        made = self.backbone.decode(straight_through(vectors, self.backbone.codebook.detach()[codes]))
+        return Reconstruction(values, made, vectors, codes)
+
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
+        raise UserError(
+            "an image tokenizer draws no samples; name its run as `tokenizer.run` of data vq_tokens, and train on those"
+        )

@@ -1,0 +1,116 @@
+"""How a denoiser's log-probabilities change when its parameters move: exact directional derivatives.
+
+Shapes: B batch, L tokens, V vocabulary, N selected rows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+
+from fewstep.backbones.attention import plain_attention
+from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.predictions.base import Prediction, RowMap
+from fewstep.predictions.condition import Condition
+
+
+class Derivative(Prediction):
+    """Rows d/de log p(x | z_t; theta + e nu) at e = 0 in the place of log-probabilities; for `rowwise` only.
+
+    Lazy like the prediction that it is the derivative of: the network has run, the head runs for the rows that a
+    loss reads, in chunks where there are many. Rows carry no gradient.
+
+    Args:
+        prediction: what the denoiser predicts, whose head and row maps are used.
+        source: what its rows are computed from, at all positions [B, L, ...].
+        tangent: the derivative of `source`.
+        rows: (prediction, source [N, ...], tangent [N, ...]) -> derivatives [N, V].
+    """
+
+    def __init__(
+        self,
+        prediction: Prediction,
+        source: Tensor,
+        tangent: Tensor,
+        rows: Callable[[Prediction, Tensor, Tensor], Tensor],
+    ) -> None:
+        super().__init__(prediction.known, prediction.where)
+        self._prediction, self._both, self._derive = prediction, torch.stack((source, tangent), 2), rows
+
+    @property
+    def vocab_size(self) -> int:
+        return self._prediction.vocab_size
+
+    def _source(self, where: Tensor) -> Tensor:
+        return self._both[where]
+
+    def _to_log_probs(self, source: Tensor) -> Tensor:
+        return self._derive(self._prediction, source[:, 0], source[:, 1])
+
+    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        raise TypeError("a derivative is not shaped; take the derivative of a shaped prediction")
+
+
+def directional_derivative(
+    denoiser: Denoiser, direction: Mapping[str, Tensor], x_t: Tensor, t: Tensor, cond: Condition = NOTHING
+) -> Derivative:
+    """The derivative of what `denoiser` predicts along `direction`, in forward mode: one pass, exact.
+
+    Costs about two evaluations and keeps nothing for a backward pass. Attention is spelled out meanwhile
+    (`plain_attention`), which for long sequences takes memory of the order of B L^2.
+
+    Args:
+        denoiser: takes no noise input.
+        direction: a tensor for every parameter, by its name.
+        x_t: noised ids [B, L].
+        t: times [B].
+        cond: what else the prediction depends on.
+    """
+    reader = _Reader(denoiser)
+    names = {name: f"denoiser.{name}" for name, _ in denoiser.named_parameters()}
+    parameters = {names[name]: value.detach() for name, value in denoiser.named_parameters()}
+    tangents = {names[name]: direction[name].to(value.dtype) for name, value in denoiser.named_parameters()}
+    found: list[Prediction] = []
+
+    def run(values: dict[str, Tensor]) -> Tensor:
+        prediction, source = functional_call(reader, values, (_predict, x_t, t, cond))
+        found.append(prediction)
+        return source
+
+    def rows(prediction: Prediction, source: Tensor, tangent: Tensor) -> Tensor:
+        def head(values: dict[str, Tensor], source: Tensor) -> Tensor:
+            return functional_call(reader, values, (_rows, prediction, source))
+
+        with torch.no_grad():
+            return jvp(head, (parameters, source), (tangents, tangent))[1]
+
+    with torch.no_grad(), plain_attention(), warnings.catch_warnings():
+        # torch's forward mode compiles its own decompositions with the torch.jit that torch deprecates.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+        source, tangent = jvp(run, (parameters,), (tangents,))[:2]
+    return Derivative(found[0], source.unflatten(0, x_t.shape), tangent.unflatten(0, x_t.shape), rows)
+
+
+class _Reader(nn.Module):
+    """Calls a function of a denoiser, so that `functional_call` can swap parameters for more than its forward."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, read: Callable[..., Any], *args: Any) -> Any:
+        return read(self.denoiser, *args)
+
+
+def _predict(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Prediction, Tensor]:
+    prediction = denoiser(x_t, t, cond=cond)
+    return prediction, prediction._source(torch.ones_like(prediction.where))
+
+
+def _rows(denoiser: Denoiser, prediction: Prediction, source: Tensor) -> Tensor:
+    return prediction._rows(source)

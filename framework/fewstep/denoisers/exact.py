@@ -1,0 +1,97 @@
+"""Exact denoisers of sources whose distribution is known.
+
+Shapes: B batch, L tokens, V vocabulary, C = V ** order contexts, numbered with the latest token as the last digit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.data.base import Dataset
+from fewstep.data.synthetic.chain import Chain, normalised
+from fewstep.denoisers.base import Denoiser
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.condition import Condition
+from fewstep.predictions.network import TablePrediction
+from fewstep.processes.base import ForwardProcess
+from fewstep.runtime.streams import Randomness
+
+
+def exact_denoiser(source: Dataset, process: ForwardProcess, block_size: int | None = None) -> MarkovOracle:
+    """The denoiser of a source that returns E_q[x | z_t] without having learned anything.
+
+    Args:
+        block_size: go block by block, in blocks of so many tokens.
+
+    Raises:
+        UserError: the distribution of the source is not known.
+    """
+    if source.chain is None:
+        raise UserError(f"data '{source.config.type}' have no exact denoiser: their distribution is not known")
+    return MarkovOracle(source.chain, source.spec.length, process, block_size)
+
+
+class MarkovOracle(Denoiser):
+    """Exact posterior marginals p(x_i | z_t) of a Markov source, by forward-backward over its contexts.
+
+    With a block size they are those of one block given the clean tokens before it and nothing of what comes after.
+    """
+
+    def __init__(self, chain: Chain, length: int, process: ForwardProcess, block_size: int | None = None) -> None:
+        super().__init__(process, length, block_size)
+        vocab, self.order = process.vocab_size, chain.order
+        # [oldest token, the others of a context, next token]: a step forgets the first and appends the last.
+        self.transition = chain.transition.view(vocab, -1, vocab)
+        self.initial = chain.initial
+
+    @property
+    def device(self) -> torch.device:
+        return self.transition.device
+
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
+        evidence = self._evidence(x_t, t)
+        batch, length, vocab = evidence.shape
+        # The sequence is a window into a stationary chain: the walk starts with the context before its first token.
+        context, left = self._before(cond, batch), []
+        for i in range(length):
+            left.append(self._step(context))
+            context = normalised((left[-1] * evidence[:, i, None]).flatten(1))
+        after, marginals = torch.ones_like(context), []
+        for i in reversed(range(length)):
+            seen = after.view(batch, -1, vocab) * evidence[:, i, None]
+            marginals.append((left[i] * seen).sum(1))
+            after = normalised(torch.einsum("brv,arv->bar", seen, self.transition).flatten(1))
+        return TablePrediction(normalised(torch.stack(marginals[::-1], 1)).log(), x_t, self.process.to_predict(x_t))
+
+    def _step(self, context: Tensor) -> Tensor:
+        """Law of the context after one more token, from that of the context before it: [B, C] to [B, C / V, V]."""
+        old = context.view(len(context), *self.transition.shape[:2])
+        return torch.einsum("bar,arv->brv", old, self.transition)
+
+    def _before(self, cond: Condition, batch: int) -> Tensor:
+        """Law of the context before the first token, [B, C]: stationary, given the latest tokens that are known.
+
+        Raises:
+            ValueError: there are blocks, and no prefix.
+        """
+        law = self.initial.expand(batch, -1)
+        if self.block_size is None:
+            return law
+        if cond.prefix is None:
+            raise ValueError("this oracle goes block by block; call it with a prefix")
+        known = cond.prefix.ids[:, max(0, cond.prefix.length - self.order) :]
+        for place, token in enumerate(reversed(known.unbind(1))):
+            digit = torch.arange(len(self.initial)) // self.process.vocab_size**place % self.process.vocab_size
+            law = law * (digit == token[:, None])
+        return normalised(law)
+
+    def _evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """q(z_i | x_i = c) for every c, up to a factor (float64 [B, L, V])."""
+        vocab = self.process.vocab_size
+        alpha = self.process.schedule.alpha(t.double())[:, None, None]
+        same = x_t[..., None] == torch.arange(vocab, device=x_t.device)
+        if not self.process.carry_over:
+            return alpha * same + (1 - alpha) / vocab
+        return torch.where(self.process.to_predict(x_t)[..., None], 1.0, same.double())

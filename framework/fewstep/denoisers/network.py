@@ -1,0 +1,120 @@
+"""A denoiser whose prediction comes from a backbone, with adapters.
+
+Shapes: B batch, L tokens, S tokens a block, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.adapters.label import LabelInput
+from fewstep.adapters.noise.base import NoiseInput
+from fewstep.adapters.step import StepInput
+from fewstep.backbones.base import Backbone
+from fewstep.backbones.blockwise import BlockBackbone
+from fewstep.denoisers.base import Denoiser
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.condition import Condition, Prefix
+from fewstep.predictions.network import HeadPrediction
+from fewstep.processes.base import ForwardProcess
+from fewstep.runtime.streams import Randomness
+
+
+class NetworkDenoiser(Denoiser):
+    """A denoiser whose prediction comes from a backbone, with adapters that add to its residual stream."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        process: ForwardProcess,
+        noise_input: NoiseInput | None = None,
+        step_input: StepInput | None = None,
+        label_input: LabelInput | None = None,
+    ) -> None:
+        block_size = backbone.block_size if isinstance(backbone, BlockBackbone) else None
+        super().__init__(process, backbone.tokens.length, block_size)
+        self.backbone = backbone
+        self.noise_input = noise_input
+        self.step_input = step_input
+        self.label_input = label_input
+
+    def start_from(self, other: NetworkDenoiser) -> None:
+        """Take over the weights of another network: backbone, and the adapters that both have in the same shapes."""
+        self.backbone.load_state_dict(self._taken_over(other))
+        for name in ("noise_input", "step_input", "label_input"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours is not None and theirs is not None and _shapes(ours) == _shapes(theirs):
+                ours.load_state_dict(theirs.state_dict())
+
+    def _taken_over(self, other: NetworkDenoiser) -> dict[str, Tensor]:
+        """What the backbone becomes when it starts from another's."""
+        return other.backbone.state_dict()
+
+    @property
+    def told_labels(self) -> bool:
+        return self.label_input is not None
+
+    @property
+    def told_steps(self) -> bool:
+        return self.step_input is not None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
+        given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
+        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
+        where = torch.ones_like(x_t, dtype=torch.bool) if cond.everywhere else self.process.to_predict(x_t)
+        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)
+
+    def read(self, prefix: Prefix, block: Tensor) -> Prefix:
+        if not isinstance(self.backbone, BlockBackbone):
+            raise ValueError(f"backbone {self.backbone.config.type} has no blocks; block_transformer has")
+        self._count(block)
+        return self.backbone.read(prefix, block)
+
+    def _residual(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness
+    ) -> Tensor | None:
+        """What the adapters add, [R, B, L, D]; after a prefix the tokens are a block from its end on."""
+        residual = None
+        if self.noise_input is not None:
+            first = 0 if cond.prefix is None else cond.prefix.length
+            residual = self.noise_input(x_t.shape[0], generator)[:, :, first : first + x_t.shape[1]]
+        for told in self._told(t, s, cond):
+            here = told.expand(1, *x_t.shape, -1)
+            residual = here if residual is None else torch.cat((residual[:1] + here, residual[1:]))
+        return residual
+
+    def _told(self, t: Tensor, s: Tensor | None, cond: Condition) -> list[Tensor]:
+        """Step and label, for all tokens of a sample [1, B, 1, D], or for each [1, B, L, D]."""
+        parts = []
+        if self.step_input is not None:
+            if s is None:
+                raise ValueError("this denoiser is told the length of its step: call it with s")
+            parts.append(self.step_input(t - s))
+        if self.label_input is not None:
+            if cond.labels is None:
+                raise ValueError("this denoiser is told a label: call it with cond.labels (-1 for none)")
+            parts.append(self.label_input(cond.labels))
+        return parts
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Within it, the network has no dropout."""
+    before = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(before)
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}

@@ -1,0 +1,95 @@
+"""Sampling from denoisers, and scoring of trained runs.
+
+Shapes: N samples, L tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fewstep.core.errors import UserError
+from fewstep.evaluation.score import judge, score
+from fewstep.metrics.base import METRICS, DrawnFrom
+from fewstep.objectives.base import OBJECTIVES
+from fewstep.recipe import with_sampler
+from fewstep.runs.guide import guide_of
+from fewstep.runs.models import load_model, with_data
+from fewstep.runtime.progress import Narrator
+from fewstep.samplers.base import SAMPLERS
+from fewstep.sampling.draw import draw
+from fewstep.sampling.labels import labels_like_data
+from fewstep.sampling.sheets import save_nearest_sheet
+
+_SHEET = 50
+"""Samples on the sheet of nearest training images."""
+
+
+def evaluate_run(
+    run: str,
+    steps: Sequence[int] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    sampler: str | None = None,
+) -> list[dict[str, Any]]:
+    """Score a run at several numbers of steps; the rows are also kept in the run folder.
+
+    Args:
+        sampler: YAML of a sampler in the place of the recipe's.
+
+    Raises:
+        UserError: no such run, a recipe that names no metrics, or a sampler that does not fit it.
+    """
+    model = load_model(run)
+    section, objective = model.recipe.evaluate, model.recipe.objective.type
+    if not OBJECTIVES.get(objective).cls.roles["student"].draws:
+        raise UserError(f"'{run}' draws no samples to score: objective '{objective}' trains no network for that")
+    if not section.metrics:
+        raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
+    _check_packages(section.metrics)
+    steps, dataset = steps or section.steps, with_data(model)
+    config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
+    model = load_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
+    built = SAMPLERS.build(config)
+    denoiser = guide_of(built, dataset)(model.denoiser)
+    wanted, precision = samples or section.samples, section.precision
+    labels = labels_like_data(denoiser, dataset, wanted, seed)
+    asked = model.recipe.model_copy(update={"sampler": config})
+    judged = judge(DrawnFrom(model.denoiser, asked), dataset, section.metrics)
+    facts = {"seed": seed, "samples": wanted, "precision": precision, "sampler": config.model_dump(mode="json")}
+    how: dict[str, Any] = {"seed": seed, "batch_size": section.batch_size, "labels": labels, "precision": precision}
+    rows = []
+    for count in steps:
+        tokens, nfe = draw(built, denoiser, wanted, steps=count, **how, progress=Narrator(f"{count} steps"))
+        values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | judged
+        save_nearest_sheet(model.run.evaluate / f"nearest-steps{count}", dataset, tokens[:_SHEET])
+        rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
+    _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
+    return rows
+
+
+def _check_packages(metrics: Sequence[Any]) -> None:
+    """What metrics need is here; asked before samples are drawn.
+
+    Raises:
+        UserError: a package or a file is missing.
+    """
+    for config in metrics:
+        if reason := METRICS.get(config.type).cls.lacking(config):
+            raise UserError(f"{config.type}: {reason}")
+
+
+def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a file; those of the same steps, seed, count, precision and sampler are replaced."""
+
+    def key(row: dict[str, Any]) -> tuple[int, int, int, str, str]:
+        # Rows of earlier versions do not say which sampler and precision they are of.
+        sampler = json.dumps(row.get("sampler"), sort_keys=True)
+        return row["steps"], row["seed"], row["samples"], row.get("precision", "fp32"), sampler
+
+    old = json.loads(file.read_text()) if file.exists() else []
+    merged = {key(row): row for row in [*old, *rows]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps([merged[k] for k in sorted(merged)], indent=2) + "\n")

@@ -1,0 +1,100 @@
+"""Finding the step grid that suits a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.grids.base import GRIDS
+from fewstep.grids.files import Costs, GridFile, Walk, write_grid_file
+from fewstep.grids.search import cheapest_paths, path_cost
+from fewstep.likelihood.step_costs import Posterior, StepCosts
+from fewstep.runs.models import TrainedModel, Weights, load_model, with_data
+from fewstep.runtime.progress import Narrator, Progress
+
+
+def grid_run(
+    run: str,
+    steps: Sequence[int],
+    out: str | None = None,
+    times: int = 64,
+    samples: int = 512,
+    seed: int = 0,
+    weights: Weights = "ema",
+) -> tuple[Path, GridFile]:
+    """Measure what steps cost a run's model, and keep the cheapest walks of some numbers of steps in a file.
+
+    Args:
+        out: file to write; `grid.json` in the run's folder if left out.
+        times: steps of the fine grid; walks stop at some of its times.
+        samples: how much data costs are measured on: data that were held out, where a model needs no labels.
+
+    Raises:
+        UserError: no such run, more steps than fine ones, or a model that goes block by block.
+    """
+    if max(steps) > times:
+        raise UserError(f"a walk of {max(steps)} steps needs as many fine ones, and there are {times}; raise --times")
+    model = load_model(run, weights=weights)
+    if model.denoiser.block_size is not None:
+        raise UserError(f"run '{model.path}' goes block by block; grids are measured for models of whole samples")
+    data, labels = _data(model, samples)
+    posterior: Posterior = getattr(model.recipe.sampler, "posterior", "drawn")
+    costs = StepCosts(
+        model.denoiser,
+        data,
+        labels=labels,
+        batch_size=model.recipe.evaluate.batch_size,
+        seed=seed,
+        posterior=posterior,
+    )
+    fine, found, walks = search_grids(costs, times, steps, Narrator("grid", unit="times"))
+    grid = GridFile(
+        run=str(model.path),
+        step=model.step,
+        weights=weights,
+        seed=seed,
+        process=model.recipe.process.model_dump(mode="json"),
+        posterior=posterior,
+        fine_times=tuple(fine),
+        costs=found,
+        walks=walks,
+    )
+    path = Path(out) if out else model.run.path / "grid.json"
+    write_grid_file(path, grid)
+    return path, grid
+
+
+def search_grids(
+    costs: StepCosts, times: int, steps: Sequence[int], progress: Progress | None = None
+) -> tuple[list[float], Costs, dict[int, Walk]]:
+    """The fine times, what their steps cost, and the cheapest walk for each number of steps beside the usual ones."""
+    linear, cosine = GRIDS.build("linear"), GRIDS.build("cosine")
+    fine, before = linear.times(times), costs.denoiser.evaluated
+    matrix = costs.matrix(fine, progress)
+    taken = (costs.denoiser.evaluated - before) / len(costs.data)
+    each = [float(matrix[index, index + 1]) for index in range(times)]
+    summary = Costs(
+        samples=len(costs.data), evaluations=taken, steps=tuple(each), finest=sum(each), coarsest=float(matrix[0, -1])
+    )
+    walks = {
+        count: Walk(
+            times=tuple(fine[index] for index in path),
+            cost=path_cost(matrix, path),
+            linear=costs.walk(linear.times(count)),
+            cosine=costs.walk(cosine.times(count)),
+        )
+        for count, path in cheapest_paths(matrix, steps).items()
+    }
+    return fine, summary, walks
+
+
+def _data(model: TrainedModel, samples: int) -> tuple[Tensor, Tensor | None]:
+    """Data to measure on, with their labels for a model that is told them; held-out data carry none."""
+    dataset = with_data(model)
+    if model.denoiser.told_labels:
+        assert dataset.labels is not None
+        return dataset.train[:samples].long(), dataset.labels[:samples]
+    return (dataset.train if dataset.held_out is None else dataset.held_out)[:samples].long(), None

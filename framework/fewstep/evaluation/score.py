@@ -1,0 +1,84 @@
+"""Values of metrics over samples, and of a model itself.
+
+Shapes: N samples, L tokens.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.data.base import Dataset
+from fewstep.denoisers.base import Denoiser
+from fewstep.likelihood.causal_lm import PREFIX, load_causal_lm
+from fewstep.metrics.base import METRICS, DrawnFrom, Metric, ModelMetric
+from fewstep.metrics.reference import ReferenceMetric
+from fewstep.runs.models import load_model
+
+
+def score(
+    samples: Tensor,
+    dataset: Dataset,
+    metrics: Sequence[Any],
+    *,
+    labels: Tensor | None = None,
+    drawn_from: Denoiser | None = None,
+) -> dict[str, float]:
+    """Values of all `metrics` (configs or names) over the samples, which were asked for by `labels` if by any.
+
+    Metrics of models are left out; those `judge` measures.
+
+    Args:
+        drawn_from: what drew them, if a model did; metrics that this misleads say so on standard error.
+    """
+    values: dict[str, float] = {}
+    for config in metrics:
+        if _of_models(config):
+            continue
+        metric = build_metric(config, dataset)
+        if isinstance(metric, ReferenceMetric) and drawn_from is not None:
+            metric.warn_of(drawn_from)
+        metric.update_labelled(samples, labels)
+        values.update(metric.compute())
+    return values
+
+
+def judge(model: DrawnFrom, dataset: Dataset, metrics: Sequence[Any]) -> dict[str, float]:
+    """Values of those `metrics` that judge the model itself; which of them cannot say so on standard error."""
+    values: dict[str, float] = {}
+    for config in filter(_of_models, metrics):
+        metric = build_metric(config, dataset)
+        assert isinstance(metric, ModelMetric)
+        if reason := metric.refuses(model):
+            print(f"note: {metric.config.type} is left out: {reason}", file=sys.stderr, flush=True)
+            continue
+        metric.look_at(model)
+        values.update(metric.compute())
+    return values
+
+
+def _of_models(config: Any) -> bool:
+    return METRICS.get(METRICS.parse(config).type).cls.of_models
+
+
+def build_metric(config: Any, dataset: Dataset) -> Metric:
+    """A metric, with its reference model if it has one.
+
+    Raises:
+        UserError: the reference cannot be loaded, knows other data, or is of the wrong kind.
+    """
+    parsed = METRICS.parse(config)
+    if not issubclass(METRICS.get(parsed.type).cls, ReferenceMetric):
+        return METRICS.build(parsed, dataset=dataset)
+    path: str = parsed.reference  # type: ignore[attr-defined]
+    if path.startswith(PREFIX):
+        reference = load_causal_lm(path, dataset, reads=parsed.reads)  # type: ignore[attr-defined]
+        return METRICS.build(parsed, dataset=dataset, reference=reference)
+    model = load_model(path)
+    if model.dataset.fingerprint != dataset.fingerprint:
+        raise UserError(f"{parsed.type}: the reference '{path}' was trained on other data; train it on these")
+    return METRICS.build(parsed, dataset=dataset, reference=model.denoiser)

@@ -1,0 +1,214 @@
+"""Bounds on the likelihood of samples under a trained model.
+
+Shapes: N samples, B samples of a batch, L tokens, V vocabulary, S states, n rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.grids.base import GRIDS
+from fewstep.likelihood.autoregressive import token_nll
+from fewstep.likelihood.step_costs import Posterior, step_divergence
+from fewstep.objectives.base import OBJECTIVES
+from fewstep.predictions.condition import Condition
+from fewstep.processes.base import TINY, ForwardProcess
+from fewstep.processes.masked import MaskedProcess
+from fewstep.processes.uniform import UniformProcess
+from fewstep.runtime.streams import SampleStreams, uniform
+
+if TYPE_CHECKING:
+    from fewstep.recipe.models import Recipe
+
+
+class Scored(Protocol):
+    """What has a likelihood: a denoiser, and the recipe that says how it came to be and is sampled."""
+
+    @property
+    def denoiser(self) -> Denoiser: ...
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`nats` (float64 [N]): an upper bound on -log p(x) / L of each sample, or that itself if `exact`."""
+
+    nats: Tensor
+    exact: bool
+
+    @property
+    def mean(self) -> float:
+        """Over the samples, in nats a token."""
+        return float(self.nats.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean over samples; nan for one."""
+        return float(self.nats.std() / len(self.nats) ** 0.5)
+
+
+@torch.no_grad()
+def score_model(
+    model: Scored,
+    x: Tensor,
+    *,
+    labels: Tensor | None = None,
+    steps: int = 64,
+    evaluations: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> Scores:
+    """Score clean tokens x (LongTensor [N, L]) under a model; with `labels` (LongTensor [N]) if it is told any.
+
+    Sample i has random numbers of its own, so that scores do not depend on the size of batches.
+
+    Args:
+        evaluations: steps looked at for each sample, one in each of so many stretches of the walk; all if None.
+
+    Raises:
+        UserError: the model has no bound on its likelihood, or labels do not suit it.
+    """
+    if reason := unscored(model):
+        raise UserError(reason)
+    _check(model, labels, steps, evaluations)
+    exact = model.denoiser.block_size == 1 and model.denoiser.process.carry_over and not model.denoiser.told_labels
+    posterior: Posterior = getattr(model.recipe.sampler, "posterior", "drawn")
+    times = GRIDS.build("linear").times(steps)
+    device, parts = model.denoiser.device, []
+    for first in range(0, len(x), batch_size):
+        here = slice(first, first + batch_size)
+        rows = x[here].to(device)
+        if exact:
+            parts.append(token_nll(model.denoiser, rows).double().sum(1).cpu())
+            continue
+        streams = SampleStreams(seed, range(first, first + len(rows)))
+        told = None if labels is None else labels[here].to(device)
+        found = bound(model.denoiser, rows, times, streams, labels=told, posterior=posterior, evaluations=evaluations)
+        parts.append(found.cpu())
+    return Scores(torch.cat(parts) / x.shape[1], exact)
+
+
+def unscored(model: Scored) -> str | None:
+    """Why a model has no bound on its likelihood, or None if it has one."""
+    recipe, denoiser = model.recipe, model.denoiser
+    learned = isinstance(denoiser, NetworkDenoiser)  # else it is an exact one, whatever the recipe would train
+    if learned and not OBJECTIVES.get(recipe.objective.type).cls.likelihood:
+        return (
+            f"'{recipe.name}' has no likelihood to bound: objective '{recipe.objective.type}' teaches to draw "
+            "samples, not to predict clean tokens given noise; score with its teacher"
+        )
+    if not isinstance(denoiser.process, MaskedProcess | UniformProcess):
+        return f"no bound is known for the process '{recipe.process.type}'; masked and uniform have one"
+    return None
+
+
+def _check(model: Scored, labels: Tensor | None, steps: int, evaluations: int | None) -> None:
+    name, told = model.recipe.name, model.denoiser.told_labels
+    if told and labels is None:
+        raise UserError(f"'{name}' is told a class: say with `label` which one the samples are scored under")
+    if labels is not None and not told:
+        raise UserError(f"'{name}' was trained without labels (label_input); leave `label` out")
+    for key, value in (("steps", steps), ("evaluations", evaluations)):
+        if value is not None and value < 1:
+            raise UserError(f"{key}: expected a number from 1, not {value}")
+
+
+def bound(
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Sequence[float],
+    streams: SampleStreams,
+    *,
+    labels: Tensor | None = None,
+    posterior: Posterior = "drawn",
+    evaluations: int | None = None,
+) -> Tensor:
+    """Unbiased estimates of the negative ELBO of the walk along `times` (1 to 0), nats a sample, float64 [B].
+
+    -log p(x) <= KL(q(z_1 | x) || p(z_1)) + E_q [sum over steps of KL(q(z_s | z_t, x) || p(z_s | z_t))], with
+    -log p(x | z_t) for the last step (D3PM, arXiv 2107.03006, eq. 1), and one draw of z_t for each step that is looked
+    at. These are all steps, or one at random in each of `evaluations` stretches of as many steps as nearly as can be,
+    counted as often as its stretch has steps.
+
+    Where a schedule of masks keeps some signal at t = 1, the divergence from the prior would be infinite: a prior of
+    masks never shows a token. There q's first state is drawn from the prior, which costs nothing, and the first step
+    bears it.
+    """
+    process, cond = denoiser.process, Condition(labels, context=None if denoiser.block_size is None else x)
+    total = torch.full((len(x),), x.shape[1] * prior_divergence(process), dtype=torch.float64, device=x.device)
+    for look in _looks(times, evaluations, streams, x):
+        z = process.corrupt(x, look.t, generator=streams).x_t
+        if process.carry_over:
+            masks = process.prior((x.shape[0], x.shape[1]), device=x.device, generator=streams)
+            z = torch.where(look.first[:, None], masks, z)
+        prediction = denoiser(z, look.t.float(), look.s.float(), cond=cond)
+        if process.carry_over:
+            total += look.weight * _revealed(process, prediction.nll(x).double(), z, look).sum(1)
+            continue
+
+        def rows(log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
+            last = -log_p.gather(1, x0[:, None])[:, 0].double()
+            return (torch.where(s == 0, last, step_divergence(process, log_p, x0, z, t, s, posterior)),)
+
+        each = [time[:, None].expand(x.shape) for time in (look.t, look.s, look.weight)]
+        (found,) = prediction.scan(rows, prediction.where, x, z, *each[:2])
+        total.index_add_(0, prediction.where.nonzero()[:, 0], found.double() * each[2][prediction.where])
+    return total
+
+
+def prior_divergence(process: ForwardProcess) -> float:
+    """KL(q(z_1 | x) || p(z_1)) of one token in nats; 0 for masks, where the first step bears it (see `bound`)."""
+    if process.carry_over:
+        return 0.0
+    vocab = process.vocab_size
+    other = (1 - float(process.schedule.alpha(torch.ones((), dtype=torch.float64)))) / vocab
+    same = 1 - (vocab - 1) * other
+    return same * math.log(same * vocab) + (vocab - 1) * (other * math.log(other * vocab) if other else 0.0)
+
+
+class _Look(NamedTuple):
+    """One step of each sample: from `t` to `s`, `first` if it is the walk's first, counted `weight` times; all [B]."""
+
+    t: Tensor
+    s: Tensor
+    first: Tensor
+    weight: Tensor
+
+
+def _looks(times: Sequence[float], evaluations: int | None, streams: SampleStreams, x: Tensor) -> Iterator[_Look]:
+    """The steps that are looked at: one in each stretch, every sample its own."""
+    walk = torch.tensor(times, dtype=torch.float64, device=x.device)
+    steps = len(times) - 1
+    stretches = min(evaluations or steps, steps)
+    edges = [steps * index // stretches for index in range(stretches + 1)]
+    for begin, end in pairwise(edges):
+        at = torch.full((len(x),), begin, device=x.device)
+        if end - begin > 1:
+            at += (uniform((len(x),), streams, device=x.device) * (end - begin)).long()
+        yield _Look(walk[at], walk[at + 1], at == 0, torch.full_like(walk[at], end - begin))
+
+
+def _revealed(process: ForwardProcess, nll: Tensor, z: Tensor, look: _Look) -> Tensor:
+    """KL of a step that reveals masks [B, L]: what is revealed costs its `nll`, and nothing else does.
+
+    A step reveals with p = (alpha_s - alpha_t) / (1 - alpha_t), the last one all. In the first step q reveals with
+    alpha_s, which is a little more than p where alpha(1) is not 0.
+    """
+    alpha_t, alpha_s = process.schedule.alpha(look.t), process.schedule.alpha(look.s)
+    last = look.s == 0
+    p = torch.where(last, 1.0, (alpha_s - alpha_t) / (1 - alpha_t).clamp_min(TINY))
+    q = torch.where(look.first & ~last, alpha_s, p)
+    chance = torch.special.xlogy(q, q / p) + torch.special.xlogy(1 - q, (1 - q) / (1 - p).clamp_min(TINY))
+    return q[:, None] * nll + chance[:, None] * process.to_predict(z)

@@ -1,0 +1,129 @@
+"""Causal language models of Hugging Face as references of metrics (extra `hf`).
+
+Shapes: B samples, T tokens of the model, D its width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.data.base import Dataset
+from fewstep.likelihood.references import Encoded, Reference
+
+PREFIX = "hf:"
+"""What the name of such a reference begins with."""
+
+PINNED = {
+    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+    "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
+}
+"""Commits of models that papers compare by, taken where none is named."""
+
+
+class CausalLM(Reference):
+    """A causal language model that reads the text of samples by its own tokenizer, or their ids.
+
+    As is usual for GPT-2, the first token of a sample is given and not scored, and what goes beyond the model's
+    context is cut off. Likelihoods are per token of the model, so they compare only with those of the same model.
+
+    Args:
+        model: from transformers' AutoModelForCausalLM.
+        tokenizer: of the model; None if it reads ids.
+        dataset: that the samples are of; it turns them into text.
+
+    Raises:
+        UserError: the model reads ids and has fewer symbols than the data.
+    """
+
+    scores_first: ClassVar[bool] = False
+
+    def __init__(self, model: Any, tokenizer: Any, dataset: Dataset, words: str) -> None:
+        self.network = model.requires_grad_(False).eval().float()
+        self.tokenizer = tokenizer
+        self.dataset = dataset
+        self.context = getattr(model.config, "max_position_embeddings", None)
+        if tokenizer is None and model.config.vocab_size < dataset.spec.vocab_size:
+            raise UserError(
+                f"{words} knows {model.config.vocab_size} symbols and the data have {dataset.spec.vocab_size}; with "
+                "`reads: ids` it must be a model of these data"
+            )
+
+    def encode(self, samples: Tensor) -> Encoded:
+        if self.tokenizer is None:
+            ids = samples[:, : self.context]
+            counted = torch.ones_like(ids, dtype=torch.bool)
+        else:
+            texts = self.dataset.to_text(samples)
+            rows = [self.tokenizer.encode(text, add_special_tokens=False)[: self.context] for text in texts]
+            width = max(1, *map(len, rows))
+            ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+            counted = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+        counted[:, 0] = False
+        return Encoded(ids, counted)
+
+    def nll(self, encoded: Encoded) -> Tensor:
+        ids, counted = encoded.ids.to(self.device), encoded.counted.to(self.device)
+        # Padding stands on the right, where a causal model does not see it.
+        logits = self.network(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        return torch.nn.functional.pad(nll, (1, 0)).masked_fill(~counted, 0.0)
+
+    def features(self, encoded: Encoded) -> Tensor:
+        ids, model = encoded.ids.to(self.device), cast(Any, self.network)
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        # All tokens but the first count, so their number is the place of the last one.
+        return hidden[torch.arange(len(ids)), encoded.counted.sum(1)]
+
+
+def load_causal_lm(name: str, dataset: Dataset, *, reads: Literal["text", "ids"], device: str = "auto") -> CausalLM:
+    """The model that `hf:FOLDER`, `hf:NAME` or `hf:NAME@COMMIT` names; weights are read from safetensors only.
+
+    Raises:
+        UserError: transformers is not installed, no such model, a name without a commit, or data without text.
+    """
+    from fewstep.runtime.device import resolve_device
+
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(f"reference '{name}' needs transformers: pip install 'fewstep[hf]'") from None
+    if reads == "text" and dataset.kind != "text":
+        raise UserError(
+            f"reference '{name}' reads text, and these data are none; a model of their ids has `reads: ids`"
+        )
+    source, revision = _source(name)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+    if revision is None:
+        options = {"local_files_only": True, "trust_remote_code": False}
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options) if reads == "text" else None
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"reference '{name}' cannot be loaded: {reason} (without a network, give the folder that holds the model: "
+            "hf:FOLDER)"
+        ) from None
+    return CausalLM(model.to(resolve_device(device)), tokenizer, dataset, f"reference '{name}'")
+
+
+def _source(name: str) -> tuple[str, str | None]:
+    """Folder or name of a model, and its commit; None for a folder."""
+    given = name.removeprefix(PREFIX)
+    if Path(given).is_dir():
+        return given, None
+    source, _, commit = given.partition("@")
+    revision = commit or PINNED.get(source)
+    if revision is None:
+        known = ", ".join(PREFIX + pinned for pinned in PINNED)
+        raise UserError(
+            f"reference '{name}' is no folder, and a name needs its commit, so that figures stay comparable: "
+            f"{PREFIX}NAME@COMMIT, or one whose commit is known: {known}"
+        )
+    return source, revision

@@ -1,0 +1,99 @@
+"""Reference models of metrics: laws of token sequences whose log-likelihood and its gradient can be asked.
+
+Shapes: B samples, L tokens of the data, T tokens of the reference, D its width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.denoisers.base import Denoiser, DenoiserAround
+from fewstep.likelihood.autoregressive import check_autoregressive, last_hidden, token_nll
+from fewstep.runtime.digest import weights_digest
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Samples as a reference reads them: `ids` (LongTensor [B, T]), of which those in `counted` (BoolTensor [B, T])
+    are scored."""
+
+    ids: Tensor
+    counted: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are scored."""
+        return int(self.counted.sum())
+
+    def split(self, size: int) -> Iterator[Encoded]:
+        """So many samples at a time."""
+        yield from (Encoded(*part) for part in zip(self.ids.split(size), self.counted.split(size), strict=True))
+
+
+class Reference(ABC):
+    """An autoregressive model that metrics ask; its weights do not change.
+
+    `network` is what holds the weights, and `scores_first` says whether the first token of a sample is scored too.
+    """
+
+    network: torch.nn.Module
+    scores_first: ClassVar[bool] = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.network.parameters()).device
+
+    @abstractmethod
+    def encode(self, samples: Tensor) -> Encoded:
+        """Samples (LongTensor [B, L]) as tokens of the reference, on the CPU."""
+
+    @abstractmethod
+    def nll(self, encoded: Encoded) -> Tensor:
+        """-log p of each token given those before it, in nats [B, T], 0 where none is scored; with gradient."""
+
+    def features(self, encoded: Encoded) -> Tensor:
+        """Its hidden state where a sample ends, which has read the sample (float [B, D]).
+
+        Raises:
+            UserError: it is a law without hidden states.
+        """
+        raise UserError(f"a reference of type {type(self).__name__} has no hidden states to compare samples by")
+
+    def is_that(self, generator: Denoiser) -> bool:
+        """Whether a generator of samples has the very weights of the reference."""
+        while isinstance(generator, DenoiserAround):
+            generator = generator.denoiser
+        sizes = [[weight.shape for weight in network.parameters()] for network in (generator, self.network)]
+        return bool(sizes[0]) and sizes[0] == sizes[1] and weights_digest(generator) == weights_digest(self.network)
+
+
+class DenoiserReference(Reference):
+    """A block-autoregressive denoiser with blocks of one token, trained on the data that are scored.
+
+    Args:
+        words: what errors call it.
+
+    Raises:
+        UserError: it predicts more than one token at once, or is told labels.
+    """
+
+    def __init__(self, denoiser: Denoiser, words: str) -> None:
+        check_autoregressive(denoiser, words)
+        self.network: Denoiser = denoiser
+
+    def encode(self, samples: Tensor) -> Encoded:
+        return Encoded(samples, torch.ones_like(samples, dtype=torch.bool))
+
+    def nll(self, encoded: Encoded) -> Tensor:
+        return token_nll(self.network, encoded.ids.to(self.device))
+
+    def features(self, encoded: Encoded) -> Tensor:
+        return last_hidden(self.network, encoded.ids.to(self.device))

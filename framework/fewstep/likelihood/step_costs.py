@@ -1,0 +1,152 @@
+"""What a step costs: its term of the negative ELBO, measured on data.
+
+The terms of a walk add up to its bound on -log p(x), so that grids can be compared and searched (Watson et al., arXiv
+2106.03802). Shapes: B batch, L tokens, V vocabulary, S states, n rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fewstep.denoisers.base import Denoiser
+from fewstep.predictions.condition import Condition
+from fewstep.processes.base import TINY, ForwardProcess, posterior_rows
+from fewstep.runtime.progress import Progress
+from fewstep.runtime.seeding import generator_for
+
+Posterior = Literal["drawn", "plugged"]
+"""How a step is drawn from a prediction: x first, or its probabilities put into the posterior; see `ancestral`."""
+
+
+class StepCosts:
+    """Mean cost in nats a sample of steps, all of them measured on the same data with the same noise.
+
+    cost(t, s) = E sum_i KL(q(z_s,i | z_t, x) || p(z_s,i | z_t)), and for the last step, to s = 0, E sum_i -log p(x_i |
+    z_t). With masks this is (alpha_s - alpha_t) / (1 - alpha_t) times the latter, so a time takes one evaluation;
+    otherwise it takes one pass over the rows for each s. What the prior costs is left out: no grid changes it.
+
+    Args:
+        denoiser: predicts whole samples.
+        data: clean tokens [N, L].
+        labels: of the data [N], for denoisers that are told any.
+        posterior: of the sampler that the grid is for.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        data: Tensor,
+        *,
+        labels: Tensor | None = None,
+        batch_size: int = 256,
+        seed: int = 0,
+        posterior: Posterior = "drawn",
+    ) -> None:
+        self.denoiser, self.data, self.labels = denoiser, data, labels
+        self.batch_size, self.seed, self.posterior = batch_size, seed, posterior
+        self._known: dict[tuple[float, float], float] = {}
+
+    def row(self, t: float, targets: Sequence[float]) -> Tensor:
+        """Costs of the steps from t to each of `targets` (float64 [n])."""
+        process = self.denoiser.process
+        if process.carry_over and not self.denoiser.told_steps:
+            whole = self._measured(t, [0.0])[0]
+            return torch.tensor([whole * revealed_share(process, t, s) for s in targets], dtype=torch.float64)
+        return torch.tensor(self._measured(t, targets), dtype=torch.float64)
+
+    def matrix(self, times: Sequence[float], progress: Progress | None = None) -> Tensor:
+        """Cost of the step from each time to each later one (float64 [n, n]), infinite for all other pairs."""
+        found = torch.full((len(times), len(times)), float("inf"), dtype=torch.float64)
+        for index, t in enumerate(times[:-1]):
+            found[index, index + 1 :] = self.row(t, times[index + 1 :])
+            if progress is not None:
+                progress(index + 1, len(times) - 1)
+        return found
+
+    def walk(self, times: Sequence[float]) -> float:
+        """Cost of a walk: the sum over its steps."""
+        return sum(float(self.row(t, [s])) for t, s in pairwise(times))
+
+    def _measured(self, t: float, targets: Sequence[float]) -> list[float]:
+        """Means over the data; what was measured before is remembered."""
+        missing = [s for s in targets if (t, s) not in self._known]
+        if missing:
+            sums = sum(self._batch(first, t, missing) for first in range(0, len(self.data), self.batch_size))
+            for s, value in zip(missing, (sums / len(self.data)).tolist(), strict=True):  # type: ignore[union-attr]
+                self._known[t, s] = value
+        return [self._known[t, s] for s in targets]
+
+    @torch.no_grad()
+    def _batch(self, first: int, t: float, targets: Sequence[float]) -> Tensor:
+        """Sums over one batch (float64 [n])."""
+        denoiser, device = self.denoiser, self.denoiser.device
+        here = slice(first, first + self.batch_size)
+        x0 = self.data[here].to(device)
+        cond = Condition(None if self.labels is None else self.labels[here].to(device))
+        # Begun anew at every time: differences between times then show the times and not the noise.
+        noise, inputs = (generator_for(self.seed, f"grid/{kind}/{first}", device) for kind in ("noise", "input"))
+        now = torch.full((len(x0),), t, device=device, dtype=torch.float64)
+        z = denoiser.process.corrupt(x0, now, generator=noise).x_t
+        costs: list[Tensor] = []
+        prediction = None
+        for s in targets:
+            then = torch.full_like(now, s)
+            if prediction is None or denoiser.told_steps:
+                prediction = denoiser(z, now.float(), then.float(), cond=cond, generator=inputs)
+            if s == 0:
+                costs.append(prediction.nll(x0).double().sum())
+                continue
+            each = [time[:, None].expand(x0.shape) for time in (now, then)]
+            (rows,) = prediction.scan(self._step_rows, prediction.where, x0, z, *each)
+            costs.append(rows.sum())
+        return torch.stack(costs).cpu()
+
+    def _step_rows(self, log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
+        return (step_divergence(self.denoiser.process, log_p, x0, z, t, s, self.posterior),)
+
+
+def revealed_share(process: ForwardProcess, t: float, s: float) -> float:
+    """(alpha_s - alpha_t) / (1 - alpha_t), the chance that a step reveals a mask: all of them in the last step."""
+    if s == 0:
+        return 1.0
+    alpha_t, alpha_s = (float(a) for a in process.schedule.alpha(torch.tensor([t, s], dtype=torch.float64)))
+    return (alpha_s - alpha_t) / max(1 - alpha_t, TINY)
+
+
+def step_divergence(
+    process: ForwardProcess, log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor, posterior: Posterior
+) -> Tensor:
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)) of single tokens, in nats (float64 [n]).
+
+    Args:
+        log_p: log-probabilities of clean tokens [n, V].
+        x0: clean ids [n].
+        z: noised ids [n].
+        t: times [n].
+        s: times [n].
+        posterior: p is the mean of q(z_s | z_t, x) over drawn x, or q with probabilities plugged in.
+    """
+    true, p = posterior_rows(process, x0, z, t, s), log_p.double().exp()
+    model = posterior_rows(process, p, z, t, s) if posterior == "plugged" else drawn_rows(process, p, z, t, s)
+    return torch.where(true > 0, true * (true.clamp_min(TINY).log() - model.clamp_min(TINY).log()), 0.0).sum(-1)
+
+
+def drawn_rows(process: ForwardProcess, p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """sum_x p(x) q(z_s | z_t, x) of single tokens (float64 [n, S]), without a row for every x.
+
+    q is linear in x up to its normaliser, which only tells x = z_t from all others: both parts are plugged in alone.
+    """
+    vocab = p.shape[1]
+    same = one_hot(z.clamp(max=vocab - 1), vocab) * (z < vocab)[:, None]
+    stays = (p * same).sum(1, keepdim=True)
+    others = p * (1 - same)
+    moves = others.sum(1, keepdim=True)
+    return stays * posterior_rows(process, same.double(), z, t, s) + moves * posterior_rows(
+        process, others / moves.clamp_min(TINY), z, t, s
+    )

@@ -1,0 +1,53 @@
+"""Whether samples are of the class that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.images.features import classifier_for, needs_labelled_images
+
+
+@METRICS.register("class_accuracy")
+class ClassAccuracy(Metric):
+    """Share of samples that a small classifier assigns to the class they were asked for (it errs itself: see real)."""
+
+    directions: ClassVar = {"class_accuracy": "higher"}
+
+    class Config(ComponentConfig):
+        type: Literal["class_accuracy"] = "class_accuracy"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.classifier = classifier_for(dataset)
+        self.right, self.total = 0, 0
+
+    @classmethod
+    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
+        return needs_labelled_images(dataset_type)
+
+    @classmethod
+    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
+        if recipe.label_input is None and getattr(recipe.sampler, "classifier", None) is None:
+            yield "", "class_accuracy compares with the classes asked for; add `label_input: {}`"
+
+    def update(self, samples: Tensor) -> None:
+        raise UserError("class_accuracy: these samples were asked for no class, since their recipe has no label_input")
+
+    def update_labelled(self, samples: Tensor, labels: Tensor | None) -> None:
+        if labels is None:
+            return self.update(samples)
+        images = self.dataset.to_images(samples.cpu())
+        assert images is not None
+        self.right += int((self.classifier.classify(images) == labels.cpu()).sum())
+        self.total += len(labels)
+        return None
+
+    def compute(self) -> dict[str, float]:
+        return {"class_accuracy": self.right / self.total}

@@ -1,0 +1,42 @@
+"""How many classes the samples cover, and how evenly."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.images.features import classifier_for, needs_labelled_images
+
+
+@METRICS.register("class_coverage")
+class ClassCoverage(Metric):
+    """Classes that at least 1 % of the samples fall into, and the entropy of their shares (a collapse shows here)."""
+
+    directions: ClassVar = {"classes_covered": "higher", "class_entropy": "higher"}
+
+    class Config(ComponentConfig):
+        type: Literal["class_coverage"] = "class_coverage"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.classifier = classifier_for(dataset)
+        self.counts = torch.zeros(self.classifier.head.out_features, dtype=torch.float64)
+
+    @classmethod
+    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
+        return needs_labelled_images(dataset_type)
+
+    def update(self, samples: Tensor) -> None:
+        images = self.dataset.to_images(samples.cpu())
+        assert images is not None
+        self.counts += torch.bincount(self.classifier.classify(images), minlength=len(self.counts))
+
+    def compute(self) -> dict[str, float]:
+        shares = self.counts / self.counts.sum()
+        covered = float((shares >= 0.01).sum())
+        return {"classes_covered": covered, "class_entropy": float(torch.special.entr(shares).sum())}

@@ -1,0 +1,30 @@
+"""Density and coverage of images."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from fewstep.metrics.base import METRICS
+from fewstep.metrics.images.feature_manifold import ManifoldConfig, ManifoldMetric
+from fewstep.metrics.images.manifolds import coverage, density
+
+
+@METRICS.register("density_coverage")
+class DensityCoverage(ManifoldMetric):
+    """How many real balls hold a sample, over k, and the share of real balls that hold any (arXiv 2002.09797).
+
+    In the features of a classifier trained on these data, so figures compare only within one dataset and sample count.
+    Real samples have a density of 1 on average and, with k = 5, a coverage of 0.97. Density is fooled by samples that
+    crowd where real ones do, and exceeds 1 there; coverage by copies of training data, if those are what it is
+    measured against. `nearest_neighbour` tells copies.
+    """
+
+    directions: ClassVar = {"density": "info", "coverage": "higher"}
+
+    class Config(ManifoldConfig):
+        type: Literal["density_coverage"] = "density_coverage"
+
+    def compute(self) -> dict[str, float]:
+        samples, real = self.sides()
+        k = self.config.neighbours
+        return {"density": density(samples, real, k), "coverage": coverage(samples, real, k)}

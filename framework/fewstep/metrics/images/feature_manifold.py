@@ -1,0 +1,47 @@
+"""Base of metrics on manifolds of features."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import CollectingMetric
+from fewstep.metrics.images.features import classifier_for, needs_labelled_images
+from fewstep.metrics.reference import real_images
+
+
+class ManifoldConfig(ComponentConfig):
+    """Settings of metrics on manifolds."""
+
+    neighbours: int = Field(5, ge=1, description="k: a ball reaches to the k-th nearest neighbour")
+    most: int = Field(10_000, ge=2, description="samples that are compared, the first ones, with as many real ones")
+
+
+class ManifoldMetric(CollectingMetric):
+    """Gives features [N, F] of samples and of as many real ones, by a classifier of these data."""
+
+    @classmethod
+    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
+        return needs_labelled_images(dataset_type)
+
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Features of samples and of real samples.
+
+        Raises:
+            UserError: there are too few of one for their k-th nearest neighbours.
+        """
+        samples = self.samples[: self.config.most]
+        dataset = self.dataset
+        real = real_images(dataset, len(samples))
+        if min(len(samples), len(real)) <= self.config.neighbours:
+            raise UserError(
+                f"{self.config.type}: {len(samples)} samples and {len(real)} real ones are "
+                f"too few for neighbours up to number {self.config.neighbours}; draw more, or lower `neighbours`"
+            )
+        made = dataset.to_images(samples)
+        assert made is not None
+        classifier = classifier_for(dataset)
+        return classifier.features(made), classifier.features(real)

@@ -1,0 +1,93 @@
+"""A small classifier trained on a labelled image dataset; its penultimate layer is the feature space of the metrics.
+
+Shapes: N images, C classes, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.data.base import Dataset
+from fewstep.runtime.seeding import derived_seed, generator_for
+
+_SEED = 0
+_EPOCHS = 12
+_UPDATES = 1000
+"""No more epochs are begun after these, which is enough for data that are larger than the digits."""
+_BATCH = 128
+_FEATURES = 64
+_CHUNK = 4096
+"""Images that go through the network at once: all of MNIST would take gigabytes."""
+
+
+class Classifier(nn.Module):
+    """Two convolutions and one hidden layer: images [N, channels, H, W] -> features [N, F] -> logits [N, C]."""
+
+    def __init__(self, shape: Sequence[int], classes: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 16, 3, padding=1), nn.GELU(),
+            nn.Conv2d(16, 32, 3, padding=1, stride=2), nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(32 * ((height + 1) // 2) * ((width + 1) // 2), _FEATURES), nn.GELU(),
+        )  # fmt: skip
+        self.head = nn.Linear(_FEATURES, classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """float64 [N, F], without gradients."""
+        with torch.no_grad():
+            return torch.cat([self.body(part) for part in images.split(_CHUNK)]).double()
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Most likely class of each image (LongTensor [N])."""
+        with torch.no_grad():
+            return torch.cat([self.head(self.body(part)).argmax(1) for part in images.split(_CHUNK)])
+
+
+def classifier_for(dataset: Dataset) -> Classifier:
+    """The classifier of a labelled image dataset: trained once a process, always from the same seed."""
+    return _trained(DatasetKey(dataset))
+
+
+class DatasetKey:
+    """Lets a cache tell datasets apart by content."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __hash__(self) -> int:
+        return hash(self.dataset.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DatasetKey) and other.dataset.fingerprint == self.dataset.fingerprint
+
+
+@lru_cache(maxsize=4)
+def _trained(key: DatasetKey) -> Classifier:
+    dataset = key.dataset
+    images, labels = dataset.originals(slice(None)), dataset.labels
+    assert images is not None
+    assert labels is not None
+    with torch.random.fork_rng():
+        torch.manual_seed(derived_seed(_SEED, "classifier/init"))
+        model = Classifier(images.shape[1:], int(labels.max()) + 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    order = generator_for(_SEED, "classifier/order")
+    with torch.enable_grad():
+        for _ in range(min(_EPOCHS, -(-_UPDATES // -(-len(labels) // _BATCH)))):
+            for rows in torch.randperm(len(labels), generator=order).split(_BATCH):
+                loss = nn.functional.cross_entropy(model.head(model.body(images[rows])), labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    return model.requires_grad_(False).eval()
+
+
+def needs_labelled_images(dataset_type: type[Dataset]) -> str | None:
+    """Reason why feature metrics cannot score a dataset, or None."""
+    return None if dataset_type.kind == "image" else "it needs labelled images"

@@ -1,0 +1,164 @@
+"""FID: Frechet distance between samples and training images in the features of Inception (extra `fid`).
+
+Shapes: N images of H x W pixels in C colours, L tokens.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.error import URLError
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, CollectingMetric
+from fewstep.metrics.images.features import DatasetKey
+from fewstep.runtime.hashing import sha256
+
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+"""Of torch-fidelity's file of weights, those of the network that FID was defined with."""
+
+
+@METRICS.register("fid")
+class Fid(CollectingMetric):
+    """Frechet Inception Distance to all training images (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
+
+    Mean and covariance of the 2,048 features of the Inception network of 2015 in torch-fidelity's conversion, by
+    torchmetrics; images are resized as the original graph does. Grey ones are given in three equal channels.
+
+    Fooled by copies. It falls with the number of samples (papers take 50,000), so figures compare only for the same
+    number; small images are blown up to 299 pixels, which Inception never saw.
+    """
+
+    directions: ClassVar = {"fid": "lower"}
+
+    class Config(ComponentConfig):
+        type: Literal["fid"] = "fid"
+        weights: str | None = Field(
+            None, description="file of torch-fidelity's Inception weights; downloaded once if left out"
+        )
+        batch_size: int = Field(50, ge=1, description="images that the network sees at once")
+
+    @classmethod
+    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
+        return None if dataset_type.kind == "image" else "it needs images"
+
+    @classmethod
+    def lacking(cls, config: Any) -> str | None:
+        if reason := _missing():
+            return reason
+        if config.weights is not None and not Path(config.weights).is_file():
+            return f"weights: there is no file '{config.weights}'; leave `weights` out to have them downloaded"
+        return None
+
+    def compute(self) -> dict[str, float]:
+        if min(len(self.samples), len(self.dataset)) < 2:
+            raise UserError("fid: one image has no covariance; draw at least two")
+        distance = _with_training_images(DatasetKey(self.dataset), self.config.weights, self.config.batch_size)
+        distance.reset()  # of earlier samples; the training images stay
+        for images in pictures(self.dataset, self.samples, self.config.batch_size):
+            distance.update(images.to(distance.device), real=False)
+        return {"fid": float(distance.compute())}
+
+
+def pictures(dataset: Dataset, tokens: Tensor, size: int) -> Iterator[Tensor]:
+    """Images of tokens [N, L] as Inception takes them, bytes [n, 3, H, W], so many at a time."""
+    for part in tokens.split(size):
+        images = dataset.to_images(part.long())
+        assert images is not None
+        yield (images * 255).round().byte().expand(-1, 3, -1, -1)
+
+
+@lru_cache(maxsize=2)
+def _with_training_images(key: DatasetKey, weights: str | None, size: int) -> Any:
+    """torchmetrics' distance that has seen the training images, which it does once a process."""
+    distance, dataset = inception(weights), key.dataset
+    for first in range(0, len(dataset), size):
+        for images in pictures(dataset, dataset.train[first : first + size], size):
+            distance.update(images.to(distance.device), real=True)
+    return distance
+
+
+def inception(weights: str | None) -> Any:
+    """torchmetrics' FrechetInceptionDistance that has seen nothing, on a GPU where there is one.
+
+    Raises:
+        UserError: a package is missing, or the weights can neither be read nor downloaded.
+    """
+    from fewstep.runtime.device import resolve_device
+
+    if reason := _missing():
+        raise UserError(f"fid: {reason}")
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    file = _downloaded() if weights is None else Path(weights)
+    _check_weights(file)
+    try:
+        # Without anti-aliasing images are resized as by TensorFlow's graph, with which FID was defined.
+        found = FrechetInceptionDistance(
+            2048, reset_real_features=False, feature_extractor_weights_path=str(file), antialias=False
+        )
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(":")
+        raise UserError(f"fid: weights: '{file}' does not fit torch-fidelity's Inception ({reason})") from None
+    return found.to(resolve_device("auto"))
+
+
+def _missing() -> str | None:
+    """Which package cannot be imported, and what to do."""
+    try:
+        import torch_fidelity  # noqa: F401
+        import torchmetrics.image.fid  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
+        return f"it needs torchmetrics and torch-fidelity ({error}): pip install 'fewstep[fid]'"
+    return None
+
+
+def _downloaded() -> Path:
+    """torch-fidelity's file of weights in torch's cache, downloaded if it is not there.
+
+    Raises:
+        UserError: it cannot be.
+    """
+    from torch_fidelity import feature_extractor_inceptionv3 as origin
+
+    file = Path(torch.hub.get_dir()) / "checkpoints" / origin.URL_INCEPTION_V3.rsplit("/", 1)[-1]
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(origin.URL_INCEPTION_V3, str(file), SHA256, progress=False)
+        except (URLError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"fid: Inception's weights cannot be downloaded ({error}); without a network get "
+                f"{origin.URL_INCEPTION_V3} elsewhere and name the file with `weights: FILE`"
+            ) from None
+    return file
+
+
+def _check_weights(file: Path) -> None:
+    """Read the file as tensors and nothing else, since torch-fidelity would run whatever is pickled in it.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    try:
+        torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"fid: weights: '{file}' holds no weights of a network ({reason})") from None
+    if sha256(file) != SHA256:
+        print(
+            f"warning: fid: '{file}' is not torch-fidelity's file of weights (SHA-256 {SHA256[:8]}...); unless it "
+            "holds the same weights the value is no FID",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,58 @@
+"""Distance of samples to the training set: memorisation made visible."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+
+
+@METRICS.register("nearest_neighbour")
+class NearestNeighbour(Metric):
+    """Mean distance from a sample to its nearest training sample, and the share of exact copies.
+
+    Images: Euclidean distance of pixels in [0, 1]. Other data: share of tokens that differ. `nn_data` is the same
+    distance for training samples, each to its nearest other one: samples far below it are memorised.
+    """
+
+    directions: ClassVar = {"nn_distance": "info", "nn_data": "info", "copies": "lower"}
+
+    class Config(ComponentConfig):
+        type: Literal["nearest_neighbour"] = "nearest_neighbour"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.reference = self._points(dataset.train[:], dataset.originals(slice(None)))
+        self.nearest: list[Tensor] = []
+
+    @staticmethod
+    def _points(tokens: Tensor, images: Tensor | None) -> Tensor:
+        return tokens.cpu().float() if images is None else images.flatten(1)
+
+    def _distances(self, points: Tensor) -> Tensor:
+        """[N, M] distances to the training set."""
+        if self.dataset.kind == "image":
+            return torch.cdist(points, self.reference, compute_mode="donot_use_mm_for_euclid_dist")
+        return torch.cdist(points, self.reference, p=0) / points.shape[1]
+
+    def update(self, samples: Tensor) -> None:
+        images = self.dataset.to_images(samples.cpu())
+        self.nearest += [self._distances(part).amin(1) for part in self._points(samples, images).split(256)]
+
+    def compute(self) -> dict[str, float]:
+        nearest = torch.cat(self.nearest)
+        return {
+            "nn_distance": float(nearest.mean()),
+            "nn_data": self._data_distance(),
+            "copies": float((nearest == 0).double().mean()),
+        }
+
+    def _data_distance(self) -> float:
+        """Second smallest distance of up to 1,000 training samples (the smallest is to themselves)."""
+        parts = self.reference[:1000].split(256)
+        return float(torch.cat([self._distances(part).topk(2, largest=False).values[:, 1] for part in parts]).mean())

@@ -1,0 +1,32 @@
+"""Improved precision and recall of images."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from fewstep.metrics.base import METRICS
+from fewstep.metrics.images.feature_manifold import ManifoldConfig, ManifoldMetric
+from fewstep.metrics.images.manifolds import precision
+
+
+@METRICS.register("precision_recall")
+class PrecisionRecall(ManifoldMetric):
+    """Share of samples on the manifold of real ones, and of real ones on that of samples (arXiv 1904.06991).
+
+    In the features of a classifier trained on these data, so figures compare only within one dataset and sample count.
+    Precision is fooled by copies and by one good picture, which is what recall is for; recall by a few samples far off,
+    whose balls reach over everything, which is what `density_coverage` is for.
+    """
+
+    directions: ClassVar = {"precision": "higher", "recall": "higher"}
+
+    class Config(ManifoldConfig):
+        type: Literal["precision_recall"] = "precision_recall"
+        neighbours: int = Field(3, ge=1, description="k: a ball reaches to the k-th nearest neighbour")
+
+    def compute(self) -> dict[str, float]:
+        samples, real = self.sides()
+        k = self.config.neighbours
+        return {"precision": precision(samples, real, k), "recall": precision(real, samples, k)}

@@ -1,0 +1,43 @@
+"""Distance of coin samples to the law of coins that always agree."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.data.synthetic.coins import Coins
+from fewstep.metrics.base import METRICS, Metric
+
+
+@METRICS.register("coin_distance")
+class CoinDistance(Metric):
+    """Total-variation distance to fair coins that always agree, with the shares of all-heads and all-tails.
+
+    Independent coins are at 0.5, and so is a generator that always draws heads; 0 is exact.
+    """
+
+    directions: ClassVar = {"coin_tv": "lower", "heads": "info", "tails": "info"}
+
+    class Config(ComponentConfig):
+        type: Literal["coin_distance"] = "coin_distance"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.count = self.heads = self.tails = 0
+
+    @classmethod
+    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
+        return None if issubclass(dataset_type, Coins) else "it scores the coins dataset only"
+
+    def update(self, samples: Tensor) -> None:
+        self.count += samples.shape[0]
+        self.heads += int((samples == 1).all(1).sum())
+        self.tails += int((samples == 0).all(1).sum())
+
+    def compute(self) -> dict[str, float]:
+        heads, tails = self.heads / self.count, self.tails / self.count
+        distance = (abs(heads - 0.5) + abs(tails - 0.5) + (1 - heads - tails)) / 2
+        return {"coin_tv": distance, "heads": heads, "tails": tails}

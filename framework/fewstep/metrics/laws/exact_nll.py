@@ -1,0 +1,45 @@
+"""Negative log-likelihood of samples under the law that they should follow."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+
+
+@METRICS.register("exact_nll")
+class ExactNLL(Metric):
+    """Negative log-likelihood of the samples under the true source, in nats a token.
+
+    `nll_data` is the source's own value, its entropy rate: above it samples are wrong, below it they lack variety.
+    """
+
+    directions: ClassVar = {"exact_nll": "info", "nll_data": "info"}
+
+    class Config(ComponentConfig):
+        type: Literal["exact_nll"] = "exact_nll"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.values: list[Tensor] = []
+
+    @classmethod
+    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
+        known = hasattr(dataset_type, "log_likelihood")
+        return None if known else "it needs a source whose law is known (markov)"
+
+    def update(self, samples: Tensor) -> None:
+        self.values.append(self._nll(samples.cpu()))
+
+    def compute(self) -> dict[str, float]:
+        data = self._nll(self.dataset.train[:10000])
+        return {"exact_nll": float(torch.cat(self.values).mean()), "nll_data": float(data.mean())}
+
+    def _nll(self, tokens: Tensor) -> Tensor:
+        nll: Tensor = -self.dataset.log_likelihood(tokens) / tokens.shape[1]  # type: ignore[attr-defined]
+        return nll

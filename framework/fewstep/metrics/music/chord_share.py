@@ -1,0 +1,54 @@
+"""How many chords of the samples are chords of the training data."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.music.chords import needs_music, slots
+
+
+@METRICS.register("chord_share")
+class ChordShare(Metric):
+    """Share of slots whose chord, the exact pitches of all voices, occurs somewhere in the training data.
+
+    Voices that were drawn without each other make chords that nobody wrote. `chord_share_held_out` is the value of
+    held-out music: below it chords are wrong; far above it, they are only those of the training data.
+    """
+
+    directions: ClassVar = {"chord_share": "higher", "chord_share_held_out": "info"}
+
+    class Config(ComponentConfig):
+        type: Literal["chord_share"] = "chord_share"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.known = torch.unique(self._chords(dataset.train[:]))
+        self.found = self.count = 0
+
+    @classmethod
+    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
+        return needs_music(dataset_type)
+
+    def update(self, samples: Tensor) -> None:
+        chords = self._chords(samples)
+        self.found += int(torch.isin(chords, self.known).sum())
+        self.count += chords.numel()
+
+    def compute(self) -> dict[str, float]:
+        assert self.dataset.held_out is not None
+        held_out = torch.isin(self._chords(self.dataset.held_out[:]), self.known)
+        return {"chord_share": self.found / self.count, "chord_share_held_out": float(held_out.double().mean())}
+
+    def _chords(self, samples: Tensor) -> Tensor:
+        """One number for each chord, LongTensor [slots of all samples]."""
+        voices = slots(samples, self.dataset).flatten(0, 1).unbind(-1)
+        chords = torch.zeros_like(voices[0])
+        for voice in voices:
+            chords = chords * self.dataset.spec.vocab_size + voice
+        return chords

@@ -1,0 +1,44 @@
+"""Share of n-grams that are distinct."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.metrics.base import METRICS, CollectingMetric
+from fewstep.metrics.reference import real_samples
+from fewstep.metrics.text.ngrams import ngram_numbers
+
+
+@METRICS.register("distinct_ngrams")
+class DistinctNgrams(CollectingMetric):
+    """Distinct n-grams over all n-grams of the samples together (distinct-n, arXiv 1510.03055), for n = 1 to 4.
+
+    `_data` is the share of as many real samples. It falls as samples grow in number, so compare only for one number.
+    Fooled by noise: random tokens score higher than data do, so it stands beside a value of quality.
+    """
+
+    directions: ClassVar = {f"distinct_{n}{end}": "info" for n in (1, 2, 3, 4) for end in ("", "_data")}
+
+    class Config(ComponentConfig):
+        type: Literal["distinct_ngrams"] = "distinct_ngrams"
+
+    def compute(self) -> dict[str, float]:
+        samples = self.samples
+        real = real_samples(self.dataset, len(samples))
+        return {
+            f"distinct_{n}{end}": distinct(rows, n)
+            for n in (1, 2, 3, 4)
+            for end, rows in (("", samples), ("_data", real))
+        }
+
+
+def distinct(samples: Tensor, n: int) -> float:
+    """Distinct n-grams over n-grams of samples [N, L]; 0 where samples are shorter than n."""
+    if samples.shape[1] < n:
+        return 0.0
+    (numbers,) = ngram_numbers(samples, n=n)
+    return len(torch.unique(numbers)) / numbers.numel()

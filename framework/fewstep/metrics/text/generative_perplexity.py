@@ -1,0 +1,52 @@
+"""Perplexity of samples under a reference model."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.errors import UserError
+from fewstep.metrics.base import METRICS
+from fewstep.metrics.reference import ReferenceConfig, ReferenceMetric
+from fewstep.metrics.text.sample_entropy import row_entropy
+
+
+@METRICS.register("generative_perplexity")
+class GenerativePerplexity(ReferenceMetric):
+    """exp of the mean negative log-likelihood of a token under an autoregressive model of the data.
+
+    With a Hugging Face model the tokens are those of the model, and the first of each sample is not scored.
+
+    Fooled by samples that repeat what is likely, so the entropy of the token counts within a sample (nats) always
+    stands beside it, and both values of real samples: good samples agree with those in both.
+    """
+
+    directions: ClassVar = {
+        "gen_ppl": "lower",
+        "gen_entropy": "info",
+        "gen_ppl_data": "info",
+        "gen_entropy_data": "info",
+    }
+    beside: ClassVar = {"gen_ppl": "gen_entropy", "gen_ppl_data": "gen_entropy_data"}
+
+    class Config(ReferenceConfig):
+        type: Literal["generative_perplexity"] = "generative_perplexity"
+
+    def compute(self) -> dict[str, float]:
+        samples = self.samples
+        found = {}
+        for end, tokens in (("", samples), ("_data", self.real(len(samples)))):
+            found[f"gen_ppl{end}"] = math.exp(self._mean_nll(tokens))
+            found[f"gen_entropy{end}"] = float(row_entropy(tokens, self.dataset.spec.vocab_size).mean())
+        return {name: found[name] for name in self.directions}
+
+    @torch.no_grad()
+    def _mean_nll(self, tokens: Tensor) -> float:
+        encoded = self.reference.encode(tokens)
+        if not encoded.tokens:
+            raise UserError("generative_perplexity: the samples have no token to score")
+        sums = [self.reference.nll(part).double().sum() for part in encoded.split(self.config.batch_size)]
+        return float(torch.stack(sums).sum()) / encoded.tokens

@@ -1,0 +1,138 @@
+"""Longest span of a sample that was copied from the training data.
+
+Shapes: N samples, M training samples, L tokens, V symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+from fewstep.runtime.seeding import generator_for
+
+_BASE = 0x9E3779B97F4A7C15
+_REFERENCES = 500
+_CHUNK = 1 << 21
+
+
+@METRICS.register("longest_copy")
+class LongestCopy(Metric):
+    """Tokens in the longest span of a sample that stands, token for token, in one training sample, at any place.
+
+    Mean and maximum over the samples. `longest_copy_data` is the mean for real samples that were not searched: the
+    held-out ones if the data have such, else the last tenth of the training samples (500 at most) in the rest. A
+    generator far above it recites.
+    """
+
+    directions: ClassVar = {"longest_copy": "info", "longest_copy_max": "info", "longest_copy_data": "info"}
+
+    class Config(ComponentConfig):
+        type: Literal["longest_copy"] = "longest_copy"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.seen: list[Tensor] = []
+
+    @cached_property
+    def _train(self) -> Tensor:
+        """All training samples, which may have to be read and widened."""
+        return self.dataset.train[:].long()
+
+    def update(self, samples: Tensor) -> None:
+        self.seen.append(longest_spans(samples.cpu(), self._train))
+
+    def compute(self) -> dict[str, float]:
+        spans = torch.cat(self.seen).double()
+        return {
+            "longest_copy": float(spans.mean()),
+            "longest_copy_max": float(spans.max()),
+            "longest_copy_data": float(longest_spans(*self._reference()).double().mean()),
+        }
+
+    def _reference(self) -> tuple[Tensor, Tensor]:
+        """Real samples, and those to search them in."""
+        train, held_out = self._train, self.dataset.held_out
+        if held_out is None:
+            last = min(_REFERENCES, -(-len(train) // 10))
+            return train[-last:], train[:-last]
+        order = torch.randperm(len(held_out), generator=generator_for(0, "longest_copy"))
+        return held_out[order[:_REFERENCES]].long(), train
+
+
+def longest_spans(samples: Tensor, source: Tensor) -> Tensor:
+    """Length of the longest span of each sample that occurs within a row of `source`.
+
+    Spans are compared by 64-bit polynomial hashes, so that one length takes one pass over the source. What holds for
+    a length holds for all shorter ones, so lengths are found by bisection, all samples that ask for one length at a
+    time; the passes are at most L, mostly few.
+
+    Args:
+        samples: LongTensor [N, L].
+        source: LongTensor [M, L].
+
+    Returns:
+        LongTensor [N], from 0 to L.
+    """
+    if not len(source):
+        return torch.zeros(len(samples), dtype=torch.long)
+    values = _random_values(int(max(samples.max(), source.max())) + 1)
+    prefixes, source_prefixes = _prefix_hashes(values[samples]), _prefix_hashes(values[source])
+
+    def occurs(rows: Tensor, length: int) -> Tensor:
+        return _any_span_occurs(prefixes[rows], source_prefixes, length)
+
+    return _bisected(len(samples), samples.shape[1], occurs)
+
+
+def _bisected(count: int, longest: int, occurs: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Largest length from 0 to `longest` for which `occurs(rows, length)` is true, LongTensor [count]."""
+    low, high = torch.zeros(count, dtype=torch.long), torch.full((count,), longest)
+    while bool((low < high).any()):
+        middle = (low + high + 1) // 2
+        for length in torch.unique(middle[low < high]).tolist():
+            rows = ((low < high) & (middle == length)).nonzero()[:, 0]
+            found = occurs(rows, length)
+            low[rows[found]] = length
+            high[rows[~found]] = length - 1
+    return low
+
+
+def _random_values(count: int) -> Tensor:
+    """A random 64-bit number for each symbol, so that the hashes of short spans differ as well."""
+    return torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator_for(0, "longest_copy/hash"))
+
+
+def _prefix_hashes(values: Tensor) -> Tensor:
+    """h_0 = 0, h_{i+1} = h_i b + v_i modulo 2^64: [N, L] -> [N, L + 1]."""
+    hashes = torch.zeros(values.shape[0], values.shape[1] + 1, dtype=torch.long)
+    for i in range(values.shape[1]):
+        hashes[:, i + 1] = hashes[:, i] * _signed(_BASE) + values[:, i]
+    return hashes
+
+
+def _span_hashes(prefixes: Tensor, length: int) -> Tensor:
+    """Hash of every span of that length, [N, L + 1 - length]: h_{i+length} - h_i b^length."""
+    return prefixes[:, length:] - prefixes[:, :-length] * _signed(pow(_BASE, length, 2**64))
+
+
+def _any_span_occurs(prefixes: Tensor, source_prefixes: Tensor, length: int) -> Tensor:
+    """Whether any span of that length occurs in the source, for each sample (BoolTensor [N])."""
+    spans, place = torch.unique(_span_hashes(prefixes, length), return_inverse=True)
+    occurs = torch.zeros(len(spans), dtype=torch.bool)
+    for part in source_prefixes.split(max(1, _CHUNK // source_prefixes.shape[1])):
+        hashes = _span_hashes(part, length)
+        nearest = torch.searchsorted(spans, hashes).clamp_max(len(spans) - 1)
+        occurs[nearest[spans[nearest] == hashes]] = True
+    return occurs[place].any(1)
+
+
+def _signed(number: int) -> int:
+    """The 64-bit number as torch's signed integers hold it."""
+    return number - 2**64 if number >= 2**63 else number

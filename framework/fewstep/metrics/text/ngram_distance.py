@@ -1,0 +1,57 @@
+"""Distance of n-gram frequencies to a known law."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+from fewstep.runtime.seeding import generator_for
+
+
+@METRICS.register("ngram_distance")
+class NgramDistance(Metric):
+    """Total-variation distance between the n-gram frequencies of the samples and their exact law.
+
+    `ngram_tv_floor` is what as many exact samples score: no generator can be told to be better than that.
+    """
+
+    directions: ClassVar = {"ngram_tv": "lower", "ngram_tv_floor": "info"}
+
+    class Config(ComponentConfig):
+        type: Literal["ngram_distance"] = "ngram_distance"
+        order: int = Field(4, ge=1, le=6, description="tokens in an n-gram")
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.law = dataset.ngram_law(self.config.order).flatten()  # type: ignore[attr-defined]
+        self.counts = torch.zeros_like(self.law)
+        self.samples = 0
+
+    @classmethod
+    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
+        return None if hasattr(dataset_type, "ngram_law") else "it needs a source whose law is known (markov)"
+
+    def update(self, samples: Tensor) -> None:
+        self.counts += self._count(samples.cpu())
+        self.samples += samples.shape[0]
+
+    def compute(self) -> dict[str, float]:
+        exact = self.dataset.draw(self.samples, generator_for(0, "ngram_floor"))  # type: ignore[attr-defined]
+        return {"ngram_tv": self._distance(self.counts), "ngram_tv_floor": self._distance(self._count(exact))}
+
+    def _count(self, tokens: Tensor) -> Tensor:
+        """How often each n-gram occurs, float64 [V ** order]."""
+        index = torch.zeros_like(tokens[:, self.config.order - 1 :])
+        for offset in range(self.config.order):
+            window = tokens[:, offset : offset + index.shape[1]]
+            index = index * self.dataset.spec.vocab_size + window
+        return torch.bincount(index.flatten(), minlength=len(self.law)).double()
+
+    def _distance(self, counts: Tensor) -> float:
+        return float((counts / counts.sum() - self.law).abs().sum() / 2)

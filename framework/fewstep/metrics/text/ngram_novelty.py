@@ -1,0 +1,51 @@
+"""Share of n-grams that do not stand in the training data."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.metrics.base import METRICS, CollectingMetric
+from fewstep.metrics.reference import real_samples
+from fewstep.metrics.text.ngrams import ngram_numbers
+
+_SIZES = (2, 4, 8)
+
+
+@METRICS.register("ngram_novelty")
+class NgramNovelty(CollectingMetric):
+    """Share of the samples' n-grams that occur in no training sample, for n = 2, 4 and 8 (arXiv 2111.09509).
+
+    `_data` is the share of as many held-out samples; data without held-out samples have none that are unseen, and there
+    it is that of the last tenth of the training samples in the rest. Far below it a generator recites. Fooled by noise,
+    which is novel, so it stands beside a value of quality; `longest_copy` tells how long the recited spans are.
+    """
+
+    directions: ClassVar = {f"novel_{n}{end}": "info" for n in _SIZES for end in ("", "_data")}
+
+    class Config(ComponentConfig):
+        type: Literal["ngram_novelty"] = "ngram_novelty"
+
+    def compute(self) -> dict[str, float]:
+        samples, train = self.samples, self.dataset.train[:].long()
+        if self.dataset.held_out is None:
+            cut = len(train) - max(1, len(train) // 10)
+            real, rest = train[cut:], train[:cut]
+        else:
+            real, rest = real_samples(self.dataset, len(samples)), train
+        return {
+            f"novel_{n}{end}": novelty(rows, source, n)
+            for n in _SIZES
+            for end, rows, source in (("", samples, train), ("_data", real, rest))
+        }
+
+
+def novelty(samples: Tensor, source: Tensor, n: int) -> float:
+    """Share of the n-grams of samples [N, L] that stand in no row of `source` [M, L]; 0 where samples are shorter."""
+    if samples.shape[1] < n:
+        return 0.0
+    ours, theirs = ngram_numbers(samples, source, n=n)
+    return float((~torch.isin(ours, theirs)).double().mean())

@@ -1,0 +1,43 @@
+"""Entropy of single samples."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
+from fewstep.metrics.base import METRICS, Metric
+
+
+@METRICS.register("sample_entropy")
+class SampleEntropy(Metric):
+    """Shannon entropy in nats of the token counts within one sample, averaged over samples.
+
+    Samples that repeat themselves score low; `entropy_data` is the value of the training data.
+    """
+
+    directions: ClassVar = {"sample_entropy": "info", "entropy_data": "info"}
+
+    class Config(ComponentConfig):
+        type: Literal["sample_entropy"] = "sample_entropy"
+
+    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        super().__init__(config, dataset=dataset)
+        self.values: list[Tensor] = []
+
+    def update(self, samples: Tensor) -> None:
+        self.values.append(row_entropy(samples.cpu(), self.dataset.spec.vocab_size))
+
+    def compute(self) -> dict[str, float]:
+        data = row_entropy(self.dataset.train[:2000].long(), self.dataset.spec.vocab_size)
+        return {"sample_entropy": float(torch.cat(self.values).mean()), "entropy_data": float(data.mean())}
+
+
+def row_entropy(tokens: Tensor, vocab_size: int) -> Tensor:
+    """Entropy in nats of the token counts of each row (float64 [N]) of ids [N, L]."""
+    counts = torch.zeros(tokens.shape[0], vocab_size, dtype=torch.float64)
+    counts.scatter_add_(1, tokens, torch.ones(tokens.shape, dtype=torch.float64))
+    return torch.special.entr(counts / tokens.shape[1]).sum(1)

@@ -1,0 +1,70 @@
+"""How alike samples are to each other."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fewstep.core.component import ComponentConfig
+from fewstep.core.errors import UserError
+from fewstep.metrics.base import METRICS, CollectingMetric
+from fewstep.metrics.reference import real_samples
+from fewstep.metrics.text.ngrams import ngram_numbers
+
+
+@METRICS.register("self_bleu")
+class SelfBleu(CollectingMetric):
+    """Mean BLEU of each sample against all others (Texygen, arXiv 1802.01886): high where samples repeat each other.
+
+    BLEU is the geometric mean of the clipped precisions of n-grams of 1 to `order` tokens, 0 if one of them is 0, as
+    Papineni et al. (2002) define it; all samples are as long, so there is no brevity penalty. `self_bleu_data` is that
+    of as many real samples. It grows with the number of samples, so compare only for one number. Fooled by noise, which
+    repeats nothing, so it stands beside a value of quality.
+    """
+
+    directions: ClassVar = {"self_bleu": "info", "self_bleu_data": "info"}
+
+    class Config(ComponentConfig):
+        type: Literal["self_bleu"] = "self_bleu"
+        order: int = Field(4, ge=1, le=8, description="tokens of the longest n-grams")
+        most: int = Field(500, ge=2, description="samples that are compared, the first ones; time grows with this")
+
+    def compute(self) -> dict[str, float]:
+        samples = self.samples[: self.config.most]
+        if len(samples) < 2:
+            raise UserError("self_bleu: one sample has no other to be compared with; draw more")
+        order = min(self.config.order, samples.shape[1])
+        found = [self_bleu(rows, order) for rows in (samples, real_samples(self.dataset, len(samples)))]
+        return dict(zip(self.directions, found, strict=True))
+
+
+def self_bleu(samples: Tensor, order: int) -> float:
+    """Mean over samples [N, L] of BLEU against all others, with n-grams of 1 to `order` tokens."""
+    logs = torch.zeros(len(samples), dtype=torch.float64)
+    for n in range(1, order + 1):
+        logs += _clipped_precision(ngram_numbers(samples, n=n)[0]).log() / order
+    return float(logs.exp().mean())
+
+
+def _clipped_precision(numbers: Tensor) -> Tensor:
+    """Share of each row's n-grams that are matched, each as often as some other row has it (float64 [N])."""
+    rows = torch.arange(len(numbers))[:, None].expand_as(numbers)
+    keys, counts = torch.unique(torch.stack((numbers, rows)).flatten(1), dim=1, return_counts=True)
+    grams, owners = keys
+    # The largest and the second largest count of every n-gram over the rows; a row's own does not count for it.
+    order = torch.argsort(counts, descending=True, stable=True)
+    order = order[torch.argsort(grams[order], stable=True)]
+    starts = torch.ones_like(grams, dtype=torch.bool)
+    starts[1:] = grams[order][1:] != grams[order][:-1]
+    first = torch.nonzero(starts)[:, 0]
+    last = torch.cat((first[1:], torch.tensor([len(grams)])))
+    ranked = counts[order]
+    second = torch.where(last - first > 1, ranked[(first + 1).clamp_max(len(grams) - 1)], 0)
+    place = torch.cumsum(starts, 0) - 1
+    others = torch.where(starts, second[place], ranked[first][place])
+    matched = torch.minimum(ranked, others).double()
+    totals = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, owners[order], matched)
+    return totals / numbers.shape[1]

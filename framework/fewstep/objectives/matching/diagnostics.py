@@ -1,0 +1,56 @@
+"""What to watch during a distillation, by bins of time.
+
+The losses of two players say little: both hover near a constant whatever the samples look like. Entropies and
+divergences say whether the student commits itself (its output entropy falls below the teacher's, arXiv 2603.20155,
+table 6), where the auxiliary sees a difference, and whether diversity is being lost.
+
+Shapes: B batch, L tokens. Values are pairs (sum, count), for means over batches of unequal content.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewstep.predictions.base import Prediction, rowwise
+from fewstep.predictions.draws import expectation
+from fewstep.processes.base import per_token
+
+BINS = 4
+"""Equal parts of [0, 1]."""
+
+Pair = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def diagnose(student: Prediction, teacher: Prediction, auxiliary: Prediction, t: Tensor, s: Tensor) -> dict[str, Pair]:
+    """Entropy of the student by bins of t; entropy of the teacher and KL(auxiliary || teacher) by bins of s.
+
+    Args:
+        student: from z_t.
+        teacher: from z_s, shaped as it is distilled.
+        auxiliary: from z_s.
+        t: times [B] or [B, L].
+        s: times [B] or [B, L].
+    """
+
+    def divergence(a: Tensor, q: Tensor) -> Tensor:
+        return expectation(a, a - q.masked_fill(q.isneginf(), -1e4))
+
+    kl = rowwise(divergence, [auxiliary, teacher], where=teacher.where)
+    return {
+        **by_time("student_entropy", student.entropy(), student.where, t),
+        **by_time("teacher_entropy", teacher.entropy(), teacher.where, s),
+        **by_time("kl", kl, teacher.where, s),
+    }
+
+
+def by_time(name: str, values: Tensor, where: Tensor, time: Tensor) -> dict[str, Pair]:
+    """Sums and counts of `values` [B, L] at the true positions of `where`, a bin of `time` ([B] or [B, L]) each."""
+    bins = (time * BINS).long().clamp(0, BINS - 1)
+    found = {}
+    for index in range(BINS):
+        chosen = where & (per_token(bins) == index)
+        label = f"{name}/{index / BINS:g}-{(index + 1) / BINS:g}"
+        found[label] = ((values * chosen).sum(), chosen.sum())
+    return found

@@ -1,0 +1,141 @@
+"""Losses of the two players: what D-MMD compares student, teacher and auxiliary by.
+
+A loss form is a discrepancy L(x, q) between a clean token and a prediction, linear in x up to a constant. The
+student's loss is L(p, teacher) - L(p, auxiliary) with its soft probabilities p in the place of x, the auxiliary's
+L(x, auxiliary) + r L(teacher, auxiliary) (arXiv 2603.20155, eq. 9).
+
+Shapes: B batch, L tokens, n rows, V vocabulary. All values are [B, L], zero where nothing is predicted.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fewstep.predictions.base import Prediction, rowwise
+from fewstep.predictions.draws import expectation
+from fewstep.processes.base import TINY, ForwardProcess, per_token, posterior_rows
+
+LossName = Literal["cross_entropy", "squared_error", "posterior"]
+
+
+class MatchingLoss(ABC):
+    """Row-wise comparison of predictions of the same tokens."""
+
+    @abstractmethod
+    def student(self, student: Prediction, auxiliary: Prediction, teacher: Prediction) -> Tensor:
+        """L(p, teacher) - L(p, auxiliary); gradient reaches the student's probabilities p alone."""
+
+    @abstractmethod
+    def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
+        """L(target, auxiliary), the target being ids [B, L] or a prediction, which gets no gradient."""
+
+
+class CrossEntropyLoss(MatchingLoss):
+    """L(x, q) = -log q_x: the loss of D-MMD (eq. 11, 12)."""
+
+    def student(self, student: Prediction, auxiliary: Prediction, teacher: Prediction) -> Tensor:
+        return rowwise(
+            lambda p, a, q: expectation(p, (a - q).detach()), [student, auxiliary, teacher], where=teacher.where
+        )
+
+    def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
+        if isinstance(target, Tensor):
+            return auxiliary.nll(target)
+        return auxiliary.cross_entropy(target.shaped(Tensor.detach))
+
+
+class SquaredErrorLoss(MatchingLoss):
+    """L(x, q) = |x - q|^2 on probabilities: the continuous ancestor (arXiv 2406.04103; eq. 6-8).
+
+    The student's loss is its half, p^T (q_auxiliary - q_teacher), as the ancestor states it.
+    """
+
+    def student(self, student: Prediction, auxiliary: Prediction, teacher: Prediction) -> Tensor:
+        return rowwise(
+            lambda p, a, q: expectation(p, (a.exp() - q.exp()).detach()),
+            [student, auxiliary, teacher],
+            where=teacher.where,
+        )
+
+    def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
+        if isinstance(target, Tensor):
+            return rowwise(
+                lambda a, x: (a.exp() - one_hot(x, a.shape[1])).square().sum(1),
+                [auxiliary],
+                [target],
+                where=auxiliary.where,
+            )
+        return rowwise(
+            lambda a, q: (a.exp() - q.detach().exp()).square().sum(1), [auxiliary, target], where=auxiliary.where
+        )
+
+
+@dataclass(frozen=True)
+class PosteriorLoss(MatchingLoss):
+    """L(x, q) = cross entropy of the posteriors pi(x) and pi(q) of one short step from s (eq. of appendix D).
+
+    For teachers that were trained on the posterior, whose output is not E[x | z_s]. pi(x) = q(z_{s-ds} | z_s, x), with
+    probabilities plugged in for x. For the masked process it is the cross entropy times the chance of being revealed.
+
+    Args:
+        process: whose posterior it is.
+        z_s: ids [B, L].
+        s: times [B] or [B, L].
+        step: ds, the length of the step; it ends at 0 at the latest.
+    """
+
+    process: ForwardProcess
+    z_s: Tensor
+    s: Tensor
+    step: float
+
+    def student(self, student: Prediction, auxiliary: Prediction, teacher: Prediction) -> Tensor:
+        def value(p: Tensor, a: Tensor, q: Tensor, z: Tensor, s: Tensor) -> Tensor:
+            gap = self._log(a, z, s) - self._log(q, z, s)
+            return (self._rows(p, z, s) * gap.detach()).sum(1) / self.step
+
+        return rowwise(value, [student, auxiliary, teacher], self._extras(), where=teacher.where)
+
+    def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
+        def soft(a: Tensor, q: Tensor, z: Tensor, s: Tensor) -> Tensor:
+            return -(self._rows(q.detach(), z, s) * self._log(a, z, s)).sum(1) / self.step
+
+        def hard(a: Tensor, z: Tensor, s: Tensor, x: Tensor) -> Tensor:
+            return soft(a, one_hot(x, a.shape[1]).double().log(), z, s)
+
+        if isinstance(target, Tensor):
+            return rowwise(hard, [auxiliary], [*self._extras(), target], where=auxiliary.where)
+        return rowwise(soft, [auxiliary, target], self._extras(), where=auxiliary.where)
+
+    def _extras(self) -> list[Tensor]:
+        return [self.z_s, per_token(self.s).expand(self.z_s.shape)]
+
+    def _rows(self, log_p: Tensor, z: Tensor, s: Tensor) -> Tensor:
+        """pi of rows of log-probabilities: float64 [n, S]."""
+        return posterior_rows(self.process, log_p.exp(), z, s, (s - self.step).clamp_min(0.0))
+
+    def _log(self, log_p: Tensor, z: Tensor, s: Tensor) -> Tensor:
+        return self._rows(log_p, z, s).clamp_min(TINY).log()
+
+
+def matching_loss(name: LossName, process: ForwardProcess, z_s: Tensor, s: Tensor, step: float) -> MatchingLoss:
+    """The loss of that name, for tokens z_s at times s."""
+    if name == "posterior":
+        return PosteriorLoss(process, z_s, s, step)
+    return SquaredErrorLoss() if name == "squared_error" else CrossEntropyLoss()
+
+
+def mean_log_ratio(auxiliary: Prediction, teacher: Prediction) -> Tensor:
+    """Mean over symbols of |log auxiliary - log teacher| [B, L]; symbols that either rules out do not count."""
+
+    def gap(a: Tensor, q: Tensor) -> Tensor:
+        known = a.isfinite() & q.isfinite()
+        return torch.where(known, (a - q).abs(), 0.0).sum(1) / known.sum(1).clamp_min(1)
+
+    return rowwise(gap, [auxiliary, teacher], where=teacher.where)

@@ -1,0 +1,86 @@
+"""What moment-matching objectives begin with: one sampling step of the student from noised real data.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fewstep.objectives.base import Batch, StepContext
+from fewstep.objectives.matching.times import TimeLaw, draw_times
+from fewstep.predictions.base import Prediction
+from fewstep.processes.base import PROCESSES, ForwardProcess
+
+Renoise = Literal["posterior", "forward", "forward_soft"]
+Target = Literal["auto", "soft", "hard"]
+
+
+@dataclass(frozen=True)
+class StudentStep:
+    """z_t, the student's `prediction` there, its hard draw `x`, and z_s: ids [B, L].
+
+    Times are [B], or [B, L] of models whose blocks have times of their own. `told` is the time that a network which is
+    told the student's step is called with at s: as far below s as the step goes below t.
+    """
+
+    prediction: Prediction
+    x: Tensor
+    z_t: Tensor
+    z_s: Tensor
+    t: Tensor
+    s: Tensor
+    told: Tensor
+
+
+def student_step(
+    batch: Batch,
+    ctx: StepContext,
+    *,
+    k: int | tuple[int, int],
+    min_time: float,
+    grad: bool,
+    times: TimeLaw = "uniform",
+    renoise: Renoise = "posterior",
+) -> StudentStep:
+    """Noise data to t and let the student take one step to s (arXiv 2603.20155, Algorithm 1, lines 1 to 5).
+
+    Gradients reach the student through the prediction alone, and only if `grad`.
+
+    Args:
+        times: law of the times, see `draw_times`; a student that is told its step is told where the sampler's ends.
+        renoise: z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x), which is
+            Cat(alpha_s p + (1 - alpha_s) pi).
+    """
+    t, s, end = draw_times(times, batch.size, k, min_time, ctx.sample_time_of_blocks)
+    z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+    with torch.set_grad_enabled(grad):
+        prediction = ctx.roles["student"](z_t, t, end, cond=batch.cond, generator=ctx.generators["noise"])
+    rng = ctx.generators["sample"]
+    x = prediction.sample(generator=rng)
+    if renoise == "posterior":
+        z_s = ctx.process.posterior_sample(x, z_t, t, s, generator=rng)
+    else:
+        source = prediction.sample(generator=rng) if renoise == "forward_soft" else x
+        z_s = ctx.process.corrupt(source, s, generator=rng).x_t
+    return StudentStep(prediction, x, z_t, z_s, t, s, s - (t - end))
+
+
+def soft_targets(target: Target, process: ForwardProcess) -> bool:
+    """Whether the student's probabilities stand for its tokens in other networks' losses; auto: where that is right."""
+    return target == "soft" or (target == "auto" and process.carry_over)
+
+
+def check_target(key: str, target: Target, recipe: Any) -> Iterator[tuple[str, str]]:
+    """Refuse soft targets where z_s tells which token was drawn; for an objective's `check_recipe`."""
+    if target == "soft" and not PROCESSES.get(recipe.process.type).cls.carry_over:
+        yield (
+            key,
+            f"soft targets are biased for the {recipe.process.type} process, whose z_s depends on the drawn "
+            "tokens; use 'hard' or 'auto'",
+        )

@@ -1,0 +1,43 @@
+"""Rounds of distillers that learn ever longer steps: the step doubles, and the student becomes the next teacher."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from fewstep.core.component import ComponentConfig
+from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.objectives.base import StepContext
+
+
+class RoundsConfig(ComponentConfig):
+    """Settings of objectives that go in rounds. Rounds share a training's steps evenly."""
+
+    first_step: float = Field(1 / 1024, gt=0, le=0.5, description="length of a teacher's step in the first round")
+    rounds: int = Field(7, ge=1, description="the step doubles with each; the student then becomes the teacher")
+
+    @property
+    def last_step(self) -> float:
+        """Length of a teacher's step in the last round."""
+        return self.length(self.rounds - 1)
+
+    def length(self, number: int) -> float:
+        """Length of a teacher's step in round `number`, counted from 0; at most the whole way."""
+        return float(min(1.0, self.first_step * 2**number))
+
+    def round(self, ctx: StepContext) -> int:
+        """Round that the next optimiser step belongs to. It follows from the step, so a resumed run agrees."""
+        return min(self.rounds - 1, ctx.step * self.rounds // max(1, ctx.steps))
+
+    def begins(self, ctx: StepContext) -> bool:
+        """Whether a new round begins with the next optimiser step."""
+        before = (ctx.step - 1) * self.rounds // max(1, ctx.steps)
+        return 0 < ctx.step < ctx.steps and self.round(ctx) > before
+
+
+def refresh_teacher(config: RoundsConfig, ctx: StepContext) -> None:
+    """Where a round begins, the teacher takes over the student's present weights; for an objective's `after_step`."""
+    teacher, student = ctx.roles["teacher"], ctx.roles["student"]
+    if config.begins(ctx):
+        assert isinstance(teacher, NetworkDenoiser)
+        assert isinstance(student, NetworkDenoiser)
+        teacher.start_from(student)

@@ -1,0 +1,188 @@
+"""Lazy predictions: categorical distributions over clean tokens, computed only where they are needed.
+
+At 50 k symbols and 1,024 tokens one dense float32 prediction is 200 MB a sample, and distillation needs
+three of them. A `Prediction` therefore keeps the hidden states and the head, and offers row-wise operations.
+
+Shapes: B batch, L tokens, V vocabulary, N selected rows, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fewstep.predictions.draws import expectation, pick, sample_categorical
+from fewstep.runtime.streams import Randomness, SampleStreams, uniform
+
+CHUNK_ELEMENTS = 1 << 25
+"""Rows x V above which row operations run in chunks that the backward pass recomputes (128 MiB in float32)."""
+
+
+RowMap = Callable[[Tensor], Tensor]
+"""Normalised log-probabilities [N, V] -> normalised log-probabilities [N, V]."""
+
+
+class Prediction(ABC):
+    """p(x | z_t), one categorical distribution a token.
+
+    Args:
+        known: ids [B, L] that carried-over positions take.
+        where: BoolTensor [B, L], true at the positions that are predicted; elsewhere the token is known.
+    """
+
+    def __init__(self, known: Tensor, where: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
+        self.known = known
+        self.where = where
+        self._shaping = shaping
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """V."""
+
+    @abstractmethod
+    def _source(self, where: Tensor) -> Tensor:
+        """What rows are computed from, at the selected positions: [N, ...]."""
+
+    @abstractmethod
+    def _to_log_probs(self, source: Tensor) -> Tensor:
+        """Rows [N, ...] of the source -> normalised float log-probabilities [N, V]."""
+
+    @abstractmethod
+    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        """The same prediction with other row maps."""
+
+    def shaped(self, row_map: RowMap) -> Prediction:
+        """This prediction with `row_map` applied to its rows (temperature, top-p); nothing is computed yet."""
+        return self._with((*self._shaping, row_map))
+
+    def _rows(self, source: Tensor) -> Tensor:
+        log_p = self._to_log_probs(source)
+        for row_map in self._shaping:
+            log_p = row_map(log_p)
+        return log_p
+
+    def _unnormalised(self, source: Tensor) -> Tensor:
+        """Rows [N, V] in proportion to the probabilities."""
+        return self._rows(source).exp()
+
+    def log_probs(self, where: Tensor | None = None) -> Tensor:
+        """Log-probabilities [N, V] at the true positions of `where` (default: all that are predicted)."""
+        return self._rows(self._source(self.where if where is None else where))
+
+    def dense_probs(self) -> Tensor:
+        """Probabilities [B, L, V], one-hot at known positions. For small vocabularies, tests and soft data."""
+        known = self.known.clamp(max=self.vocab_size - 1)
+        dense = torch.nn.functional.one_hot(known, self.vocab_size).to(torch.float32)
+        rows = self.log_probs().exp()
+        return dense.to(rows.dtype).masked_scatter(self.where[..., None], rows)
+
+    def sample(self, *, generator: Randomness = None, where: Tensor | None = None) -> Tensor:
+        """Hard draw x ~ Cat(p) (LongTensor [B, L]); tokens outside `where` keep their known ids.
+
+        Drawn in float64, whose resolution does not sharpen rare tokens.
+        """
+        where = self.where if where is None else where & self.where
+        if isinstance(generator, SampleStreams):
+            levels = uniform(where.shape, generator, device=where.device)
+            (drawn,) = self._scan(self._unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
+        else:
+            (drawn,) = self.scan(lambda log_p: (sample_categorical(log_p, generator),), where)
+        return self.known.masked_scatter(where, drawn)
+
+    def scan(self, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor) -> tuple[Tensor, ...]:
+        """What `fn` makes of rows, chunk by chunk and without gradients; each row is computed once.
+
+        Args:
+            fn: takes log-probabilities [n, V] and rows [n, ...] of each extra; returns tensors [n, ...].
+            where: which rows (BoolTensor [B, L], within `self.where`).
+            extras: tensors [B, L, ...] read at the same positions.
+
+        Returns:
+            What `fn` returned, for all N rows.
+        """
+        return self._scan(self._rows, fn, where, *extras)
+
+    @torch.no_grad()
+    def _scan(
+        self, rows: RowMap, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor
+    ) -> tuple[Tensor, ...]:
+        """`scan`, with what `rows` makes of the source in the place of log-probabilities."""
+        inputs = [self._source(where), *(extra[where] for extra in extras)]
+        parts = zip(*(torch.split(x, self._chunk_rows()) for x in inputs), strict=True)
+        found = [fn(rows(source), *rest) for source, *rest in parts]
+        return found[0] if len(found) == 1 else tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))
+
+    def nll(self, ids: Tensor, where: Tensor | None = None) -> Tensor:
+        """-log p(ids) [B, L] at the true positions of `where` (default: all that are predicted); zero elsewhere."""
+        where = self.where if where is None else where
+        return rowwise(lambda log_p, i: -log_p.gather(1, i[:, None])[:, 0], [self], [ids], where=where)
+
+    def cross_entropy(self, target: Prediction) -> Tensor:
+        """-sum_c target_c log p_c [B, L], at the positions that this prediction predicts; zero elsewhere."""
+        return rowwise(lambda log_p, log_q: -expectation(log_q, log_p), [self, target], where=self.where)
+
+    def entropy(self) -> Tensor:
+        """Shannon entropy in nats [B, L]; zero at known positions."""
+        return rowwise(lambda log_p: -expectation(log_p, log_p), [self], where=self.where)
+
+    def _chunk_rows(self) -> int:
+        return max(1, CHUNK_ELEMENTS // self.vocab_size)
+
+
+def rowwise(
+    fn: Callable[..., Tensor],
+    predictions: list[Prediction],
+    extras: list[Tensor] | None = None,
+    *,
+    where: Tensor,
+) -> Tensor:
+    """Apply `fn` to rows of several predictions and put the results back in place.
+
+    The one primitive behind every loss: it touches only the rows selected by `where`, and above
+    `CHUNK_ELEMENTS` it works in chunks recomputed in the backward pass, so memory stays bounded.
+
+    Args:
+        fn: takes log-probabilities [n, V] of each prediction, then rows [n, ...] of each extra; returns [n].
+        predictions: read at the positions in `where`; where one of them carries a token over, its row is one-hot.
+        extras: tensors [B, L, ...] read at the same positions.
+        where: BoolTensor [B, L].
+
+    Returns:
+        float [B, L], zero outside `where`.
+    """
+    count = len(predictions)
+    sources = [p._source(where) for p in predictions]
+    inputs = [*sources, *(_carried(p, where) for p in predictions), *(extra[where] for extra in extras or [])]
+
+    def run(*args: Tensor) -> Tensor:
+        rows = [p._rows(source) for p, source in zip(predictions, args, strict=False)]
+        return fn(*map(_copied, rows, args[count : 2 * count]), *args[2 * count :])
+
+    rows, size = sources[0].shape[0], min(p._chunk_rows() for p in predictions)
+    if rows <= size:
+        values = run(*inputs)
+    else:
+        parts = zip(*(x.tensor_split(math.ceil(rows / size)) for x in inputs), strict=True)
+        values = torch.cat([checkpoint(run, *part, use_reentrant=False) for part in parts])
+    return torch.zeros(where.shape, dtype=values.dtype, device=values.device).masked_scatter(where, values)
+
+
+def _carried(prediction: Prediction, where: Tensor) -> Tensor:
+    """Ids [N] that carried-over tokens among `where` take, -1 for the predicted; empty if all are predicted."""
+    if prediction.where is where or not (where & ~prediction.where).any():
+        return prediction.known.new_empty(0)
+    return torch.where(prediction.where, -1, prediction.known)[where]
+
+
+def _copied(rows: Tensor, ids: Tensor) -> Tensor:
+    """Rows [N, V] of log-probabilities, those with an id in `ids` being certain of it."""
+    if not ids.numel():
+        return rows
+    certain = torch.nn.functional.one_hot(ids.clamp_min(0), rows.shape[1]).to(rows.dtype).log()
+    return torch.where((ids < 0)[:, None], rows, certain)

@@ -1,0 +1,74 @@
+"""Exact categorical draws, also from large vocabularies.
+
+Shapes: V vocabulary, K outcomes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fewstep.runtime.streams import Randomness, SampleStreams, uniform
+
+_BLOCK = 256
+"""Symbols that are searched together in a large vocabulary."""
+
+
+def expectation(log_p: Tensor, values: Tensor) -> Tensor:
+    """sum_c p_c values_c of each row [N, V] -> [N]; symbols of probability 0 count nothing, whatever their value.
+
+    Without that care 0 x inf makes `nan` of rows that top-p has cut.
+    """
+    return (log_p.exp() * values.masked_fill(log_p.isneginf(), 0.0)).sum(-1)
+
+
+def draw_at(log_p: Tensor, levels: Tensor) -> Tensor:
+    """Symbols of rows [..., V] at which the running sum of probabilities passes a level in [0, 1) [...].
+
+    The inverse of the distribution function: for uniform float64 levels a draw that is exact to the precision of
+    `log_p`, and takes one random number where a race takes V. Symbols of probability 0 are never drawn.
+    """
+    return pick(log_p.exp(), levels)
+
+
+def pick(weights: Tensor, levels: Tensor) -> Tensor:
+    """Like `draw_at`, for weights [..., V] that are not negative, and levels of their sum.
+
+    Large vocabularies are searched in two steps, a block of symbols first, since a running sum over all of them in
+    float64 costs more than a softmax. A block's own sum has the precision of the weights, the rest is float64.
+    """
+    vocab = weights.shape[-1]
+    if vocab <= 4 * _BLOCK:
+        return _passed(weights.cumsum(-1, dtype=torch.float64), levels)[0]
+    whole = vocab // _BLOCK
+    blocks = weights[..., : whole * _BLOCK].unflatten(-1, (whole, _BLOCK)).sum(-1)
+    rest = weights[..., whole * _BLOCK :].sum(-1, keepdim=True)
+    block, within = _passed(torch.cat([blocks, rest], -1).cumsum(-1, dtype=torch.float64), levels)
+    ids = block[..., None] * _BLOCK + torch.arange(_BLOCK, device=weights.device)
+    inside = weights.gather(-1, ids.clamp_max(vocab - 1)).masked_fill(ids >= vocab, 0.0)
+    return block * _BLOCK + _passed(inside.cumsum(-1, dtype=torch.float64), within)[0]
+
+
+def _passed(sums: Tensor, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """First index [...] at which running sums [..., K] pass a level in [0, 1) of the last of them.
+
+    And how far into that index's own share the level lies, from 0 to 1. Where all sums are 0 the index means nothing.
+    """
+    whole = sums[..., -1]
+    below = torch.minimum(levels * whole, torch.nextafter(whole, torch.zeros_like(whole)))  # it may have rounded up
+    index = torch.searchsorted(sums, below[..., None], right=True).clamp_max(sums.shape[-1] - 1)
+    before = torch.where(index > 0, sums.gather(-1, (index - 1).clamp_min(0)), 0.0)
+    share = (below[..., None] - before) / (sums.gather(-1, index) - before)
+    return index[..., 0], share[..., 0]
+
+
+def sample_categorical(log_p: Tensor, generator: Randomness) -> Tensor:
+    """Exact draw from each row [..., V] by the exponential race, argmin E_c / p_c with float64 E_c ~ Exp(1).
+
+    Float32 noise has 24 bits, which starves rare tokens (arXiv 2409.02908): never use it for a whole row. Where each
+    sample has a stream of its own (rows [B, L, V]), the distribution function is inverted instead.
+    """
+    if isinstance(generator, SampleStreams):
+        return draw_at(log_p, uniform(log_p.shape[:-1], generator, device=log_p.device))
+    race = torch.empty(log_p.shape, dtype=torch.float64, device=log_p.device).exponential_(generator=generator)
+    return (log_p.double() - race.log()).argmax(-1)

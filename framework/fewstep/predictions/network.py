@@ -1,0 +1,73 @@
+"""Predictions: of a network's head, and of a dense table.
+
+Shapes: B batch, L tokens, V vocabulary, N selected rows, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from fewstep.predictions.base import Prediction, RowMap
+
+
+class HeadPrediction(Prediction):
+    """Hidden states [B, L, D] and the head that maps rows of them to logits."""
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        head: Callable[[Tensor], Tensor],
+        vocab_size: int,
+        known: Tensor,
+        where: Tensor,
+        shaping: tuple[RowMap, ...] = (),
+    ) -> None:
+        super().__init__(known, where, shaping)
+        self._hidden, self._head, self._vocab_size = hidden, head, vocab_size
+
+    @property
+    def hidden(self) -> Tensor:
+        """What the head reads [B, L, D]."""
+        return self._hidden
+
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
+    def _source(self, where: Tensor) -> Tensor:
+        return self._hidden[where]
+
+    def _to_log_probs(self, source: Tensor) -> Tensor:
+        return self._head(source).float().log_softmax(-1)
+
+    def _unnormalised(self, source: Tensor) -> Tensor:
+        if self._shaping:
+            return super()._unnormalised(source)
+        logits = self._head(source).float()  # a draw needs no normalised row
+        return (logits - logits.amax(-1, keepdim=True)).exp_()
+
+    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        return HeadPrediction(self._hidden, self._head, self._vocab_size, self.known, self.where, shaping)
+
+
+class TablePrediction(Prediction):
+    """A dense table of log-probabilities [B, L, V]: exact oracles and tests."""
+
+    def __init__(self, table: Tensor, known: Tensor, where: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
+        super().__init__(known, where, shaping)
+        self._table = table
+
+    @property
+    def vocab_size(self) -> int:
+        return self._table.shape[-1]
+
+    def _source(self, where: Tensor) -> Tensor:
+        return self._table[where]
+
+    def _to_log_probs(self, source: Tensor) -> Tensor:
+        return source
+
+    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        return TablePrediction(self._table, self.known, self.where, shaping)

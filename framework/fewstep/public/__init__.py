@@ -1,6 +1,0 @@
-"""Public checkpoints of the field, read into fewstep's backbones."""
-
-from fewstep.public.importing import Imported, ImportRequest, import_checkpoint
-from fewstep.public.layouts import LAYOUTS, Layout, from_public, to_public
-
-__all__ = ["LAYOUTS", "ImportRequest", "Imported", "Layout", "from_public", "import_checkpoint", "to_public"]

@@ -1,0 +1,58 @@
+"""What a run was made with: hardware, versions, commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_VERSIONS = ("torch", "torchvision", "xformers", "numpy", "pydantic", "safetensors")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, hardware, plugins and commit, as far as they can be known."""
+    import torch
+
+    from fewstep.core import plugins
+    from fewstep.core.version import __version__
+
+    versions = {"python": platform.python_version(), "fewstep": __version__}
+    for name in _VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": versions,
+        "plugins": [str(plugin) for plugin in plugins.loaded()],
+        "commit": commit(),
+        "hardware": torch.cuda.get_device_name() if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    """Model and number of cores of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
+
+
+def commit() -> str | None:
+    """Commit of the fewstep checkout in use, with "+changes" if it is not clean; None for an installed wheel."""
+    try:
+        head = _git("rev-parse", "HEAD")
+        return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()

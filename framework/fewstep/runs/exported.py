@@ -1,0 +1,172 @@
+"""The folder of an exported model, and how it is read.
+
+    model.safetensors   weights, with the recipe in the file's metadata
+    config.json         everything else that `ExportConfig` lists, with a SHA-256 of every other file
+    README.md           the model card; people edit it, so that it has no SHA-256
+    data/               what samples are read and shown by: a tokenizer's file, labels
+    classifier/ reward/ networks that the sampler asks, each a folder like this one
+    grid.json           and other files that the sampler reads
+
+Nothing is pickled and nothing in it is code.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fewstep.core.component import Strict
+from fewstep.core.errors import FewstepError, UserError
+from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
+from fewstep.recipe import parse_recipe
+from fewstep.recipe.models import Recipe
+from fewstep.recipe.yaml_loader import load_mapping
+from fewstep.runs.checkpoint import import_weights
+from fewstep.runtime.hashing import sha256
+
+FORMAT = "fewstep-folder/1"
+CONFIG, WEIGHTS, CARD, DATA = "config.json", "model.safetensors", "README.md", "data"
+LABELS = "labels.safetensors"
+
+
+class ExportedData(Strict):
+    """What reading and showing samples takes."""
+
+    type: str = Field(description="dataset")
+    vocab_size: int
+    length: int
+    grid: tuple[int, int, int] | None = None
+    classes: int | None = None
+    fingerprint: str = Field(description="SHA-256 of the training tokens")
+    values: dict[str, Any] = Field({}, description="the dataset's own, see `Dataset.codec`")
+    files: tuple[str, ...] = Field((), description="the dataset's own, below data/")
+
+
+class Ancestor(Strict):
+    """A teacher, or a teacher's teacher."""
+
+    name: str = Field(description="of its recipe")
+    objective: str = ""
+    step: int | None = None
+    weights: Literal["ema", "raw"] = "ema"
+    weights_digest: str | None = Field(None, description="null where its run was gone when the model was exported")
+
+
+class ExportConfig(Strict):
+    """`config.json`."""
+
+    format: Literal["fewstep-folder/1"] = "fewstep-folder/1"
+    model_type: Literal["fewstep"] = "fewstep"
+    name: str = Field(description="of the recipe")
+    role: str = Field("student", description="which network of its objective")
+    weights: Literal["ema", "raw"]
+    dtype: str
+    step: int
+    parameters: int
+    weights_digest: str = Field(description="first 16 digits of the SHA-256 of the weights before any rounding")
+    data: ExportedData
+    steps: int = Field(description="sampling steps that it is made for")
+    sampler: dict[str, Any] = Field(description="settings of the sampler that it is made for")
+    teachers: tuple[Ancestor, ...] = Field((), description="its teacher, that one's teacher, ...")
+    evaluations: tuple[dict[str, Any], ...] = Field((), description="what `fewstep evaluate` measured")
+    environment: dict[str, Any] = Field({}, description="hardware, commit and versions of the training")
+    beside: dict[str, str] = Field({}, description="keys of the recipe whose files lie in this folder")
+    needs: tuple[str, ...] = Field((), description="files of plugins, which are not exported")
+    files: dict[str, str] = Field({}, description="SHA-256 of every other file but the card")
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether this folder is, or was meant to be, an exported model and no run; `Exported` finds what is wrong."""
+    path = Path(path)
+    return not (path / "recipe.resolved.yaml").exists() and any((path / name).is_file() for name in (CONFIG, WEIGHTS))
+
+
+class Exported:
+    """A folder that is whole: every file is there and is the one that was written.
+
+    Raises:
+        UserError: it is damaged, or something else wrote it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = _read_config(self.path)
+        for name, wanted in self.config.files.items():
+            file = self.path / name
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise UserError(f"'{self.path}' names a file outside of itself ({name}); fewstep did not write it")
+            if not file.is_file():
+                raise UserError(f"'{self.path}' is not whole: {name} is missing; export it again")
+            if sha256(file) != wanted:
+                raise UserError(f"'{file}' is damaged or was changed (its SHA-256 is another); export it again")
+
+    def recipe(self) -> Recipe:
+        """The recipe, with the files that it names found in this folder.
+
+        Raises:
+            UserError: it names a component that is not here.
+        """
+        text = self.contents[1]["recipe"]
+        content: dict[str, Any] = load_mapping(text, str(self.path / WEIGHTS)).plain()
+        if any(str(name).endswith(".py") for name in content.get("plugins") or ()):
+            raise UserError(f"'{self.path}' names a Python file as a plugin; exported models carry no code")
+        for key, name in self.config.beside.items():
+            _put(content, key, str((self.path / name).absolute()))
+        try:
+            return parse_recipe(content, source=str(self.path))
+        except FewstepError as error:
+            if not self.config.needs:
+                raise
+            needs = ", ".join(self.config.needs)
+            raise UserError(
+                f"'{self.path}' needs the plugin {needs}, which is code and was not exported; import it first ({error})"
+            ) from None
+
+    @cached_property
+    def contents(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Weights, and the metadata that they came with."""
+        return import_weights(self.path / WEIGHTS)
+
+    def dataset(self, recipe: Recipe) -> Dataset:
+        """What samples are read and shown by."""
+        told = self.config.data
+        folder = self.path / DATA
+        codec = Codec(told.values, {name: (folder / name).read_bytes() for name in told.files})
+        labels = load_file(folder / LABELS)["labels"].long() if f"{DATA}/{LABELS}" in self.config.files else None
+        spec = DataSpec(told.vocab_size, told.length, told.grid)
+        return DATASETS.get(told.type).cls.without_data(recipe.data, spec, told.fingerprint, codec, labels)
+
+
+def _read_config(path: Path) -> ExportConfig:
+    file = path / CONFIG
+    if not file.is_file():
+        raise UserError(f"'{path}' holds no exported model (no {CONFIG}); make one with `fewstep export RUN`")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{file}' is damaged ({error}); export it again") from None
+    written = content.get("format") if isinstance(content, dict) else None
+    if written != FORMAT:
+        later = str(written or "").startswith("fewstep-folder/")
+        reason = f"is of a later version of fewstep ({written}); update" if later else "was not written by fewstep"
+        raise UserError(f"'{file}' {reason}")
+    try:
+        return ExportConfig.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise UserError(f"'{file}' is damaged: {where}: {first['msg']}") from None
+
+
+def _put(content: dict[str, Any], key: str, value: str) -> None:
+    """Set a dotted key."""
+    *above, last = key.split(".")
+    for step in above:
+        content = content[step]
+    content[last] = value

@@ -1,0 +1,91 @@
+"""Random numbers for batches: one stream for all, or one for each sample.
+
+A training draws from one generator. Samples are drawn from a stream each, so that sample i of a seed is the same in any
+batch, on any device and in any process. Shapes: B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Generator, Tensor
+
+from fewstep.runtime.seeding import generator_for
+
+
+class SampleStreams:
+    """An independent stream for each sample of a batch, known by its number.
+
+    The numbers are made on the CPU, whose generators give the same ones everywhere.
+
+    Args:
+        seed: of the whole job.
+        numbers: which samples of the job these are.
+    """
+
+    def __init__(self, seed: int, numbers: Sequence[int]) -> None:
+        self._generators = [generator_for(seed, f"sample/{number}") for number in numbers]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def of(self, rows: Tensor) -> SampleStreams:
+        """The streams of some samples (BoolTensor [B]); what is drawn there is drawn from these too."""
+        some = SampleStreams(0, ())
+        some._generators = [g for g, wanted in zip(self._generators, rows.tolist(), strict=True) if wanted]
+        return some
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Numbers in [0, 1), [B, *shape]."""
+        return self._stacked(
+            [torch.rand(tuple(shape), generator=g, dtype=dtype) for g in self._generators], shape, dtype
+        )
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Standard normal numbers [B, *shape]."""
+        return self._stacked(
+            [torch.randn(tuple(shape), generator=g, dtype=dtype) for g in self._generators], shape, dtype
+        )
+
+    @staticmethod
+    def _stacked(parts: list[Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.stack(parts) if parts else torch.empty(0, *shape, dtype=dtype)
+
+
+Randomness: TypeAlias = Generator | SampleStreams | None
+"""Where random numbers come from; None is torch's global generator."""
+
+
+def uniform(
+    shape: Sequence[int],
+    source: Randomness,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """Numbers in [0, 1) of `shape`, whose first axis is the batch."""
+    if isinstance(source, SampleStreams):
+        return source.uniform(shape[1:], dtype).to(device)
+    return torch.rand(tuple(shape), generator=source, device=device, dtype=dtype)
+
+
+def normal(
+    shape: Sequence[int],
+    source: Randomness,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Standard normal numbers of `shape`, whose first axis is the batch."""
+    if isinstance(source, SampleStreams):
+        return source.normal(shape[1:], dtype).to(device)
+    return torch.randn(tuple(shape), generator=source, device=device, dtype=dtype)
+
+
+def integers(high: int, shape: Sequence[int], source: Randomness, *, device: torch.device | str) -> Tensor:
+    """Integers in [0, high) of `shape`, whose first axis is the batch."""
+    if isinstance(source, SampleStreams):
+        return (uniform(shape, source, device=device) * high).long().clamp(max=high - 1)
+    return torch.randint(high, tuple(shape), generator=source, device=device)

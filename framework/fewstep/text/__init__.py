@@ -1,1 +1,0 @@
-"""Text on its way to tokens: files, documents, tokenizers, shards of what was tokenised. Nothing here loads torch."""

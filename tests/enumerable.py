@@ -1,0 +1,126 @@
+"""Denoisers small enough to enumerate, in float64: what formulas are checked on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import one_hot
+
+from fewstep.denoisers.base import Denoiser
+from fewstep.objectives.base import Batch, Phase, StepContext
+from fewstep.objectives.dmmd import DMMD
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.condition import Condition
+from fewstep.predictions.network import TablePrediction
+from fewstep.processes.base import PROCESSES, ForwardProcess
+
+V, L = 3, 2
+
+
+class Table(Denoiser):
+    """One row of logits for every state of the sequence and every position: the freest denoiser there is."""
+
+    def __init__(self, process: ForwardProcess, seed: int, length: int = L) -> None:
+        super().__init__(process, length)
+        rng = Generator().manual_seed(seed)
+        shape = (process.num_states**length, length, process.vocab_size)
+        self.logits = nn.Parameter(torch.randn(*shape, generator=rng, dtype=torch.float64))
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.logits.device
+
+    def index(self, x_t: Tensor) -> Tensor:
+        return sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))  # type: ignore[return-value]
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
+        self.calls.append((x_t, t))
+        table = self.logits[self.index(x_t)].log_softmax(-1)
+        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+class TimedOracle(Denoiser):
+    """E[x | z_t] of a single token with a known law, plus a bias a state on its logits to take gradients at."""
+
+    def __init__(self, process: ForwardProcess, law: Tensor) -> None:
+        super().__init__(process, 1)
+        self.law = law
+        self.bias = nn.Parameter(torch.zeros(process.num_states, V, dtype=torch.float64))
+
+    @property
+    def device(self) -> torch.device:
+        return self.law.device
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
+        alpha = self.process.schedule.alpha(t.double())[:, None, None]
+        same = (x_t[..., None] == torch.arange(V)).double()
+        evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V
+        table = ((evidence * self.law).log() + self.bias[x_t]).log_softmax(-1)
+        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+class JointOracle(Denoiser):
+    """E[x | z_t] of sequences whose law is a table: a masked sequence says which of them it may come from."""
+
+    device = torch.device("cpu")  # type: ignore[assignment]
+
+    def __init__(self, process: ForwardProcess, length: int, law: Tensor) -> None:
+        super().__init__(process, length)
+        self.every = torch.tensor(list(itertools.product(range(process.vocab_size), repeat=length)))
+        self.law = law
+
+    def agreeing(self, x_t: Tensor) -> Tensor:
+        """Which sequences agree with noised ones (BoolTensor [B, V ** L])."""
+        return ((x_t[:, None] == self.every) | self.process.to_predict(x_t)[:, None]).all(2)
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
+        weight = self.agreeing(x_t) * self.law
+        rows = torch.einsum("bn,nlv->blv", weight, one_hot(self.every, self.process.vocab_size).double())
+        return TablePrediction((rows / rows.sum(-1, keepdim=True)).log(), x_t, self.process.to_predict(x_t))
+
+
+def softmax(logits: list[float]) -> list[float]:
+    top = max(logits)
+    exps = [math.exp(v - top) for v in logits]
+    return [e / sum(exps) for e in exps]
+
+
+def row(table: Table, state: list[int], position: int) -> list[float]:
+    index = sum(token * table.process.num_states**i for i, token in enumerate(state))
+    return softmax(table.logits[index, position].tolist())
+
+
+def make(process_name: str, length: int = L) -> tuple[StepContext, dict[str, Table]]:
+    process = PROCESSES.build(process_name, vocab_size=V)
+    roles = {name: Table(process, seed, length) for seed, name in enumerate(("teacher", "student", "auxiliary"))}
+    streams = {name: Generator().manual_seed(seed) for seed, name in enumerate(("time", "noise", "sample"))}
+    return StepContext(dict(roles), process, streams, torch.device("cpu")), roles
+
+
+def run(
+    ctx: StepContext, roles: dict[str, Table], objective: DMMD, phase: str, batch: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Loss of one batch, with only the phase's role trained (as the trainer does); also the hard draw x."""
+    drawn: list[Tensor] = []
+    draw = ctx.process.posterior_sample
+
+    def spy(x0: Tensor, *args: Tensor, generator: Generator | None) -> Tensor:
+        drawn.append(x0)
+        return draw(x0, *args, generator=generator)
+
+    ctx.process.posterior_sample = spy  # type: ignore[method-assign]
+    for name, role in roles.items():
+        role.requires_grad_(name == phase)
+    data = torch.randint(V, (batch, roles["student"].length), generator=Generator().manual_seed(7))
+    out = objective.loss(Phase(phase, (phase,)), Batch(data), ctx)
+    return out.loss, drawn[0]
