@@ -49,7 +49,7 @@ def counts(z: Tensor, size: int) -> Tensor:
 def distance(x: Tensor, source: Markov) -> float:
     """Total variation between samples and the law of their source."""
     found = counts(x, source.config.vocab_size).double() / len(x)
-    return float((found - source.ngram_law(x.shape[1]).flatten()).abs().sum() / 2)
+    return float((found - source.ngram_probs(x.shape[1]).flatten()).abs().sum() / 2)
 
 
 def noised(process: ForwardProcess, x: Tensor, t: float, generator: Generator) -> Tensor:

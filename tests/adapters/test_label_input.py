@@ -67,8 +67,8 @@ def test_it_starts_as_the_network_without(noise: str | None) -> None:
 def test_a_label_must_be_told() -> None:
     with pytest.raises(ValueError, match=r"call it with cond\.labels \(-1 for none\)"):
         denoiser()(X, T)
-    assert denoiser().told_labels
-    assert not denoiser(told=False).told_labels
+    assert denoiser().conditioned_on_labels
+    assert not denoiser(told=False).conditioned_on_labels
 
 
 def test_a_start_takes_over_labels_too() -> None:

@@ -34,13 +34,13 @@ def test_the_law_is_a_stationary_law(source: Markov) -> None:
     for n in (1, 2, 3):
         for first in range(L - n + 1):
             others = [place for place in range(L) if not first <= place < first + n]
-            torch.testing.assert_close(joint.sum(others), source.ngram_law(n))
-    torch.testing.assert_close(joint, source.ngram_law(L))
+            torch.testing.assert_close(joint.sum(others), source.ngram_probs(n))
+    torch.testing.assert_close(joint, source.ngram_probs(L))
 
 
 def test_the_next_token_depends_on_as_many_as_the_order_says(source: Markov) -> None:
     """In order 2, say, the last two tokens decide the next one's law, and the last alone does not."""
-    joint, order = source.ngram_law(L), source.config.order
+    joint, order = source.ngram_probs(L), source.config.order
     whole = joint / joint.sum(-1, keepdim=True)
     torch.testing.assert_close(whole, source.transition.view([V] * (order + 1)).expand([V] * L))
     assert (whole - whole.mean(L - 1 - order, keepdim=True)).abs().max() > 0.1
@@ -106,7 +106,7 @@ def test_blocks_after_a_prefix_of_any_length_are_exact(source: Markov) -> None:
         masked = torch.full((2, 1), process.mask_id)
         got = oracle(masked, torch.ones(2), cond=Condition(prefix=Prefix(prefix))).dense_probs()
         for row in range(2):
-            law = source.ngram_law(length + 1)[tuple(prefix[row].tolist())]
+            law = source.ngram_probs(length + 1)[tuple(prefix[row].tolist())]
             torch.testing.assert_close(got[row, 0], law / law.sum(), rtol=1e-5, atol=1e-7)
 
 
@@ -119,5 +119,5 @@ def test_one_step_draws_independent_tokens(source: Markov) -> None:
         .x
     )
     pairs = torch.bincount(x[:, 1] * V + x[:, 2], minlength=V * V)
-    token = source.ngram_law(1)
+    token = source.ngram_probs(1)
     assert_same_law(pairs, torch.outer(token, token).flatten(), "one step")

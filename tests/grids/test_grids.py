@@ -59,4 +59,4 @@ def test_samplers_stay_exact(sampler: Any, process: str, config: Any) -> None:
     built = SAMPLERS.build({**sampler, "grid": config})
     x = built.sample(oracle, 4000, steps=256, generator=Generator().manual_seed(3)).x
     index = x[:, 0] * 4 + x[:, 1] * 2 + x[:, 2]
-    assert_same_law(torch.bincount(index, minlength=8), source.ngram_law(3).flatten(), f"{config}")
+    assert_same_law(torch.bincount(index, minlength=8), source.ngram_probs(3).flatten(), f"{config}")

@@ -38,7 +38,7 @@ def test_the_cheapest_paths_are_those_of_a_search_of_all(seed: int) -> None:
 def masked_by_enumeration(source: Markov, times: list[float]) -> float:
     """The walk's bound, summed over all sequences and all sets of masks."""
     process = PROCESSES.build("masked", vocab_size=V)
-    joint, total = source.ngram_law(L), 0.0
+    joint, total = source.ngram_probs(L), 0.0
     for t, s in pairwise(times):
         noise = 1 - float(process.schedule.alpha(torch.tensor(t, dtype=torch.float64)))
         for masks in itertools.chain.from_iterable(itertools.combinations(range(L), n) for n in range(1, L + 1)):
@@ -73,7 +73,7 @@ def test_masked_walks_cost_what_enumeration_says(steps: int, source: Markov) -> 
 @pytest.mark.parametrize("process", ["masked", "uniform"])
 def test_fine_walks_cost_the_negative_log_likelihood(process: str, source: Markov) -> None:
     """Exact predictions make the bound tight as steps grow, for both processes, and looser the fewer they are."""
-    entropy = -float((source.ngram_law(L) * source.ngram_law(L).log()).sum())
+    entropy = -float((source.ngram_probs(L) * source.ngram_probs(L).log()).sum())
     measured = costs(source, process)
     found = [measured.walk(GRIDS.build("linear").times(steps)) for steps in (1, 4, 16, 64)]
     assert all(later < earlier for earlier, later in pairwise(found))
@@ -130,7 +130,7 @@ def test_a_search_of_a_masked_model_takes_an_evaluation_a_time(source: Markov) -
 
 def test_networks_that_are_told_their_step_are_asked_for_each(source: Markov) -> None:
     class Told(MarkovOracle):
-        told_steps = True
+        conditioned_on_steps = True
 
     oracle = Told(source.chain, source.spec.length, PROCESSES.build("masked", vocab_size=V))
     told = StepCosts(oracle, source.draw(50, Generator().manual_seed(5)))

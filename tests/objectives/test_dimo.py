@@ -253,7 +253,7 @@ def test_one_step_is_one_step() -> None:
 def test_conditions_carry_the_question() -> None:
     cond = Condition(labels=torch.arange(4), everywhere=True)
     rows = torch.tensor([True, False, True, False])
-    parts = [cond.of(rows), *cond.split(2), cond.repeat(3), cond.without_labels()]
+    parts = [cond.select(rows), *cond.split(2), cond.repeat(3), cond.without_labels()]
     assert all(part.everywhere for part in parts)
     assert not any(part.everywhere for part in Condition(labels=torch.arange(4)).split(2))
 

@@ -237,5 +237,5 @@ def test_a_correlated_law_in_the_middle_of_a_walk(name: str) -> None:
     z = noised(process, source.draw(6000, rng), 0.6, rng)
     times = [0.6 - 0.2 * i / 40 for i in range(41)]
     out = walked(SAMPLERS.build("euler"), exact_denoiser(source, process), z, times, rng)  # type: ignore[arg-type]
-    law = law_at(process, source.ngram_law(3), 0.4).flatten()
+    law = law_at(process, source.ngram_probs(3), 0.4).flatten()
     assert_same_law(counts(out, process.num_states), law, "euler from 0.6 to 0.4")

@@ -99,7 +99,7 @@ def test_a_correlated_law_is_kept_by_small_moves(name: str, config: dict[str, An
     z = noised(process, source.draw(6000, rng), 0.6, rng)
     times = [0.6 - 0.2 * i / 50 for i in range(51)]
     out = walked(sampler_of(config), exact_denoiser(source, process), z, times, rng)
-    law = law_at(process, source.ngram_law(3), 0.4)
+    law = law_at(process, source.ngram_probs(3), 0.4)
     assert_same_law(counts(out, process.num_states), law.flatten(), f"{config}, {name}")
 
 
@@ -111,7 +111,7 @@ def test_a_correlated_law_is_kept_in_the_loop(source: Markov) -> None:
     z = noised(process, source.draw(8000, rng), hold, rng)
     out = walked(sampler, exact_denoiser(source, process), z, [0.5 - 0.4 * i / 60 for i in range(61)], rng)
     assert (out != z).double().mean() > 0.1
-    law = law_at(process, source.ngram_law(3), hold)
+    law = law_at(process, source.ngram_probs(3), hold)
     assert_same_law(counts(out, process.num_states), law.flatten(), "loop")
 
 

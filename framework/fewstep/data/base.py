@@ -18,7 +18,6 @@ from torch import Generator, Tensor
 from fewstep.core.component import Component
 from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
-from fewstep.data.synthetic.chain import Chain
 
 _CHUNK = 4096
 """Samples whose tokens are widened to 64 bits at once."""
@@ -176,11 +175,6 @@ class Dataset(Component, ABC):
         source = self.held_out if held_out else self.train
         assert source is not None
         return self.to_images(source[rows])
-
-    @property
-    def chain(self) -> Chain | None:
-        """The Markov chain that samples are drawn from, of a source that is one; there is an exact denoiser of it."""
-        return None
 
     def to_drawings(self, samples: Tensor) -> Tensor | None:
         """Pictures of samples that are no images, in [0, 1], float [N, C, H, W]; None where text says it all."""

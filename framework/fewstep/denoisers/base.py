@@ -36,12 +36,12 @@ class Denoiser(nn.Module, ABC):
         self.evaluated = 0
 
     @property
-    def told_labels(self) -> bool:
+    def conditioned_on_labels(self) -> bool:
         """Whether `cond.labels` must be given."""
         return False
 
     @property
-    def told_steps(self) -> bool:
+    def conditioned_on_steps(self) -> bool:
         """Whether a prediction depends on the time s that its step leads to."""
         return False
 
@@ -95,12 +95,12 @@ class DenoiserAround(Denoiser):
         self.denoiser = denoiser
 
     @property
-    def told_labels(self) -> bool:
-        return self.denoiser.told_labels
+    def conditioned_on_labels(self) -> bool:
+        return self.denoiser.conditioned_on_labels
 
     @property
-    def told_steps(self) -> bool:
-        return self.denoiser.told_steps
+    def conditioned_on_steps(self) -> bool:
+        return self.denoiser.conditioned_on_steps
 
     @property
     def device(self) -> torch.device:

@@ -129,13 +129,13 @@ class ClassifierGuidedDenoiser(DenoiserAround):
         self.weight, self.approximate = weight, approximate
 
     @property
-    def told_labels(self) -> bool:
+    def conditioned_on_labels(self) -> bool:
         return True
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         if cond.labels is None:
             raise ValueError("this denoiser is guided to a class: call it with cond.labels (-1 for none)")
-        plain = cond if self.denoiser.told_labels else replace(cond, labels=None)
+        plain = cond if self.denoiser.conditioned_on_labels else replace(cond, labels=None)
         prediction = self.denoiser.predict(x_t, t, s, plain, generator)
         if self.weight == 0:
             return prediction

@@ -8,9 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewstep.core.errors import UserError
-from fewstep.data.base import Dataset
-from fewstep.data.synthetic.chain import Chain, normalised
+from fewstep.data.synthetic.source import Chain, Source, normalised
 from fewstep.denoisers.base import Denoiser
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
@@ -19,17 +17,12 @@ from fewstep.processes.base import ForwardProcess
 from fewstep.runtime.streams import Randomness
 
 
-def exact_denoiser(source: Dataset, process: ForwardProcess, block_size: int | None = None) -> MarkovOracle:
+def exact_denoiser(source: Source, process: ForwardProcess, block_size: int | None = None) -> MarkovOracle:
     """The denoiser of a source that returns E_q[x | z_t] without having learned anything.
 
     Args:
         block_size: go block by block, in blocks of so many tokens.
-
-    Raises:
-        UserError: the distribution of the source is not known.
     """
-    if source.chain is None:
-        raise UserError(f"data '{source.config.type}' have no exact denoiser: their distribution is not known")
     return MarkovOracle(source.chain, source.spec.length, process, block_size)
 
 

@@ -55,11 +55,11 @@ class NetworkDenoiser(Denoiser):
         return other.backbone.state_dict()
 
     @property
-    def told_labels(self) -> bool:
+    def conditioned_on_labels(self) -> bool:
         return self.label_input is not None
 
     @property
-    def told_steps(self) -> bool:
+    def conditioned_on_steps(self) -> bool:
         return self.step_input is not None
 
     @property

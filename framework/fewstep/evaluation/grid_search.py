@@ -94,7 +94,7 @@ def search_grids(
 def _data(model: TrainedModel, samples: int) -> tuple[Tensor, Tensor | None]:
     """Data to measure on, with their labels for a model that is told them; held-out data carry none."""
     dataset = with_data(model)
-    if model.denoiser.told_labels:
+    if model.denoiser.conditioned_on_labels:
         assert dataset.labels is not None
         return dataset.train[:samples].long(), dataset.labels[:samples]
     return (dataset.train if dataset.held_out is None else dataset.held_out)[:samples].long(), None

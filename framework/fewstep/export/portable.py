@@ -38,7 +38,7 @@ def portable(recipe: Recipe, networks: dict[str, tuple[str, str]]) -> Portable:
     found = Portable(content, {f"sampler.{key}": named for key, named in networks.items()})
     found.needs = tuple(Path(name).name for name in code)
     found.files = dict(_files(content["sampler"], "sampler", skip=set(found.networks)))
-    found.recipe = without_places(content)
+    found.recipe = strip_absolute_paths(content)
     return found
 
 
@@ -53,12 +53,12 @@ def _files(value: Any, key: str, skip: set[str]) -> list[tuple[str, Path]]:
     return [(key, Path(value))]
 
 
-def without_places(value: Any) -> Any:
+def strip_absolute_paths(value: Any) -> Any:
     """Absolute paths cut to `runs/NAME/RUN`, or to the last name: the folders above say who trained it and where."""
     if isinstance(value, dict):
-        return {name: without_places(below) for name, below in value.items()}
+        return {name: strip_absolute_paths(below) for name, below in value.items()}
     if isinstance(value, list):
-        return [without_places(below) for below in value]
+        return [strip_absolute_paths(below) for below in value]
     if not isinstance(value, str) or not Path(value).is_absolute():
         return value
     parts = Path(value).parts

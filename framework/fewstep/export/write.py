@@ -20,7 +20,7 @@ from fewstep.data.base import Dataset
 from fewstep.data.codec import codec_problem
 from fewstep.export.ancestry import ancestors, state_digest
 from fewstep.export.card import model_card
-from fewstep.export.portable import Portable, portable, without_places
+from fewstep.export.portable import Portable, portable, strip_absolute_paths
 from fewstep.recipe.yaml_loader import dump_yaml
 from fewstep.runs.build import usual_steps
 from fewstep.runs.checkpoint import EXPORT_FORMAT, export_weights
@@ -180,7 +180,7 @@ def _evaluations(model: TrainedModel) -> tuple[dict[str, Any], ...]:
     file = model.run.evaluate / f"step-{model.step:08d}.json"
     if model.recipe.evaluate.weights != model.weights or not file.is_file():
         return ()
-    return tuple(without_places(json.loads(file.read_text(encoding="utf-8"))))
+    return tuple(strip_absolute_paths(json.loads(file.read_text(encoding="utf-8"))))
 
 
 def _environment(model: TrainedModel) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def check_autoregressive(denoiser: Denoiser, words: str) -> None:
             f"{words} is no autoregressive model; train one with `process: masked` and "
             "`backbone: {type: block_transformer, block_size: 1}`, such as recipe text-ar"
         )
-    if denoiser.told_labels:
+    if denoiser.conditioned_on_labels:
         raise UserError(f"{words} is told labels, which samples do not carry; train one without `label_input`")
 
 

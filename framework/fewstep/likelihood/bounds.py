@@ -83,7 +83,11 @@ def score_model(
     if reason := unscored(model):
         raise UserError(reason)
     _check(model, labels, steps, evaluations)
-    exact = model.denoiser.block_size == 1 and model.denoiser.process.carry_over and not model.denoiser.told_labels
+    exact = (
+        model.denoiser.block_size == 1
+        and model.denoiser.process.carry_over
+        and not model.denoiser.conditioned_on_labels
+    )
     posterior: Posterior = getattr(model.recipe.sampler, "posterior", "drawn")
     times = GRIDS.build("linear").times(steps)
     device, parts = model.denoiser.device, []
@@ -115,7 +119,7 @@ def unscored(model: Scored) -> str | None:
 
 
 def _check(model: Scored, labels: Tensor | None, steps: int, evaluations: int | None) -> None:
-    name, told = model.recipe.name, model.denoiser.told_labels
+    name, told = model.recipe.name, model.denoiser.conditioned_on_labels
     if told and labels is None:
         raise UserError(f"'{name}' is told a class: say with `label` which one the samples are scored under")
     if labels is not None and not told:

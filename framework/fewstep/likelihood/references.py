@@ -67,7 +67,7 @@ class Reference(ABC):
         """
         raise UserError(f"a reference of type {type(self).__name__} has no hidden states to compare samples by")
 
-    def is_that(self, generator: Denoiser) -> bool:
+    def same_weights_as(self, generator: Denoiser) -> bool:
         """Whether a generator of samples has the very weights of the reference."""
         while isinstance(generator, DenoiserAround):
             generator = generator.denoiser

@@ -55,7 +55,7 @@ class StepCosts:
     def row(self, t: float, targets: Sequence[float]) -> Tensor:
         """Costs of the steps from t to each of `targets` (float64 [n])."""
         process = self.denoiser.process
-        if process.carry_over and not self.denoiser.told_steps:
+        if process.carry_over and not self.denoiser.conditioned_on_steps:
             whole = self._measured(t, [0.0])[0]
             return torch.tensor([whole * revealed_share(process, t, s) for s in targets], dtype=torch.float64)
         return torch.tensor(self._measured(t, targets), dtype=torch.float64)
@@ -97,7 +97,7 @@ class StepCosts:
         prediction = None
         for s in targets:
             then = torch.full_like(now, s)
-            if prediction is None or denoiser.told_steps:
+            if prediction is None or denoiser.conditioned_on_steps:
                 prediction = denoiser(z, now.float(), then.float(), cond=cond, generator=inputs)
             if s == 0:
                 costs.append(prediction.nll(x0).double().sum())

@@ -56,7 +56,7 @@ class ReferenceMetric(CollectingMetric):
 
     def warn_of(self, generator: Denoiser) -> None:
         """Say on standard error if what drew the samples is the reference, where that makes the value worthless."""
-        if self.misled_by_own_samples and self.reference.is_that(generator):
+        if self.misled_by_own_samples and self.reference.same_weights_as(generator):
             print(
                 f"warning: {self.config.type}: the samples are those of its reference '{self.config.reference}', which "
                 "score low whatever they are like; judge this model by another reference",

@@ -30,7 +30,7 @@ class RoleSpec:
         trained: whether any phase updates it.
         starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
         adapters: whether the recipe's `noise_input` and `step_input` are attached to it; `label_input` always is.
-        told_step: whether `step_input` is, and no `noise_input`.
+        step_input: whether `step_input` is, and no `noise_input`.
         scores: what it scores in the place of tokens: the classes of labelled data, which it learns from ("labels"), or
             so many kinds of samples that the objective tells apart. None for networks that predict tokens.
         refreshed: whether the objective itself replaces its weights in the course of a training.
@@ -40,7 +40,7 @@ class RoleSpec:
     trained: bool = True
     starts_from: str | None = None
     adapters: bool = False
-    told_step: bool = False
+    step_input: bool = False
     scores: Literal["labels"] | int | None = None
     refreshed: bool = False
     reconstructs: bool = False

@@ -60,7 +60,7 @@ class Di4C(Objective):
         metrics: dict[str, Tensor] = {}
         for part, of_part in ((near, self._imitate), (~near, self._correlate)):
             if bool(part.any()):
-                value, found = of_part(Batch(batch.x0[part], batch.cond.of(part)), t[part], ctx)
+                value, found = of_part(Batch(batch.x0[part], batch.cond.select(part)), t[part], ctx)
                 total, metrics = total + value, metrics | found
         return LossOutput(total / batch.size, {name: value.detach() for name, value in metrics.items()})
 

@@ -92,7 +92,7 @@ class DiDi(Objective):
         """Policy gradient and regularisers. Of the batch only conditions are used, one a group."""
         # 1. Groups of trajectories; times are drawn once a group, as rows [G, B / G] that are flattened.
         c, groups = self.config, batch.size // self.config.group
-        cond = batch.cond.of(torch.arange(batch.size, device=ctx.device) < groups).repeat(c.group)
+        cond = batch.cond.select(torch.arange(batch.size, device=ctx.device) < groups).repeat(c.group)
         times, t = self.times(groups, ctx).repeat(1, c.group), ctx.sample_time(groups).repeat(c.group)
         made = draw_trajectory(times, cond, ctx)
 

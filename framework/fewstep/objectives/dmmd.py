@@ -36,7 +36,7 @@ class DMMD(Objective):
     roles: ClassVar = {
         "teacher": RoleSpec(trained=False, starts_from="teacher"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
-        "auxiliary": RoleSpec(starts_from="teacher", told_step=True),
+        "auxiliary": RoleSpec(starts_from="teacher", step_input=True),
     }
 
     class Config(WeightingConfig):
@@ -106,7 +106,7 @@ class DMMD(Objective):
             prediction = guided(ctx.roles["teacher"], step.z_s, s, cond=batch.cond, weight=c.teacher_guidance)
             teacher = self._shaped(prediction)
         with torch.set_grad_enabled("auxiliary" in phase.train):
-            auxiliary = ctx.roles["auxiliary"](step.z_s, s, step.told, cond=batch.cond)
+            auxiliary = ctx.roles["auxiliary"](step.z_s, s, step.next_time, cond=batch.cond)
 
         # 3. The losses of the roles whose turn it is.
         weight = per_token(loss_weight(c, s, ctx.process.schedule))

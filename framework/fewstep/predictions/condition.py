@@ -51,7 +51,7 @@ class Condition:
     given: Tensor | None = None
     everywhere: bool = False
 
-    def of(self, rows: Tensor) -> Condition:
+    def select(self, rows: Tensor) -> Condition:
         """The condition of some samples (BoolTensor [B])."""
         labels, context, given = (None if x is None else x[rows] for x in (self.labels, self.context, self.given))
         prefix = self.prefix

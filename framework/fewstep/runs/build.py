@@ -50,7 +50,7 @@ def build_denoiser(
                 recipe.noise_input, tokens=tokens, width=backbone.width, sites=backbone.residual_sites
             )
         told = None
-        if (adapters or role.told_step) and recipe.step_input:
+        if (adapters or role.step_input) and recipe.step_input:
             told = StepInput(recipe.step_input, backbone.width)
         labels = LabelInput(recipe.label_input, dataset.classes, backbone.width) if recipe.label_input else None
     kind = NetworkDenoiser if role.scores is None else NetworkClassifier

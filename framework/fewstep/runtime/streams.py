@@ -31,7 +31,7 @@ class SampleStreams:
     def __len__(self) -> int:
         return len(self._generators)
 
-    def of(self, rows: Tensor) -> SampleStreams:
+    def select(self, rows: Tensor) -> SampleStreams:
         """The streams of some samples (BoolTensor [B]); what is drawn there is drawn from these too."""
         some = SampleStreams(0, ())
         some._generators = [g for g, wanted in zip(self._generators, rows.tolist(), strict=True) if wanted]

@@ -36,7 +36,7 @@ class CachedAncestralSampler(WalkSampler):
         changed = revealed.any(1)
         if not changed.any():
             return x
-        part = walk.of(changed)
+        part = walk.select(changed)
         found = part.predict(x[changed], step).sample(generator=part.generator, where=revealed[changed])
         out = x.clone()
         out[changed] = found

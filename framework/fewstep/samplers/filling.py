@@ -34,7 +34,7 @@ class FillingSampler(WalkSampler):
         if not unfinished.any():
             return x
         out = x.clone()
-        out[unfinished] = self.fill(walk.of(unfinished), x[unfinished], step)
+        out[unfinished] = self.fill(walk.select(unfinished), x[unfinished], step)
         return out
 
     @abstractmethod

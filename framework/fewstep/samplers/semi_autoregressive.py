@@ -83,7 +83,7 @@ class SemiAutoregressiveSampler(WalkSampler):
                     on_step(StepState(shown, state.t, state.s, out.clone()))
                 shown += 1
 
-            out[rows] = self._draw_blocks(walk.of(rows), x[rows], steps, layout, show)
+            out[rows] = self._draw_blocks(walk.select(rows), x[rows], steps, layout, show)
         return out
 
     def _draw_blocks(self, walk: Walk, x: Tensor, steps: int, layout: Tensor, show: OnStep) -> Tensor:

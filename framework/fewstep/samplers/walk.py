@@ -112,12 +112,12 @@ class Walk:
         """Where tokens are still to be filled in (BoolTensor [B, L]); a place may be held at a mask for later."""
         return self.denoiser.process.to_predict(x) & self.free(x)
 
-    def of(self, rows: Tensor) -> Walk:
+    def select(self, rows: Tensor) -> Walk:
         """The walk of some samples (BoolTensor [B]); with a stream for each it draws from theirs alone."""
         streams = self.generator
-        some = streams.of(rows) if isinstance(streams, SampleStreams) else streams
+        some = streams.select(rows) if isinstance(streams, SampleStreams) else streams
         memory = {name: kept[rows] for name, kept in self.memory.items()}
-        return replace(self, cond=self.cond.of(rows), generator=some, memory=memory)
+        return replace(self, cond=self.cond.select(rows), generator=some, memory=memory)
 
     def times(self, x: Tensor, *times: float) -> list[Tensor]:
         """Each time for every sample, float64 [B]."""

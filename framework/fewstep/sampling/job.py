@@ -243,7 +243,7 @@ def _one_step(job: Job, numbers: range) -> None:
 def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler:
     """The recipe's sampler, another, or one with other settings."""
     recipe, changes = model.recipe, request.settings
-    if "guidance" in changes and not model.denoiser.told_labels:
+    if "guidance" in changes and not model.denoiser.conditioned_on_labels:
         raise UserError(f"'{model.path}' was trained without labels (label_input), by which guidance goes")
     if request.sampler is not None:
         recipe = with_sampler(recipe, request.sampler, steps=[steps])
@@ -257,7 +257,7 @@ def _labels(model: TrainedModel, denoiser: Denoiser, request: SampleRequest) -> 
     """The classes to draw samples of, for a model that knows any, or is guided by one that does."""
     if request.label is None:
         return labels_like_data(denoiser, model.dataset, request.count, request.seed)
-    if not denoiser.told_labels:
+    if not denoiser.conditioned_on_labels:
         raise UserError(f"'{model.path}' was trained without labels (label_input); leave --label out")
     return labels_asked_for(request.label, model.dataset, request.count)
 

@@ -23,7 +23,7 @@ def labels_like_data(denoiser: Denoiser, dataset: Dataset, count: int, seed: int
 
     They have a random stream of their own, so that asking for classes does not change the noise.
     """
-    if not denoiser.told_labels:
+    if not denoiser.conditioned_on_labels:
         return None
     assert dataset.labels is not None
     rows = torch.randint(len(dataset.labels), (count,), generator=generator_for(seed, "labels"))

@@ -105,7 +105,7 @@ def _check_streams(sampler: Sampler, source: Markov, process: ForwardProcess) ->
 
 
 def _check_exact(sampler: Sampler, source: Markov, process: ForwardProcess, steps: int) -> None:
-    law = source.ngram_law(3).flatten()
+    law = source.ngram_probs(3).flatten()
     drawn = _draw(sampler, source, process, 4000, steps, 3).x
     assert int(drawn.max()) < process.vocab_size, f"noise is left in the samples of {steps} steps"
     index = drawn[:, 0] * 4 + drawn[:, 1] * 2 + drawn[:, 2]

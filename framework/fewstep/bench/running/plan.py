@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from fewstep.bench.results.results import digest_of, model_id
 from fewstep.bench.running.code import plugin_versions
-from fewstep.bench.running.outside import contents_digest
+from fewstep.bench.running.external import contents_digest
 from fewstep.bench.suites.needs import lacking
 from fewstep.bench.suites.suite import CaseSpec, LoadedSuite, Suite
 from fewstep.core.component import did_you_mean
 from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.data.base import DATASETS, Dataset
+from fewstep.data.synthetic.source import Source
 from fewstep.metrics.base import METRICS
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, load_recipe, with_sampler
@@ -283,8 +284,8 @@ class _Planner:
             self.dataset, self._first = dataset, spec.name
         if dataset.fingerprint != self.dataset.fingerprint:
             self._note(index, "recipe", f"its data are not those of case '{self._first}'; all cases must share them")
-        if spec.oracle and not hasattr(dataset, "oracle"):
-            known = ", ".join(entry.name for entry in DATASETS.entries() if hasattr(entry.cls, "oracle"))
+        if spec.oracle and not isinstance(dataset, Source):
+            known = ", ".join(entry.name for entry in DATASETS.entries() if issubclass(entry.cls, Source))
             self._note(index, "oracle", f"dataset '{recipe.data.type}' has no oracle; those that have one: {known}")
         return dataset
 

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from fewstep.bench.results.results import CaseResult, Row, digest_of
-from fewstep.bench.running.outside import named_digests
+from fewstep.bench.running.external import named_digests
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.speed import time_drawing, train_tokens_per_second
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.bench.suites.sweep import swept_text
 from fewstep.core.errors import OperationError
 from fewstep.data.base import Dataset
+from fewstep.data.synthetic.source import Source
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.exact import exact_denoiser
 from fewstep.evaluation.grid_search import grid_run
@@ -117,7 +118,8 @@ def open_model(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ()
     config, section = case.recipe.sampler, case.recipe.evaluate
     sampler = SAMPLERS.build(_with_searched_steps(case) if case.spec.grid_search else config)
     if case.spec.oracle:
-        oracle = exact_denoiser(dataset, build_process(case.recipe, dataset))  # type: ignore[attr-defined]
+        assert isinstance(dataset, Source)
+        oracle = exact_denoiser(dataset, build_process(case.recipe, dataset))
         judged = judge(DrawnFrom(oracle, case.recipe), dataset, metrics)
         return Model(oracle, sampler, section.batch_size, section.precision, None, judged)
     device = case.recipe.train.device
@@ -218,9 +220,8 @@ def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tenso
     With them their labels, if they have any.
     """
     generator = generator_for(seed, "bench/real")
-    if hasattr(dataset, "draw"):
-        drawn: Tensor = dataset.draw(count, generator)
-        return drawn, None
+    if isinstance(dataset, Source):
+        return dataset.draw(count, generator), None
     rows = torch.randperm(len(dataset), generator=generator)[:count]
     return dataset.train[rows].long(), None if dataset.labels is None else dataset.labels[rows]
 

@@ -13,15 +13,15 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from fewstep.core.component import ComponentConfig
-from fewstep.data.base import DATASETS, Dataset, DataSpec
-from fewstep.data.synthetic.chain import Chain, normalised
+from fewstep.data.base import DATASETS, DataSpec
+from fewstep.data.synthetic.source import Chain, Source, normalised
 
 MAX_CONTEXTS = 1024
 """A dense matrix of contexts by contexts is powered to find the stationary law."""
 
 
 @DATASETS.register("markov")
-class Markov(Dataset):
+class Markov(Source):
     """Stationary Markov chain, of any order, with a few likely successors a context: its law is known exactly."""
 
     class Config(ComponentConfig):
@@ -84,7 +84,7 @@ class Markov(Dataset):
         places = self.config.vocab_size ** torch.arange(self.config.order - 1, -1, -1, device=samples.device)
         return (windows * places).sum(-1)
 
-    def ngram_law(self, n: int) -> Tensor:
+    def ngram_probs(self, n: int) -> Tensor:
         """Exact probability of every n-gram (float64 [V] * n); the same at every place."""
         vocab, order = self.config.vocab_size, self.config.order
         law = self.initial.view([vocab] * order)

@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
+from fewstep.data.synthetic.source import Source
 from fewstep.likelihood.bounds import score_model, unscored
 from fewstep.metrics.base import METRICS, DrawnFrom, ModelMetric
 from fewstep.metrics.reference import real_samples
@@ -63,7 +64,7 @@ class LikelihoodBound(ModelMetric):
             yield "per", f"data '{recipe.data.type}' have no characters; set it to token"
 
     def refuses(self, model: DrawnFrom) -> str | None:
-        if model.denoiser.told_labels:
+        if model.denoiser.conditioned_on_labels:
             return f"'{model.recipe.name}' is told a class, which held-out samples do not carry"
         return unscored(model)
 
@@ -88,9 +89,8 @@ class LikelihoodBound(ModelMetric):
             return data.train[order[:count]].long()
         if data.held_out is not None:
             return real_samples(data, count)
-        if hasattr(data, "draw"):
-            drawn: Tensor = data.draw(count, generator_for(0, "likelihood_bound/draw"))
-            return drawn
+        if isinstance(data, Source):
+            return data.draw(count, generator_for(0, "likelihood_bound/draw"))
         raise UserError(
             f"likelihood_bound: data '{data.config.type}' hold no samples out; hold some out (data.held_out, where the "
             "data have it), or measure what was trained on, which may be known by heart, with `of: train`"

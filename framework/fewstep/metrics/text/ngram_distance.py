@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
+from fewstep.data.synthetic.source import Source
 from fewstep.metrics.base import METRICS, Metric
 from fewstep.runtime.seeding import generator_for
 
@@ -29,13 +30,14 @@ class NgramDistance(Metric):
 
     def __init__(self, config: Any, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.law = dataset.ngram_law(self.config.order).flatten()  # type: ignore[attr-defined]
+        assert isinstance(dataset, Source)
+        self.law = dataset.ngram_probs(self.config.order).flatten()
         self.counts = torch.zeros_like(self.law)
         self.samples = 0
 
     @classmethod
     def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return None if hasattr(dataset_type, "ngram_law") else "it needs a source whose law is known (markov)"
+        return None if issubclass(dataset_type, Source) else "it needs a source whose law is known (markov)"
 
     def update(self, samples: Tensor) -> None:
         self.counts += self._count(samples.cpu())

@@ -25,8 +25,9 @@ Target = Literal["auto", "soft", "hard"]
 class StudentStep:
     """z_t, the student's `prediction` there, its hard draw `x`, and z_s: ids [B, L].
 
-    Times are [B], or [B, L] of models whose blocks have times of their own. `told` is the time that a network which is
-    told the student's step is called with at s: as far below s as the step goes below t.
+    Times are [B], or [B, L] of models whose blocks have times of their own. `next_time` is
+    the second time of a network that is conditioned on the step and called at s: as far below s as s' is below t, where
+    s' is the end of the student's step.
     """
 
     prediction: Prediction
@@ -35,7 +36,7 @@ class StudentStep:
     z_s: Tensor
     t: Tensor
     s: Tensor
-    told: Tensor
+    next_time: Tensor
 
 
 def student_step(

@@ -12,8 +12,8 @@ import yaml
 from tiny_suite import TEACHER
 
 from fewstep.bench.results.results import Results
-from fewstep.bench.running import outside
-from fewstep.bench.running.outside import contents_digest, named_digests
+from fewstep.bench.running import external
+from fewstep.bench.running.external import contents_digest, named_digests
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.rows import plan_slots
 from fewstep.bench.running.runner import run_suite
@@ -112,8 +112,8 @@ def test_files_are_read_once_a_plan(
 ) -> None:
     """Not at all before rows are planned, and once however many rows and metrics there are."""
     read: list[int] = []
-    digest = outside._digest
-    monkeypatch.setattr(outside, "_digest", lambda files, root: (read.append(1), digest(files, root))[1])
+    digest = external._digest
+    monkeypatch.setattr(external, "_digest", lambda files, root: (read.append(1), digest(files, root))[1])
     each = {"reference": f"hf:{folder}", "reads": "ids"}
     metrics = [{"type": "generative_perplexity", **each}, {"type": "gradient_moment", **each, "batches": 4}]
     plan = make_plan(load_suite(write_suite(metrics=metrics, headline="gradient_moment")), tmp_path / "out")
