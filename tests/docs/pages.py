@@ -60,10 +60,11 @@ class Block:
 
 
 def all_pages() -> list[Path]:
-    """Every page that people read."""
+    """Every page that people write and read; reports of suites are written by `fewstep benchmark`."""
     folders = ("docs", "recipes", "plugins", "benchmarks")
-    below = [path for folder in folders for path in (ROOT / folder).rglob("*.md") if "results" not in path.parts]
-    return sorted([*ROOT.glob("*.md"), *below])
+    below = [path for folder in folders for path in (ROOT / folder).rglob("*.md")]
+    reports = [path for path in below if path.match("benchmarks/results/*/*.md") and path.name != "README.md"]
+    return sorted({*ROOT.glob("*.md"), *below} - set(reports))
 
 
 def blocks(page: Path) -> list[Block]:

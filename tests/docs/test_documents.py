@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -112,6 +113,13 @@ def test_toml_is_valid(block: Block) -> None:
 def test_the_key_table_is_up_to_date() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text == rewritten(text), "run python tests/docs/key_table.py"
+
+
+def test_the_page_of_results_is_up_to_date() -> None:
+    program = ROOT / "benchmarks/results_page.py"
+    written = run_path(str(program))["page"]()
+    assert written == (ROOT / "docs/results.md").read_text(encoding="utf-8"), f"run python {named(program)}"
+    assert len(written.splitlines()) <= 120
 
 
 @pytest.mark.parametrize(
