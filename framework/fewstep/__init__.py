@@ -1,6 +1,10 @@
 """fewstep: few-step generators distilled from discrete diffusion models.
 
+A kind of component is a folder, named like the word in `fewstep list`. Below the kinds lies the ground (`core`,
+`runtime`), above them what is done with a run. A room imports only rooms below it; `python -m tests.rooms` prints them.
 Importing this package stays cheap: torch is loaded by the first component that needs it.
+
+No file is a component: `pipeline` is a face like this one.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ _PUBLIC = {
     "Walk": "fewstep.samplers.walk",
     "WalkConfig": "fewstep.samplers.walk",
     "WalkSampler": "fewstep.samplers.walk",
+    "build_component": "fewstep.runs.models",
     "load_model": "fewstep.runs.models",
     "load_recipe": "fewstep.recipe",
     "rowwise": "fewstep.predictions.base",

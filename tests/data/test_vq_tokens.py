@@ -27,7 +27,7 @@ from fewstep.recipe import dump_recipe, load_run_recipe, parse_recipe
 from fewstep.recipe.yaml_loader import dump_yaml
 from fewstep.runs.checkpoint import list_checkpoints
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import build_component, load_model
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.sheets import nearest_training
@@ -107,7 +107,9 @@ def change(folder: Path, how: Any) -> None:
 
 
 def build(folder: Path, images: Any = "patches", **section: Any) -> VqTokens:
-    data = DATASETS.build({"type": "vq_tokens", "images": images, "tokenizer": {"run": str(folder), **section}})
+    data = build_component(
+        DATASETS, {"type": "vq_tokens", "images": images, "tokenizer": {"run": str(folder), **section}}
+    )
     assert isinstance(data, VqTokens)
     return data
 

@@ -21,7 +21,8 @@ from fewstep.processes.base import PROCESSES
 from fewstep.processes.masked import MaskedProcess
 from fewstep.processes.masks import random_start, with_masks
 from fewstep.recipe import load_recipe, parse_recipe, with_sampler
-from fewstep.runs.build import build_dataset, build_denoiser, build_process
+from fewstep.runs.build import build_denoiser, build_process
+from fewstep.runs.models import build_dataset
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS
 

@@ -1,4 +1,7 @@
-"""Public checkpoints of the field, read into fewstep's backbones."""
+"""Public checkpoints of the field, read into fewstep's backbones.
+
+No file is a component.
+"""
 
 from fewstep.convert.importing import Imported, ImportRequest, import_checkpoint
 from fewstep.convert.layouts import LAYOUTS, Layout, from_public, to_public

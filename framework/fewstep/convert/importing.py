@@ -19,8 +19,8 @@ from fewstep.core.component import did_you_mean
 from fewstep.core.errors import UserError
 from fewstep.recipe import dump_recipe, load_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
-from fewstep.runs.build import build_dataset
 from fewstep.runs.checkpoint import EXPORT_FORMAT, export_weights
+from fewstep.runs.models import build_dataset
 
 _USUAL_LENGTH = 1024
 _USUAL_BASE = 10_000.0

@@ -1,0 +1,4 @@
+"""Names and settings: components, registries, plugins, references, errors. Imports no torch.
+
+No file is a component.
+"""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fewstep.core.recipe_view import RecipeView
+from fewstep.core.references import OpenedModel, Opener
 
 # Pydantic's words for Python programmers, and ours for people who write YAML.
 _PREAMBLE = re.compile("^(Value error, |Input |String |Tuple )")
@@ -90,9 +91,29 @@ class Component:
     """
 
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    opener: Opener | None = None
+    """What opens models that settings name; `Registry.build` sets it before the constructor runs."""
 
     def __init__(self, config: Any = None) -> None:
         self.config: Any = type(self).Config() if config is None else config  # type: ignore[call-arg]
+
+    def open_model(
+        self, key: str, *, dataset: Any = None, refuses: Callable[[RecipeView], str | None] | None = None
+    ) -> OpenedModel:
+        """The model that a setting names (`Annotated[str, Ref("run")]`), on the CPU.
+
+        Args:
+            key: the setting, dotted below this component's section ("reward.run").
+            dataset: data that the model's network is built for, if they are in memory; else those of its recipe.
+            refuses: why a model of that recipe will not do ("is no classifier"), or None; asked before its network is
+                built.
+
+        Raises:
+            UserError: there is no such model, or `refuses` gives a reason.
+            UnfitModelError: its weights do not fit `dataset`.
+        """
+        assert self.opener is not None, f"'{self.config.type}' names a model: build it with fewstep.build_component"
+        return self.opener(self.config, key, dataset=dataset, refuses=refuses)
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: RecipeView) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,10 @@ class UserError(FewstepError):
     exit_code = 2
 
 
+class UnfitModelError(UserError):
+    """A model whose weights do not fit its recipe, or the data that it was opened for."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One mistake in a recipe: where it stands, what is wrong, and what to write instead."""

@@ -14,6 +14,7 @@ from pydantic_core import InitErrorDetails
 from fewstep.core.component import ComponentConfig, custom_error, did_you_mean
 from fewstep.core.entries import Entry, RegistryError, T, _registries
 from fewstep.core.plugins import failure_notes, load_entry_points
+from fewstep.core.references import Opener
 
 
 class Registry(Generic[T]):
@@ -135,10 +136,19 @@ class Registry(Generic[T]):
             raise ValidationError.from_exception_data(self.kind, [details]) from None
         return entry.cls.Config.model_validate(dict(raw))
 
-    def build(self, config: Any, **runtime: Any) -> T:
-        """Create the component that `config` (anything `parse` accepts) describes."""
+    def build(self, config: Any, *, opener: Opener | None = None, **runtime: Any) -> T:
+        """Create the component that `config` (anything `parse` accepts) describes.
+
+        Args:
+            opener: opens the models that its settings name; `fewstep.runs.models` has it.
+        """
         parsed = self.parse(config)
-        return self.get(parsed.type).cls(parsed, **runtime)
+        cls = self.get(parsed.type).cls
+        component = cls.__new__(cls)
+        if opener is not None:  # before the constructor, which may open models already
+            component.opener = opener
+        component.__init__(parsed, **runtime)  # type: ignore[misc]
+        return component
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:

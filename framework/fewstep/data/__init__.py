@@ -1,0 +1,4 @@
+"""Datasets: clean tokens, and how samples of them are shown.
+
+No file is a component.
+"""

@@ -1,1 +1,4 @@
-"""Exported models: folders that sample without the run and the data that they came from."""
+"""A run as a folder that samples without the run and without its data.
+
+No file is a component.
+"""

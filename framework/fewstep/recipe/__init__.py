@@ -1,4 +1,7 @@
-"""Recipes: YAML files that are composed, validated and checked before anything heavy starts."""
+"""Recipes: YAML files that are composed, validated and checked before anything heavy starts.
+
+No file is a component.
+"""
 
 from fewstep.recipe.loading import (
     LoadedRecipe,

@@ -1,4 +1,4 @@
-"""From a recipe to live objects: dataset, process, denoisers; and from a run folder back to its model."""
+"""From a recipe to live objects: process and networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fewstep.adapters.label import LabelInput
 from fewstep.adapters.noise.base import NOISE_INPUTS
 from fewstep.adapters.step import StepInput
 from fewstep.backbones.base import BACKBONES, TokenSpace
-from fewstep.data.base import DATASETS, Dataset
+from fewstep.data.base import Dataset
 from fewstep.denoisers.autoencoder import NetworkAutoencoder
 from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.denoisers.network import NetworkDenoiser
@@ -22,11 +22,6 @@ def usual_steps(recipe: Recipe) -> int:
     """Sampling steps that the student is made for, or the most that its recipe evaluates at."""
     usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
     return usual or max(recipe.evaluate.steps)
-
-
-def build_dataset(recipe: Recipe) -> Dataset:
-    """The recipe's data, read and tokenised."""
-    return DATASETS.build(recipe.data)
 
 
 def build_process(recipe: Recipe, dataset: Dataset) -> ForwardProcess:

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from fewstep.core.errors import FewstepError, UserError
-from fewstep.data.base import Dataset
-from fewstep.data.images.tokenizer import ImageTokenizer
-from fewstep.denoisers.autoencoder import NetworkAutoencoder
+from pydantic import BaseModel
+
+from fewstep.core.component import Component
+from fewstep.core.errors import FewstepError, UnfitModelError, UserError
+from fewstep.core.recipe_view import RecipeView
+from fewstep.core.references import references
+from fewstep.core.registry import Registry
+from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
-from fewstep.runs.build import build_dataset, build_denoiser, build_process
+from fewstep.runs.build import build_denoiser, build_process
 from fewstep.runs.checkpoint import import_weights, load_checkpoint
 from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.device import resolve_device
 
 Weights = Literal["ema", "raw"]
+C = TypeVar("C", bound=Component)
+
+
+def build_component(registry: Registry[C], config: Any, **runtime: Any) -> C:
+    """A component that can open the models that its settings name.
+
+    Args:
+        config: name, mapping or settings.
+        runtime: further arguments of its constructor.
+    """
+    return registry.build(config, opener=open_reference, **runtime)
+
+
+def build_dataset(recipe: Recipe) -> Dataset:
+    """The recipe's data, read and tokenised."""
+    return build_component(DATASETS, recipe.data)
+
+
+def open_reference(
+    config: BaseModel, key: str, *, dataset: Dataset | None = None, refuses: Callable[[RecipeView], str | None] | None
+) -> TrainedModel:
+    """The model that a setting names; see `Component.open_model`."""
+    named = next(found for found in references(config) if found.key == key)
+    source = _found(named.value, named.weights)
+    if reason := refuses and refuses(source.recipe):
+        raise UserError(f"'{named.value}' {reason}")
+    if dataset is None:
+        return source.build(None, "cpu")
+    try:
+        return source.build(dataset, "cpu")
+    except UserError as error:
+        raise UnfitModelError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -34,13 +71,19 @@ class TrainedModel:
     (NAME-made)."""
     recipe: Recipe
     dataset: Dataset
-    denoiser: NetworkDenoiser
+    network: NetworkDenoiser
     step: int
     weights: Weights = "ema"
 
+    @property
+    def denoiser(self) -> NetworkDenoiser:
+        """The network, if it predicts tokens."""
+        return self.network
 
-class _Unfit(UserError):
-    """Weights of another network than the recipe's."""
+    @property
+    def made(self) -> Path:
+        """The folder of what is made of the model."""
+        return self.run.path
 
 
 def _last_line(error: Exception) -> str:
@@ -67,11 +110,13 @@ class _Source:
         role = OBJECTIVES.get(self.recipe.objective.type).cls.roles[self.role]
         denoiser = build_denoiser(self.recipe, dataset, build_process(self.recipe, dataset), role)
         if missing := {name for name, _ in denoiser.named_parameters()} - self.state.keys():
-            raise _Unfit(f"the weights in '{self.path}' do not fit their recipe: {min(missing)} is missing")
+            raise UnfitModelError(f"the weights in '{self.path}' do not fit their recipe: {min(missing)} is missing")
         try:
             denoiser.load_state_dict(self.state, strict=self.weights == "raw")  # an average has no buffers
         except RuntimeError as error:
-            raise _Unfit(f"the weights in '{self.path}' do not fit their recipe ({_last_line(error)})") from None
+            raise UnfitModelError(
+                f"the weights in '{self.path}' do not fit their recipe ({_last_line(error)})"
+            ) from None
         if device == "auto" and self.recipe.train.device == "cpu":
             device = "cpu"
         denoiser.requires_grad_(False).eval().to(resolve_device(device))
@@ -101,30 +146,6 @@ def _found(path: str | Path, weights: Weights) -> _Source:
     return (_from_file if path.suffix == ".safetensors" else _from_run)(path, weights)
 
 
-def load_tokenizer(run: str, weights: Weights, images: Dataset) -> tuple[ImageTokenizer, Path]:
-    """The image tokenizer of a run, an exported folder or file, made for these images; and a folder for what is kept of
-    it.
-
-    Raises:
-        UserError: there is no such run, no tokenizer in it, or one for other images.
-    """
-    try:
-        source = _found(run, weights)
-    except FewstepError as error:
-        raise UserError(f"data.tokenizer.run: {error}") from None
-    if not OBJECTIVES.get(source.recipe.objective.type).cls.roles["student"].reconstructs:
-        raise UserError(f"data.tokenizer.run: '{run}' is no image tokenizer; train one with objective vq")
-    try:
-        model = source.build(images, "cpu")
-    except UserError as error:
-        assert images.spec.grid is not None
-        height, width, channels = images.spec.grid
-        size = f"{height} x {width} pixels and {channels} channel{'s' * (channels > 1)}"
-        raise UserError(f"data.tokenizer.run: '{run}' does not fit images of {size} ({error})") from None
-    assert isinstance(model.denoiser, NetworkAutoencoder)
-    return ImageTokenizer(model.denoiser.backbone), model.run.path
-
-
 def load_role(path: str | Path, name: str) -> TrainedModel:
     """Another network of a run than the student, with its weights as they are, from the newest checkpoint; or one that
     was exported.
@@ -145,7 +166,7 @@ def load_role(path: str | Path, name: str) -> TrainedModel:
     state = load_checkpoint(checkpoint, f"roles/{name}")
     try:
         return _Source(run.path, run, recipe, step, state, "raw", role=name).build(None, "cpu")
-    except _Unfit:
+    except UnfitModelError:
         raise UserError(f"the {name} of run '{run.path}' has another backbone than its student") from None
 
 

@@ -6,6 +6,8 @@ Each asserts a contract and names what is broken::
 
     def test_mine() -> None:
         check_objective("my_objective")
+
+No file is a component: there is one for each kind, and `statistics`, which several use.
 """
 
 from fewstep.testing.autoencoders import check_autoencoder

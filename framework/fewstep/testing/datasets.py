@@ -8,6 +8,7 @@ import torch
 
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.data.codec import codec_problem
+from fewstep.runs.models import build_component
 
 
 def _check_labels(dataset: Dataset) -> None:
@@ -36,7 +37,7 @@ def check_dataset(config: Any) -> None:
     Raises:
         AssertionError: naming what differs.
     """
-    dataset = DATASETS.build(config)
+    dataset = build_component(DATASETS, config)
     spec, train = dataset.spec, dataset.train[:]
     assert train.dtype in (torch.long, torch.uint8), "training tokens must be whole numbers of 64 bits, or bytes"
     assert train.shape == (len(dataset), spec.length), (
@@ -45,7 +46,9 @@ def check_dataset(config: Any) -> None:
     assert len(dataset) > 0, "no training samples"
     assert int(train.min()) >= 0, "negative token"
     assert int(train.max()) < spec.vocab_size, f"token {int(train.max())} in a vocabulary of {spec.vocab_size}"
-    assert DATASETS.build(config).fingerprint == dataset.fingerprint, "the same config must give the same data"
+    assert build_component(DATASETS, config).fingerprint == dataset.fingerprint, (
+        "the same config must give the same data"
+    )
     _check_labels(dataset)
     _check_augmentation(dataset)
 

@@ -14,6 +14,7 @@ from fewstep.metrics.base import METRICS, DrawnFrom, ModelMetric
 from fewstep.metrics.reference import ReferenceMetric
 from fewstep.processes.base import PROCESSES
 from fewstep.recipe.models import Recipe
+from fewstep.runs.models import build_component
 
 
 def check_metric(config: Any, *, data: Any = None) -> None:
@@ -27,7 +28,7 @@ def check_metric(config: Any, *, data: Any = None) -> None:
     """
     metric_type = METRICS.get(METRICS.parse(config).type).cls
     name = DATASETS.parse(data).type if data else _suited(metric_type)
-    dataset = DATASETS.build(data or {"type": name, **({"size": 512} if name == "markov" else {})})
+    dataset = build_component(DATASETS, data or {"type": name, **({"size": 512} if name == "markov" else {})})
     samples = dataset.train[:96].long()
 
     runtime: dict[str, Any] = {"dataset": dataset}

@@ -20,7 +20,7 @@ from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepCon
 from fewstep.predictions.condition import Condition
 from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe
-from fewstep.runs.build import build_dataset, build_process, usual_steps
+from fewstep.runs.build import build_process, usual_steps
 from fewstep.runs.checkpoint import (
     EXPORT_FORMAT,
     checkpoint_name,
@@ -29,6 +29,7 @@ from fewstep.runs.checkpoint import (
     save_checkpoint,
 )
 from fewstep.runs.folder import RunDir
+from fewstep.runs.models import build_dataset
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 from fewstep.runtime.seeding import derived_seed, generator_for

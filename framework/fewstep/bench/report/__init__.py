@@ -1,0 +1,4 @@
+"""Results to a page, tables and plots.
+
+No file is a component.
+"""

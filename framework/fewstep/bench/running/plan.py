@@ -21,8 +21,8 @@ from fewstep.recipe import LoadedRecipe, load_recipe, with_sampler
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.shipped import is_path
 from fewstep.recipe.yaml_loader import Key, undotted
-from fewstep.runs.build import build_dataset
 from fewstep.runs.folder import RunDir
+from fewstep.runs.models import build_dataset
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fewstep.backbones.autoencoder import Autoencoder
+from fewstep.backbones.base import BACKBONES
 from fewstep.core.component import ComponentConfig, Strict
-from fewstep.core.errors import UserError
+from fewstep.core.errors import FewstepError, UnfitModelError, UserError
 from fewstep.core.fields import From
+from fewstep.core.recipe_view import RecipeView
+from fewstep.core.references import Ref
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec, Samples, fingerprint_of
 from fewstep.data.images.pixels import shaded
 from fewstep.data.images.tokenizer import ImageTokenizer
@@ -38,7 +42,9 @@ _AT_ONCE = 1024
 class ImageTokenizerSection(Strict):
     """A trained image tokenizer."""
 
-    run: str = Field(description="run folder or exported model of a tokenizer; `runs/NAME/latest` is NAME's newest run")
+    run: Annotated[str, Ref("run", weights_key="weights")] = Field(
+        description="run folder or exported model of a tokenizer; `runs/NAME/latest` is NAME's newest run"
+    )
     weights: Literal["ema", "raw"] = Field("ema", description="which of its weights to use")
 
 
@@ -66,22 +72,29 @@ class VqTokens(Dataset):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        # A trained run is asked for, and what knows runs stands above data.
-        from fewstep.runs.models import load_tokenizer
-
-        self.images: Dataset = DATASETS.build(self.config.images)
+        self.images: Dataset = DATASETS.build(self.config.images, opener=self.opener)
         if self.images.augments:
             raise UserError(
                 "data.images: these images are encoded once, so that they cannot change at random; leave out what "
                 "changes them (the tokenizer's own recipe may have it)"
             )
-        section = self.config.tokenizer
-        self.tokenizer, folder = load_tokenizer(section.run, section.weights, self.images)
+        self.tokenizer, folder = self._open_tokenizer()
         self.labels, self.remark = self.images.labels, self.images.remark
         (height, width), codes = self.tokenizer.grid, self.tokenizer.codes
         self.spec = DataSpec(codes, height * width, (height, width, 1))
         kept = _Kept(folder / "tokens", self.tokenizer, self.images)
         self.train, self.held_out = kept.read() or kept.make()
+
+    def _open_tokenizer(self) -> tuple[ImageTokenizer, Path]:
+        """The tokenizer that the settings name, for these images, and the folder of what is made of it."""
+        try:
+            model = self.open_model("tokenizer.run", dataset=self.images, refuses=_refuses_as_tokenizer)
+        except UnfitModelError as error:
+            shown = f"'{self.config.tokenizer.run}' does not fit {_size(self.images.spec)}"
+            raise UserError(f"data.tokenizer.run: {shown} ({error})") from None
+        except FewstepError as error:
+            raise UserError(f"data.tokenizer.run: {error}") from None
+        return ImageTokenizer(model.network.backbone), model.made
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
@@ -113,6 +126,19 @@ class VqTokens(Dataset):
 
     def to_text(self, samples: Tensor) -> list[str]:
         return shaded(self.to_images(samples).mean(1))
+
+
+def _refuses_as_tokenizer(recipe: RecipeView) -> str | None:
+    """Why a model is no image tokenizer, or None if it is one."""
+    if issubclass(BACKBONES.get(recipe.backbone.type).cls, Autoencoder):
+        return None
+    return "is no image tokenizer; train one with objective vq"
+
+
+def _size(spec: DataSpec) -> str:
+    assert spec.grid is not None
+    height, width, channels = spec.grid
+    return f"images of {height} x {width} pixels and {channels} channel{'s' * (channels > 1)}"
 
 
 class _Kept:

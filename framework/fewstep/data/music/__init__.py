@@ -1,0 +1,4 @@
+"""Datasets of music.
+
+Every file is a component, but for the shared parts: `midi`.
+"""

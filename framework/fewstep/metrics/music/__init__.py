@@ -1,0 +1,4 @@
+"""Metrics of music.
+
+Every file is a component, but for the shared parts: `chords`.
+"""

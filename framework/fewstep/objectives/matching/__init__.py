@@ -1,0 +1,4 @@
+"""What objectives share that match a student's distribution to its teacher's.
+
+No file is a component.
+"""

@@ -1,0 +1,4 @@
+"""What objectives share otherwise.
+
+No file is a component.
+"""

@@ -1,0 +1,143 @@
+"""Settings that name a model or a file: `Annotated[str, Ref("run")]`.
+
+`references` walks a section once and finds them all, those of plugins too. Export, resume, digests and the opening of
+models go by it, so that none of them knows a setting by its spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from fewstep.core.recipe_view import RecipeView
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Marks a setting that names something outside of the recipe.
+
+    Args:
+        kind: "run" names a model: a run folder, an exported folder or an exported file. "file" names a file or folder.
+        role: which network of the model is meant.
+        weights: which of the student's weights are meant, where `weights_key` names no setting.
+        weights_key: the setting beside this one that says which.
+    """
+
+    kind: Literal["run", "file"] = "run"
+    role: str = "student"
+    weights: Literal["ema", "raw"] = "ema"
+    weights_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One setting that names something: its dotted `key` below the section, its `value`, and what is meant by it."""
+
+    key: str
+    value: str
+    kind: Literal["run", "file"]
+    role: str
+    weights: Literal["ema", "raw"]
+
+
+def references(section: BaseModel) -> Iterator[Reference]:
+    """Every setting of a section that names something, however deeply nested, in the section's order."""
+    for key, value, ref, owner in _walk(section):
+        weights = getattr(owner, ref.weights_key) if ref.weights_key else ref.weights
+        yield Reference(".".join(key), value, ref.kind, ref.role, weights)
+
+
+def replace_references(section: Any, change: Callable[[Reference], str]) -> Any:
+    """The section with `change(reference)` in the place of what each reference names."""
+    for found in list(references(section)):
+        value = change(found)
+        if value != found.value:
+            section = _put(section, found.key.split("."), value)
+    return section
+
+
+class OpenedModel(Protocol):
+    """A model that a setting names, with its weights; `fewstep.runs.models.TrainedModel` is one."""
+
+    @property
+    def path(self) -> Path:
+        """The run's folder, or the exported folder or file."""
+
+    @property
+    def made(self) -> Path:
+        """The folder of what is made of the model."""
+
+    @property
+    def network(self) -> Any:
+        """The network of the role that was asked for, frozen and in eval mode."""
+
+    @property
+    def dataset(self) -> Any:
+        """The data that it was trained on, or what shows samples of them."""
+
+
+class Opener(Protocol):
+    """Opens the model that a setting of a component names."""
+
+    def __call__(
+        self, config: BaseModel, key: str, *, dataset: Any = None, refuses: Callable[[RecipeView], str | None] | None
+    ) -> OpenedModel:
+        """See `Component.open_model`."""
+
+
+def _walk(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str, Ref, BaseModel]]:
+    for name, field in type(section).model_fields.items():
+        for key, value, ref in _below(getattr(section, name), field.annotation, field.metadata, (name,)):
+            if isinstance(value, BaseModel):
+                yield from (((*key, *below), *rest) for below, *rest in _walk(value))  # type: ignore[misc]
+            elif ref is not None:
+                yield key, value, ref, section
+
+
+def _below(
+    value: Any, annotation: Any, metadata: Iterable[Any], key: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any, Ref | None]]:
+    """Sections and marked strings within a value, however its annotation wraps them."""
+    annotation, marks = _unwrapped(annotation, metadata)
+    if isinstance(value, BaseModel) or (isinstance(value, str) and marks):
+        yield key, value, marks[0] if marks else None
+    elif isinstance(value, dict):
+        inner = (get_args(annotation) or (Any, Any))[1]
+        for name, item in value.items():
+            yield from _below(item, inner, marks, (*key, str(name)))
+    elif isinstance(value, list | tuple):
+        inner = (get_args(annotation) or (Any,))[0]
+        for index, item in enumerate(value):
+            yield from _below(item, inner, marks, (*key, str(index)))
+
+
+def _unwrapped(annotation: Any, metadata: Iterable[Any]) -> tuple[Any, list[Ref]]:
+    """An annotation without `Annotated` and `| None`, and the marks that were on it."""
+    marks = [mark for mark in metadata if isinstance(mark, Ref)]
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *more = get_args(annotation)
+            marks += [mark for mark in more if isinstance(mark, Ref)]
+        elif get_origin(annotation) in (Union, UnionType):
+            choices = [choice for choice in get_args(annotation) if choice is not type(None)]
+            if len(choices) != 1:
+                return annotation, marks
+            annotation = choices[0]
+        else:
+            return annotation, marks
+
+
+def _put(value: Any, key: list[str], new: str) -> Any:
+    if not key:
+        return new
+    first, *below = key
+    if isinstance(value, BaseModel):
+        return value.model_copy(update={first: _put(getattr(value, first), below, new)})
+    if isinstance(value, dict):
+        return {**value, first: _put(value[first], below, new)}
+    return type(value)(_put(item, below, new) if str(index) == first else item for index, item in enumerate(value))
