@@ -19,8 +19,8 @@ from torch import Tensor
 from fewstep.core.errors import OperationError, UserError
 from fewstep.data.base import DATASETS
 from fewstep.data.text.corpus import Corpus
+from fewstep.data.text.preparation.ordered_processes import in_order
 from fewstep.data.text.preparation.source import part_of
-from fewstep.data.text.preparation.workers import in_order
 
 DOCUMENTS = [f"Document {i}: " + "many words " * (i % 7) + "Ä" * (i % 3) for i in range(400)]
 
@@ -150,10 +150,10 @@ def test_the_killed_end_with_the_same_bytes(text: Path) -> None:
     assert contents(text.parent / "killed") == contents(text.parent / "whole")
 
 
-def test_a_worker_that_dies_is_told() -> None:
-    with pytest.raises(OperationError, match="a worker died"):
+def test_a_process_that_dies_is_reported() -> None:
+    with pytest.raises(OperationError, match="a process died"):
         list(in_order(lambda item: os._exit(9), [1, 2, 3], 2))
-    with pytest.raises(OperationError, match="a worker failed: ZeroDivisionError"):
+    with pytest.raises(OperationError, match="a process failed: ZeroDivisionError"):
         list(in_order(lambda item: item / 0, [1, 2, 3], 2))
     assert list(in_order(lambda item: item * 2, range(7), 3)) == [(i, 2 * i) for i in range(7)]
 
@@ -234,13 +234,13 @@ def test_held_out_files(text: Path) -> None:
 
 
 def test_much_text_wants_a_command(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewstep.data.text.corpus._ON_THE_SPOT", 100)
+    monkeypatch.setattr("fewstep.data.text.corpus._PREPARED_BY_TRAINING", 100)
     with pytest.raises(UserError, match=r"prepare the data first: `fewstep data prepare RECIPE`"):
         build(text)
 
 
 def test_samples_that_do_not_fit_in_memory_are_refused(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewstep.data.text.mapped._MOST", 100)
+    monkeypatch.setattr("fewstep.data.text.mapped._MAX_TOKENS", 100)
     rows = build(text).train
     with pytest.raises(OperationError, match="too much for memory"):
         rows[:]

@@ -107,14 +107,16 @@ class Dataset(Component, ABC):
         return fingerprint_of(self.train)
 
     @classmethod
-    def prepare(cls, config: Any, workers: int = 1, verify: bool = False) -> list[dict[str, Any]]:
-        """Do what is done once before any training, in `workers` processes; returns a row of facts for each part.
+    def prepare(cls, config: Any, processes: int = 1, verify: bool = False) -> list[dict[str, Any]]:
+        """Prepare the data once before any training; returns a row of facts for each part.
 
         Args:
-            verify: look at everything that was prepared, byte by byte.
+            config: settings of the data.
+            processes: number of processes that share the task.
+            verify: compare every prepared byte with its hash.
 
         Raises:
-            UserError: there is nothing to prepare, or it cannot be done.
+            UserError: there is nothing to prepare, or the preparation failed.
         """
         raise UserError(f"data '{config.type}' need no preparation; train on them as they are")
 

@@ -1,4 +1,4 @@
-"""Any amount of text: documents, tokenised once into shards that training maps into memory."""
+"""Text of any size: documents, tokenised once into shards that training maps into memory."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from fewstep.data.text.preparation.source import Files, Source, Stream
 from fewstep.data.text.text import TextDataset
 from fewstep.runtime.hashing import LocalPath
 
-_ON_THE_SPOT = 1 << 26
-"""Bytes of text that training prepares itself; more is worth a command of its own."""
+_PREPARED_BY_TRAINING = 1 << 26
+"""Limit on the bytes of text that training prepares itself; more text needs the command."""
 _RULES = tuple(Rules.__dataclass_fields__)
-_DECIDING = (*_RULES, "separator", "held_out", "held_out_path", "shard_bytes", "hub", "url")
-"""Keys that decide what the shards hold; where the text lies does not."""
+_CONTENT_KEYS = (*_RULES, "separator", "held_out", "held_out_path", "shard_bytes", "hub", "url")
+"""Keys that the content of the shards depends on; the path of the text is not among them."""
 
 
 @DATASETS.register("corpus")
@@ -40,42 +40,40 @@ class Corpus(TextDataset):
     """Text of any size: files, folders, globs, JSON lines, packed (gz, zst, zip), or Hugging Face `datasets`.
 
     `fewstep data prepare RECIPE` cuts the text into documents and writes their tokens into shards, which training maps
-    into memory: see docs/text-data.md. Some documents are held out, chosen by a hash of their text.
+    into memory: see docs/text-data.md. A hash of a document's text decides whether it is held out.
     """
 
     class Config(ComponentConfig):
         type: Literal["corpus"] = "corpus"
-        path: LocalPath | None = Field(
-            None, description="file, folder or glob; in the place of a download, where the recipe names one"
-        )
+        path: LocalPath | None = Field(None, description="file, folder or glob; replaces the download of the recipe")
         hub: HubConfig | None = Field(None, description="dataset on the Hugging Face Hub")
         url: str | None = Field(None, pattern="^https?://", description="file to download")
         format: Literal["auto", "text", "jsonl"] = Field("auto", description="auto goes by the files' names")
         field: str = Field("text", description="key or column of the text, in JSON lines and tables")
         documents: Literal["file", "line", "paragraph", "marked", "pieces"] = Field(
             "file",
-            description="what a document is in a text file: the file, a line, lines up to a blank one, lines up to the "
-            "next `marker`, or pieces of `piece_bytes`",
+            description="documents of a text file: the file, a line, lines up to a blank one, lines up to the next "
+            "`marker`, or pieces of `piece_bytes`",
         )
         marker: str = Field("", description="regular expression of the lines that begin a document (marked)")
-        keep_marker: bool = Field(False, description="whether such a line belongs to the document that it begins")
+        keep_marker: bool = Field(False, description="whether a marker line belongs to the document that it begins")
         piece_bytes: int = Field(1 << 20, ge=16, description="bytes of a document, up to a whole character (pieces)")
-        held_out: float = Field(0.01, ge=0, lt=1, description="share of the documents that is held out")
+        held_out: float = Field(0.01, ge=0, lt=1, description="held-out share of the documents")
         held_out_path: LocalPath | None = Field(
-            None, description="file, folder or glob of held-out text, in the place of a share"
+            None, description="file, folder or glob of held-out text, instead of a share"
         )
         tokenizer: Annotated[ComponentConfig, From("tokenizers")] = Field("byte", validate_default=True)
         separator: str | None = Field(
             None, description='text after each document, "" for nothing; null for the tokenizer\'s own end'
         )
-        length: int = Field(128, ge=2, description="tokens a sample")
+        length: int = Field(128, ge=2, description="tokens per sample")
         packing: Literal["wrap", "pad"] = Field(
             "wrap",
-            description="wrap cuts all documents, one after the other, into samples; pad makes a sample of each "
-            "document, cut off, or filled with the tokenizer's end",
+            description="wrap cuts the concatenated documents into samples; pad makes a sample of each document, "
+            "truncated, or filled with the tokenizer's end",
         )
-        shard_bytes: int = Field(1 << 25, ge=1024, description="bytes of text a shard")
-        readers: int = Field(1, ge=1, description="threads that read ahead of the training; the order is the same")
+        shard_bytes: int = Field(1 << 25, ge=1024, description="bytes of text per shard")
+        readers: int = Field(1, ge=1, description="threads that read ahead of the training; the order stays the same")
         prepared: LocalPath | None = Field(
             None, validate_default=True, description="folder of the shards; null for prepared/NAME-DIGEST"
         )
@@ -83,12 +81,12 @@ class Corpus(TextDataset):
         @field_validator("prepared")
         @classmethod
         def _name(cls, folder: str | None, info: ValidationInfo) -> str | None:
-            """By default a folder of its own for each text and each way to tokenise it."""
+            """By default each text and each tokenisation has its own folder."""
             data = info.data
-            if folder or not {"path", "tokenizer", *_DECIDING} <= data.keys():
+            if folder or not {"path", "tokenizer", *_CONTENT_KEYS} <= data.keys():
                 return folder
-            deciding = {key: data[key] for key in ("path", "tokenizer", *_DECIDING)}
-            digest = hashlib.sha256(json.dumps(deciding, default=lambda c: c.model_dump(mode="json")).encode())
+            settings = {key: data[key] for key in ("path", "tokenizer", *_CONTENT_KEYS)}
+            digest = hashlib.sha256(json.dumps(settings, default=lambda c: c.model_dump(mode="json")).encode())
             origin = data["path"] or (data["hub"] and data["hub"].name) or data["url"] or "corpus"
             name = re.sub(r"[^A-Za-z0-9._-]", "", Path(origin).name.split(".")[0]) or "corpus"
             return str(Path("prepared").absolute() / f"{name}-{digest.hexdigest()[:8]}")
@@ -136,7 +134,7 @@ class Corpus(TextDataset):
         return hashlib.sha256(json.dumps([shards, self.config.packing, self.config.length]).encode()).hexdigest()
 
     def to_text(self, samples: Tensor) -> list[str]:
-        """Where a document ends, the symbol for it stands."""
+        """Texts of samples; the symbol for the end of a document is written out."""
         end = self.tokenizer.end
         if end is None:
             return super().to_text(samples)
@@ -144,8 +142,8 @@ class Corpus(TextDataset):
         return [name.join(map(self.tokenizer.decode, _split(row, end))) for row in samples.tolist()]
 
     @classmethod
-    def prepare(cls, config: Any, workers: int = 1, verify: bool = False) -> list[dict[str, Any]]:
-        prepared = _ready(config, workers)
+    def prepare(cls, config: Any, processes: int = 1, verify: bool = False) -> list[dict[str, Any]]:
+        prepared = _ready(config, processes)
         if verify:
             prepared.verify()
         totals, shards = prepared.manifest["parts"], prepared.manifest["shards"]
@@ -158,10 +156,14 @@ def _is_prepared(config: Any) -> bool:
     return (Path(config.prepared) / MANIFEST).exists()
 
 
-def _ready(config: Any, workers: int = 1) -> Prepared:
-    """The shards, made if they are not there, and those of this very recipe."""
+def _ready(config: Any, processes: int = 1) -> Prepared:
+    """The shards of this recipe, prepared if they are missing.
+
+    Raises:
+        UserError: the folder holds shards of other text or settings.
+    """
     if not _is_prepared(config):
-        return prepare(_job(config), workers)
+        return prepare(_job(config), processes)
     _check(config)
     return Prepared(Path(config.prepared))
 
@@ -177,15 +179,19 @@ def _split(row: list[int], end: int) -> list[list[int]]:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """All that decides the shards besides the text itself."""
-    settings = config.model_dump(mode="json", include={*_DECIDING, "tokenizer"})
+    """All settings that the shards depend on, besides the text."""
+    settings = config.model_dump(mode="json", include={*_CONTENT_KEYS, "tokenizer"})
     settings["tokenizer"].pop("path", None)
     settings["held_out_path"] = settings["held_out_path"] is not None
     return settings
 
 
 def _check(config: Any) -> None:
-    """The prepared folder is what the recipe asks for, and its text has not changed since, if it is here."""
+    """Check that the prepared folder matches the recipe, and the text too if it is still there.
+
+    Raises:
+        UserError: they differ.
+    """
     folder = Path(config.prepared)
     manifest = read_manifest(folder)
     check_settings(folder, _settings(config), manifest)
@@ -195,15 +201,15 @@ def _check(config: Any) -> None:
 
 
 def _check_small(config: Any) -> None:
-    """Training prepares a little text itself, so that one command does.
+    """Check that the text is small enough for training to prepare it without a second command.
 
     Raises:
-        UserError: it is much, or has to be downloaded first.
+        UserError: the text is large, or must be downloaded first.
     """
     command = "prepare the data first: `fewstep data prepare RECIPE`, with the same --set as here"
     if config.path is None:
         raise UserError(f"no prepared data in '{config.prepared}'; {command}")
-    if is_saved(Path(config.path)) or sum(file.size for file in find_files(Path(config.path))) > _ON_THE_SPOT:
+    if is_saved(Path(config.path)) or sum(file.size for file in find_files(Path(config.path))) > _PREPARED_BY_TRAINING:
         raise UserError(f"no prepared data of '{config.path}' in '{config.prepared}'; {command}")
 
 
@@ -219,17 +225,17 @@ def _job(config: Any) -> Job:
 
 
 def _source(config: Any) -> Source:
-    """The recipe's documents: from where the person says, else from where the recipe says."""
+    """The recipe's documents: from `data.path` if it is set, else from the Hub or the download."""
     rules = Rules(**{key: getattr(config, key) for key in _RULES})
     path = config.path
     if path is None and config.hub is None:
         path = fetch(config.url, Path(config.prepared).parent / "downloads")
     split = config.hub.held_out_split if config.hub and path is None else None
-    given = config.held_out_path is not None or split is not None
+    has_held_out_stream = config.held_out_path is not None or split is not None
     first: Stream = (
         from_hub(config.hub, config.hub.split, config.field, 0) if path is None else _local(path, rules, "data.path", 0)
     )
-    streams: list[tuple[Stream, str | None]] = [(first, "train" if given else None)]
+    streams: list[tuple[Stream, str | None]] = [(first, "train" if has_held_out_stream else None)]
     if config.held_out_path is not None:
         streams.append((_local(config.held_out_path, rules, "data.held_out_path", 1), "held_out"))
     elif split is not None:
@@ -238,7 +244,7 @@ def _source(config: Any) -> Source:
 
 
 def _local(path: str | Path, rules: Rules, key: str, number: int) -> Stream:
-    place = Path(path)
-    if is_saved(place):
-        return from_disk(place, rules.field, number)
-    return Files(find_files(place, key), rules)
+    path = Path(path)
+    if is_saved(path):
+        return from_disk(path, rules.field, number)
+    return Files(find_files(path, key), rules)

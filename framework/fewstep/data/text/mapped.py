@@ -1,6 +1,6 @@
-"""Rows of tokens cut out of memory-mapped shards: what is asked for is read, and nothing else.
+"""Rows of tokens cut out of memory-mapped shards; only the requested rows are read.
 
-Shapes: N rows, L tokens a row, B rows asked for.
+Shapes: N rows, L tokens per row, B requested rows.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from torch import Tensor
 from fewstep.core.errors import OperationError
 from fewstep.data.text.preparation.shards import Shard
 
-_MOST = 1 << 28
-"""Tokens that are given at once at most: 2 GB of them."""
+_MAX_TOKENS = 1 << 28
+"""Limit on the tokens of one request: 2 GB."""
 
 
 class MappedRows(ABC):
-    """Looks like a LongTensor [N, L]: has its shape and length, and gives rows by slice or by LongTensor [B].
+    """Acts like a LongTensor [N, L]: it has a shape and a length, and returns rows by slice or by LongTensor [B].
 
     Args:
-        shards: of one part, in order.
-        length: L.
+        shards: shards of one part, in order.
+        length: L, tokens per row.
     """
 
     def __init__(self, shards: Sequence[Shard], length: int) -> None:
@@ -38,7 +38,7 @@ class MappedRows(ABC):
 
     @abstractmethod
     def _rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens [B, L] of rows [B], which exist."""
+        """Tokens [B, L] of existing rows [B]."""
 
     @property
     def shape(self) -> torch.Size:
@@ -48,8 +48,8 @@ class MappedRows(ABC):
         """LongTensor [B, L].
 
         Raises:
-            IndexError: there is no such row.
-            OperationError: they do not fit in memory.
+            IndexError: a row does not exist.
+            OperationError: the rows do not fit in memory.
         """
         if isinstance(index, slice):
             rows = np.arange(*index.indices(len(self)))
@@ -58,7 +58,7 @@ class MappedRows(ABC):
             rows = np.where(rows < 0, rows + len(self), rows)
             if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
                 raise IndexError(f"there are {len(self)} rows")
-        if len(rows) * self.length > _MOST:
+        if len(rows) * self.length > _MAX_TOKENS:
             raise OperationError(
                 f"{len(rows):,} samples of {self.length} tokens were asked for at once, which is too much for memory; "
                 "leave out metrics that search all training data"
@@ -66,18 +66,18 @@ class MappedRows(ABC):
         return torch.from_numpy(self._rows(rows))
 
     def _at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens at places of all shards' tokens one after the other, in the shape of `places`."""
-        found = np.empty(places.shape, dtype=np.int64)
+        """Tokens at `places` of the concatenated shards, in the shape of `places`."""
+        tokens = np.empty(places.shape, dtype=np.int64)
         shard_of = np.searchsorted(self._first, places, side="right") - 1
         for shard in np.unique(shard_of):
             here = shard_of == shard
-            # One call for all of them: numpy lets other threads go on while the disk is waited for.
-            found[here] = self._tokens[shard].take(places[here] - self._first[shard])
-        return found
+            # One call for all of them: numpy lets other threads run while it waits for the disk.
+            tokens[here] = self._tokens[shard].take(places[here] - self._first[shard])
+        return tokens
 
 
 class Windows(MappedRows):
-    """Row w is tokens [w L, (w + 1) L) of all documents one after the other; an incomplete last one is left out."""
+    """Row w is tokens [w L, (w + 1) L) of the concatenated documents; an incomplete last row is left out."""
 
     def __len__(self) -> int:
         return int(self._first[-1]) // self.length
@@ -87,23 +87,23 @@ class Windows(MappedRows):
 
 
 class PaddedDocuments(MappedRows):
-    """Row d is the first L tokens of document d, and after its last one `fill`."""
+    """Row d is the first L tokens of document d, filled up with `fill`."""
 
     def __init__(self, shards: Sequence[Shard], length: int, fill: int) -> None:
         super().__init__(shards, length)
         self._ends = [shard.ends for shard in shards]
-        self._first_document = np.cumsum([0, *(len(ends) for ends in self._ends)])
+        self._first_row = np.cumsum([0, *(len(ends) for ends in self._ends)])
         self.fill = fill
 
     def __len__(self) -> int:
-        return int(self._first_document[-1])
+        return int(self._first_row[-1])
 
     def _rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         begin, end = np.empty_like(rows), np.empty_like(rows)
-        shard_of = np.searchsorted(self._first_document, rows, side="right") - 1
+        shard_of = np.searchsorted(self._first_row, rows, side="right") - 1
         for shard in np.unique(shard_of):
             here, ends = shard_of == shard, self._ends[shard]
-            number = rows[here] - self._first_document[shard]
+            number = rows[here] - self._first_row[shard]
             end[here] = self._first[shard] + ends.take(number)
             begin[here] = self._first[shard] + np.where(number == 0, 0, ends.take(np.maximum(number - 1, 0)))
         places = begin[:, None] + np.arange(self.length)

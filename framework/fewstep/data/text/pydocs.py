@@ -10,9 +10,9 @@ from fewstep.data.text.text import TextConfig, TextWindows
 
 @DATASETS.register("pydocs")
 class PyDocs(TextWindows):
-    """Real English that is on every machine: the language reference in `pydoc_data.topics` of this Python.
+    """Real English on every machine: the language reference in `pydoc_data.topics` of this Python.
 
-    Its text differs a little between Python versions; the fingerprint of a run tells which it was.
+    The text differs slightly between Python versions; the fingerprint of a run identifies its version.
     """
 
     class Config(TextConfig):

@@ -18,15 +18,15 @@ from fewstep.runtime.hashing import LocalPath, read_utf8
 
 
 class TextConfig(ComponentConfig):
-    """Settings of every dataset that is made of one long text."""
+    """Settings of the datasets made of one long text."""
 
-    length: int = Field(128, ge=2, description="tokens a window")
+    length: int = Field(128, ge=2, description="tokens per window")
     tokenizer: Literal["char", "sentencepiece"] = Field("char", description="characters, or trained byte-pair pieces")
     pieces: int = Field(512, ge=16, description="vocabulary of the sentencepiece tokenizer")
 
 
 class TextDataset(Dataset):
-    """Data that a tokenizer made of text."""
+    """Text data in the ids of a tokenizer."""
 
     kind = "text"
     tokenizer: Tokenizer
@@ -38,7 +38,7 @@ class TextDataset(Dataset):
         return self.tokenizer.symbols()
 
     def make_tokenizer(self) -> Tokenizer:
-        """The tokenizer of the settings, before it has learned anything."""
+        """The tokenizer of the settings, not yet fitted."""
         return TOKENIZERS.build(self.config.tokenizer)
 
     def codec(self) -> Codec:
@@ -50,11 +50,11 @@ class TextDataset(Dataset):
 
 
 class TextWindows(TextDataset):
-    """Consecutive windows of one text; the last, incomplete one is left out."""
+    """Consecutive windows of one text; an incomplete last window is left out."""
 
     @classmethod
     def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        # A resolved recipe spells the default out, which is no mistake.
+        # A resolved recipe spells out the default, so only another value is a mistake.
         if config.tokenizer == "char" and config.pieces != TextConfig.model_fields["pieces"].default:
             yield "pieces", "a vocabulary of pieces needs `tokenizer: sentencepiece`; characters are all taken"
 

@@ -1,4 +1,4 @@
-"""Token ids whose tokenizer lives elsewhere."""
+"""Token ids without the text or the tokenizer that they come from."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _FILE = "tokenizer.json"
 class TokenIds(Dataset):
     """Rows of token ids from a safetensors file (`tokens`, [N, L]), such as `fewstep sample` writes.
 
-    Without a file it is a vocabulary and a length alone: enough to sample an imported model, not to train on, unless
-    `random` rows of independent uniform ids stand in for data, to time a training of that size.
+    Without a file it is a vocabulary and a length only. That suffices to sample an imported model, not to train;
+    `random` adds rows of independent uniform ids, to time a training of that size.
 
     Raises:
-        UserError: a file without such rows, or with ids that the vocabulary does not have.
+        UserError: the file has no such rows, or ids outside the vocabulary.
     """
 
     class Config(ComponentConfig):
         type: Literal["token_ids"] = "token_ids"
-        vocab_size: int = Field(50_257, ge=2, description="symbols of the tokenizer (GPT-2's if left out)")
-        length: int = Field(1024, ge=1, description="tokens a sample")
+        vocab_size: int = Field(50_257, ge=2, description="symbols of the tokenizer (GPT-2's by default)")
+        length: int = Field(1024, ge=1, description="tokens per sample")
         path: LocalPath | None = Field(None, description="safetensors file with `tokens` [N, L]; null for no samples")
         random: int = Field(0, ge=0, description="without a file: rows of uniform ids to train on, to time a training")
         tokenizer: LocalPath | None = Field(
-            None, description="tokenizer.json to show text with (Hugging Face tokenizers); null shows ids"
+            None, description="tokenizer.json that turns ids into text (Hugging Face tokenizers); null shows ids"
         )
 
     def __init__(self, config: Any = None) -> None:
@@ -88,7 +88,7 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _tokenizer(files: Mapping[str, bytes]) -> Tokenizer:
-    """Of Hugging Face's kind; no token ends a document."""
+    """A tokenizer of Hugging Face's kind without an end symbol, since each row is complete."""
     tokenizer = TOKENIZERS.build({"type": "huggingface", "end_token": None})
     tokenizer.load(files)
     return tokenizer

@@ -1,4 +1,4 @@
-"""Documents in files of text: where one ends, how it is decoded, and where reading goes on after it."""
+"""Documents in text files: their boundaries, their decoding, and the position at which reading resumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Layout = Literal["file", "line", "paragraph", "marked", "pieces"]
 
 @dataclass(frozen=True)
 class Rules:
-    """How a file falls into documents; the keys of the same names in a recipe say what they mean."""
+    """How a file is divided into documents; recipe keys of the same names describe the fields."""
 
     format: Literal["auto", "text", "jsonl"] = "auto"
     documents: Layout = "file"
@@ -28,7 +28,7 @@ class Rules:
 
 
 class Position(NamedTuple):
-    """Where to read on: number of the file, bytes of its unpacked text, and lines before that."""
+    """Position at which reading resumes: number of the file, bytes of its unpacked text, lines before that byte."""
 
     file: int = 0
     offset: int = 0
@@ -39,15 +39,15 @@ BEGIN = Position()
 
 
 class Document(NamedTuple):
-    """A text, the position after it, and how many bytes on disk were read by then."""
+    """A text, the position after it, and the number of bytes on disk read up to there."""
 
     text: str
     after: Position
-    seen: int
+    amount_read: int
 
 
 class _Span(NamedTuple):
-    """Bytes of a document: where they begin, and what lies before and after them."""
+    """Bytes of a document, with the offset and line where they begin and end."""
 
     content: bytes
     offset: int
@@ -57,12 +57,12 @@ class _Span(NamedTuple):
 
 
 def read_documents(files: list[TextFile], rules: Rules, start: Position = BEGIN) -> Iterator[Document]:
-    """Documents of files, one file after the other; those without any text are left out.
+    """Documents of the files, file by file; documents without text are left out.
 
     Memory holds one document at a time.
 
     Raises:
-        UserError: bytes that are no UTF-8, lines that are no JSON, or a packed file that is damaged or cut off.
+        UserError: bytes are not UTF-8, a line is not JSON, or a packed file is damaged or truncated.
     """
     before = sum(file.size for file in files[: start.file])
     for number, file in list(enumerate(files))[start.file :]:
@@ -82,7 +82,7 @@ def _is_json(file: TextFile, rules: Rules) -> bool:
 
 
 def _skip(stream: BinaryIO, offset: int, file: TextFile) -> None:
-    """Go to an offset; what is packed has to be unpacked up to there."""
+    """Go to an offset; a packed file has no index, so it is unpacked up to there."""
     if not file.path.name.endswith((".gz", ".zst", ".zip")):
         stream.seek(offset)
         return
@@ -114,7 +114,7 @@ def _lines(stream: BinaryIO, begin: Position) -> Iterator[_Span]:
 
 
 def _pieces(stream: BinaryIO, size: int, begin: Position) -> Iterator[_Span]:
-    """Parts of `size` bytes, and the rest of a character that begins in them; -1 for everything at once."""
+    """Parts of `size` bytes, each completed to a whole character; -1 gives one part."""
     offset, line, ahead = begin.offset, begin.line, b""
     while content := ahead + stream.read(size - len(ahead) if size > 0 else -1):
         ahead = stream.read(1)
@@ -126,17 +126,17 @@ def _pieces(stream: BinaryIO, size: int, begin: Position) -> Iterator[_Span]:
 
 
 def _groups(lines: Iterable[_Span], divides: Callable[[bytes], bool], *, keep: bool) -> Iterator[_Span]:
-    """Lines up to the next that divides; that one opens the next group if it is kept."""
-    held: list[_Span] = []
+    """Groups of lines up to the next dividing line; with `keep`, that line opens the next group."""
+    group: list[_Span] = []
     for line in lines:
         if divides(line.content):
-            if held:
-                yield _joined(held, line.offset, line.line)
-            held = [line] if keep else []
+            if group:
+                yield _joined(group, line.offset, line.line)
+            group = [line] if keep else []
         else:
-            held.append(line)
-    if held:
-        yield _joined(held, held[-1].end, held[-1].end_line)
+            group.append(line)
+    if group:
+        yield _joined(group, group[-1].end, group[-1].end_line)
 
 
 def _joined(lines: list[_Span], end: int, end_line: int) -> _Span:
@@ -144,7 +144,7 @@ def _joined(lines: list[_Span], end: int, end_line: int) -> _Span:
 
 
 def _text(span: _Span, path: Path, rules: Rules, is_json: bool) -> str:
-    """A document's text; what ends its last line is no part of it, unless a document is more than lines."""
+    """A document's text, without its last line break, unless a document is a file or a piece of bytes."""
     try:
         text = span.content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -167,8 +167,8 @@ def _json_text(line: str, path: Path, number: int, field: str) -> str:
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{place} is not JSON ({getattr(error, 'msg', 'nested too deeply')})") from None
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        has = f"it has {', '.join(map(repr, row))}" if isinstance(row, dict) and row else "it is no object with keys"
-        raise UserError(f"{place} has no text under '{field}'; {has}; data.field names the key to read")
+        keys = f"it has {', '.join(map(repr, row))}" if isinstance(row, dict) and row else "it is no object with keys"
+        raise UserError(f"{place} has no text under '{field}'; {keys}; data.field names the key to read")
     text: str = row[field]
     try:
         text.encode()

@@ -1,4 +1,4 @@
-"""Files from the network, whole or not there."""
+"""Downloads; a file appears under its name only once it is complete."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from fewstep.runtime.files import publish
 
 
 def fetch(url: str, folder: Path) -> Path:
-    """The file at `url`, downloaded into `folder` unless it is there.
+    """Path of the file at `url`, downloaded into `folder` unless it is already there.
 
     Raises:
-        UserError: there is no network, or nowhere to write.
+        UserError: the network cannot be reached, or the folder cannot be written.
     """
     file = folder / url.rsplit("/", 1)[-1]
     if file.exists():
         return file
-    beside = file.with_name(f"{file.name}.part")
+    partial = file.with_name(f"{file.name}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=60) as answer, beside.open("wb") as out:
-            shutil.copyfileobj(answer, out, 1 << 20)
-        publish(beside, file)
+        with urllib.request.urlopen(url, timeout=60) as response, partial.open("wb") as out:
+            shutil.copyfileobj(response, out, 1 << 20)
+        publish(partial, file)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         reason = getattr(error, "reason", None) or error.strerror or error
         raise UserError(f"data.url: could not fetch {url} ({reason}); set data.path to a local copy") from None
     return file

@@ -1,4 +1,4 @@
-"""Files of text: which a path means, and their bytes, unpacked as they are read."""
+"""Text files: those that a path names, and their bytes, unpacked while reading."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ class TextFile:
     def json_lines(self) -> bool:
         return self.path.name.endswith(tuple(kind + packed for kind in JSON_LINES for packed in ("", *PACKED)))
 
-    def sha256(self, seen: Callable[[int], None] = lambda count: None) -> str:
-        """SHA-256 of the bytes as they lie on disk; `seen` is told how many were read."""
+    def sha256(self, on_read: Callable[[int], None] = lambda count: None) -> str:
+        """SHA-256 of the bytes on disk; `on_read` is called with the number of bytes of each read."""
         try:
-            return sha256(self.path, seen)
+            return sha256(self.path, on_read)
         except OSError as error:
             raise UserError(f"data.path: cannot read '{self.path}': {error.strerror}") from None
 
 
 def find_files(path: Path, key: str = "data.path") -> list[TextFile]:
-    """What a path means: a file, all text below a folder, or the files that a glob matches; in order of their names.
+    """Files that a path names: one file, all text below a folder, or the matches of a glob; in order of their names.
 
     Raises:
-        UserError: nothing there, an empty file, or a folder without files of a known kind.
+        UserError: nothing is there, a file is empty, or a folder has no file of a known kind.
     """
     if path.is_dir():
         endings = tuple(kind + packed for kind in _KNOWN for packed in ("", *PACKED))
         inside = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        found = [p for p in inside if p.is_file() and p.name.endswith(endings)]
-        if not found:
+        paths = [p for p in inside if p.is_file() and p.name.endswith(endings)]
+        if not paths:
             kinds = ", ".join(_KNOWN)
             raise UserError(f"{key}: no text in folder '{path}' ({kinds}, also packed: {', '.join(PACKED)})")
         root = path
     elif path.exists():
-        found, root = [path], path.parent
+        paths, root = [path], path.parent
     else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
-        if not found:
+        paths = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+        if not paths:
             raise UserError(f"{key}: no file '{path}'")
         root = Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
-    files = [TextFile(p, p.relative_to(root).as_posix(), p.stat().st_size) for p in found]
+    files = [TextFile(p, p.relative_to(root).as_posix(), p.stat().st_size) for p in paths]
     empty = [file for file in files if not file.size]
     if empty:
         raise UserError(f"{key}: '{empty[0].path}' is empty")
@@ -72,10 +72,10 @@ def find_files(path: Path, key: str = "data.path") -> list[TextFile]:
 
 @contextmanager
 def opened(file: TextFile) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
-    """The unpacked bytes of a file, and how many bytes of it on disk were read so far.
+    """Unpacked bytes of a file, and a function that returns the number of bytes read on disk so far.
 
     Raises:
-        UserError: unreadable, or damaged or cut off where it is packed.
+        UserError: the file is unreadable, or packed and damaged or truncated.
     """
     with ExitStack() as stack:
         try:
@@ -103,7 +103,7 @@ def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
 
 
 class _Zstandard(io.RawIOBase):
-    """Unpacked bytes of zstandard frames. zstandard's own reader takes a frame that is cut off for a whole one."""
+    """Unpacked bytes of zstandard frames. zstandard's own reader accepts a truncated frame as complete."""
 
     def __init__(self, raw: BinaryIO, path: Path) -> None:
         try:
@@ -111,22 +111,22 @@ class _Zstandard(io.RawIOBase):
         except ImportError:
             raise UserError(f"data.path: '{path.name}' needs zstandard: pip install zstandard") from None
         self._new, self._error = zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError
-        self._raw, self._path, self._left = raw, path, b""
+        self._raw, self._path, self._unread = raw, path, b""
         self._frame: Any = self._new()
-        self._begun = False
+        self._in_frame = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._left:
+        while not self._unread:
             packed = self._raw.read(1 << 16)
             if not packed:
-                if self._begun:
+                if self._in_frame:
                     raise EOFError
                 return 0
-            self._left = self._unpack(packed)
-        part, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+            self._unread = self._unpack(packed)
+        part, self._unread = self._unread[: len(buffer)], self._unread[len(buffer) :]
         buffer[: len(part)] = part
         return len(part)
 
@@ -134,11 +134,11 @@ class _Zstandard(io.RawIOBase):
         parts = []
         try:
             while packed:
-                self._begun = True
+                self._in_frame = True
                 parts.append(self._frame.decompress(packed))
                 packed = b""
                 if self._frame.eof:
-                    packed, self._frame, self._begun = self._frame.unused_data, self._new(), False
+                    packed, self._frame, self._in_frame = self._frame.unused_data, self._new(), False
         except self._error as error:
             raise UserError(f"data.path: '{self._path}' is damaged ({error}); fetch it again") from None
         return b"".join(parts)

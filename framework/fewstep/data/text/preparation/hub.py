@@ -1,4 +1,4 @@
-"""Documents from Hugging Face's `datasets` library: of the Hub, or of files that it wrote."""
+"""Documents from Hugging Face's `datasets` library: from the Hub, or from files that it wrote."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from fewstep.data.text.preparation.documents import BEGIN, Document, Position
 class HubConfig(Strict):
     """A dataset on the Hugging Face Hub."""
 
-    name: str = Field(description="its name, such as roneneldan/TinyStories")
-    config: str | None = Field(None, description="which of its configurations")
+    name: str = Field(description="name of the dataset, such as roneneldan/TinyStories")
+    config: str | None = Field(None, description="configuration of the dataset")
     revision: str | None = Field(None, description="commit, tag or branch, such as refs/convert/parquet")
     split: str = Field("train", description="split to read")
-    held_out_split: str | None = Field(None, description="split that is held out, in the place of a share")
-    stream: bool = Field(False, description="read over the network each time, in the place of one download")
+    held_out_split: str | None = Field(None, description="held-out split, instead of a share of the documents")
+    stream: bool = Field(False, description="read over the network each time, instead of one download")
 
 
 class Rows:
-    """A text column, row by row, from where one wants; a row is a document.
+    """A text column, row by row, from any position; a row is a document.
 
     Args:
         table: dataset of the library.
         field: column.
-        number: of this source among those of a corpus.
+        name: label of the dataset in messages.
+        number: index of this source among those of a corpus.
     """
 
     def __init__(self, table: Any, field: str, name: str, number: int = 0) -> None:
@@ -45,7 +46,7 @@ class Rows:
         table = self.table
         if start.offset:
             table = table.skip(start.offset)
-        with _told(self.name):
+        with _one_sentence_errors(self.name):
             for row, values in enumerate(table, start=start.offset):
                 text = values[self.field]
                 if not isinstance(text, str):
@@ -53,8 +54,8 @@ class Rows:
                 if text.strip():
                     yield Document(text, Position(self.number, row + 1, 0), row + 1)
 
-    def about(self, seen: Callable[[int], None]) -> list[dict[str, Any]]:
-        """What the manifest says of it."""
+    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, Any]]:
+        """The manifest's entry for this source."""
         fingerprint = None if self.size is None else getattr(self.table, "_fingerprint", None)
         return [{"name": self.name, "rows": self.size, "fingerprint": fingerprint}]
 
@@ -63,10 +64,10 @@ def from_hub(config: HubConfig, split: str, field: str, number: int) -> Rows:
     """A split of a dataset on the Hub.
 
     Raises:
-        UserError: the library is missing, or there is no network, dataset or split.
+        UserError: the library, the network, the dataset or the split is missing.
     """
     name = f"'{config.name}' ({split})"
-    with _told(name):
+    with _one_sentence_errors(name):
         table = library().load_dataset(
             config.name, config.config, split=split, revision=config.revision, streaming=config.stream
         )
@@ -74,19 +75,19 @@ def from_hub(config: HubConfig, split: str, field: str, number: int) -> Rows:
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a path holds what the library or Arrow wrote: a saved dataset, or files of Parquet."""
+    """Whether a path holds a dataset saved by the library, or Parquet files."""
     if path.is_dir():
         return (path / "dataset_info.json").exists() or any(path.rglob("*.parquet"))
     return path.suffix == ".parquet"
 
 
 def from_disk(path: Path, field: str, number: int) -> Rows:
-    """A dataset that `save_to_disk` wrote, or the files of Parquet at or below a path.
+    """A dataset that `save_to_disk` wrote, or the Parquet files at or below a path.
 
     Raises:
-        UserError: the library is missing, or it cannot read what is there.
+        UserError: the library is missing, or it cannot read the files.
     """
-    with _told(f"'{path}'"):
+    with _one_sentence_errors(f"'{path}'"):
         if (path / "dataset_info.json").exists():
             return Rows(library().load_from_disk(str(path)), field, f"'{path}'", number)
         files = sorted(str(file) for file in path.rglob("*.parquet")) if path.is_dir() else [str(path)]
@@ -108,8 +109,8 @@ def library() -> Any:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Whatever the library raises, as one sentence."""
+def _one_sentence_errors(name: str) -> Iterator[None]:
+    """Turn any error of the library into a UserError of one sentence."""
     try:
         yield
     except (UserError, GeneratorExit):

@@ -1,7 +1,8 @@
-"""Documents to shards: in parallel, and so that whoever is killed at any moment goes on and ends with the same bytes.
+"""Documents to shards, in parallel. A preparation that is interrupted at any moment resumes byte-identically.
 
-Work is done in `FOLDER.unfinished`, which becomes `FOLDER` in one move once all is there. A shard counts once its
-record stands beside it; a record says where to read on. Which documents a shard holds depends on their sizes alone.
+Files are written in `FOLDER.unfinished`, which becomes `FOLDER` in one move once all are complete. A shard counts once
+its record stands beside it; the record names the place at which reading resumes. The documents of a shard depend on
+their sizes alone.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.data.text.preparation.documents import Position
 from fewstep.data.text.preparation.files import TextFile
+from fewstep.data.text.preparation.ordered_processes import in_order
 from fewstep.data.text.preparation.shards import (
     FORMAT,
     MANIFEST,
@@ -35,8 +37,7 @@ from fewstep.data.text.preparation.shards import (
     tokenizer_digest,
     write_shard,
 )
-from fewstep.data.text.preparation.source import START, Found, Place, Source, part_of, sample
-from fewstep.data.text.preparation.workers import in_order
+from fewstep.data.text.preparation.source import START, Place, Source, SourceDocument, part_of, sample
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.files import publish
 from fewstep.runtime.hashing import sha256
@@ -45,15 +46,20 @@ from fewstep.runtime.progress import Narrator
 _MEGABYTE = 1_000_000
 _BATCH = 1 << 20
 _REMEDY = "name another folder with data.prepared, or delete '{}'"
-_JOB, _LOCK, _TOKENIZER = "job.json", "lock", "tokenizer.json.made"
+_JOB, _LOCK, _TOKENIZER_FILES = "job.json", "lock", "tokenizer.json.made"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is prepared, and where.
+    """A preparation.
 
-    `settings` is all that decides the tokens besides the text; `separator` is written after each document, None for
-    the tokenizer's own end; a shard holds the documents of about `shard_bytes` of text.
+    Args:
+        folder: destination of the shards.
+        source: documents.
+        tokenizer: settings of the tokenizer.
+        separator: text after each document; None for the tokenizer's own end symbol.
+        shard_bytes: approximate bytes of text in a shard.
+        settings: all settings that the tokens depend on, besides the text.
     """
 
     folder: Path
@@ -64,17 +70,18 @@ class Job:
     settings: dict[str, Any]
 
     @property
-    def work(self) -> Path:
+    def unfinished(self) -> Path:
+        """Folder of the files until the preparation is complete."""
         return self.folder.with_name(f"{self.folder.name}.unfinished")
 
 
 class _Batch(NamedTuple):
-    """Documents that one worker takes at a time; `closes` says that a shard ends with them."""
+    """Documents that one process takes at a time; `closes` says that a shard ends with them."""
 
     texts: list[str]
     part: str | None
     after: Place
-    seen: int
+    amount_read: int
     closes: bool
 
 
@@ -82,8 +89,8 @@ Encoded = dict[str, tuple[NDArray[Any], NDArray[np.int64]]]
 """Tokens of each part, and the number of tokens of each document."""
 
 
-def prepare(job: Job, workers: int = 1) -> Prepared:
-    """Make the folder of a job, or finish it; if it is there already, only look whether it is the right one.
+def prepare(job: Job, processes: int = 1) -> Prepared:
+    """Make or finish the folder of a job; an existing folder is only checked.
 
     Raises:
         UserError: the folder was made of other text or with other settings, or the text cannot be read.
@@ -91,26 +98,26 @@ def prepare(job: Job, workers: int = 1) -> Prepared:
     if job.folder.exists():
         check_same(job, read_manifest(job.folder))
         return Prepared(job.folder)
-    with _alone(job.work):
+    with _locked(job.unfinished):
         if job.folder.exists():  # another process has just finished it
-            shutil.rmtree(job.work)
-        elif (job.work / MANIFEST).exists():
-            check_same(job, read_manifest(job.work))
+            shutil.rmtree(job.unfinished)
+        elif (job.unfinished / MANIFEST).exists():
+            check_same(job, read_manifest(job.unfinished))
             _finish(job)
         else:
-            about = _begin(job)
+            origins = _record_job(job)
             tokenizer = _tokenizer(job)
-            _write_shards(job, tokenizer, workers)
-            _write_manifest(job, tokenizer, about)
+            _write_shards(job, tokenizer, processes)
+            _write_manifest(job, tokenizer, origins)
             _finish(job)
     return Prepared(job.folder)
 
 
 def check_same(job: Job, manifest: dict[str, Any]) -> None:
-    """Whether a manifest is what the job would make of its text, as far as names and sizes tell.
+    """Check that a manifest matches the settings of the job and the names and sizes of its files.
 
     Raises:
-        UserError: naming the first difference.
+        UserError: they differ; the message names the first difference.
     """
     check_settings(job.folder, job.settings, manifest)
     check_sizes(
@@ -119,158 +126,159 @@ def check_same(job: Job, manifest: dict[str, Any]) -> None:
 
 
 def check_settings(folder: Path, settings: dict[str, Any], manifest: dict[str, Any]) -> None:
-    """Whether a folder was prepared with these settings.
+    """Check that a folder was prepared with these settings.
 
     Raises:
-        UserError: naming the first that differs.
+        UserError: a setting differs; the message names the first.
     """
     for key, value in json.loads(json.dumps(settings)).items():
-        there = manifest["settings"].get(key)
-        if there != value:
+        stored = manifest["settings"].get(key)
+        if stored != value:
             raise UserError(
-                f"'{folder}' was prepared with {key} {json.dumps(there)}, and the recipe says {json.dumps(value)}; "
+                f"'{folder}' was prepared with {key} {json.dumps(stored)}, and the recipe says {json.dumps(value)}; "
                 + _REMEDY.format(folder)
             )
 
 
 def check_sizes(folder: Path, files: Sequence[TextFile], manifest: dict[str, Any]) -> None:
-    """Whether a folder was prepared from these files.
+    """Check that a folder was prepared from these files.
 
     Raises:
-        UserError: naming the first that is new, gone, or of another size.
+        UserError: a file is new, gone, or of another size; the message names the first.
     """
-    there = _numbered((row["name"], row["bytes"]) for row in manifest["sources"] if "bytes" in row)
-    here = _numbered((file.name, file.size) for file in files)
-    for name in sorted(here.keys() | there.keys()):
-        if here.get(name) != there.get(name):
-            was, now = (f"{size[name]:,} bytes" if name in size else "no such file" for size in (there, here))
+    before = _sizes_by_name((row["name"], row["bytes"]) for row in manifest["sources"] if "bytes" in row)
+    current = _sizes_by_name((file.name, file.size) for file in files)
+    for name in sorted(current.keys() | before.keys()):
+        if current.get(name) != before.get(name):
+            was, now = (f"{size[name]:,} bytes" if name in size else "no such file" for size in (before, current))
             raise UserError(
                 f"'{folder}' was prepared from other text: '{name}': {was} then, {now} now; " + _REMEDY.format(folder)
             )
 
 
-def _numbered(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Sizes by name; a name that comes again, in another stream, is told apart."""
-    found: dict[str, int] = {}
+def _sizes_by_name(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Sizes by name; the held-out stream may repeat a name of the first, and gets a suffix."""
+    by_name: dict[str, int] = {}
     for name, size in sizes:
-        found[name if name not in found else f"{name} (held out)"] = size
-    return found
+        by_name[name if name not in by_name else f"{name} (held out)"] = size
+    return by_name
 
 
 # ------------------------------------------------------------------- steps
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Nobody else prepares this folder at the same time."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / _LOCK).open("w") as lock:
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from preparing this folder at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"'{work}' is being prepared by another process") from None
+            raise UserError(f"'{folder}' is being prepared by another process") from None
         yield
 
 
-def _begin(job: Job) -> list[dict[str, Any]]:
-    """Put on record what is being made of what, or see that it is still the same."""
-    done, narrator = 0, Narrator("hash of the files", unit="MB")
+def _record_job(job: Job) -> list[dict[str, Any]]:
+    """Origins of the documents. They and the settings are recorded, or compared with the earlier record."""
+    total, narrator = 0, Narrator("hash of the files", unit="MB")
 
-    def seen(more: int) -> None:
-        nonlocal done
-        done += more
-        narrator(done // _MEGABYTE or 1, (job.source.size or 0) // _MEGABYTE)
+    def on_read(count: int) -> None:
+        nonlocal total
+        total += count
+        narrator(total // _MEGABYTE or 1, (job.source.size or 0) // _MEGABYTE)
 
-    about = job.source.about(seen)
-    content = json.loads(json.dumps({"settings": job.settings, "sources": about}))
-    file = job.work / _JOB
+    origins = job.source.origins(on_read)
+    content = json.loads(json.dumps({"settings": job.settings, "sources": origins}))
+    file = job.unfinished / _JOB
     if not file.exists():
         _write(file, json.dumps(content, indent=2))
     elif json.loads(file.read_text(encoding="utf-8")) != content:
-        raise UserError(f"'{job.work}' was begun with other text or settings; delete it to start anew")
-    return about
+        raise UserError(f"'{job.unfinished}' was begun with other text or settings; delete it to start anew")
+    return origins
 
 
 def _tokenizer(job: Job) -> Tokenizer:
-    """The tokenizer, learned once."""
+    """The fitted tokenizer; an earlier session's is loaded."""
     tokenizer = TOKENIZERS.build(job.tokenizer)
-    made = job.work / _TOKENIZER
-    if made.exists():
-        tokenizer.load({name: (job.work / name).read_bytes() for name in json.loads(made.read_text())})
+    file_list = job.unfinished / _TOKENIZER_FILES
+    if file_list.exists():
+        tokenizer.load({name: (job.unfinished / name).read_bytes() for name in json.loads(file_list.read_text())})
         return tokenizer
     try:
-        tokenizer.fit(_lessons(job, tokenizer))
+        tokenizer.fit(_training_texts(job, tokenizer))
     except UserError as error:
         raise UserError(str(error) if str(error).startswith("data") else f"data.tokenizer: {error}") from None
     files = tokenizer.files()
     for name, content in files.items():
-        _write(job.work / name, content)
-    _write(made, json.dumps(sorted(files)))
+        _write(job.unfinished / name, content)
+    # The list is written last: without it the files count as incomplete.
+    _write(file_list, json.dumps(sorted(files)))
     return tokenizer
 
 
-def _lessons(job: Job, tokenizer: Tokenizer) -> Iterator[str]:
-    """The documents that a tokenizer learns from."""
+def _training_texts(job: Job, tokenizer: Tokenizer) -> Iterator[str]:
+    """Texts that the tokenizer learns from."""
     if tokenizer.learns_from == "nothing":
         return
-    documents = _told(job.source.documents(), job, "read for the tokenizer")
+    documents = _narrated(job.source.documents(), job, "read for the tokenizer")
     if tokenizer.learns_from == "sample":
         yield from sample(documents, tokenizer.config.sample, job.source.share)
         return
-    yield from (found.text for found in documents)
+    yield from (document.text for document in documents)
     if job.separator:
         yield job.separator
 
 
-def _told(documents: Iterator[Found], job: Job, what: str) -> Iterator[Found]:
-    narrator = Narrator(what, unit="MB")
-    for found in documents:
-        narrator(found.seen // _MEGABYTE or 1, (job.source.size or 0) // _MEGABYTE)
-        yield found
+def _narrated(documents: Iterator[SourceDocument], job: Job, label: str) -> Iterator[SourceDocument]:
+    narrator = Narrator(label, unit="MB")
+    for document in documents:
+        narrator(document.amount_read // _MEGABYTE or 1, (job.source.size or 0) // _MEGABYTE)
+        yield document
 
 
-def _write_shards(job: Job, tokenizer: Tokenizer, workers: int) -> None:
-    """Every shard that is not there yet."""
+def _write_shards(job: Job, tokenizer: Tokenizer, processes: int) -> None:
+    """Write the shards that are missing."""
     if job.separator is None and tokenizer.end is None:
         raise UserError(
             f"data.separator: tokenizer '{job.tokenizer.type}' has no symbol that ends a document; "
             'set a text to put between documents, or "" for none'
         )
     encode = Encoder(tokenizer, job.separator, job.source.share)
-    records = _records(job.work)
+    records = _records(job.unfinished)
     start = _place(records[-1]["after"]) if records else START
     digest = tokenizer_digest(job.tokenizer, tokenizer.files())
-    narrator = _Rate(job)
+    narrate = _TokenizingRate(job)
     numbers = count(len(records))
-    held: list[Encoded] = []
-    for batch, encoded in in_order(encode, _batches(job, start), workers):
-        narrator(batch.seen)
-        held.append(encoded)
+    shard: list[Encoded] = []
+    for batch, encoded in in_order(encode, _batches(job, start), processes):
+        narrate(batch.amount_read)
+        shard.append(encoded)
         if batch.closes:
-            _keep(job.work, next(numbers), held, batch.after, digest)
-            held = []
+            _store_shard(job.unfinished, next(numbers), shard, batch.after, digest)
+            shard = []
 
 
 def _batches(job: Job, start: Place) -> Iterator[_Batch]:
-    """Documents in batches. Where one ends depends on the documents since the shard began, and on nothing else."""
+    """Documents in batches. The end of a batch depends only on the documents since the shard began."""
     limit = min(_BATCH, job.shard_bytes)
     texts: list[str] = []
-    size = shard = 0
-    last: Found | None = None
-    for found in job.source.documents(start):
-        if last and (size >= limit or found.part != last.part):
-            yield _Batch(texts, last.part, last.after, last.seen, shard >= job.shard_bytes)
-            texts, size, shard = [], 0, 0 if shard >= job.shard_bytes else shard
-        texts.append(found.text)
-        more = len(found.text.encode())
-        size, shard, last = size + more, shard + more, found
+    batch_size = shard_size = 0
+    last: SourceDocument | None = None
+    for document in job.source.documents(start):
+        if last and (batch_size >= limit or document.part != last.part):
+            yield _Batch(texts, last.part, last.after, last.amount_read, shard_size >= job.shard_bytes)
+            texts, batch_size, shard_size = [], 0, 0 if shard_size >= job.shard_bytes else shard_size
+        texts.append(document.text)
+        size = len(document.text.encode())
+        batch_size, shard_size, last = batch_size + size, shard_size + size, document
     if last:
-        yield _Batch(texts, last.part, last.after, last.seen, closes=True)
+        yield _Batch(texts, last.part, last.after, last.amount_read, closes=True)
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What a worker does with a batch."""
+    """Tokens of a batch: the task of each process."""
 
     tokenizer: Tokenizer
     separator: str | None
@@ -292,33 +300,33 @@ class Encoder:
         }
 
 
-def _keep(work: Path, number: int, held: Sequence[Encoded], after: Place, tokenizer: str) -> None:
+def _store_shard(folder: Path, number: int, batches: Sequence[Encoded], after: Place, tokenizer: str) -> None:
     """Write a shard of each part that has documents, then the record that makes them count."""
     entries = []
     for part in PARTS:
-        found = [encoded[part] for encoded in held if part in encoded]
-        if not found:
+        pairs = [encoded[part] for encoded in batches if part in encoded]
+        if not pairs:
             continue
         name = f"{part}-{number:05d}.safetensors"
-        tokens, lengths = np.concatenate([t for t, _ in found]), np.concatenate([n for _, n in found])
-        beside = work / f"{name}.part"
-        write_shard(beside, tokens, lengths.cumsum(), tokenizer)
-        digest = sha256(beside)
-        publish(beside, work / name)
+        tokens, lengths = np.concatenate([t for t, _ in pairs]), np.concatenate([n for _, n in pairs])
+        partial = folder / f"{name}.part"
+        write_shard(partial, tokens, lengths.cumsum(), tokenizer)
+        digest = sha256(partial)
+        publish(partial, folder / name)
         entries.append({"part": part, "file": name, "tokens": len(tokens), "documents": len(lengths), "sha256": digest})
-    _write(work / f"{number:05d}.record", json.dumps({"shards": entries, "after": after}))
+    _write(folder / f"{number:05d}.record", json.dumps({"shards": entries, "after": after}))
 
 
-def _records(work: Path) -> list[dict[str, Any]]:
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(work.glob("*.record"))]
+def _records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.record"))]
 
 
 def _place(raw: Any) -> Place:
     return Place(raw[0], Position(*raw[1]))
 
 
-def _write_manifest(job: Job, tokenizer: Tokenizer, about: list[dict[str, Any]]) -> None:
-    entries = [entry for record in _records(job.work) for entry in record["shards"]]
+def _write_manifest(job: Job, tokenizer: Tokenizer, origins: list[dict[str, Any]]) -> None:
+    entries = [entry for record in _records(job.unfinished) for entry in record["shards"]]
     total = {
         part: {key: sum(e[key] for e in entries if e["part"] == part) for key in ("documents", "tokens")}
         for part in PARTS
@@ -329,7 +337,7 @@ def _write_manifest(job: Job, tokenizer: Tokenizer, about: list[dict[str, Any]])
     manifest = {
         "format": FORMAT,
         "settings": job.settings,
-        "sources": about,
+        "sources": origins,
         "tokenizer": {
             "config": job.tokenizer.model_dump(mode="json"),
             "vocab_size": tokenizer.vocab_size,
@@ -339,15 +347,17 @@ def _write_manifest(job: Job, tokenizer: Tokenizer, about: list[dict[str, Any]])
         "parts": total,
         "shards": entries,
     }
-    _write(job.work / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    _write(job.unfinished / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
 
 
 def _finish(job: Job) -> None:
-    """Leave nothing but what belongs there, and move the folder to its place."""
-    for file in (*job.work.glob("*.record"), *job.work.glob("*.part"), job.work / _JOB, job.work / _TOKENIZER):
+    """Delete the temporary files, and move the folder to its final path."""
+    folder = job.unfinished
+    for file in (*folder.glob("*.record"), *folder.glob("*.part"), folder / _JOB, folder / _TOKENIZER_FILES):
         file.unlink(missing_ok=True)
-    (job.work / _LOCK).unlink(missing_ok=True)
-    job.work.rename(job.folder)
+    (folder / _LOCK).unlink(missing_ok=True)
+    folder.rename(job.folder)
+    # The rename survives a power cut only once the parent folder is on disk.
     handle = os.open(job.folder.parent, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -356,21 +366,21 @@ def _finish(job: Job) -> None:
 
 
 def _write(file: Path, content: str | bytes) -> None:
-    beside = file.with_name(f"{file.name}.part")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    publish(beside, file)
+    partial = file.with_name(f"{file.name}.part")
+    partial.write_bytes(content.encode() if isinstance(content, str) else content)
+    publish(partial, file)
 
 
 @dataclass
-class _Rate:
-    """How far the tokenising is, counted from where it goes on."""
+class _TokenizingRate:
+    """Progress of the tokenising, counted from the place at which this session began."""
 
     job: Job
-    begun: int | None = None
+    start: int | None = None
     narrator: Narrator = field(default_factory=lambda: Narrator("tokenised", unit="MB"))
 
-    def __call__(self, seen: int) -> None:
-        self.begun = seen if self.begun is None else self.begun
+    def __call__(self, amount_read: int) -> None:
+        self.start = amount_read if self.start is None else self.start
         if self.job.source.size:
-            done, wanted = (n // _MEGABYTE for n in (seen - self.begun, self.job.source.size - self.begun))
-            self.narrator(done or 1, wanted)
+            count, total = (n // _MEGABYTE for n in (amount_read - self.start, self.job.source.size - self.start))
+            self.narrator(count or 1, total)

@@ -1,8 +1,8 @@
-"""Shards: tokens on disk, memory-mapped; and the folder of them, whole or refused.
+"""Shards: tokens on disk, memory-mapped. An incomplete folder of shards is refused.
 
-A folder holds `manifest.json`, the tokenizer's files, and shards: safetensors with `tokens` (uint16, or uint32 where
-there are more than 65,536 symbols) and `ends` (int64: for each document the number of the shard's tokens up to its
-end). Each shard carries the digest of the tokenizer that it was made with.
+A folder holds `manifest.json`, the tokenizer's files, and shards: safetensors with `tokens` (uint16, or uint32 for
+more than 65,536 symbols) and `ends` (int64: for each document the number of the shard's tokens up to its end). Each
+shard carries the digest of its tokenizer.
 
 Shapes: T tokens, D documents of a shard.
 """
@@ -44,7 +44,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 
 
 def tokenizer_digest(config: ComponentConfig, files: dict[str, bytes]) -> str:
-    """SHA-256 of a tokenizer: its kind and all that it learned."""
+    """SHA-256 of a tokenizer's settings and files."""
     digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + hashlib.sha256(files[name]).digest())
@@ -52,17 +52,17 @@ def tokenizer_digest(config: ComponentConfig, files: dict[str, bytes]) -> str:
 
 
 def write_shard(file: Path, tokens: NDArray[Any], ends: NDArray[np.int64], tokenizer: str) -> None:
-    """Write one shard; the caller moves it to its place."""
+    """Write one shard; the caller moves it to its final path."""
     from safetensors.numpy import save
 
     file.write_bytes(save({"tokens": tokens, "ends": ends}, metadata={"tokenizer": tokenizer}))
 
 
 def open_shard(file: Path, entry: dict[str, Any], tokenizer: str) -> Shard:
-    """Map a shard into memory and see whether it is the one that the manifest means.
+    """Map a shard into memory and compare it with its entry in the manifest.
 
     Raises:
-        UserError: missing, cut off, of another tokenizer, or with other counts.
+        UserError: the shard is missing, truncated, of another tokenizer, or has other counts.
     """
     again = f"delete '{file.parent}' and run `fewstep data prepare` again"
     try:
@@ -71,20 +71,22 @@ def open_shard(file: Path, entry: dict[str, Any], tokenizer: str) -> Shard:
             (length,) = struct.unpack("<Q", raw.read(8))
             header = json.loads(raw.read(min(length, 1 << 16)))
         tensors = {name: header[name] for name in ("tokens", "ends")}
-        wanted = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
+        expected_size = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
     except FileNotFoundError:
         raise UserError(f"shard '{file}' is missing; {again}") from None
     except OSError as error:
         raise UserError(f"cannot read shard '{file}': {error.strerror}") from None
     except (struct.error, ValueError, KeyError, TypeError):
         raise UserError(f"'{file}' is no shard; {again}") from None
-    if size != wanted:
-        raise UserError(f"shard '{file}' has {size:,} bytes and should have {wanted:,}: it was cut off; {again}")
+    if size != expected_size:
+        raise UserError(
+            f"shard '{file}' has {size:,} bytes and should have {expected_size:,}: it is truncated; {again}"
+        )
     if header.get("__metadata__", {}).get("tokenizer") != tokenizer:
         raise UserError(f"shard '{file}' was made with another tokenizer than its manifest says; {again}")
     counts = [tensor["shape"][0] for tensor in tensors.values()]
     if counts != [entry["tokens"], entry["documents"]]:
-        raise UserError(f"shard '{file}' is not the one of its manifest: it holds {counts[0]:,} tokens; {again}")
+        raise UserError(f"shard '{file}' does not match its manifest: it holds {counts[0]:,} tokens; {again}")
     tokens, ends = (_mapped(file, tensor, 8 + length) for tensor in tensors.values())
     return Shard(tokens, ends)
 
@@ -95,10 +97,10 @@ def _mapped(file: Path, tensor: dict[str, Any], begin: int) -> NDArray[Any]:
 
 
 class Prepared:
-    """A folder of shards that is whole.
+    """A complete folder of shards.
 
     Raises:
-        UserError: no manifest, one of another version, a tokenizer or shard that is not the manifest's.
+        UserError: the manifest is missing or of another version, or the tokenizer or a shard does not match it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -115,22 +117,22 @@ class Prepared:
         }
 
     def _tokenizer(self) -> Tokenizer:
-        about = self.manifest["tokenizer"]
-        tokenizer = TOKENIZERS.build(about["config"])
+        entry = self.manifest["tokenizer"]
+        tokenizer = TOKENIZERS.build(entry["config"])
         try:
-            files = {name: (self.folder / name).read_bytes() for name in about["files"]}
+            files = {name: (self.folder / name).read_bytes() for name in entry["files"]}
         except OSError as error:
             raise UserError(f"cannot read '{error.filename}': {error.strerror}; prepare the data again") from None
-        if tokenizer_digest(tokenizer.config, files) != about["sha256"]:
+        if tokenizer_digest(tokenizer.config, files) != entry["sha256"]:
             raise UserError(f"the tokenizer in '{self.folder}' is not the one that its shards were made with")
         tokenizer.load(files)
         return tokenizer
 
     def verify(self) -> None:
-        """Read every shard and compare its SHA-256.
+        """Read every shard and compare its SHA-256 with the manifest's.
 
         Raises:
-            UserError: naming the first that differs.
+            UserError: a shard differs; the message names the first.
         """
         for entry in self.manifest["shards"]:
             if sha256(self.folder / entry["file"]) != entry["sha256"]:
@@ -141,7 +143,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a folder.
 
     Raises:
-        UserError: there is none, it is no JSON, or of another version.
+        UserError: the manifest is missing, not JSON, or of another version.
     """
     file = folder / MANIFEST
     try:

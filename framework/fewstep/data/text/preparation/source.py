@@ -1,4 +1,4 @@
-"""All documents of a corpus, in one order, from any position on; and which of them are held out."""
+"""All documents of a corpus, in one order, from any position; a hash decides which are held out."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fewstep.data.text.preparation.documents import BEGIN, Document, Position, R
 from fewstep.data.text.preparation.files import TextFile
 
 SAMPLED_CHARACTERS = 10_000
-"""What a tokenizer learns from of one document, at most."""
+"""Limit on the characters of one document that a tokenizer learns from."""
 
 
 class Stream(Protocol):
-    """Documents that are read one after the other."""
+    """Documents in a fixed order."""
 
     size: int | None
-    """In the unit of `Document.seen`; None if nobody knows."""
+    """Total in the unit of `Document.amount_read`; None if unknown."""
 
     def documents(self, start: Position = BEGIN) -> Iterator[Document]: ...
 
-    def about(self, seen: Callable[[int], None]) -> list[dict[str, Any]]:
-        """What the manifest says of where they come from."""
+    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, Any]]:
+        """The manifest's entries for the origins of the documents; `on_read` gets the bytes of each read."""
 
 
 class Files:
@@ -37,12 +37,12 @@ class Files:
     def documents(self, start: Position = BEGIN) -> Iterator[Document]:
         return read_documents(self.files, self.rules, start)
 
-    def about(self, seen: Callable[[int], None]) -> list[dict[str, Any]]:
-        return [{"name": file.name, "bytes": file.size, "sha256": file.sha256(seen)} for file in self.files]
+    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, Any]]:
+        return [{"name": file.name, "bytes": file.size, "sha256": file.sha256(on_read)} for file in self.files]
 
 
 class Place(NamedTuple):
-    """Where to read on: number of the stream, and the position within."""
+    """Place at which reading resumes: number of the stream, and the position in it."""
 
     stream: int = 0
     position: Position = BEGIN
@@ -51,21 +51,21 @@ class Place(NamedTuple):
 START = Place()
 
 
-class Found(NamedTuple):
-    """A text, its part (None where a hash decides), the place after it, and how much was read by then."""
+class SourceDocument(NamedTuple):
+    """A text, its part (None where a hash decides), the place after it, and the amount read up to there."""
 
     text: str
     part: str | None
     after: Place
-    seen: int
+    amount_read: int
 
 
 @dataclass(frozen=True)
 class Source:
-    """Streams, and the part that each belongs to: "train", "held_out", or None where a hash decides.
+    """Streams, each with its part: "train", "held_out", or None where a hash decides.
 
-    A document is held out if the hash of its text falls below `share`: so it stays where it is whatever else is added,
-    and two copies of one text are never on both sides.
+    A document is held out if the hash of its text falls below `share`. Its part therefore stays the same when other
+    documents are added, and two copies of one text always share a part.
     """
 
     streams: Sequence[tuple[Stream, str | None]]
@@ -73,40 +73,40 @@ class Source:
 
     @property
     def size(self) -> int | None:
-        """Of all streams together."""
+        """Total of all streams."""
         sizes = [stream.size for stream, _ in self.streams]
         return None if None in sizes else sum(size or 0 for size in sizes)
 
-    def documents(self, start: Place = START) -> Iterator[Found]:
-        """Every document from a place on."""
+    def documents(self, start: Place = START) -> Iterator[SourceDocument]:
+        """All documents from a place on."""
         before = sum(stream.size or 0 for stream, _ in self.streams[: start.stream])
         for number, (stream, part) in list(enumerate(self.streams))[start.stream :]:
-            for text, after, seen in stream.documents(start.position if number == start.stream else BEGIN):
-                yield Found(text, part, Place(number, after), before + seen)
+            for text, after, amount_read in stream.documents(start.position if number == start.stream else BEGIN):
+                yield SourceDocument(text, part, Place(number, after), before + amount_read)
             before += stream.size or 0
 
-    def about(self, seen: Callable[[int], None]) -> list[dict[str, Any]]:
-        """Where the documents come from: names, sizes and hashes."""
-        return [{"part": part, **row} for stream, part in self.streams for row in stream.about(seen)]
+    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, Any]]:
+        """Origins of the documents: names, sizes and hashes."""
+        return [{"part": part, **row} for stream, part in self.streams for row in stream.origins(on_read)]
 
 
 def part_of(text: str, share: float) -> str:
-    """The part that a hash gives a document."""
+    """Part of a document, decided by the hash of its text."""
     return "held_out" if _hash(text, b"split") < share * 2**64 else "train"
 
 
-def sample(documents: Iterable[Found], count: int, share: float) -> list[str]:
-    """The beginnings of `count` documents of the training part, those with the smallest hashes, in that order."""
-    kept: list[tuple[int, str]] = []
+def sample(documents: Iterable[SourceDocument], count: int, share: float) -> list[str]:
+    """Beginnings of the `count` training documents with the smallest hashes, in the order of the hashes."""
+    heap: list[tuple[int, str]] = []  # hashes are negated: the heap's first entry has the largest
     for text, part, _, _ in documents:
         if (part or part_of(text, share)) != "train":
             continue
         entry = (-_hash(text, b"sample"), text[:SAMPLED_CHARACTERS])
-        if len(kept) < count:
-            heapq.heappush(kept, entry)
-        elif entry > kept[0]:
-            heapq.heapreplace(kept, entry)
-    return [text for _, text in sorted(kept, reverse=True)]
+        if len(heap) < count:
+            heapq.heappush(heap, entry)
+        elif entry > heap[0]:
+            heapq.heapreplace(heap, entry)
+    return [text for _, text in sorted(heap, reverse=True)]
 
 
 def _hash(text: str, purpose: bytes) -> int:

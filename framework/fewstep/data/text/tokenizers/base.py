@@ -18,16 +18,16 @@ Ids = NDArray[np.int64]
 class Tokenizer(Component, ABC):
     """Text to ids in [0, vocab_size) and back.
 
-    A tokenizer is made in one of two ways: `fit` on documents (where `learns_from` says that it reads any), or
-    `load` of what `files` returned before. The same documents give the same tokenizer, to the byte.
+    A tokenizer is made in one of two ways: `fit` on documents, or `load` of the files that `files` returned before.
+    The same documents give a byte-identical tokenizer.
 
-    `end` is the id that ends a document, and fills rows that are longer than theirs; None if there is no such symbol.
+    `end` is the id that ends a document and fills rows longer than their document; None if there is no such symbol.
     """
 
     learns_from: ClassVar[Literal["nothing", "sample", "all"]] = "nothing"
-    """Documents that `fit` wants: none, a bounded sample, or every one."""
+    """Documents that `fit` reads: none, a bounded sample, or all."""
     fixed_pieces: ClassVar[bool] = False
-    """Whether every character is one token, whatever stands around it."""
+    """Whether every character is one token in any context."""
     vocab_size: int
     end: int | None = None
 
@@ -36,19 +36,19 @@ class Tokenizer(Component, ABC):
         """Learn from documents.
 
         Raises:
-            UserError: they do not suffice for what the settings ask.
+            UserError: the documents do not suffice for the settings.
         """
 
     @abstractmethod
     def files(self) -> dict[str, bytes]:
-        """All that was learned, as files by name."""
+        """The learned state, as files by name."""
 
     @abstractmethod
     def load(self, files: Mapping[str, bytes]) -> None:
-        """Take what `files` returned.
+        """Restore the state that `files` returned.
 
         Raises:
-            UserError: they are no files of this tokenizer.
+            UserError: these are not files of this tokenizer.
         """
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Tokenizer(Component, ABC):
         """Ids of a text, without `end`.
 
         Raises:
-            UserError: the text holds what this tokenizer cannot write.
+            UserError: the text holds a character that this tokenizer has no id for.
         """
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
@@ -65,11 +65,11 @@ class Tokenizer(Component, ABC):
 
     @abstractmethod
     def decode(self, ids: list[int]) -> str:
-        """Text of ids; `end` has none."""
+        """Text of ids; `end` has no text."""
 
     @abstractmethod
     def symbols(self) -> list[str]:
-        """The text that each id stands for within a longer one."""
+        """Text of each id within a longer text, [vocab_size]."""
 
 
 TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer", Tokenizer, "fewstep.data.text.tokenizers")

@@ -15,7 +15,7 @@ _END = 256
 
 @TOKENIZERS.register("byte")
 class ByteTokenizer(Tokenizer):
-    """The 256 bytes of UTF-8, and one symbol (256) that ends a document. Learns nothing, and writes any text."""
+    """The 256 bytes of UTF-8, and one symbol (256) that ends a document. Learns nothing and encodes any text."""
 
     class Config(ComponentConfig):
         type: Literal["byte"] = "byte"

@@ -18,7 +18,7 @@ _CODE_POINTS = 0x110000
 
 @TOKENIZERS.register("char")
 class CharTokenizer(Tokenizer):
-    """One symbol for each distinct character of all documents, in code-point order."""
+    """One symbol per distinct character of all documents, in code-point order."""
 
     learns_from: ClassVar = "all"
     fixed_pieces = True
@@ -30,17 +30,18 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
-        self._set(self.config.alphabet or "")
+        self._set_alphabet(self.config.alphabet or "")
 
     def fit(self, texts: Iterable[str]) -> None:
         if self.config.alphabet is None:
-            found: set[str] = set()
+            characters: set[str] = set()
             for text in texts:
-                found.update(text)
-            self._set("".join(found))
+                characters.update(text)
+            self._set_alphabet("".join(characters))
 
-    def _set(self, characters: str) -> None:
+    def _set_alphabet(self, characters: str) -> None:
         self.alphabet = sorted(set(characters))
+        # A table of all code points encodes a whole text in one numpy call.
         self._ids = np.full(_CODE_POINTS, -1, dtype=np.int64)
         self._ids[[ord(character) for character in self.alphabet]] = np.arange(len(self.alphabet))
         self.end = len(self.alphabet) if self.config.end_symbol else None
@@ -50,15 +51,15 @@ class CharTokenizer(Tokenizer):
         return {"alphabet.txt": "".join(self.alphabet).encode()}
 
     def load(self, files: Mapping[str, bytes]) -> None:
-        self._set(files["alphabet.txt"].decode())
+        self._set_alphabet(files["alphabet.txt"].decode())
 
     def encode(self, text: str) -> list[int]:
         return [int(i) for i in self.encode_batch([text])[0]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        return [self._encoded(text) for text in texts]
+        return [self._look_up(text) for text in texts]
 
-    def _encoded(self, text: str) -> Ids:
+    def _look_up(self, text: str) -> Ids:
         ids = self._ids[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
         if len(ids) and ids.min() < 0:
             unknown = min(set(text) - set(self.alphabet))

@@ -24,12 +24,12 @@ class HuggingFaceTokenizer(Tokenizer):
 
     class Config(ComponentConfig):
         type: Literal["huggingface"] = "huggingface"
-        path: LocalPath | None = Field(None, description="the file tokenizer.json, in the place of a download")
+        path: LocalPath | None = Field(None, description="the file tokenizer.json, instead of a download")
         name: str | None = Field(None, description="model on the Hub that has one, such as gpt2")
         end_token: str | None = Field("<|endoftext|>", description="token that ends a document; null for none")
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Read the file or fetch it; `texts` are not asked."""
+        """Read or download the file; `texts` are not read."""
         c, library = self.config, _library()
         if c.path is not None:
             try:
@@ -40,13 +40,13 @@ class HuggingFaceTokenizer(Tokenizer):
         if c.name is None:
             raise UserError("data.tokenizer: set path to a tokenizer.json, or name to a model on the Hub")
         try:
-            fetched = library.Tokenizer.from_pretrained(c.name)
+            tokenizer = library.Tokenizer.from_pretrained(c.name)
         except Exception as error:  # the library raises bare Exceptions
             raise UserError(
                 f"data.tokenizer.name: could not fetch '{c.name}' ({str(error).splitlines()[0]}); "
                 "without a network set data.tokenizer.path to a copy of its tokenizer.json"
             ) from None
-        self.load({_FILE: fetched.to_str().encode()})
+        self.load({_FILE: tokenizer.to_str().encode()})
 
     def files(self) -> dict[str, bytes]:
         return {_FILE: self._content}
@@ -58,8 +58,8 @@ class HuggingFaceTokenizer(Tokenizer):
         except UserError:
             raise
         except Exception as error:  # the library raises bare Exceptions
-            where = self.config.path or _FILE
-            raise UserError(f"data.tokenizer: '{where}' is no tokenizer.json ({error})") from None
+            file = self.config.path or _FILE
+            raise UserError(f"data.tokenizer: '{file}' is no tokenizer.json ({error})") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
@@ -72,8 +72,8 @@ class HuggingFaceTokenizer(Tokenizer):
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        found = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in found]
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
     def decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode([i for i in ids if i != self.end], skip_special_tokens=False))
@@ -86,7 +86,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def _library() -> Any:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # processes share the work; its threads would not survive
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # processes share the task; threads do not survive a fork
     try:
         import tokenizers
     except ImportError:

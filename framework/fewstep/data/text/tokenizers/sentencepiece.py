@@ -20,17 +20,17 @@ _FILE = "tokenizer.model"
 class SentencePieceTokenizer(Tokenizer):
     """Pieces learned from a sample of the documents, in one thread, so that the same documents give the same pieces.
 
-    Text is taken as it is: no normalisation, spaces and line breaks kept. Ids 0 to 2 are unknown, begin and end.
+    Text is not normalised; spaces and line breaks stay. Ids 0 to 2 are unknown, begin and end.
     """
 
     learns_from: ClassVar = "sample"
 
     class Config(ComponentConfig):
         type: Literal["sentencepiece"] = "sentencepiece"
-        vocab_size: int = Field(8192, ge=16, description="pieces, with the three special ones")
-        model: Literal["bpe", "unigram"] = Field("bpe", description="how pieces are found")
+        vocab_size: int = Field(8192, ge=16, description="number of pieces, the three special ones included")
+        model: Literal["bpe", "unigram"] = Field("bpe", description="algorithm that learns the pieces")
         byte_fallback: bool = Field(
-            True, description="256 pieces for bytes, so that rare characters can be written; without, they are refused"
+            True, description="256 pieces for bytes encode rare characters; without them such characters are refused"
         )
         sample: int = Field(
             10_000,
@@ -81,11 +81,11 @@ class SentencePieceTokenizer(Tokenizer):
         return list(self._processor.encode(text))
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        found = [np.array(ids, dtype=np.int64) for ids in self._processor.encode(list(texts), num_threads=1)]
-        for text, ids in zip(texts, found, strict=True):
+        batch = [np.array(ids, dtype=np.int64) for ids in self._processor.encode(list(texts), num_threads=1)]
+        for text, ids in zip(texts, batch, strict=True):
             if (ids == self._unknown).any():
                 self._refuse(text)
-        return found
+        return batch
 
     def _refuse(self, text: str) -> None:
         rare = next(c for c in text if self._unknown in self._processor.encode(c))
@@ -99,5 +99,5 @@ class SentencePieceTokenizer(Tokenizer):
         return str(self._processor.decode(ids))
 
     def symbols(self) -> list[str]:
-        # A piece marks spaces with U+2581, which the decoder of a whole text turns back.
+        # A piece marks spaces with U+2581, which only the decoder of a whole text replaces.
         return [str(self._processor.id_to_piece(i)).replace("\u2581", " ") for i in range(self.vocab_size)]
