@@ -20,7 +20,7 @@ from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.pool import Pool
 from fewstep.bench.running.runner import run_suite
 from fewstep.bench.running.session import Session
-from fewstep.bench.running.work import Task
+from fewstep.bench.running.tasks import Task
 from fewstep.bench.suites.suite import REFERENCE, load_suite
 from fewstep.core.errors import OperationError
 
@@ -42,7 +42,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     class Watched(Pool):
         def __exit__(self, *error: Any) -> None:
-            started.extend(worker.process for worker in self.workers)
+            started.extend(member.process for member in self.members)
             super().__exit__(*error)
 
     monkeypatch.setattr(pool, "Pool", Watched)
@@ -85,7 +85,7 @@ def test_a_failure_or_a_killed_process_stops_only_what_learns_from_it(
     def submit(self: Pool, task: Task, slots: Any) -> None:
         real(self, task, slots)
         if task == ("train", "shot"):
-            next(worker for worker in self.workers if worker.task == task).process.kill()
+            next(member for member in self.members if member.task == task).process.kill()
 
     monkeypatch.setattr(Pool, "submit", submit)
     with pytest.raises(OperationError, match=r"3 of 4 cases failed: wild: .*; pupil: skipped, .*; shot: its process"):
@@ -113,7 +113,7 @@ def test_a_stop_reaches_every_process_and_the_same_command_continues(
     with monkeypatch.context() as patch:
         patch.setattr(runner, "say", say)
         assert run_suite(source, str(out), jobs=2) == out
-    assert lines[-1].startswith("stopped; everything measured so far is kept")
+    assert lines[-1].startswith("stopped; all measured rows are stored")
     stopped = load(out)
     assert not stopped.complete
     assert not stopped.failures
@@ -124,10 +124,10 @@ def test_a_stop_reaches_every_process_and_the_same_command_continues(
 def test_processes_end_with_a_session_that_is_killed(write_suite: Write, tmp_path: Path) -> None:
     """They would train on in folders that the next call uses."""
     program = (
-        "import multiprocessing, os, signal, time; from fewstep.bench.running.worker import work\n"
+        "import multiprocessing, os, signal, time; from fewstep.bench.running.process import run_tasks\n"
         "if __name__ == '__main__':\n"
-        "    ours, theirs = multiprocessing.Pipe()\n"
-        "    child = multiprocessing.get_context('spawn').Process(target=work, args=(theirs, None))\n"
+        "    pipe, child_pipe = multiprocessing.Pipe()\n"
+        "    child = multiprocessing.get_context('spawn').Process(target=run_tasks, args=(child_pipe, None))\n"
         "    child.start()\n"
         "    print(child.pid, flush=True)\n"
         "    time.sleep(600)\n"
@@ -151,13 +151,13 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_what_has_the_longest_way_goes_first(write_suite: Write, tmp_path: Path) -> None:
+def test_the_longest_critical_path_goes_first(write_suite: Write, tmp_path: Path) -> None:
     """A teacher waits for nobody; then what it teaches goes before what it draws."""
     long = ["train.steps=500"]
     cases = [{**spec, "set": long} if spec["name"] == "student" else spec for spec in SUITE["cases"]]
     session = Session(make_plan(load_suite(write_suite(cases=cases)), tmp_path / "out"), "command", print)
-    ways = sorted(session.tasks, key=session.way, reverse=True)
-    assert [str(task) for task in ways[:2]] == ["train teacher", "train student"]
+    order = sorted(session.tasks, key=session.critical_path, reverse=True)
+    assert [str(task) for task in order[:2]] == ["train teacher", "train student"]
     needs = {str(task): [str(need) for need in session.needs(task)] for task in session.tasks}
     assert needs["train student"] == ["train teacher"]
     assert needs["sample student"] == ["train student"]

@@ -18,25 +18,25 @@ class Time:
 def test_each_stage_at_its_own_rate_or_that_of_its_kind() -> None:
     time = Time()
     clock = SuiteClock([Stage("train", 100), Stage("sample", 50), Stage("train", 40), Stage("sample", 30)], now=time)
-    assert clock.left() is None
+    assert clock.remaining() is None
     assert clock.text() == "suite: time left not known yet"
 
     time.now += 10
     clock.advance(0, 50)  # 5 a second, for all stages as long as nothing else is known
-    assert clock.left() == pytest.approx((50 + 50 + 40 + 30) / 5)
+    assert clock.remaining() == pytest.approx((50 + 50 + 40 + 30) / 5)
     time.now += 10
     clock.advance(0, 50)
 
     clock.start(1)
     time.now += 10
     clock.advance(1, 10)  # sampling: 1 a second
-    assert clock.left() == pytest.approx(40 / 1 + 40 / 5 + 30 / 1)
+    assert clock.remaining() == pytest.approx(40 / 1 + 40 / 5 + 30 / 1)
     assert clock.text() == "suite: about 01:18 left"
 
     clock.start(2)
     time.now += 10
     clock.advance(2, 20)  # this training: 2 a second
-    assert clock.left() == pytest.approx(40 / 1 + 20 / 2 + 30 / 1)
+    assert clock.remaining() == pytest.approx(40 / 1 + 20 / 2 + 30 / 1)
 
 
 def test_time_between_stages_is_not_counted() -> None:
@@ -46,16 +46,16 @@ def test_time_between_stages_is_not_counted() -> None:
     clock.advance(0, 10)
     time.now += 1000
     clock.start(1)
-    assert clock.left() == pytest.approx(20)
+    assert clock.remaining() == pytest.approx(20)
 
 
 def test_what_was_done_before_says_nothing_about_the_rate() -> None:
     time = Time()
     clock = SuiteClock([Stage("train", 100, done=90), Stage("sample", 20, done=20)], now=time)
-    assert clock.left() is None
+    assert clock.remaining() is None
     time.now += 5
     clock.advance(0, 5)
-    assert clock.left() == pytest.approx(5)
+    assert clock.remaining() == pytest.approx(5)
 
 
 def test_a_dropped_stage_takes_no_time() -> None:
@@ -64,4 +64,4 @@ def test_a_dropped_stage_takes_no_time() -> None:
     time.now += 5
     clock.advance(0, 5)
     clock.drop(1)
-    assert clock.left() == pytest.approx(5)
+    assert clock.remaining() == pytest.approx(5)

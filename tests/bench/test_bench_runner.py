@@ -17,10 +17,9 @@ from tiny_suite import SUITE, write_files
 
 from fewstep.bench.report.leaderboard import merge
 from fewstep.bench.results.results import Results
-from fewstep.bench.running import code, runner, session
+from fewstep.bench.running import code, runner, session, tasks
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.runner import run_suite
-from fewstep.bench.running.worker import work
 from fewstep.bench.suites.suite import REFERENCE, load_suite
 from fewstep.core.errors import OperationError, UserError
 from fewstep.grids.files import read_grid_file
@@ -39,21 +38,21 @@ def timeless(results: Results) -> list[dict[str, Any]]:
 
 
 def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[str]:
-    """Names of the cases that `work.NAME` is called for from now on."""
-    calls, real = [], getattr(work, name)
+    """Names of the cases that `tasks.NAME` is called for from now on."""
+    calls, real = [], getattr(tasks, name)
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         subject = args[1]
         calls.append(subject.case if name == "measure" else subject.path.name.split("-")[0])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(work, name, counted)
+    monkeypatch.setattr(tasks, name, counted)
     return calls
 
 
 def interrupt_measuring(monkeypatch: pytest.MonkeyPatch, after: int, number: int) -> None:
     """A signal in the middle of a row, after so many rows."""
-    real, done = work.measure, []
+    real, done = tasks.measure, []
 
     def measure(*args: Any, **kwargs: Any) -> Any:
         if len(done) == after:
@@ -62,7 +61,7 @@ def interrupt_measuring(monkeypatch: pytest.MonkeyPatch, after: int, number: int
         done.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(work, "measure", measure)
+    monkeypatch.setattr(tasks, "measure", measure)
 
 
 # ------------------------------------------------------------------ complete
@@ -179,8 +178,8 @@ def test_models_of_blocks_are_expected_to_take_longer(write_suite: Write, tmp_pa
     ar = {"name": "ar", "recipe": "./teacher.yaml", "steps": [1], "set": [*change, "sampler=block_ancestral"]}
     plain = {"name": "plain", "recipe": "./teacher.yaml", "steps": [3]}
     plan = make_plan(load_suite(write_suite(cases=[ar, plain], claims=None, seeds=[0, 1])), tmp_path / "out")
-    begun = session.Session(plan, "fewstep benchmark tiny", print)
-    amounts = {str(task): stage.work for task, stage in zip(begun.stages, begun.clock.stages, strict=True)}
+    run = session.Session(plan, "fewstep benchmark tiny", print)
+    amounts = {str(task): stage.total for task, stage in zip(run.stages, run.clock.stages, strict=True)}
     assert (amounts["sample ar"], amounts["sample plain"]) == (2 * 60 * 12, 2 * 60 * 3)
 
 
@@ -261,14 +260,14 @@ def test_the_cheapest_steps_are_searched_for_a_trained_model(write_suite: Write,
 def test_where_one_training_fails_the_others_go_on(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = work.fit
+    real = tasks.fit
 
     def fit(loaded: Any, *args: Any, **kwargs: Any) -> Any:
         if loaded.recipe.seed == 1 and loaded.recipe.name == "tiny-teacher":
             raise OperationError("out of luck")
         return real(loaded, *args, **kwargs)
 
-    monkeypatch.setattr(work, "fit", fit)
+    monkeypatch.setattr(tasks, "fit", fit)
     with pytest.raises(
         OperationError, match="teacher-s1: out of luck; student-s1: skipped, since it learns from 'teacher-s1'"
     ):
@@ -510,7 +509,7 @@ def test_a_failed_case_is_tried_again(write_suite: Write, tmp_path: Path, monkey
         raise OperationError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "open_model", fail)
+        patch.setattr(tasks, "open_model", fail)
         with pytest.raises(OperationError, match="3 of 3 cases failed: teacher: the disk is full"):
             run_suite(source, str(out))
     assert len(load(out).failures) == 3

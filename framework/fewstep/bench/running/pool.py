@@ -1,4 +1,4 @@
-"""Work in several processes: each trains or measures one model at a time and reports to the session, which writes."""
+"""Tasks in several processes. Each trains or measures one model at a time and reports to the session, which writes."""
 
 from __future__ import annotations
 
@@ -14,85 +14,91 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from fewstep.bench.running.process import ProcessSettings, run_tasks
 from fewstep.bench.running.rows import Slot
 from fewstep.bench.running.session import Session
-from fewstep.bench.running.work import Task
-from fewstep.bench.running.worker import Order, work
+from fewstep.bench.running.tasks import Task
 
-_PATIENCE = 60.0
-"""Seconds that processes are given to save what they train before they are killed."""
+_STOP_TIMEOUT = 60.0
+"""Seconds in which stopped processes must save their models, before they are killed."""
+
+Message = tuple[Task, str, tuple[Any, ...]]
+"""Task, method of the session, and the method's arguments after the task."""
 
 
 @dataclass
-class _Worker:
+class _Member:
+    """A process of the pool, its pipe, and its current task."""
+
     process: SpawnProcess
     connection: Connection
     task: Task | None = None
 
 
 class Pool:
-    """Up to `jobs` processes; as a context, it leaves none behind."""
+    """Up to `jobs` processes. As a context manager, it ends them all on exit."""
 
-    def __init__(self, jobs: int, order: Order) -> None:
-        self.jobs, self.order = jobs, order
-        self.workers: list[_Worker] = []
+    def __init__(self, jobs: int, settings: ProcessSettings) -> None:
+        self.jobs, self.settings = jobs, settings
+        self.members: list[_Member] = []
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for worker in self.workers:
-            worker.process.kill()
-            worker.process.join()
+        for member in self.members:
+            member.process.kill()
+            member.process.join()
 
     @property
-    def busy(self) -> list[_Worker]:
-        return [worker for worker in self.workers if worker.task]
+    def busy(self) -> list[_Member]:
+        return [member for member in self.members if member.task]
 
     def submit(self, task: Task, slots: list[Slot]) -> None:
-        """Give a task to a process that has none; there must be room for it."""
-        worker = next((worker for worker in self.workers if worker.task is None), None)
-        if worker is None:
-            ours, theirs = multiprocessing.Pipe()
-            process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, self.order))
+        """Send a task to an idle process, or to a new one. Fewer than `jobs` processes may be busy."""
+        member = next((member for member in self.members if member.task is None), None)
+        if member is None:
+            pipe, child_pipe = multiprocessing.Pipe()
+            process = multiprocessing.get_context("spawn").Process(target=run_tasks, args=(child_pipe, self.settings))
             with _environment():
                 process.start()
-            theirs.close()
-            worker = _Worker(process, ours)
-            self.workers.append(worker)
-        worker.task = task
-        worker.connection.send((task, slots))
+            child_pipe.close()
+            member = _Member(process, pipe)
+            self.members.append(member)
+        member.task = task
+        member.connection.send((task, slots))
 
-    def messages(self, timeout: float | None = None) -> Iterator[tuple[Task, str, tuple[Any, ...]]]:
-        """What processes with a task say next, as (task, method of the session, arguments after the task).
+    def messages(self, timeout: float | None = None) -> Iterator[Message]:
+        """Next messages of busy processes; waits up to `timeout` seconds for the first.
 
-        "end" is the last message of a task; a process that died is spoken for.
+        The last message of a task is "end". If a process died, the pool sends "end" in its place.
         """
-        spoken = {worker.connection: worker for worker in self.busy}
-        for connection in wait(list(spoken), timeout) if spoken else ():  # nobody would ever speak
-            worker = spoken[connection]  # type: ignore[index]
-            assert worker.task
-            task = worker.task
+        open_pipes = {member.connection: member for member in self.busy}
+        for connection in wait(list(open_pipes), timeout) if open_pipes else ():  # `wait` on no pipe never returns
+            member = open_pipes[connection]  # type: ignore[index]
+            assert member.task
+            task = member.task
             try:
-                method, arguments = worker.connection.recv()
+                method, arguments = member.connection.recv()
             except (EOFError, ConnectionError):
-                worker.process.join()
-                self.workers.remove(worker)
-                method, arguments = "end", (_death(worker.process.exitcode),)
+                member.process.join()
+                self.members.remove(member)
+                method, arguments = "end", (_exit_reason(member.process.exitcode),)
             if method == "end":
-                worker.task = None
+                member.task = None
             yield task, method, arguments
 
-    def stop(self) -> Iterator[tuple[Task, str, tuple[Any, ...]]]:
-        """Ask all processes to save what they train and to end; their last messages."""
-        for worker in self.workers:
-            worker.process.terminate()
-        until = time.monotonic() + _PATIENCE
-        while self.busy and time.monotonic() < until:
+    def stop(self) -> Iterator[Message]:
+        """Ask all processes to save their models and to end. Yields their last messages."""
+        for member in self.members:
+            member.process.terminate()
+        deadline = time.monotonic() + _STOP_TIMEOUT
+        while self.busy and time.monotonic() < deadline:
             yield from self.messages(timeout=1.0)
 
 
-def _death(code: int | None) -> str:
+def _exit_reason(code: int | None) -> str:
+    """Why a process ended, by its exit code (negative: a signal)."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         reason = "; was there too little memory?" if name == "SIGKILL" else ""
@@ -102,61 +108,64 @@ def _death(code: int | None) -> str:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """How processes start: without Ctrl-C, which the first process passes on, and with threads that wait asleep."""
-    known = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    """Environment in which processes start: Ctrl-C ignored, since the session passes it on, and idle threads asleep.
+
+    A child inherits both at its start; setting them in the child would come after torch has read the variables.
+    """
+    previous = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
         yield
     finally:
         if main:
-            signal.signal(signal.SIGINT, before)
-        for name, value in known.items():
+            signal.signal(signal.SIGINT, handler)
+        for name, value in previous.items():
             if value is None:
                 del os.environ[name]
 
 
-def run_parallel(session: Session, jobs: int, order: Order) -> bool:
-    """Do all that is left of a suite in up to `jobs` processes.
+def run_parallel(session: Session, jobs: int, settings: ProcessSettings) -> bool:
+    """Run the remaining tasks of a suite in up to `jobs` processes.
 
-    What has the longest way to the end of the suite goes first. A task that fails stops none but those that need it.
+    The task with the longest critical path starts first. A failed task stops only the tasks that need it.
 
     Raises:
-        OperationError: a model that metrics ask could not be trained, so nothing can be measured.
-        KeyboardInterrupt: stopped; trainings were asked to save, and rows that were complete are kept.
+        OperationError: a model that metrics refer to could not be trained, so nothing can be measured.
+        KeyboardInterrupt: stopped; trainings were asked to save, and complete rows are stored.
     """
     waiting = session.tasks
-    with Pool(jobs, order) as pool:
+    with Pool(jobs, settings) as pool:
         try:
             while waiting or pool.busy:
-                _hand_out(session, pool, waiting)
+                _submit_ready(session, pool, waiting)
                 for message in pool.messages():
-                    _pass_on(session, *message)
+                    _deliver(session, *message)
         except KeyboardInterrupt:
             for message in pool.stop():
-                _pass_on(session, *message, stopping=True)
+                _deliver(session, *message, stopping=True)
             raise
     return session.complete()
 
 
-def _hand_out(session: Session, pool: Pool, waiting: list[Task]) -> None:
-    """Begin tasks while there is room and one whose needs have ended."""
+def _submit_ready(session: Session, pool: Pool, waiting: list[Task]) -> None:
+    """Start tasks whose needs have ended, while a process is free."""
     while len(pool.busy) < pool.jobs:
-        open_ = {*waiting, *(worker.task for worker in pool.busy)}
-        ready = [task for task in waiting if not open_.intersection(session.needs(task))]
+        unfinished = {*waiting, *(member.task for member in pool.busy)}
+        ready = [task for task in waiting if not unfinished.intersection(session.needs(task))]
         if not ready:
             return
-        task = max(ready, key=session.way)
+        task = max(ready, key=session.critical_path)
         waiting.remove(task)
         slots = session.begin(task)
         if slots is not None:
             pool.submit(task, slots)
 
 
-def _pass_on(session: Session, task: Task, method: str, arguments: tuple[Any, ...], *, stopping: bool = False) -> None:
-    """Give a message to the session; while all is being stopped, the death of a process is no failure."""
+def _deliver(session: Session, task: Task, method: str, arguments: tuple[Any, ...], *, stopping: bool = False) -> None:
+    """Call the session's method that a message names. While stopping, the end of a process is no failure."""
     if method == "end" and stopping:
         arguments = (None,)
     getattr(session, method)(task, *arguments)

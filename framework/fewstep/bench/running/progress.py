@@ -1,4 +1,4 @@
-"""How long the rest of a suite takes, judged by how fast it went so far."""
+"""Remaining time of a suite, estimated from the speed of its tasks so far."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Kind = Literal["train", "sample"]
 
 @dataclass
 class Stage:
-    """A stretch of work in one unit throughout (forward passes over a sample); `done` includes what was reused."""
+    """A task as a number of forward passes over a sample; `done` includes reused results, `measured` does not."""
 
     kind: Kind
-    work: float
+    total: float
     done: float = 0.0
     measured: float = 0.0
     seconds: float = 0.0
-    begun: float = 0.0
+    started: float = 0.0
 
     @property
-    def left(self) -> float:
-        return max(0.0, self.work - self.done)
+    def remaining(self) -> float:
+        return max(0.0, self.total - self.done)
 
 
 class SuiteClock:
-    """Estimates the time left: each stage at its own measured rate, or else at that of others of its kind.
+    """Estimates the remaining time. A stage that was not measured yet takes the rate of the stages of its kind.
 
     Args:
         stages: all of them, in order.
         now: seconds from any fixed moment.
-        parallel: how many are worked on at a time.
+        parallel: number of stages that run at the same time.
     """
 
     def __init__(
@@ -45,38 +45,39 @@ class SuiteClock:
         self.start(0)
 
     def start(self, index: int) -> None:
-        """Turn to a stage; its time runs from here."""
-        self.stages[index].begun = self._now()
+        """Start the time of a stage."""
+        self.stages[index].started = self._now()
 
-    def advance(self, index: int, work: float) -> None:
-        """Some of a stage's work was done."""
+    def advance(self, index: int, passes: float) -> None:
+        """Count completed passes of a stage."""
         stage = self.stages[index]
-        stage.done += work
-        stage.measured += work
-        stage.seconds = self._now() - stage.begun
+        stage.done += passes
+        stage.measured += passes
+        stage.seconds = self._now() - stage.started
 
     def drop(self, index: int) -> None:
-        """Nothing more is done for a stage."""
-        self.stages[index].done = self.stages[index].work
+        """Count a stage as complete, since nothing more will run in it."""
+        self.stages[index].done = self.stages[index].total
 
-    def left(self) -> float | None:
-        """Seconds, or None before anything was measured."""
+    def remaining(self) -> float | None:
+        """Remaining seconds; None before the first measurement."""
         rates = [self._rate(stage) for stage in self.stages]
-        if any(rate is None and stage.left for rate, stage in zip(rates, self.stages, strict=True)):
+        if any(rate is None and stage.remaining for rate, stage in zip(rates, self.stages, strict=True)):
             return None
-        each = [stage.left / rate for rate, stage in zip(rates, self.stages, strict=True) if rate]
-        return max(sum(each) / self.parallel, max(each, default=0.0))
+        durations = [stage.remaining / rate for rate, stage in zip(rates, self.stages, strict=True) if rate]
+        # However many processes there are, a suite takes as long as its longest stage.
+        return max(sum(durations) / self.parallel, max(durations, default=0.0))
 
     def text(self) -> str:
-        """The time left in words."""
-        left = self.left()
-        return "suite: time left not known yet" if left is None else f"suite: about {clock(left)} left"
+        """The remaining time as text."""
+        seconds = self.remaining()
+        return "suite: time left not known yet" if seconds is None else f"suite: about {clock(seconds)} left"
 
     def _rate(self, stage: Stage) -> float | None:
-        """Work a second."""
-        same = [other for other in self.stages if other.kind == stage.kind]
-        for group in ([stage], same, self.stages):
-            work, seconds = sum(s.measured for s in group), sum(s.seconds for s in group)
-            if work and seconds:
-                return work / seconds
+        """Passes per second."""
+        same_kind = [other for other in self.stages if other.kind == stage.kind]
+        for group in ([stage], same_kind, self.stages):
+            passes, seconds = sum(s.measured for s in group), sum(s.seconds for s in group)
+            if passes and seconds:
+                return passes / seconds
         return None

@@ -1,4 +1,4 @@
-"""`fewstep benchmark`: trains, samples and scores what a suite names; it can be stopped and continued at any time."""
+"""`fewstep benchmark`: trains, samples and scores the cases of a suite. It can be stopped and continued at any time."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def run_suite(
     keep_code: bool = False,
     base: str | None = None,
 ) -> Path:
-    """Run a suite, or what is missing of it, and write its results.
+    """Run a suite, or its missing rows, and write its results.
 
     Args:
         source: shipped name, or path.
-        out: folder for everything; `results/SUITE` if left out (`results/SUITE-quick` for a quick run).
-        quick: reduce it as its section `quick` says.
+        out: folder for results and runs; `results/SUITE` if left out (`results/SUITE-quick` for a quick run).
+        quick: reduce it by its section `quick`.
         sets: changes to every recipe, such as "data.path=FOLDER".
-        jobs: processes that share the work, each with its part of the threads.
-        keep_code: take over what an earlier call measured with other code of fewstep.
+        jobs: number of processes that share the tasks, each with its part of the threads.
+        keep_code: reuse results that an earlier call measured with other code of fewstep.
         base: results of an earlier run, a file or a folder, to compare with.
 
     Returns:
-        The folder. SIGTERM and Ctrl-C keep what was measured and return as well.
+        The folder. After SIGTERM or Ctrl-C too; all measured rows are stored.
 
     Raises:
-        RecipeError: the suite or a recipe in it is wrong; nothing was run.
-        UserError: the folder holds results of something else, or `base` is about something else.
-        OperationError: a case failed; the others were completed. Or a value is worse than in `base`.
+        RecipeError: the suite or one of its recipes is wrong; nothing was run.
+        UserError: the folder holds results of another suite, or `base` does not compare with this one.
+        OperationError: a case failed (the others were completed), or a value is worse than in `base`.
     """
     earlier = Results.load(results_file(base)) if base else None
     plan = _plan(load_suite(source, quick=quick, sets=sets), out, keep_code)
@@ -60,12 +60,12 @@ def run_suite(
     if _finish(session, jobs):
         _conclude(session, earlier, str(base))
     else:
-        say(f"stopped; everything measured so far is kept, and the same command continues: {command}")
+        say(f"stopped; all measured rows are stored, and the same command continues: {command}")
     return plan.folder
 
 
 def _plan(loaded: LoadedSuite, out: str | None, keep_code: bool) -> Plan:
-    """The suite with its recipes and data, and the folder that it runs in."""
+    """The plan of the suite in its folder."""
     folder = Path(out) if out else Path("results") / f"{loaded.suite.name}{'-quick' if loaded.quick else ''}"
     return make_plan(loaded, folder, _code(folder) if keep_code else code_digest())
 
@@ -73,7 +73,7 @@ def _plan(loaded: LoadedSuite, out: str | None, keep_code: bool) -> Plan:
 def _command(
     source: str, out: str | None, quick: bool, jobs: int, keep_code: bool, base: str | None, sets: Sequence[str]
 ) -> str:
-    """What a person types to run the same."""
+    """The command line of the same call."""
     parts = ["fewstep", "benchmark", source, *(["--out", out] if out else []), *(["--quick"] * quick)]
     parts += ["--jobs", str(jobs)] if jobs > 1 else []
     parts += ["--keep-code"] if keep_code else []
@@ -82,7 +82,7 @@ def _command(
 
 
 def _conclude(session: Session, earlier: Results | None, base: str) -> None:
-    """Write and say what was measured, and how it compares with earlier results.
+    """Write and print the results, and their comparison with earlier results.
 
     Raises:
         OperationError: a case failed, or a value is worse.
@@ -103,7 +103,7 @@ def _conclude(session: Session, earlier: Results | None, base: str) -> None:
 
 
 def _finish(session: Session, jobs: int) -> bool:
-    """Do the work; False if it was stopped."""
+    """Run all tasks. Returns False if they were stopped."""
     with _terminable():
         try:
             return _run(session, jobs)
@@ -112,27 +112,27 @@ def _finish(session: Session, jobs: int) -> bool:
 
 
 def _code(folder: Path) -> str | None:
-    """The code that the results in a folder are keyed by; the present one's if there are none."""
+    """Code digest of the results in a folder; the digest of the present code if there are none."""
     file = folder / "results.json"
     return Results.load(file).suite.code if file.exists() else code_digest()
 
 
 def _setup(jobs: int) -> dict[str, Any] | None:
-    """How many processes and threads; None for this process and its own threads."""
+    """Numbers of processes and threads; None for this process and its own threads."""
     import torch
 
     return None if jobs == 1 else {"jobs": jobs, "threads": max(1, torch.get_num_threads() // jobs)}
 
 
 def _run(session: Session, jobs: int) -> bool:
-    """Do the work here, or in several processes."""
+    """Run all tasks in this process, or in several."""
     if jobs == 1:
         return session.run()
     from fewstep.bench.running.pool import run_parallel
-    from fewstep.bench.running.worker import Order
+    from fewstep.bench.running.process import ProcessSettings
 
     loaded, environment = session.plan.loaded, session.environment
-    order = Order(
+    settings = ProcessSettings(
         source=loaded.source,
         quick=loaded.quick,
         sets=loaded.sets,
@@ -142,17 +142,17 @@ def _run(session: Session, jobs: int) -> bool:
         commit=environment["commit"],
         threads=environment["threads"],
     )
-    return run_parallel(session, jobs, order)
+    return run_parallel(session, jobs, settings)
 
 
 def say(line: str) -> None:
-    """Print a line at once, also into a pipe."""
+    """Print a line without delay, into a pipe too."""
     print(line, flush=True)
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the suite as Ctrl-C does; while a model is trained, the trainer handles both."""
+    """Let SIGTERM end the suite like Ctrl-C. The trainer handles both itself while it trains."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

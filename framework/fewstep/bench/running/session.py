@@ -1,4 +1,4 @@
-"""One call of `fewstep benchmark`: what is known so far, and the work that is left."""
+"""One call of `fewstep benchmark`: its results so far, and its remaining tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewstep.bench.results.summary import estimate, judge, shown_with, summarise
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.progress import Stage, SuiteClock
 from fewstep.bench.running.rows import Slot, describe_case, plan_slots, trained_steps
-from fewstep.bench.running.work import Task, Workbench, evaluations, told
+from fewstep.bench.running.tasks import Task, TaskRunner, error_message, evaluations
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.bench.suites.sweep import swept_text
 from fewstep.core.errors import OperationError, UserError
@@ -21,16 +21,15 @@ from fewstep.runs.environment import describe_environment
 
 
 class Session:
-    """Knows what of a suite is done; `results.json` is whole, and holds all that was measured, at any moment.
+    """State of a suite's run. At any moment `results.json` is valid and holds every measured row.
 
-    It is also what the work is reported to (`work.Reports`), whichever process does it, and the only one that writes
-    `results.json`.
+    The session is the `tasks.Reporter` of all processes, and the only writer of `results.json`.
 
     Args:
         plan: the suite with its recipes and data.
-        command: what a person types to run it.
-        say: where console lines go.
-        setup: what is to be recorded of how this call works, such as its number of processes.
+        command: command line that repeats the run.
+        say: prints a line on the console.
+        setup: number of processes and of threads, recorded in the results; None for this process alone.
 
     Raises:
         UserError: the folder's results are damaged, or not this suite's.
@@ -56,41 +55,41 @@ class Session:
         self.clock = SuiteClock([self._stage(task) for task in self.stages], parallel=self.parallel)
 
     def _recall(self) -> None:
-        """Take over what an earlier call measured under the same conditions."""
+        """Load the rows and cases that an earlier call measured under the same conditions."""
         if not self.file.exists():
             return
         old = Results.load(self.file)
         if (old.suite.name, old.suite.quick) != (self.suite.name, self.plan.loaded.quick):
-            held = f"{'a quick run' if old.suite.quick else 'a full run'} of suite '{old.suite.name}'"
-            raise UserError(f"'{self.plan.folder}' holds {held}; choose another folder with --out")
-        whole = [row for row in old.rows if row.sheet is None or (self.plan.folder / row.sheet).exists()]
-        self.rows = {row.key: row for row in whole}
+            run = f"{'a quick run' if old.suite.quick else 'a full run'} of suite '{old.suite.name}'"
+            raise UserError(f"'{self.plan.folder}' holds {run}; choose another folder with --out")
+        complete = [row for row in old.rows if row.sheet is None or (self.plan.folder / row.sheet).exists()]
+        self.rows = {row.key: row for row in complete}
         digests = {case.id: case.digest for case in self.plan.cases}
         self.cases = {case.id: case for case in old.cases if digests.get(case.id) == case.digest}
 
     def _stage(self, task: Task) -> Stage:
-        """What a task has to do, in forward passes over a sample, and how much of it was done before."""
+        """A task's number of forward passes over a sample, in total and completed by earlier calls."""
         if task.kind == "train":
             case = self.plan.case(task.model)
             return Stage("train", case.train_work, case.train_work * trained_steps(case.run) / case.recipe.train.steps)
-        slots = self._slots_of(task.model)
-        work = {slot.key: float(self.suite.samples * evaluations(self.plan, slot)) for slot in slots}
-        return Stage("sample", sum(work.values()), sum(w for key, w in work.items() if key in self.rows))
+        slots = self._model_slots(task.model)
+        passes = {slot.key: float(self.suite.samples * evaluations(self.plan, slot)) for slot in slots}
+        return Stage("sample", sum(passes.values()), sum(p for key, p in passes.items() if key in self.rows))
 
-    def _slots_of(self, model: str) -> list[Slot]:
+    def _model_slots(self, model: str) -> list[Slot]:
         return [slot for slot in self.slots if model_id(slot.case, slot.train_seed) == model]
 
     @property
     def skipped(self) -> tuple[Failure, ...]:
         """Cases that this machine cannot run, and why."""
-        found = {case.name: case.lacks for case in self.plan.cases if case.lacks}
-        return tuple(Failure(case=name, reason=reason) for name, reason in found.items())
+        reasons = {case.name: case.lacks for case in self.plan.cases if case.lacks}
+        return tuple(Failure(case=name, reason=reason) for name, reason in reasons.items())
 
     # --------------------------------------------------------------- tasks
 
     @property
     def tasks(self) -> list[Task]:
-        """All of them in the suite's order, but each after what it needs."""
+        """All tasks in the suite's order, each after the tasks that it needs."""
         ordered: dict[Task, None] = {}
 
         def add(task: Task) -> None:
@@ -104,7 +103,7 @@ class Session:
         return list(ordered)
 
     def needs(self, task: Task) -> list[Task]:
-        """Trainings that must have ended before a task can begin."""
+        """Trainings that must end before a task can begin."""
         if task.kind == "train":
             cases = [self.plan.case(name) for name in self.plan.case(task.model).needed]
         else:
@@ -113,16 +112,16 @@ class Session:
         trained = [self.plan.trained_as(case) for case in cases]
         return [Task("train", case.id) for case in trained if case]
 
-    def way(self, task: Task) -> float:
-        """Work from the beginning of a task to the end of the longest row of tasks that need it."""
-        after = [self.way(other) for other in self.stages if task in self.needs(other)]
-        return self.clock.stages[self.stages.index(task)].left + max(after, default=0.0)
+    def critical_path(self, task: Task) -> float:
+        """Remaining forward passes of a task and of the longest chain of tasks that need it."""
+        dependents = [self.critical_path(other) for other in self.stages if task in self.needs(other)]
+        return self.clock.stages[self.stages.index(task)].remaining + max(dependents, default=0.0)
 
     def begin(self, task: Task) -> list[Slot] | None:
-        """Turn to a task: the rows that it has to measure (none for a training); None if there is nothing to do.
+        """Announce a task. Returns its missing rows (an empty list for a training), or None for nothing to run.
 
         Raises:
-            OperationError: a model that metrics ask could not be trained, so nothing can be measured.
+            OperationError: a model that metrics refer to could not be trained, so nothing can be measured.
         """
         failed = [need.model for need in self.needs(task) if need.model in self.untrained]
         if failed:
@@ -133,71 +132,71 @@ class Session:
         return self._begin_sampling(task)
 
     def _skip(self, task: Task, failed: str) -> None:
-        """Leave out a task whose model, teacher or reference there is not."""
-        if task.model == REFERENCE:  # the only task that needs nothing but what metrics ask
+        """Skip a task whose model, teacher or reference could not be trained."""
+        if task.model == REFERENCE:  # real samples need only the models that metrics refer to
             reason = next(failure.reason for failure in self.failures if failure.case == failed)
-            raise OperationError(f"nothing can be measured without '{failed}', which metrics ask: {reason}")
+            raise OperationError(f"nothing can be measured without '{failed}', to which metrics refer: {reason}")
         if task.model != failed:
             verb = "learns from" if task.kind == "train" else "samples the model of"
             self.fail(task, f"skipped, since it {verb} '{failed}', which failed")
 
     def _begin_training(self, task: Task, case: PreparedCase) -> list[Slot] | None:
-        what, total = f"train {titled(case.id, case.label)}", case.recipe.train.steps
+        title, total = f"train {titled(case.id, case.label)}", case.recipe.train.steps
         if trained_steps(case.run) == total and case.run.status["state"] == "finished":
-            self._announce(task, f"{what}: finished before, reused")
+            self._announce(task, f"{title}: finished before, reused")
             self._record(case)
             return None
-        self._announce(task, f"{what}: {total} steps")
+        self._announce(task, f"{title}: {total} steps")
         return []
 
     def _begin_sampling(self, task: Task) -> list[Slot] | None:
         case = None if task.model == REFERENCE else self.plan.case(task.model)
         if case:
-            what = f"sample {titled(case.id, case.label)}: {self._amount(case.spec.steps)}"
-            what += f"; {case.spec.sweep.text(case.spec.steps)}" if case.spec.sweep else ""
+            text = f"sample {titled(case.id, case.label)}: {self._amount(case.spec.steps)}"
+            text += f"; {case.spec.sweep.text(case.spec.steps)}" if case.spec.sweep else ""
             self._record(case)
         else:
-            what = f"score real samples: {self._amount(())}"
-        self._announce(task, what)
-        slots = self._slots_of(task.model)
+            text = f"score real samples: {self._amount(())}"
+        self._announce(task, text)
+        slots = self._model_slots(task.model)
         for _, group in groupby(slots, key=lambda slot: (slot.steps, slot.sweep)):
             rows = [self.rows.get(slot.key) for slot in group]
             if all(rows):
-                self._tell(task, [row for row in rows if row], reused=True)
+                self._say_scores(task, [row for row in rows if row], reused=True)
         missing = [slot for slot in slots if slot.key not in self.rows]
-        unknown = case and case.trained and self.cases[case.id].parameters is None
-        return missing if missing or unknown else None
+        unsized = case and case.trained and self.cases[case.id].parameters is None
+        return missing if missing or unsized else None
 
     def end(self, task: Task, reason: str | None = None) -> None:
-        """A task was ended, or was stopped, or failed for a `reason`."""
+        """A task ended or was stopped, or it failed for a `reason`."""
         if task.kind == "train":
             self._record(self.plan.case(task.model))
         if reason is not None:
             self.fail(task, reason)
 
     def run(self) -> bool:
-        """Do all that is left, one task after another; False if a signal to the trainer stopped it.
+        """Run the remaining tasks one after another. Returns False if a signal to the trainer stopped it.
 
         Raises:
-            OperationError: a model that metrics ask could not be trained, so nothing can be measured.
+            OperationError: a model that metrics refer to could not be trained, so nothing can be measured.
             KeyboardInterrupt: stopped while sampling.
         """
-        bench = Workbench(self.plan, self, self.environment["commit"])
+        runner = TaskRunner(self.plan, self, self.environment["commit"])
         for task in self.tasks:
             slots = self.begin(task)
             if slots is None:
                 continue
             try:
-                done, reason = bench.do(task, slots), None
+                finished, reason = runner.run(task, slots), None
             except Exception as error:
-                done, reason = True, told(error)
+                finished, reason = True, error_message(error)
             self.end(task, reason)
-            if not done:
+            if not finished:
                 return False
         return self.complete()
 
     def complete(self) -> bool:
-        """All tasks were ended."""
+        """Mark the suite as finished, after its last task."""
         self.finished = True
         self.save()
         return True
@@ -205,29 +204,29 @@ class Session:
     # ------------------------------------------------------------- reports
 
     def line(self, task: Task, text: str, timed: bool = False) -> None:
-        """A line about a task that is being done."""
-        who = f"{task.model}: " if self.parallel > 1 else ""
-        self.say(f"  {who}{text}" + (f"  | {self.clock.text()}" if timed else ""))
+        """Print a line about a running task."""
+        prefix = f"{task.model}: " if self.parallel > 1 else ""
+        self.say(f"  {prefix}{text}" + (f"  | {self.clock.text()}" if timed else ""))
 
-    def worked(self, task: Task, work: float) -> None:
-        """So much of a task was done."""
-        self.clock.advance(self.stages.index(task), work)
+    def progressed(self, task: Task, passes: float) -> None:
+        """Count forward passes that a task completed."""
+        self.clock.advance(self.stages.index(task), passes)
 
     def opened(self, task: Task, parameters: int | None) -> None:
-        """A model is about to be sampled, and its size is known."""
+        """Record the size of a model that is about to be sampled."""
         self._record(self.plan.case(task.model), parameters)
 
     def measured(self, task: Task, row: Row) -> None:
-        """Keep a row; tell a person once its seeds are complete."""
+        """Store a row, and print its scores once all seeds are measured."""
         self.rows[row.key] = row
         self.save()
         point = (row.steps, row.sweep)
-        same = [slot for slot in self._slots_of(task.model) if (slot.steps, slot.sweep) == point]
+        same = [slot for slot in self._model_slots(task.model) if (slot.steps, slot.sweep) == point]
         rows = [self.rows.get(slot.key) for slot in same]
         if all(rows):
-            self._tell(task, [row for row in rows if row], reused=False)
+            self._say_scores(task, [row for row in rows if row], reused=False)
 
-    # --------------------------------------------------------------- words
+    # ---------------------------------------------------------------- text
 
     def _announce(self, task: Task, text: str) -> None:
         index = self.stages.index(task)
@@ -240,7 +239,7 @@ class Session:
         parts = [f"at {', '.join(map(str, steps))} steps"] if steps else []
         return ", ".join([*parts, f"{self.suite.samples} samples", f"{seeds} seed{'s' if seeds > 1 else ''}"])
 
-    def _tell(self, task: Task, rows: Sequence[Row], *, reused: bool) -> None:
+    def _say_scores(self, task: Task, rows: Sequence[Row], *, reused: bool) -> None:
         headline, beside = self.suite.headline, self.suite.beside
         scored = [row.values for row in rows if headline in row.values]
         where = "real samples" if rows[0].nfe is None else f"{rows[0].nfe} NFE"
@@ -256,14 +255,14 @@ class Session:
     # ------------------------------------------------------------- results
 
     def _record(self, case: PreparedCase, parameters: int | None = None) -> None:
-        known = self.cases.get(case.id)
-        if parameters is None and known:
-            parameters = known.parameters
+        previous = self.cases.get(case.id)
+        if parameters is None and previous:
+            parameters = previous.parameters
         self.cases[case.id] = describe_case(self.plan, case, parameters)
         self.save()
 
     def fail(self, task: Task, reason: str) -> None:
-        """Note that a case cannot be completed, and that nothing more is done for it."""
+        """Record that a case cannot be completed, and drop its remaining tasks."""
         self.say(f"  {task.model} is not complete: {reason}")
         self.failures = [*self.failures, Failure(case=task.model, reason=reason)]
         if task.kind == "train":
@@ -274,17 +273,17 @@ class Session:
         self.save()
 
     def save(self) -> None:
-        """Write `results.json` in one move."""
+        """Write `results.json` atomically."""
         self.results().save(self.file)
 
     def results(self) -> Results:
-        """Everything known so far, in the suite's order."""
+        """All results so far, in the suite's order."""
         suite, order = self.suite, [task.model for task in self.stages]
         rows = [self.rows[slot.key] for slot in self.slots if slot.key in self.rows]
         summary = summarise(rows)
         direction = suite.directions[suite.headline]
         return Results(
-            suite=self._about(),
+            suite=self._suite_info(),
             complete=self.finished and not self.failures,
             environment=self.environment,
             commit=self.environment["commit"],
@@ -303,7 +302,7 @@ class Session:
             failures=tuple(sorted(self.failures, key=lambda failure: order.index(failure.case))),
         )
 
-    def _about(self) -> SuiteInfo:
+    def _suite_info(self) -> SuiteInfo:
         return SuiteInfo(
             name=self.suite.name,
             title=self.suite.title,

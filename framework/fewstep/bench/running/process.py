@@ -1,4 +1,4 @@
-"""The process of one worker: it does the tasks that it is sent and reports over the same pipe."""
+"""A process of the pool: it runs the tasks that arrive over its pipe, and reports over the same pipe."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import torch
 
 from fewstep.bench.results.results import Row
 from fewstep.bench.running.plan import make_plan
-from fewstep.bench.running.work import Task, Workbench, told
+from fewstep.bench.running.tasks import Task, TaskRunner, error_message
 from fewstep.bench.suites.suite import load_suite
 from fewstep.core.errors import OperationError
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a worker must know to make the session's plan once more.
+class ProcessSettings:
+    """All that a process needs to make the session's plan again.
 
     Args:
         digest: of that plan.
         commit: of fewstep, for the rows.
-        threads: that it may use.
+        threads: number of threads of the process.
     """
 
     source: str
@@ -39,8 +39,8 @@ class Order:
     threads: int
 
 
-class _Pipe:
-    """`work.Reports` to the other end of a pipe."""
+class _PipeReporter:
+    """`tasks.Reporter` that sends each call through a pipe, as the method's name and its arguments."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -48,8 +48,8 @@ class _Pipe:
     def line(self, task: Task, text: str, timed: bool) -> None:
         self._connection.send(("line", (text, timed)))
 
-    def worked(self, task: Task, work: float) -> None:
-        self._connection.send(("worked", (work,)))
+    def progressed(self, task: Task, passes: float) -> None:
+        self._connection.send(("progressed", (passes,)))
 
     def opened(self, task: Task, parameters: int | None) -> None:
         self._connection.send(("opened", (parameters,)))
@@ -58,10 +58,10 @@ class _Pipe:
         self._connection.send(("measured", (row,)))
 
 
-def work(connection: Connection, order: Order) -> None:
-    """Do tasks until the pipe closes. Ends at once with the process that started it."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    bench = None
+def run_tasks(connection: Connection, settings: ProcessSettings) -> None:
+    """Run tasks until the pipe closes. Exits at once when the parent process ends."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    runner = None
     while True:
         try:
             task, slots = connection.recv()
@@ -69,10 +69,10 @@ def work(connection: Connection, order: Order) -> None:
             return
         reason = None
         try:
-            bench = bench or _bench(connection, order)
-            finished = bench.do(task, slots)
+            runner = runner or _task_runner(connection, settings)
+            finished = runner.run(task, slots)
         except Exception as error:
-            finished, reason = True, told(error)
+            finished, reason = True, error_message(error)
             if os.environ.get("FEWSTEP_DEBUG") == "1":
                 traceback.print_exc()
         connection.send(("end", (reason if finished else "its process was asked to stop",)))
@@ -80,17 +80,18 @@ def work(connection: Connection, order: Order) -> None:
             return
 
 
-def _bench(connection: Connection, order: Order) -> Workbench:
-    """Load what takes long, and check that the suite is still that of the session."""
-    torch.set_num_threads(order.threads)
-    plan = make_plan(load_suite(order.source, quick=order.quick, sets=order.sets), order.folder, order.code)
-    if plan.digest != order.digest:
+def _task_runner(connection: Connection, settings: ProcessSettings) -> TaskRunner:
+    """Make the plan, which takes long, and check that it is still the session's."""
+    torch.set_num_threads(settings.threads)
+    suite = load_suite(settings.source, quick=settings.quick, sets=settings.sets)
+    plan = make_plan(suite, settings.folder, settings.code)
+    if plan.digest != settings.digest:
         raise OperationError("the suite, a recipe or the data changed while it ran; run the command again")
-    return Workbench(plan, _Pipe(connection), order.commit)
+    return TaskRunner(plan, _PipeReporter(connection), settings.commit)
 
 
-def _die_with_parent() -> None:
-    """A worker whose session was killed would train on in a folder that the next call uses."""
+def _exit_with_parent() -> None:
+    """Exit when the session dies: this process would train on in a folder that the next call uses."""
     parent = parent_process()
     if parent is not None:
         wait([parent.sentinel])

@@ -1,4 +1,4 @@
-"""Training and measuring the models of a suite; where this happens, and what becomes of it, others decide."""
+"""The tasks of a suite: train one model, or sample and score one. Which process runs them is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fewstep.bench.suites.sweep import swept_text
 from fewstep.core.errors import FewstepError
 from fewstep.training.launch import fit
 
-_EVERY = 5.0
+_LINE_INTERVAL = 5.0
 """Seconds between two lines while samples are drawn."""
 _STEP = re.compile(r"step\s+(\d+)/\d+ ")
 
 
 class Task(NamedTuple):
-    """A stretch of work that one process does: to train a model, or to sample and score one (or real samples)."""
+    """One task of one process: train a model, or sample and score it (or score real samples)."""
 
     kind: Literal["train", "sample"]
     model: str
@@ -31,14 +31,14 @@ class Task(NamedTuple):
         return f"{self.kind} {self.model}"
 
 
-class Reports(Protocol):
-    """Who is told what was done. The calls are few and small, since they may have to cross to another process."""
+class Reporter(Protocol):
+    """Receiver of the progress of tasks. Calls are few and small, since they may have to cross to another process."""
 
     def line(self, task: Task, text: str, timed: bool) -> None:
-        """A line for the console; with the time that the suite still takes if `timed`."""
+        """A line for the console; with the suite's remaining time if `timed`."""
 
-    def worked(self, task: Task, work: float) -> None:
-        """So much of a task was done, in forward passes over a sample."""
+    def progressed(self, task: Task, passes: float) -> None:
+        """A part of a task was completed, in forward passes over a sample."""
 
     def opened(self, task: Task, parameters: int | None) -> None:
         """A model is about to be sampled."""
@@ -47,24 +47,24 @@ class Reports(Protocol):
         """A row is complete."""
 
 
-class Workbench:
-    """Does tasks of a plan, one at a time.
+class TaskRunner:
+    """Runs tasks of a plan, one at a time.
 
     Args:
         commit: of fewstep, for the rows.
     """
 
-    def __init__(self, plan: Plan, reports: Reports, commit: str | None) -> None:
-        self.plan, self.reports, self.commit = plan, reports, commit
+    def __init__(self, plan: Plan, reporter: Reporter, commit: str | None) -> None:
+        self.plan, self.reporter, self.commit = plan, reporter, commit
 
-    def do(self, task: Task, slots: Sequence[Slot]) -> bool:
-        """Do a task; False if a signal to the trainer stopped it.
+    def run(self, task: Task, slots: Sequence[Slot]) -> bool:
+        """Run a task. Returns False if a signal to the trainer stopped it.
 
         Args:
-            slots: rows to measure, if it is a task of sampling.
+            slots: rows to measure, for a task of sampling.
 
         Raises:
-            FewstepError: it cannot be done.
+            FewstepError: the task failed.
             KeyboardInterrupt: stopped while sampling.
         """
         case = None if task.model == REFERENCE else self.plan.case(task.model)
@@ -78,18 +78,18 @@ class Workbench:
         lines = self._training_lines(task, case, trained_steps(case.run))
         return fit(case.loaded, case.run, dataset=self.plan.dataset, echo=lines).finished
 
-    def _training_lines(self, task: Task, case: PreparedCase, done: int) -> Callable[[str], None]:
-        """Passes the trainer's lines on, and what they say about progress."""
-        each, seen = case.train_work / case.recipe.train.steps, done
+    def _training_lines(self, task: Task, case: PreparedCase, step: int) -> Callable[[str], None]:
+        """Callback that reports the trainer's lines, and the progress after `step` that it reads from them."""
+        step_passes = case.train_work / case.recipe.train.steps
 
         def echo(line: str) -> None:
-            nonlocal seen
-            found = _STEP.match(line)
-            further = int(found[1]) - seen if found else 0
-            if further > 0:
-                self.reports.worked(task, further * each)
-                seen += further
-            self.reports.line(task, line, further > 0)
+            nonlocal step
+            match = _STEP.match(line)
+            advance = int(match[1]) - step if match else 0
+            if advance > 0:
+                self.reporter.progressed(task, advance * step_passes)
+                step += advance
+            self.reporter.line(task, line, advance > 0)
 
         return echo
 
@@ -97,35 +97,35 @@ class Workbench:
         metrics = self.plan.metrics(by="run") if slots else []
         model = open_model(case, self.plan.dataset, metrics) if case else None
         if model:
-            self.reports.opened(task, model.parameters)
+            self.reporter.opened(task, model.parameters)
         for slot in slots:
             row = measure(self.plan, slot, model, commit=self.commit, progress=self._sampling_lines(task, slot))
-            self.reports.measured(task, row)
+            self.reporter.measured(task, row)
 
     def _sampling_lines(self, task: Task, slot: Slot) -> Callable[[int], None]:
-        """Reports samples as they are drawn, and says so every few seconds."""
-        drawn, said, wanted = 0, time.monotonic(), self.plan.suite.samples
+        """Callback that reports samples as they are drawn, with a line every few seconds."""
+        previous, line_time, total = 0, time.monotonic(), self.plan.suite.samples
 
-        def progress(done: int) -> None:
-            nonlocal drawn, said
-            self.reports.worked(task, (done - drawn) * evaluations(self.plan, slot))
-            drawn = done
-            if time.monotonic() - said > _EVERY and done < wanted:
-                said = time.monotonic()
+        def progress(count: int) -> None:
+            nonlocal previous, line_time
+            self.reporter.progressed(task, (count - previous) * evaluations(self.plan, slot))
+            previous = count
+            if time.monotonic() - line_time > _LINE_INTERVAL and count < total:
+                line_time = time.monotonic()
                 where = ", ".join(filter(None, (f"{slot.steps} steps", swept_text(slot.sweep), f"seed {slot.seed}")))
-                self.reports.line(task, f"{where}: {done}/{wanted} samples", True)
+                self.reporter.line(task, f"{where}: {count}/{total} samples", True)
 
         return progress
 
 
 def evaluations(plan: Plan, slot: Slot) -> int:
-    """What a sample takes, about: a model of blocks goes through the steps for each, and then reads it."""
+    """Approximate evaluations of a sample. A model of blocks takes all steps in each block, and one more to read it."""
     case = next((case for case in plan.cases if case.name == slot.case), None)
     size = getattr(case.recipe.backbone, "block_size", None) if case else None
     steps = slot.steps or 0
     return steps if size is None else (steps + 1) * (plan.dataset.spec.length // size)
 
 
-def told(error: Exception) -> str:
-    """An error as the reason why a case is not complete."""
+def error_message(error: Exception) -> str:
+    """An error as the reason for an incomplete case."""
     return str(error) if isinstance(error, FewstepError) else f"internal error: {type(error).__name__}: {error}"
