@@ -9,6 +9,7 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any
 
+import component_tables
 import pytest
 import typer.main
 from key_table import PAGE, rewritten, section
@@ -30,6 +31,7 @@ from size_table import LARGE, SMALL, Size, row
 from size_table import PAGE as SIZES
 
 from fewstep.cli.main import app
+from fewstep.core.kinds import KINDS, registry
 from fewstep.recipe.models import Recipe
 
 PAGES = all_pages()
@@ -120,6 +122,31 @@ def test_the_page_of_results_is_up_to_date() -> None:
     written = run_path(str(program))["page"]()
     assert written == (ROOT / "docs/results.md").read_text(encoding="utf-8"), f"run python {named(program)}"
     assert len(written.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_component_is_in_its_table_once(kind: str) -> None:
+    """Read from the page, whatever wrote it."""
+    names = first_cells(component_tables.sections(component_tables.PAGES[kind].read_text(encoding="utf-8"))[kind])
+    assert sorted(names) == registry(kind).names()
+
+
+@pytest.mark.parametrize("page", sorted(set(component_tables.PAGES.values())), ids=named)
+def test_tables_of_components_are_up_to_date(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == component_tables.rewritten(text), "run python tests/docs/component_tables.py"
+
+
+def test_every_metric_has_what_fools_it_once() -> None:
+    page = component_tables.PAGES["metrics"].read_text(encoding="utf-8")
+    judged = first_cells(page.partition("## What fools a metric")[2].partition("\n\nFor images")[0])
+    assert sorted(judged) == registry("metrics").names()
+
+
+def first_cells(table: str) -> list[str]:
+    """The names in the first column of a table."""
+    cells = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
+    return [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,7 @@ from fewstep.processes.base import PROCESSES
 
 @OBJECTIVES.register("sdtt")
 class SDTT(Objective):
-    """The student learns in one step what its teacher predicts over several; then it is the teacher of steps twice as
-    long.
+    """The student learns in one step what its teacher predicts over several, in rounds that double the step.
 
     From real data noised to t the teacher takes `teacher_steps` ancestral steps. The target of a token is what the
     teacher predicted for it at the step that revealed it; of one that stays masked, at the last step (arXiv

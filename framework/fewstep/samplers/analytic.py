@@ -18,12 +18,13 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 @SAMPLERS.register("analytic")
 class AnalyticSampler(WalkSampler):
-    """Draws z_s from p(z_s = i | z_t = z) = [exp(-dsigma Q) r](i) exp(dsigma Q)(z, i), in float64.
+    """Draws z_s in one draw from its exact row (Tweedie tau-leaping, SEDD, arXiv 2310.16834).
 
-    r(y) = E_{x ~ p}[q_t(y | x) / q_t(z | x)] and Q is the forward generator (Tweedie tau-leaping, SEDD,
-    arXiv 2310.16834). As r comes from a prediction of x, the row is E_{x ~ p}[q(z_s | z_t, x)]: it has no negative
-    entries, and its law is that of `ancestral`, which draws x first. Here it takes one random number a token and a row
-    of float64 for each. The last step draws x ~ prediction.
+    p(z_s = i | z_t = z) = [exp(-dsigma Q) r](i) exp(dsigma Q)(z, i), in float64.
+    r(y) = E_{x ~ p}[q_t(y | x) / q_t(z | x)] and Q is the forward generator. As r comes from a prediction of
+    x, the row is E_{x ~ p}[q(z_s | z_t, x)]: it has no negative entries, and draws from it follow the distribution of
+    `ancestral`, which draws x first. Here it takes one random number a token and a row of float64 for each. The last
+    step draws x ~ prediction.
     """
 
     class Config(WalkConfig):

@@ -19,7 +19,7 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 @SAMPLERS.register("ancestral")
 class AncestralSampler(WalkSampler):
-    """Walks t from 1 to 0: x ~ Cat(prediction), then z_s ~ q(z_s | z_t, x).
+    """Draws clean tokens x from the prediction, then z_s from the posterior q(z_s | z_t, x).
 
     Both draws are separate, so a small step never multiplies a rare token's probability below the resolution
     of a random number. The last step ends at s = 0, where the posterior returns x. Guidance,

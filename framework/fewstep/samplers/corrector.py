@@ -17,8 +17,7 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 @SAMPLERS.register("corrector")
 class CorrectorSampler(WalkSampler):
-    """After each ancestral step to s it adds noise up to s' > s, and takes an ancestral step back to s with a new
-    prediction, `corrections` times.
+    """After each ancestral step adds some noise and steps back with a new prediction, `corrections` times.
 
     z_s' ~ q(z_s' | z_s), then z_s ~ E_{x ~ p(x | z_s')}[q(z_s | z_s', x)], with s' = s + reach (t - s). Both halves
     keep the law at s of each token, so a correction mends what tokens that were drawn at once got wrong together

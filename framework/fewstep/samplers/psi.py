@@ -19,8 +19,9 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 @SAMPLERS.register("psi")
 class PsiSampler(WalkSampler):
-    """Each token takes the ancestral step with probability kappa, else it is drawn clean and noised to s.
+    """Takes the ancestral step for a share kappa of the tokens, and draws the others anew.
 
+    A token that is drawn anew is drawn clean and noised to s:
     z_s ~ kappa E_x[q(z_s | z_t, x)] + (1 - kappa) E_x[q(z_s | x)] with x ~ prediction (psi-samplers, arXiv 2602.21185).
     Both parts keep the law at s of each token. kappa = 1 is `ancestral`; for the masked process kappa
     is 1 - sigma / (1 - alpha_s) of ReMDM (arXiv 2503.00307, see `remdm`). Tokens that start anew in the same step do

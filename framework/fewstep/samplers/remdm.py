@@ -33,10 +33,10 @@ READ_BY: dict[str, tuple[Strategy, ...]] = {
 
 @SAMPLERS.register("remdm")
 class RemdmSampler(WalkSampler):
-    """Masks a revealed token again with probability sigma, and reveals masks so much faster that a share alpha_s of
-    tokens is clean at s (ReMDM, arXiv 2503.00307).
+    """Masks revealed tokens again, so that later steps can change them (ReMDM, arXiv 2503.00307).
 
-    P(reveal) = (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), which is a probability up to
+    A revealed token is masked with probability sigma. Masks are revealed faster, so that a share alpha_s of the tokens
+    is clean at s: P(reveal) = (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), which is a probability up to
     sigma_max = min(1, (1 - alpha_s) / alpha_t). `strategy` chooses sigma:
 
     * cap: min(eta, sigma_max); rescale: eta sigma_max.
