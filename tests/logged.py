@@ -1,0 +1,15 @@
+"""Numbers that a run logged, without those that measure the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+MACHINE = {"seconds", "tokens_per_second", "stall_seconds", "peak_memory_mb"}
+"""Keys of `metrics.jsonl` that differ from one repetition to the next."""
+
+
+def logged(file: Path) -> list[dict[str, float]]:
+    """Lines of a `metrics.jsonl`, each without its `MACHINE` keys."""
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in MACHINE} for line in lines]
