@@ -37,13 +37,13 @@ class Zipf(Prediction):
     def vocab_size(self) -> int:
         return V
 
-    def _source(self, where: Tensor) -> Tensor:
+    def source(self, where: Tensor) -> Tensor:
         return torch.empty(int(where.sum()), 0)
 
-    def _to_log_probs(self, source: Tensor) -> Tensor:
+    def to_log_probs(self, source: Tensor) -> Tensor:
         return self._row.expand(len(source), V)
 
-    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+    def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
         return Zipf(self.known, self.where, shaping)
 
 

@@ -47,18 +47,18 @@ class ClassifierGuidedPrediction(Prediction):
     def vocab_size(self) -> int:
         return self._base.vocab_size
 
-    def _source(self, where: Tensor) -> Tensor:
+    def source(self, where: Tensor) -> Tensor:
         return where.flatten().nonzero()[:, 0]
 
-    def _to_log_probs(self, source: Tensor) -> Tensor:
+    def to_log_probs(self, source: Tensor) -> Tensor:
         here = torch.zeros(self.where.numel(), dtype=torch.bool, device=source.device)
         here[source] = True
-        base = self._base._rows(self._base._source(here.view(self.where.shape)))
+        base = self._base.rows(self._base.source(here.view(self.where.shape)))
         weights = self._weights[source // self.where.shape[1], None].to(base.dtype)
         guided = base + weights * self._ratios(source).to(base.dtype)
         return guided.masked_fill(base.isneginf(), -float("inf")).log_softmax(-1)
 
-    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+    def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
         return ClassifierGuidedPrediction(self._base, self._ratios, self._weights, shaping)
 
 

@@ -46,13 +46,13 @@ class Derivative(Prediction):
     def vocab_size(self) -> int:
         return self._prediction.vocab_size
 
-    def _source(self, where: Tensor) -> Tensor:
+    def source(self, where: Tensor) -> Tensor:
         return self._both[where]
 
-    def _to_log_probs(self, source: Tensor) -> Tensor:
+    def to_log_probs(self, source: Tensor) -> Tensor:
         return self._derive(self._prediction, source[:, 0], source[:, 1])
 
-    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+    def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
         raise TypeError("a derivative is not shaped; take the derivative of a shaped prediction")
 
 
@@ -109,8 +109,8 @@ class _Reader(nn.Module):
 
 def _predict(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Prediction, Tensor]:
     prediction = denoiser(x_t, t, cond=cond)
-    return prediction, prediction._source(torch.ones_like(prediction.where))
+    return prediction, prediction.source(torch.ones_like(prediction.where))
 
 
 def _rows(denoiser: Denoiser, prediction: Prediction, source: Tensor) -> Tensor:
-    return prediction._rows(source)
+    return prediction.rows(source)

@@ -39,19 +39,19 @@ class GuidedPrediction(Prediction):
     def vocab_size(self) -> int:
         return self._labelled.vocab_size
 
-    def _source(self, where: Tensor) -> Tensor:
-        return torch.stack((self._labelled._source(where), self._plain._source(where)), 1)
+    def source(self, where: Tensor) -> Tensor:
+        return torch.stack((self._labelled.source(where), self._plain.source(where)), 1)
 
-    def _to_log_probs(self, source: Tensor) -> Tensor:
-        labelled, plain = self._labelled._rows(source[:, 0]), self._plain._rows(source[:, 1])
+    def to_log_probs(self, source: Tensor) -> Tensor:
+        labelled, plain = self._labelled.rows(source[:, 0]), self._plain.rows(source[:, 1])
         base = plain.clamp_min(_LOWEST)
         guided = base + self._weight * (labelled.clamp_min(_LOWEST) - base)
         return guided.masked_fill(labelled.isneginf(), -float("inf")).log_softmax(-1)
 
-    def _chunk_rows(self) -> int:
-        return max(1, super()._chunk_rows() // 2)
+    def chunk_rows(self) -> int:
+        return max(1, super().chunk_rows() // 2)
 
-    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+    def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
         return GuidedPrediction(self._labelled, self._plain, self._weight, shaping)
 
 

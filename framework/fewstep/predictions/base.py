@@ -30,15 +30,21 @@ RowMap = Callable[[Tensor], Tensor]
 class Prediction(ABC):
     """p(x | z_t), one categorical distribution a token.
 
+    A subclass defines four members: `vocab_size`, `source`, `to_log_probs` and `with_shaping`. It may also override
+    `unnormalised`, where rows for a draw cost less than normalised ones, and `chunk_rows`, where a row takes more
+    memory than V numbers. All other members are built on these. A prediction that wraps another one reads it through
+    `source` and `rows`: the first selects positions and costs nothing, the second computes.
+
     Args:
         known: ids [B, L] that carried-over positions take.
         where: BoolTensor [B, L], true at the positions that are predicted; elsewhere the token is known.
+        shaping: row maps, applied in order to every row.
     """
 
     def __init__(self, known: Tensor, where: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
         self.known = known
         self.where = where
-        self._shaping = shaping
+        self.shaping = shaping
 
     @property
     @abstractmethod
@@ -46,34 +52,35 @@ class Prediction(ABC):
         """V."""
 
     @abstractmethod
-    def _source(self, where: Tensor) -> Tensor:
-        """What rows are computed from, at the selected positions: [N, ...]."""
+    def source(self, where: Tensor) -> Tensor:
+        """What rows are computed from, at the N true positions of `where` (BoolTensor [B, L]): [N, ...]."""
 
     @abstractmethod
-    def _to_log_probs(self, source: Tensor) -> Tensor:
-        """Rows [N, ...] of the source -> normalised float log-probabilities [N, V]."""
+    def to_log_probs(self, source: Tensor) -> Tensor:
+        """Rows [N, ...] of the source -> normalised float log-probabilities [N, V], before any shaping."""
 
     @abstractmethod
-    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
-        """The same prediction with other row maps."""
+    def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        """The same prediction with `shaping` in the place of its row maps."""
 
     def shaped(self, row_map: RowMap) -> Prediction:
         """This prediction with `row_map` applied to its rows (temperature, top-p); nothing is computed yet."""
-        return self._with((*self._shaping, row_map))
+        return self.with_shaping((*self.shaping, row_map))
 
-    def _rows(self, source: Tensor) -> Tensor:
-        log_p = self._to_log_probs(source)
-        for row_map in self._shaping:
+    def rows(self, source: Tensor) -> Tensor:
+        """Rows [N, ...] of the source -> normalised log-probabilities [N, V], shaped."""
+        log_p = self.to_log_probs(source)
+        for row_map in self.shaping:
             log_p = row_map(log_p)
         return log_p
 
-    def _unnormalised(self, source: Tensor) -> Tensor:
-        """Rows [N, V] in proportion to the probabilities."""
-        return self._rows(source).exp()
+    def unnormalised(self, source: Tensor) -> Tensor:
+        """Rows [N, ...] of the source -> weights [N, V] in proportion to the shaped probabilities."""
+        return self.rows(source).exp()
 
     def log_probs(self, where: Tensor | None = None) -> Tensor:
         """Log-probabilities [N, V] at the true positions of `where` (default: all that are predicted)."""
-        return self._rows(self._source(self.where if where is None else where))
+        return self.rows(self.source(self.where if where is None else where))
 
     def dense_probs(self) -> Tensor:
         """Probabilities [B, L, V], one-hot at known positions. For small vocabularies, tests and soft data."""
@@ -90,7 +97,7 @@ class Prediction(ABC):
         where = self.where if where is None else where & self.where
         if isinstance(generator, SampleStreams):
             levels = uniform(where.shape, generator, device=where.device)
-            (drawn,) = self._scan(self._unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
+            (drawn,) = self._scan(self.unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
         else:
             (drawn,) = self.scan(lambda log_p: (sample_categorical(log_p, generator),), where)
         return self.known.masked_scatter(where, drawn)
@@ -106,17 +113,17 @@ class Prediction(ABC):
         Returns:
             What `fn` returned, for all N rows.
         """
-        return self._scan(self._rows, fn, where, *extras)
+        return self._scan(self.rows, fn, where, *extras)
 
     @torch.no_grad()
     def _scan(
         self, rows: RowMap, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor
     ) -> tuple[Tensor, ...]:
         """`scan`, with what `rows` makes of the source in the place of log-probabilities."""
-        inputs = [self._source(where), *(extra[where] for extra in extras)]
-        parts = zip(*(torch.split(x, self._chunk_rows()) for x in inputs), strict=True)
-        found = [fn(rows(source), *rest) for source, *rest in parts]
-        return found[0] if len(found) == 1 else tuple(torch.cat(pieces) for pieces in zip(*found, strict=True))
+        inputs = [self.source(where), *(extra[where] for extra in extras)]
+        parts = zip(*(torch.split(x, self.chunk_rows()) for x in inputs), strict=True)
+        results = [fn(rows(source), *extra) for source, *extra in parts]
+        return results[0] if len(results) == 1 else tuple(torch.cat(pieces) for pieces in zip(*results, strict=True))
 
     def nll(self, ids: Tensor, where: Tensor | None = None) -> Tensor:
         """-log p(ids) [B, L] at the true positions of `where` (default: all that are predicted); zero elsewhere."""
@@ -131,7 +138,8 @@ class Prediction(ABC):
         """Shannon entropy in nats [B, L]; zero at known positions."""
         return rowwise(lambda log_p: -expectation(log_p, log_p), [self], where=self.where)
 
-    def _chunk_rows(self) -> int:
+    def chunk_rows(self) -> int:
+        """How many rows are computed at once, so that they fit into `CHUNK_ELEMENTS` numbers."""
         return max(1, CHUNK_ELEMENTS // self.vocab_size)
 
 
@@ -157,14 +165,14 @@ def rowwise(
         float [B, L], zero outside `where`.
     """
     count = len(predictions)
-    sources = [p._source(where) for p in predictions]
+    sources = [p.source(where) for p in predictions]
     inputs = [*sources, *(_carried(p, where) for p in predictions), *(extra[where] for extra in extras or [])]
 
     def run(*args: Tensor) -> Tensor:
-        rows = [p._rows(source) for p, source in zip(predictions, args, strict=False)]
+        rows = [p.rows(source) for p, source in zip(predictions, args, strict=False)]
         return fn(*map(_copied, rows, args[count : 2 * count]), *args[2 * count :])
 
-    rows, size = sources[0].shape[0], min(p._chunk_rows() for p in predictions)
+    rows, size = sources[0].shape[0], min(p.chunk_rows() for p in predictions)
     if rows <= size:
         values = run(*inputs)
     else:

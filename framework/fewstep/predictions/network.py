@@ -36,19 +36,19 @@ class HeadPrediction(Prediction):
     def vocab_size(self) -> int:
         return self._vocab_size
 
-    def _source(self, where: Tensor) -> Tensor:
+    def source(self, where: Tensor) -> Tensor:
         return self._hidden[where]
 
-    def _to_log_probs(self, source: Tensor) -> Tensor:
+    def to_log_probs(self, source: Tensor) -> Tensor:
         return self._head(source).float().log_softmax(-1)
 
-    def _unnormalised(self, source: Tensor) -> Tensor:
-        if self._shaping:
-            return super()._unnormalised(source)
+    def unnormalised(self, source: Tensor) -> Tensor:
+        if self.shaping:
+            return super().unnormalised(source)
         logits = self._head(source).float()  # a draw needs no normalised row
         return (logits - logits.amax(-1, keepdim=True)).exp_()
 
-    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+    def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
         return HeadPrediction(self._hidden, self._head, self._vocab_size, self.known, self.where, shaping)
 
 
@@ -63,11 +63,11 @@ class TablePrediction(Prediction):
     def vocab_size(self) -> int:
         return self._table.shape[-1]
 
-    def _source(self, where: Tensor) -> Tensor:
+    def source(self, where: Tensor) -> Tensor:
         return self._table[where]
 
-    def _to_log_probs(self, source: Tensor) -> Tensor:
+    def to_log_probs(self, source: Tensor) -> Tensor:
         return source
 
-    def _with(self, shaping: tuple[RowMap, ...]) -> Prediction:
+    def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
         return TablePrediction(self._table, self.known, self.where, shaping)
