@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import OperationError, UserError
-from fewstep.objectives.base import LossOutput
+from fewstep.objectives.base import Batch, LossOutput, Phase, StepContext
 from fewstep.objectives.denoising import Denoising
+from fewstep.objectives.dmmd import DMMD
 from fewstep.recipe import load_recipe
 from fewstep.runs.checkpoint import load_checkpoint
 from fewstep.runs.folder import RunDir
@@ -115,6 +116,29 @@ def test_a_student_starts_as_its_teacher_and_both_roles_move(train: Train, tmp_p
     for role in ("student", "auxiliary"):
         moved = trainer.roles[role].backbone.state_dict()  # type: ignore[union-attr, operator]
         assert any(not torch.equal(moved[name], start[name]) for name in start), role
+
+
+def test_only_roles_that_a_phase_trains_have_dropout(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own turn the student's prediction is random, and the teacher's and the auxiliary's are not."""
+    honest, repeatable = DMMD.loss, {"student": set(), "auxiliary": set()}  # type: ignore[var-annotated]
+
+    def observed(self: DMMD, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        x, t = ctx.process.prior((4, 8), device="cpu", generator=None), torch.ones(4)
+        for name, role in ctx.roles.items():
+            with torch.no_grad():
+                first, second = (role(x, t, generator=torch.Generator().manual_seed(1)).log_probs() for _ in range(2))
+            repeatable[phase.name].add((name, torch.equal(first, second)))
+        return honest(self, phase, batch, ctx)
+
+    monkeypatch.setattr(DMMD, "loss", observed)
+    teacher = train("smoke-teacher", "teacher", "backbone.dropout=0.5")
+    sets = ["backbone.dropout=0.5", "objective.updates=alternating", "train.steps=6"]
+    recipe = load_recipe("smoke-dmmd", sets, teacher=str(teacher.path)).recipe
+    Trainer(recipe, RunDir.create("x", tmp_path / "student"), echo=lambda line: None).fit()
+    assert repeatable["student"] == {("teacher", True), ("student", False), ("auxiliary", True)}
+    assert repeatable["auxiliary"] == {("teacher", True), ("student", True), ("auxiliary", False)}
 
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])

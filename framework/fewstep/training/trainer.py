@@ -105,7 +105,7 @@ class Trainer:
         """Every role's network, in place."""
         built = build_roles(self.recipe, self.objective.roles, self.dataset, self.process)
         for name, role in self.objective.roles.items():
-            built[name].to(self.device).train(role.trained)
+            built[name].to(self.device).eval()
         return dict(built)
 
     def _loader(self) -> Loader:
@@ -174,8 +174,7 @@ class Trainer:
     def _step(self) -> None:
         """One optimiser step of the phase whose turn it is."""
         phase = self.turns.at(self.ctx.step)
-        for name, role in self.roles.items():
-            role.requires_grad_(name in phase.train)
+        self._take_turns(phase)
         self.ctx.diagnose = self.ctx.step // len(self.turns.cycle) % _DIAGNOSE_EVERY == 0
         losses = [self._micro_batch(phase, part) for part in self._batches()]
         self._check_finite(phase, "loss", torch.stack(losses).sum())
@@ -188,6 +187,17 @@ class Trainer:
         self.objective.after_step(phase, self.ctx)
         self._collect({f"{phase.name}/loss": torch.stack(losses).sum()})
         self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
+
+    def _take_turns(self, phase: Phase) -> None:
+        """Give gradients and dropout to the roles that the phase trains.
+
+        Dropout in any other role would be noise in the gradient: what that role predicts is the target.
+        """
+        for name, role in self.roles.items():
+            trained = name in phase.train
+            role.requires_grad_(trained)
+            if role.training != trained:
+                role.train(trained)
 
     def _batches(self) -> list[Batch]:
         rows, tokens = (part.to(self.device) for part in self.loader.next())
