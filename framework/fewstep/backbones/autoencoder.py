@@ -7,7 +7,7 @@ K codes, E width of a code.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -75,9 +75,7 @@ class Autoencoder(Backbone):
         """Which code is nearest to each of these vectors [..., E]: LongTensor [...]."""
         return nearest_code(vectors, self.codebook.detach())
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
-    ) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None) -> Tensor:
         """What becomes of clean images [B, L]: their values [B, L, 1]; t makes no difference."""
         codes = self.nearest(self.encode(self.values(x_t)))
         return rearrange(self.decode(self.codebook[codes]), "b c h w -> b (h w c) 1")

@@ -6,7 +6,6 @@ Shapes: B batch, L tokens, S input states, V output vocabulary, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -51,19 +50,14 @@ class Backbone(nn.Module, Component, ABC):
         self.tokens = tokens
 
     @abstractmethod
-    def forward(
-        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
-    ) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None) -> Tensor:
         """Hidden states [B, L, D].
 
         Args:
             x_t: ids [B, L], or probabilities over states [B, L, S] (embedded as their mean embedding).
-            t: [B], in [0, 1]; ignored unless the backbone is conditioned on time. A packed row may have one time for
-                each of its sequences.
+            t: [B], in [0, 1]; ignored unless the backbone is conditioned on time.
             residual: [R, B, L, D] added to the residual stream (noise input): the first to the token embedding, and if
                 R is `residual_sites`, each further one at its site (before each further block of a transformer).
-            segments: lengths of the sequences packed into the row, if any (B must be 1); they do not see each other,
-                and each starts at position 0.
         """
 
     def settled(self, device_type: str) -> dict[str, str]:

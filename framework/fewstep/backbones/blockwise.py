@@ -32,7 +32,6 @@ class BlockBackbone(Backbone, ABC):
         t: Tensor,
         *,
         residual: Tensor | None = None,
-        segments: Sequence[int] | None = None,
         context: Tensor | None = None,
         prefix: Prefix | None = None,
     ) -> Tensor:

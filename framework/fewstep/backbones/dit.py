@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fewstep.backbones.attention import attention, check_segments, resolve_backend
-from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
+from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.backbones.heads import symbol_head
 from fewstep.backbones.layers import (
     AttentionContext,
@@ -26,6 +26,7 @@ from fewstep.backbones.layers import (
     run_block,
     sinusoids,
 )
+from fewstep.backbones.packing import PacksSequences
 from fewstep.backbones.transformer_config import TransformerConfig, check_attention
 from fewstep.backbones.trunk import of_tokens
 
@@ -37,7 +38,7 @@ LEFT = 1e-3
 
 
 @BACKBONES.register("dit")
-class DiT(Backbone):
+class DiT(PacksSequences):
     """Diffusion transformer for text (DDiT of SEDD, arXiv 2310.16834; MDLM, arXiv 2406.07524; Duo, arXiv 2506.10892).
 
     Bidirectional, pre-norm, rotary, adaLN in every block and before the head. The same parameters under the same names

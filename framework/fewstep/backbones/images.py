@@ -7,7 +7,7 @@ N patches, E channels of the network within.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -52,19 +52,14 @@ class ImageBackbone(Backbone):
     def mix(self, pixels: Tensor, t: Tensor) -> Tensor:
         """Pixels [B, H, W, C D] at times [B] -> the same shape."""
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
-    ) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None) -> Tensor:
         weight = self.embedding.weight
         x = x_t.to(weight.dtype) @ weight if x_t.is_floating_point() else self.embedding(x_t)
         if residual is not None:
             x = x + residual[0]
         shape, length = x.shape, self.tokens.length
-        if set(segments or [length]) != {length} or x[..., 0].numel() % length:
+        if shape[1] != length:
             raise ValueError(f"backbone {self.config.type} reads whole images of {length} tokens")
-        if segments is not None:  # images packed into a row do not see each other, so they are a batch
-            x = x.view(-1, length, self.width)
-            t = t.expand(len(x))
         height, columns, channels = self.grid
         pixels = rearrange(x, "b (h w c) d -> b h w (c d)", h=height, w=columns, c=channels)
         return self.mix(pixels, t).reshape(shape)

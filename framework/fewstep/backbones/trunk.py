@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewstep.backbones.attention import check_segments, resolve_backend
-from fewstep.backbones.base import Backbone, TokenSpace
+from fewstep.backbones.base import TokenSpace
 from fewstep.backbones.heads import symbol_head
 from fewstep.backbones.layers import (
     AttentionContext,
@@ -25,6 +25,7 @@ from fewstep.backbones.layers import (
     run_block,
     sinusoids,
 )
+from fewstep.backbones.packing import PacksSequences
 from fewstep.backbones.transformer_config import TransformerConfig, check_attention
 
 
@@ -41,7 +42,7 @@ class TrunkConfig(TransformerConfig):
     )
 
 
-class TransformerTrunk(Backbone):
+class TransformerTrunk(PacksSequences):
     """Bidirectional pre-norm transformer with rotary positions.
 
     Args:

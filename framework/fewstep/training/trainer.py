@@ -104,9 +104,7 @@ class Trainer:
     def _build_roles(self) -> dict[str, Denoiser]:
         """Every role's network, in place."""
         built = build_roles(self.recipe, self.objective.roles, self.dataset, self.process)
-        for name, role in self.objective.roles.items():
-            built[name].to(self.device).eval()
-        return dict(built)
+        return {name: network.to(self.device).eval() for name, network in built.items()}
 
     def _loader(self) -> Loader:
         """Batches from memory, on the device; or read ahead from disk."""
