@@ -1,4 +1,4 @@
-"""`fewstep list` and `fewstep show`: what there is to name in a recipe."""
+"""`fewstep list` and `fewstep show`: the names that a recipe can use."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def list_(
     from fewstep.core.plugins import failure_notes
 
     kinds = (*KINDS, *_FILES, "plugins")
-    found = {name: _rows(name) for name in ([kind_named(kind, kinds)] if kind else kinds)}
+    tables = {name: _rows(name) for name in ([kind_named(kind, kinds)] if kind else kinds)}
     if as_json:
-        echo_json(found)
+        echo_json(tables)
         return
-    for name, rows in found.items():
+    for name, rows in tables.items():
         echo_table(name, rows)
     for note in failure_notes():
         typer.echo(f"warning: {note}", err=True)
@@ -50,7 +50,7 @@ def show(
     name: Annotated[str, typer.Argument(help="name, as `fewstep list` shows it")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show what one of them does. Prints a component's keys, or the text of a recipe or suite."""
+    """Show a component, a recipe or a suite. Prints its description and keys, or the text of the file."""
     from fewstep.core.kinds import KINDS, kind_named, registry
 
     kind = kind_named(kind, (*KINDS, *_FILES))
@@ -101,7 +101,7 @@ def _shipped_file(kind: str, name: str) -> Path:
 
 
 def _keys(config: type[Strict], prefix: str = "") -> Iterator[Row]:
-    """One row for each key, those of nested sections too."""
+    """One row for each key, including the keys of nested sections."""
     from pydantic_core import to_jsonable_python
 
     for name, field in config.model_fields.items():
@@ -116,7 +116,7 @@ def _keys(config: type[Strict], prefix: str = "") -> Iterator[Row]:
 
 
 def _kind(field: FieldInfo) -> str:
-    """The kind of component that a field holds, if it holds one."""
+    """Kind of a field's component; empty for a field of plain values."""
     from fewstep.core.fields import From
     from fewstep.core.kinds import registry
 

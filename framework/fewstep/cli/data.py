@@ -1,4 +1,4 @@
-"""`fewstep data`: what is done to data before training."""
+"""`fewstep data`: preparation of data before training."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def _data() -> None:
 def prepare(
     recipe: RecipeArgument,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="processes that tokenise; as many as there are cores if left out")
+        int | None, typer.Option(min=1, help="processes that tokenise; one for each core if left out")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="read every shard again and compare its hash")] = False,
     sets: Sets = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Tokenise the data of a recipe into shards. What was interrupted goes on where it was."""
+    """Tokenise the data of a recipe into shards. Continues an interrupted preparation."""
     from fewstep.data.base import DATASETS
     from fewstep.recipe import load_recipe
 
     config = load_recipe(recipe, sets or []).recipe.data
-    begun = time.monotonic()
+    start = time.monotonic()
     rows = DATASETS.get(config.type).cls.prepare(config, workers or os.cpu_count() or 1, verify)
     folder = getattr(config, "prepared", None)
     if as_json:
         echo_json({"folder": folder, "parts": rows})
         return
-    echo_table(f"{folder}, {time.monotonic() - begun:.1f} s", rows)
+    echo_table(f"{folder}, {time.monotonic() - start:.1f} s", rows)

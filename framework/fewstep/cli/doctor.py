@@ -1,4 +1,4 @@
-"""`fewstep doctor`: is everything there that fewstep can use?"""
+"""`fewstep doctor`: checks of the installation and the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fewstep.recipe.shipped import PACKAGE
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked for: whether it is there, what was found, and what to do if it is not."""
+    """Result of one check: the state that it found, and advice if that is not `ok`."""
 
     name: str
     ok: bool
@@ -30,7 +30,7 @@ class Finding:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
-    """Check this installation and machine. Exit code 1 if something that every run needs is missing."""
+    """Check this installation and machine. Exit code 1 if a need of every run is missing."""
     findings = [finding for check in _CHECKS for finding in check()]
     if as_json:
         echo_json([asdict(finding) for finding in findings])
@@ -43,9 +43,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
 
 
 def _python() -> list[Finding]:
-    found = f"{platform.python_version()} at {sys.executable}"
+    interpreter = f"{platform.python_version()} at {sys.executable}"
     return [
-        Finding("python", sys.version_info >= (3, 10), found, "fewstep needs Python 3.10 or newer"),
+        Finding("python", sys.version_info >= (3, 10), interpreter, "fewstep needs Python 3.10 or newer"),
         Finding("fewstep", True, f"{__version__} at {PACKAGE}"),
         Finding("cores", True, str(os.cpu_count())),
     ]
@@ -76,17 +76,17 @@ def _attention(device: str) -> list[Finding]:
 
     installed = True
     try:
-        found = f"{version('xformers')} installed" + ("; GPUs only" if device == "cpu" else "")
+        state = f"{version('xformers')} installed" + ("; GPUs only" if device == "cpu" else "")
     except PackageNotFoundError:
-        found, installed = "not installed", False
+        state, installed = "not installed", False
     usable, advice = ["sdpa", "math"], ""
     try:
         usable.insert(0, resolve_backend("xformers", device))
     except UserError as error:
         advice = str(error).removeprefix("attention: ")
     return [
-        # On a CPU there is nothing wrong with an xformers that waits for a GPU.
-        Finding("xformers", "xformers" in usable or (installed and device == "cpu"), found, advice, needed=False),
+        # xformers needs a GPU; on a CPU an installed one is not an error.
+        Finding("xformers", "xformers" in usable or (installed and device == "cpu"), state, advice, needed=False),
         Finding("attention", True, f"{', '.join(usable)} on {device}; auto takes {resolve_backend('auto', device)}"),
     ]
 

@@ -1,4 +1,4 @@
-"""`fewstep export` and `fewstep push`: a run as a folder of its own, and that folder on the Hub."""
+"""`fewstep export` writes a run as a self-contained folder; `fewstep push` uploads the folder to the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fewstep.cli.runs import RunArgument, Weights
 
 
 class Dtype(str, Enum):
-    """What weights are kept in."""
+    """Data type of exported weights."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -24,9 +24,9 @@ def export(
         str | None, typer.Option(metavar="FOLDER", help="new folder; export/NAME in the run folder if left out")
     ] = None,
     weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
-    dtype: Annotated[Dtype, typer.Option(help="what weights are kept in")] = Dtype.float32,
+    dtype: Annotated[Dtype, typer.Option(help="data type of the weights")] = Dtype.float32,
 ) -> None:
-    """Write a trained model as a folder of its own. It samples without the run and the data, and has a card."""
+    """Write a trained model as a self-contained folder with a card. It samples without the run and the data."""
     from fewstep.export.write import export_run
 
     path = export_run(run, out, weights=weights.value, dtype=dtype.value)
@@ -35,11 +35,11 @@ def export(
 
 
 def push(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="what `fewstep export` wrote")],
-    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="repository of models; made if it is not there")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="folder that `fewstep export` wrote")],
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="repository of models; created if it does not exist")],
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
 ) -> None:
-    """Upload an exported model to the Hugging Face Hub. Needs the extra `hub`; the card comes along."""
+    """Upload an exported model to the Hugging Face Hub. Needs the extra `hub`. Uploads the card too."""
     from fewstep.export.hub import push as upload
 
     typer.echo(f"pushed to {upload(folder, repo, private=private)}")

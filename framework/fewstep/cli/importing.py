@@ -1,4 +1,4 @@
-"""`fewstep import`: options and what they mean; the work is done in `fewstep.convert`."""
+"""`fewstep import`: options of the command. `fewstep.convert` does the import."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ Source = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="file, folder, or OWNER/NAME of the Hugging Face Hub")
 ]
 LayoutOption = Annotated[
-    str, typer.Option("--layout", metavar="NAME", help="whose layout: mdlm, sdtt, idlm-mdlm, duo or idlm-duo")
+    str,
+    typer.Option("--layout", metavar="NAME", help="layout of the checkpoint: mdlm, sdtt, idlm-mdlm, duo or idlm-duo"),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="the .safetensors file to write")]
 RecipeOption = Annotated[
     str | None,
-    typer.Option("--recipe", metavar="RECIPE", help="recipe whose data the model knows; bare token ids if left out"),
+    typer.Option("--recipe", metavar="RECIPE", help="recipe with the model's data; plain token ids if left out"),
 ]
-Heads = Annotated[int | None, typer.Option(min=1, help="attention heads, where the checkpoint does not tell")]
-Length = Annotated[int | None, typer.Option(min=1, help="tokens a sample, where it does not tell and no recipe does")]
+Heads = Annotated[int | None, typer.Option(min=1, help="attention heads, if the checkpoint does not say")]
+Length = Annotated[int | None, typer.Option(min=1, help="tokens a sample, if neither the checkpoint nor a recipe says")]
 MaskId = Annotated[
     int | None, typer.Option("--mask-id", min=0, help="id of [MASK], if it is not the last row of the embedding")
 ]
 Revision = Annotated[str | None, typer.Option(help="branch, tag or commit on the Hub")]
-WeightsOption = Annotated[Weights, typer.Option(help="which weights of a training checkpoint that has both")]
+WeightsOption = Annotated[Weights, typer.Option(help="averaged or raw weights, if a training checkpoint has both")]
 
 
 def import_(
@@ -39,9 +40,9 @@ def import_(
     mask_id: MaskId = None,
     revision: Revision = None,
     weights: WeightsOption = Weights.ema,
-    force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Turn a public checkpoint into a model of ours. Exit code 2 if any of its keys does not fit."""
+    """Convert a public checkpoint into a fewstep model. Exit code 2 if any of its keys does not fit."""
     from fewstep.convert.importing import ImportRequest, import_checkpoint
 
     request = ImportRequest(

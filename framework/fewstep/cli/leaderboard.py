@@ -11,7 +11,7 @@ from fewstep.cli.output import echo_json
 
 
 class Form(str, Enum):
-    """How the table is printed."""
+    """Format of the printed table."""
 
     markdown = "markdown"
     latex = "latex"
@@ -24,9 +24,9 @@ def leaderboard(
     data: Annotated[
         str | None, typer.Option(metavar="HASH", help="only results of these data (first digits of the fingerprint)")
     ] = None,
-    form: Annotated[Form, typer.Option("--format", help="how to print it")] = Form.markdown,
+    form: Annotated[Form, typer.Option("--format", help="format of the table")] = Form.markdown,
 ) -> None:
-    """Rank the results of several benchmarks. Refuses to rank values that do not compare."""
+    """Rank the results of several benchmarks. Refuses values that are not comparable."""
     from fewstep.bench.report.leaderboard import merge
 
     board = merge(results, value=value, data=data)

@@ -1,4 +1,4 @@
-"""Numbers of steps on the command line: one list with commas, and what a person is told who typed spaces."""
+"""Numbers of steps on the command line: one list with commas, and a suggestion after a list with spaces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 
 def numbers(text: str) -> list[int]:
-    """What a person typed for --steps."""
+    """Numbers of steps from the text of --steps."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise typer.BadParameter(f"expected numbers from 1, such as 4,8,16, not '{text}'", param_hint="--steps")
@@ -18,21 +18,21 @@ def numbers(text: str) -> list[int]:
 
 
 class StepsCommand(TyperCommand):
-    """A command with such a list: `--steps 4 8` is refused with the list that was meant."""
+    """A command with --steps. It refuses `--steps 4 8` and suggests `--steps 4,8`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         typed = list(args)
         try:
             return super().parse_args(ctx, args)
         except Exception as error:  # click's UsageError; which click that is depends on the version of typer
-            meant = _meant(typed)
-            if meant and "unexpected extra argument" in getattr(error, "message", ""):
-                error.message = f"{error.message}: numbers of steps are one list, --steps {meant}"  # type: ignore[attr-defined]
+            suggestion = _suggestion(typed)
+            if suggestion and "unexpected extra argument" in getattr(error, "message", ""):
+                error.message = f"{error.message}: numbers of steps are one list, --steps {suggestion}"  # type: ignore[attr-defined]
             raise
 
 
-def _meant(args: list[str]) -> str:
-    """The list that the numbers after --steps make, if there are several: "4,8,16"."""
+def _suggestion(args: list[str]) -> str:
+    """The numbers after --steps as one list, such as "4,8,16"; empty for fewer than two."""
     after = args[args.index("--steps") + 1 :] if "--steps" in args else []
-    typed = list(takewhile(lambda part: part.strip(",").isdecimal(), after))
-    return ",".join(part.strip(",") for part in typed) if len(typed) > 1 else ""
+    counts = list(takewhile(lambda part: part.strip(",").isdecimal(), after))
+    return ",".join(part.strip(",") for part in counts) if len(counts) > 1 else ""

@@ -42,8 +42,8 @@ app.command()(recipes.cp)
 app.command()(doctor.doctor)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"fewstep {__version__}")
         raise typer.Exit
 
@@ -58,7 +58,7 @@ def _options(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line. Always ends in SystemExit: 0 done, 1 something failed, 2 wrong input, 130 interrupted."""
+    """Run the command line. Always raises SystemExit: 0 success, 1 failure, 2 wrong input, 130 interrupted."""
     try:
         app(args=args, prog_name="fewstep")
     except SystemExit as stop:
@@ -73,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def describe(error: Exception) -> str:
-    """What a person is told about an error."""
+    """Message of an error for the console."""
     if isinstance(error, RecipeError):
         count = len(error.problems)
         return f"{error}\n{count} problem{'s' if count != 1 else ''}"
@@ -84,7 +84,7 @@ def describe(error: Exception) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return f"error: out of memory ({text}); lower train.batch_size, or split it with train.accumulate"
-    blamed = plugins.blame(error)
-    if blamed:
-        return f"error in {blamed} (FEWSTEP_DEBUG=1 shows the traceback)"
+    plugin = plugins.blame(error)
+    if plugin:
+        return f"error in {plugin} (FEWSTEP_DEBUG=1 shows the traceback)"
     return f"internal error: {text}; this is a bug, please report it (FEWSTEP_DEBUG=1 shows the traceback)"

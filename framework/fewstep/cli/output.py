@@ -1,4 +1,4 @@
-"""How commands print: tables for people, JSON for programs, errors on stderr."""
+"""Output of commands: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def echo_json(value: Any) -> None:
 
 
 def echo_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows that share their keys; the first column is never broken over lines."""
+    """Print rows with the same keys. The first column never wraps."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -31,5 +31,5 @@ def echo_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
-    # Away from a terminal there is no width to keep to; long lines are easier to search.
+    # A pipe or a file has no width; long lines are easier to search.
     Console(width=None if sys.stdout.isatty() else 180).print(table)

@@ -1,4 +1,4 @@
-"""`fewstep validate`, `schema` and `cp`: work with recipe files."""
+"""`fewstep validate`, `schema` and `cp`: commands for recipe files."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def schema(out: Annotated[Path | None, typer.Option(help="file to write; printed
 def cp(
     recipe: Annotated[str, typer.Argument(help="path, or name of a shipped recipe")],
     file: Annotated[Path, typer.Argument(help="where to put the copy: a file or a folder")],
-    force: Annotated[bool, typer.Option("--force", help="replace what is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Copy a recipe to start your own from. What it extends is still found from the new place."""
+    """Copy a recipe to start your own from. Adapts the paths of its base and plugins to the new place."""
     from fewstep.recipe import locate
     from fewstep.recipe.yaml_loader import load_mapping, read_text
 
     source, name = locate("recipe", recipe)
     text = read_text(source, name)
-    load_mapping(text, name)  # complain about broken YAML before anything is written
+    load_mapping(text, name)  # raises for broken YAML before anything is written
     target = file / source.name if file.is_dir() else file
     if target.exists() and not force:
         raise UserError(f"'{target}' exists; name another file, or replace it with --force")
@@ -77,17 +77,20 @@ def cp(
 
 
 def _modeline(target: Path) -> str:
-    """The comment that gives editors the schema, if one was written in or above the target's folder."""
+    """Comment that names the schema for editors; empty without a schema in or above the target's folder."""
     folder = target.parent.resolve()
-    for place in (folder, *folder.parents):
-        schema_file = place / ".schema" / "recipe.json"
+    for parent in (folder, *folder.parents):
+        schema_file = parent / ".schema" / "recipe.json"
         if schema_file.is_file():
             return f"# yaml-language-server: $schema={Path(os.path.relpath(schema_file, folder)).as_posix()}\n"
     return ""
 
 
 def _retarget(text: str, source: Path, target: Path) -> str:
-    """The recipe's text with all paths in `extends` and `plugins` meaning the same from the new place."""
+    """The recipe's text with the paths in `extends` and `plugins` rewritten for the new place.
+
+    Edits the text at the nodes' positions, since dumping the YAML again would lose comments and layout.
+    """
     import yaml
 
     text = re.sub(r"\A# yaml-language-server:.*\n", "", text)
@@ -106,7 +109,7 @@ def _retarget(text: str, source: Path, target: Path) -> str:
 
 
 def _base_from(base: Path, target: Path) -> str:
-    """How a copy names what it extends: by name if that is shipped, else by path."""
+    """Value of `extends` in the copy: the name of a shipped base, else a relative path."""
     from fewstep.recipe.shipped import shipped_bases, shipped_recipes
 
     shipped = {path.resolve(): name for name, path in {**shipped_recipes(), **shipped_bases()}.items()}

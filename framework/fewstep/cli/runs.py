@@ -1,4 +1,4 @@
-"""`fewstep train`, `distill`, `evaluate` and `benchmark`: thin layers over the modules that do the work."""
+"""`fewstep train`, `distill`, `evaluate` and `benchmark`: options of the commands."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Resume = Annotated[
 ]
 SamplerOption = Annotated[
     str | None,
-    typer.Option("--sampler", metavar="YAML", help="name or {type: NAME, ...} in the place of the recipe's sampler"),
+    typer.Option("--sampler", metavar="YAML", help="name or {type: NAME, ...}; replaces the recipe's sampler"),
 ]
 
 
 class Weights(str, Enum):
-    """Which weights to sample from."""
+    """Weights of a model: averaged, or of the last step."""
 
     ema = "ema"
     raw = "raw"
@@ -40,7 +40,7 @@ class Weights(str, Enum):
 def train(
     recipe: RecipeArgument, teacher: Teacher = None, run_dir: RunFolder = None, resume: Resume = None, sets: Sets = None
 ) -> None:
-    """Train what a recipe describes."""
+    """Train the model of a recipe."""
     from fewstep.training.launch import launch
 
     launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=sets or [])
@@ -49,7 +49,7 @@ def train(
 def distill(
     recipe: RecipeArgument, teacher: Teacher = None, run_dir: RunFolder = None, resume: Resume = None, sets: Sets = None
 ) -> None:
-    """Distil a teacher into a student. Like train, with a teacher that --teacher or the recipe names."""
+    """Distil a teacher into a student. Trains with the teacher of --teacher or of the recipe."""
     from fewstep.recipe import load_recipe
 
     if teacher is None and load_recipe(recipe, sets or []).recipe.teacher is None:
@@ -62,12 +62,14 @@ def distill(
 def evaluate(
     run: RunArgument,
     steps: Annotated[str | None, typer.Option(metavar="4,8", help="sampling steps; the recipe's if left out")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="samples for each; the recipe's if left out")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="samples for each number of steps; the recipe's if left out")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")] = 0,
     sampler: SamplerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Score samples of a trained model. The recipe says by which metrics."""
+    """Score samples of a trained model. Its recipe names the metrics."""
     from fewstep.evaluation.evaluate import evaluate_run
 
     rows = evaluate_run(run, None if steps is None else numbers(steps), samples, seed, sampler)
@@ -82,13 +84,14 @@ def evaluate(
 def benchmark(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="path, or name of a shipped suite")],
     out: Annotated[str | None, typer.Option(help="folder for results; chosen if left out")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="shrink everything, to see that the suite runs")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="models worked on at a time, each in a process of its own")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="reduced run, to check that the suite works")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="number of processes, each with one model at a time")] = 1,
     compare: Annotated[
-        str | None, typer.Option(metavar="BASE", help="earlier results (file or folder); exit code 1 if some are worse")
+        str | None,
+        typer.Option(metavar="BASE", help="earlier results (file or folder); exit code 1 if a value is worse"),
     ] = None,
     keep_code: Annotated[
-        bool, typer.Option("--keep-code", help="reuse what other code of fewstep trained and measured")
+        bool, typer.Option("--keep-code", help="reuse models and rows of other code of fewstep")
     ] = False,
     sets: Annotated[
         list[str] | None,

@@ -1,4 +1,4 @@
-"""`fewstep sample`: options and what they mean; the work is done in `fewstep.sampling`."""
+"""`fewstep sample`: options of the command. `fewstep.sampling` draws the samples."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ import typer
 from fewstep.cli.runs import RunArgument, SamplerOption, Weights
 from fewstep.sampling.request import Part, SampleRequest
 
-Count = Annotated[int, typer.Option("-n", "--count", min=1, help="how many samples")]
-Steps = Annotated[int | None, typer.Option(min=1, help="sampling steps; what the model is made for if left out")]
+Count = Annotated[int, typer.Option("-n", "--count", min=1, help="number of samples")]
+Steps = Annotated[int | None, typer.Option(min=1, help="sampling steps; the model's own number if left out")]
 Seed = Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")]
 Out = Annotated[str | None, typer.Option(help="folder to write; inside the run folder if left out")]
 WeightsOption = Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")]
 Temperature = Annotated[float | None, typer.Option(help="below 1 sharpens; the recipe's if left out")]
-TopP = Annotated[float | None, typer.Option(help="share of probability drawn from; the recipe's if left out")]
+TopP = Annotated[float | None, typer.Option(help="share of probability to draw from; the recipe's if left out")]
 Guidance = Annotated[float | None, typer.Option(min=0, help="weight of guidance by labels; the recipe's if left out")]
 Label = Annotated[
-    str | None, typer.Option(metavar="CLASS|all", help="class to draw, or each in turn; the data's if left out")
+    str | None,
+    typer.Option(metavar="CLASS|all", help="class to draw, or all in turn; in the data's proportions if left out"),
 ]
-Prompt = Annotated[str | None, typer.Option(metavar="TEXT", help="what every sample starts with, for text data")]
+Prompt = Annotated[str | None, typer.Option(metavar="TEXT", help="start of every sample, for text data")]
 Infill = Annotated[
     str | None,
     typer.Option(metavar="FILE", help="templates: a line of text each, or `tokens` in safetensors with -1 for blanks"),
 ]
 Blank = Annotated[str | None, typer.Option(metavar="CHAR", help="blank of text templates; _ if left out")]
 BatchSize = Annotated[
-    str, typer.Option(metavar="N|auto", help="samples drawn at once, which changes none of them; auto fits memory")
+    str, typer.Option(metavar="N|auto", help="samples of a batch, without effect on their values; auto fits memory")
 ]
 PartOption = Annotated[
-    str | None, typer.Option(metavar="I/N", help="draw the I-th of N shares; as torchrun says, or all, if left out")
+    str | None,
+    typer.Option(metavar="I/N", help="draw the I-th of N shares; torchrun's share, or all samples, if left out"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="continue a job that was interrupted")]
-Animate = Annotated[bool, typer.Option("--animate", help="also show how the first samples come about")]
+Animate = Annotated[bool, typer.Option("--animate", help="also write an animation of the first samples")]
 
 
 def sample(
