@@ -21,7 +21,7 @@ from fewstep.likelihood.bounds import Scores, score_model
 from fewstep.runs.models import TrainedModel, Weights, load_model
 from fewstep.sampling.draw import average
 from fewstep.sampling.job import Job, batch_size_of, job_of
-from fewstep.sampling.labels import labels_asked_for
+from fewstep.sampling.labels import requested_labels
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.sheets import save_sheet
 from fewstep.sampling.templates import BLANK, checked_tokens, lines_as_templates, text_as_tokens
@@ -217,7 +217,7 @@ class Pipeline:
             texts = [samples] if isinstance(samples, str) else list(samples)
             rows = [text_as_tokens(text, f"score: text {i + 1}", self.dataset) for i, text in enumerate(texts)]
             tokens = checked_tokens(torch.stack(rows), "score", self.dataset, complete=True)
-        labels = None if label is None else labels_asked_for(str(label), self.dataset, len(tokens))
+        labels = None if label is None else requested_labels(str(label), self.dataset, len(tokens))
         with self._computing():
             return score_model(
                 self.model,

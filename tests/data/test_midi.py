@@ -138,7 +138,7 @@ def test_a_finished_job_knows_its_files_in_folders_and_the_next_one_replaces_the
     for count in (3, 2):
         job = JobFolder(tmp_path / "job", {"samples": count}, count)
         assert job.begin(Part(1, 1), resume=False, batch_size=lambda count=count: count) == count
-        job.keep(Batch(range(count), torch.zeros(count, 4, dtype=torch.long), 1.0, 0.1), "{}\n" * count)
+        job.store(Batch(range(count), torch.zeros(count, 4, dtype=torch.long), 1.0, 0.1), "{}\n" * count)
 
         def write(folder: Path, batch: Batch) -> dict[str, Any]:
             (folder / "midi").mkdir()

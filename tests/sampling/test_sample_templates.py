@@ -23,7 +23,7 @@ from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
-from fewstep.sampling.templates import in_turn, templates
+from fewstep.sampling.templates import cycle_rows, templates
 
 Train = Callable[..., RunDir]
 TEXT = "ab cd\n" * 40
@@ -130,7 +130,7 @@ def test_lines_are_templates_in_turn(text: Dataset, tmp_path: Path) -> None:
     rows = templates(SampleRequest(infill=file(tmp_path, "a_c\n\n__d_____\n")), text)
     assert rows is not None
     assert rows.tolist() == [[2, -1, 4, -1, -1, -1, -1, -1], [-1, -1, 5, -1, -1, -1, -1, -1]]
-    assert torch.equal(in_turn(rows, 5), rows[[0, 1, 0, 1, 0]])
+    assert torch.equal(cycle_rows(rows, 5), rows[[0, 1, 0, 1, 0]])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fewstep.runs.models import load_model
 from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.draw import draw
 from fewstep.sampling.job import sample_run
-from fewstep.sampling.labels import labels_asked_for
+from fewstep.sampling.labels import requested_labels
 from fewstep.sampling.request import SampleRequest
 from fewstep.training.trainer import Trainer
 
@@ -111,7 +111,7 @@ def test_samples_are_of_the_class_asked_for(runs: dict[str, Path]) -> None:
         classifier = {"run": str(runs["classifier"]), "weight": weight, "approximate": False}
         sampler = SAMPLERS.build({"type": "first_hitting", "classifier": classifier})
         denoiser = guide_of(sampler, model.dataset)(model.denoiser)
-        labels = labels_asked_for("1", model.dataset, 2000)
+        labels = requested_labels("1", model.dataset, 2000)
         tokens, nfe = draw(sampler, denoiser, 2000, steps=2, seed=0, batch_size=1000, labels=labels)
         assert nfe == 2
         shares[weight] = torch.bincount(tokens[:, 0], minlength=4) / 2000

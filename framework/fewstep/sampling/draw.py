@@ -23,18 +23,18 @@ def draw_batch(
     steps: int,
     seed: int,
     labels: Tensor | None = None,
-    given: Tensor | None = None,
+    templates: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Samples:
-    """Draw the samples of a seed with these numbers, at once.
+    """Draw one batch: the samples of a seed with these numbers.
 
     Args:
-        labels: classes of all samples (LongTensor [N]), if the denoiser is told them.
-        given: tokens of all samples that are not drawn (LongTensor [N, L]), -1 where they are.
+        labels: classes of all samples (LongTensor [N]), if the denoiser is conditioned on them.
+        templates: fixed tokens of all samples (LongTensor [N, L]), -1 where a token is drawn.
     """
-    here = slice(numbers.start, numbers.stop)
-    labels, given = (None if tensor is None else tensor[here] for tensor in (labels, given))
-    cond = condition_on(labels, denoiser.device, given)
+    batch = slice(numbers.start, numbers.stop)
+    labels, templates = (None if tensor is None else tensor[batch] for tensor in (labels, templates))
+    cond = condition_on(labels, denoiser.device, templates)
     streams = SampleStreams(seed, numbers)
     return sampler.sample(denoiser, len(numbers), steps=steps, generator=streams, cond=cond, on_step=on_step)
 
@@ -51,14 +51,15 @@ def draw(
     precision: str = "fp32",
     progress: Progress | None = None,
 ) -> tuple[Tensor, int | float]:
-    """Draw `count` samples in batches, of the classes `labels` (LongTensor [count]) if the denoiser is told them.
+    """Draw `count` samples in batches.
 
     Args:
+        labels: classes of the samples (LongTensor [count]), if the denoiser is conditioned on them.
         precision: "bf16" runs the network under autocast.
 
     Returns:
-        Tokens (LongTensor [count, L], on the CPU), which do not depend on the size of batches, and the network
-        evaluations that a sample took on average.
+        Tokens (LongTensor [count, L], on the CPU) and the mean network evaluations per sample. The tokens do not
+        depend on the size of batches.
     """
     parts: list[Tensor] = []
     evaluations = 0.0
@@ -74,6 +75,6 @@ def draw(
 
 
 def average(evaluations: float, count: int) -> int | float:
-    """Network evaluations that each of `count` samples took on average."""
+    """Mean network evaluations per sample, of `count` samples."""
     nfe = round(evaluations / count, 6)
     return int(nfe) if nfe.is_integer() else nfe

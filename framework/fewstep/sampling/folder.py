@@ -1,9 +1,9 @@
-"""The folder of a sampling job, which is whole at any moment, whatever kills the processes that fill it.
+"""The folder of a sampling job. It is consistent at any moment, even if its processes are killed.
 
-While it is filled it holds `unfinished/`: `job.json` with all that decides the samples, a `claim-I-of-N` of each
-process, and for each batch that is done its tokens and its lines. A batch counts once its tokens stand under their
-name. When all are there, what they make together is written beside and moved into the folder, `sample.json` last. Only
-then `unfinished/` goes, in one move.
+During the job it holds `unfinished/`: `job.json` with all settings that the samples depend on, a `claim-I-of-N` of
+each process, and the tokens and lines of each drawn batch. A batch counts once its tokens have their final name. When
+all batches are there, the joined files are written into a staging folder and moved into the folder, `sample.json`
+last. Only then `unfinished/` is removed, in one move.
 
 Shapes: n samples of a batch, N all samples, L tokens.
 """
@@ -30,18 +30,18 @@ from fewstep.core.errors import UserError
 from fewstep.runtime.files import flush, publish
 from fewstep.sampling.request import Part
 
-ABOUT, LINES, TENSORS = "sample.json", "samples.jsonl", "samples.safetensors"
+SUMMARY, LINES, TENSORS = "sample.json", "samples.jsonl", "samples.safetensors"
 _UNFINISHED, _JOB = "unfinished", "job.json"
-_BESIDE, _OWNER = ".beside-", "owner"
+_STAGING, _OWNER = ".beside-", "owner"
 _BATCH = re.compile(r"(\d+)-(\d+)\.safetensors")
 GIF, PAGE = "denoising.gif", "denoising.html"
 NOT_COMPARED = ("run", "commit")
-"""A run may have moved, and a commit may change nothing that matters here; the weights and the version tell."""
+"""Facts that may differ: a run may have moved, and a commit may be irrelevant. Weights and version are compared."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples with these numbers: `tokens` (LongTensor [n, L]), evaluations of all of them, and time."""
+    """Samples with these numbers: `tokens` (LongTensor [n, L]), network evaluations of all samples, and seconds."""
 
     numbers: range
     tokens: Tensor
@@ -53,89 +53,92 @@ class JobFolder:
     """One folder of samples.
 
     Args:
-        path: where.
-        job: everything that decides the samples, as plain data.
-        count: N.
+        path: path of the folder.
+        job: all settings that the samples depend on, as plain data.
+        count: N, the number of samples.
     """
 
     def __init__(self, path: Path, job: dict[str, Any], count: int) -> None:
         self.path, self.count = path, count
-        self.job: dict[str, Any] = json.loads(json.dumps(job))  # as it is read back
-        self._work = path / _UNFINISHED
+        self.job: dict[str, Any] = json.loads(json.dumps(job))  # in the form in which it is read back
+        self._unfinished = path / _UNFINISHED
 
     # ---------------------------------------------------------------- begin
 
     def begin(self, part: Part, *, resume: bool, batch_size: Callable[[], int]) -> int | None:
-        """Start or enter the job; returns the samples a batch that its shares are counted in, None if all is done.
+        """Start or enter the job.
 
         Args:
             batch_size: called by the process that starts the job.
 
+        Returns:
+            Samples per batch, the unit of the processes' shares; None if the job is finished.
+
         Raises:
-            UserError: an unfinished job is there already, and this one should not or cannot continue it.
+            UserError: the folder holds an unfinished job that this one does not continue.
         """
-        if not self._work.exists():
+        if not self._unfinished.exists():
             content = {"job": self.job, "batch_size": batch_size()}
-            if self._finished():
+            if self._is_finished():
                 self.sweep()
                 return None
             self._start(content)
-        there = _read(self._work / _JOB)
-        differences = self._differences(there["job"])
+        stored = _read(self._unfinished / _JOB)
+        differences = self._differences(stored["job"])
         if differences:
             raise UserError(
                 f"'{self.path}' holds an unfinished job with other settings ({'; '.join(differences)}); "
-                f"name another folder with --out, or delete '{self._work}'"
+                f"name another folder with --out, or delete '{self._unfinished}'"
             )
         self._claim(part, resume)
-        return int(there["batch_size"])
+        return int(stored["batch_size"])
 
-    def _finished(self) -> bool:
-        """Whether the samples of this very job are all there."""
-        about = _read(self.path / ABOUT)
-        names = about.get("files", [])
-        return bool(names) and all((self.path / name).exists() for name in names) and not self._differences(about)
+    def _is_finished(self) -> bool:
+        """Whether all samples of this job are there."""
+        summary = _read(self.path / SUMMARY)
+        names = summary.get("files", [])
+        return bool(names) and all((self.path / name).exists() for name in names) and not self._differences(summary)
 
     def _start(self, content: dict[str, Any]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
-        with beside(self.path) as folder:
+        with staging_folder(self.path) as folder:
             _write(folder / _JOB, json.dumps(content, indent=2) + "\n")
             flush(folder / _JOB)
             try:
-                folder.rename(self._work)
+                folder.rename(self._unfinished)
             except OSError:
-                if not (self._work / _JOB).exists():  # no other process of the same job was faster
+                if not (self._unfinished / _JOB).exists():  # no other process of the same job was faster
                     raise
 
     def _claim(self, part: Part, resume: bool) -> None:
-        """Note that a share is being drawn; without `resume` nobody may have begun it."""
-        claims = {file.name for file in self._work.glob("claim-*")}
+        """Record that this process draws a share; without `resume` the share must be unclaimed."""
+        claims = {file.name for file in self._unfinished.glob("claim-*")}
         own = f"claim-{part.index}-of-{part.of}"
-        begun = any(name == own or not name.endswith(f"-of-{part.of}") for name in claims)
+        is_claimed = any(name == own or not name.endswith(f"-of-{part.of}") for name in claims)
         try:
-            if resume or not begun:
-                (self._work / own).open("w" if resume else "x").close()
-        except FileExistsError:  # by another process, just now
-            begun = True
-        if begun and not resume:
+            if resume or not is_claimed:
+                (self._unfinished / own).open("w" if resume else "x").close()
+        except FileExistsError:  # another process has just created it
+            is_claimed = True
+        if is_claimed and not resume:
             raise UserError(
-                f"'{self.path}' holds this job unfinished, with {len(self.done())} of {self.count} samples; "
-                f"continue it with --resume, or delete '{self._work}' to start anew"
+                f"'{self.path}' holds this job unfinished, with {len(self.stored_numbers())} of {self.count} samples; "
+                f"continue it with --resume, or delete '{self._unfinished}' to start anew"
             )
 
     def _differences(self, other: dict[str, Any]) -> list[str]:
-        """What another job does differently, for people."""
+        """Differences to another job, as readable phrases."""
         ours, theirs = _flat(self.job), _flat({key: other.get(key) for key in self.job})
         keys = [key for key in {**ours, **theirs} if key not in NOT_COMPARED and ours.get(key) != theirs.get(key)]
         return [f"{key}: {_short(theirs.get(key))} there, {_short(ours.get(key))} here" for key in keys]
 
     # ---------------------------------------------------------------- batches
 
-    def done(self) -> set[int]:
-        """Numbers of the samples that are drawn."""
+    def stored_numbers(self) -> set[int]:
+        """Numbers of the stored samples."""
         return {number for numbers, _ in self._batches() for number in numbers}
 
-    def keep(self, batch: Batch, lines: str) -> None:
+    def store(self, batch: Batch, lines: str) -> None:
         """Write a batch: first its lines, then its tokens, which make it count."""
         name = f"{batch.numbers.start:08d}-{batch.numbers.stop - 1:08d}"
         tensors = {
@@ -143,101 +146,101 @@ class JobFolder:
             "evaluations": torch.tensor(batch.evaluations, dtype=torch.float64),
             "seconds": torch.tensor(batch.seconds, dtype=torch.float64),
         }
-        lines_file, tensors_file = (self._work / f"{name}{suffix}" for suffix in (".jsonl", ".safetensors"))
-        with beside(self._work) as folder:
+        lines_file, tensors_file = (self._unfinished / f"{name}{suffix}" for suffix in (".jsonl", ".safetensors"))
+        with staging_folder(self._unfinished) as folder:
             _write(folder / lines_file.name, lines)
             save_file(tensors, folder / tensors_file.name)
             publish(folder / lines_file.name, lines_file)
             publish(folder / tensors_file.name, tensors_file)
 
     def _batches(self) -> list[tuple[range, Path]]:
-        """Every whole batch, by its numbers."""
-        found = [(_BATCH.fullmatch(file.name), file) for file in self._work.glob("*.safetensors")]
+        """Every complete batch, in the order of its numbers."""
+        matches = [(_BATCH.fullmatch(file.name), file) for file in self._unfinished.glob("*.safetensors")]
         return sorted(
-            ((range(int(match[1]), int(match[2]) + 1), file) for match, file in found if match),
+            ((range(int(match[1]), int(match[2]) + 1), file) for match, file in matches if match),
             key=lambda batch: batch[0].start,
         )
 
     # ---------------------------------------------------------------- end
 
     def join(self, write: Callable[[Path, Batch], dict[str, Any]]) -> bool:
-        """Make the finished folder of all batches, once all are there; False if some are missing.
+        """Join all batches into the finished folder; False if batches are missing.
 
         Args:
-            write: writes the files that people see into a folder; returns what is told of them in `sample.json`.
+            write: writes the files of all samples into a folder; returns facts for `sample.json`.
         """
-        with self._locked() as mine:
-            if not mine:
-                return True  # another process has just done it
-            if len(self.done()) < self.count:
+        with self._locked() as is_unfinished:
+            if not is_unfinished:
+                return True  # another process has just joined the batches
+            if len(self.stored_numbers()) < self.count:
                 return False
-            with beside(self.path) as folder:
-                begun = _read(self._work / _JOB)
-                told = write(folder, self._joined(folder))
-                self._publish(folder, {**begun["job"], **told, "batch_size": begun["batch_size"]})
-                self._work.rename(folder / _UNFINISHED)
+            with staging_folder(self.path) as folder:
+                stored = _read(self._unfinished / _JOB)
+                facts = write(folder, self._joined(folder))
+                self._publish(folder, {**stored["job"], **facts, "batch_size": stored["batch_size"]})
+                self._unfinished.rename(folder / _UNFINISHED)
         self.sweep()
         return True
 
-    def _publish(self, folder: Path, about: dict[str, Any]) -> None:
-        """Move all files of `folder` here, in the place of those of an earlier job; `about` is told of them."""
+    def _publish(self, folder: Path, summary: dict[str, Any]) -> None:
+        """Move all files of `folder` here, replacing those of an earlier job; `summary` goes into `sample.json`."""
         files = [file for file in folder.rglob("*") if file.is_file() and file.name != _OWNER]
         names = sorted(file.relative_to(folder).as_posix() for file in files)
-        _write(folder / ABOUT, json.dumps({**about, "files": names}, indent=2, ensure_ascii=False) + "\n")
-        for name in {*_read(self.path / ABOUT).get("files", []), GIF, PAGE} - set(names):
+        _write(folder / SUMMARY, json.dumps({**summary, "files": names}, indent=2, ensure_ascii=False) + "\n")
+        for name in {*_read(self.path / SUMMARY).get("files", []), GIF, PAGE} - set(names):
             (self.path / name).unlink(missing_ok=True)
-        for name in [*names, ABOUT]:
+        for name in [*names, SUMMARY]:
             (self.path / name).parent.mkdir(exist_ok=True)
             publish(folder / name, self.path / name)
 
     def sweep(self) -> None:
-        """Remove what processes that were killed have left beside a finished job."""
-        for folder in self.path.glob(f"{_BESIDE}*"):
+        """Remove the staging folders that killed processes have left in a finished job."""
+        for folder in self.path.glob(f"{_STAGING}*"):
             try:
                 with (folder / _OWNER).open("a") as owner:
                     fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, FileNotFoundError):  # its owner lives, or has just removed it
+            except (BlockingIOError, FileNotFoundError):  # the owner lives, or has just removed it
                 continue
             shutil.rmtree(folder, ignore_errors=True)
 
     def _joined(self, folder: Path) -> Batch:
-        """All batches as one, its lines and tokens written into `folder`; what was drawn twice is taken once."""
+        """All batches as one, with its lines written into `folder`; a sample in two batches is taken once."""
         tokens, evaluations, seconds = [], 0.0, 0.0
         with (folder / LINES).open("w", encoding="utf-8", newline="\n") as lines:
-            at = 0
+            position = 0
             for numbers, file in self._batches():
-                part, known = load_file(file), at - numbers.start
-                if known >= len(numbers):
+                part, overlap = load_file(file), position - numbers.start
+                if overlap >= len(numbers):
                     continue
                 with file.with_suffix(".jsonl").open(encoding="utf-8", newline="\n") as batch:
-                    lines.writelines(islice(batch, known, None))
-                tokens.append(part["tokens"][known:])
-                evaluations += float(part["evaluations"]) * (1 - known / len(numbers))
+                    lines.writelines(islice(batch, overlap, None))
+                tokens.append(part["tokens"][overlap:])
+                evaluations += float(part["evaluations"]) * (1 - overlap / len(numbers))
                 seconds += float(part["seconds"])
-                at = numbers.stop
+                position = numbers.stop
         return Batch(range(self.count), torch.cat(tokens), evaluations, seconds)
 
     @contextmanager
     def _locked(self) -> Iterator[bool]:
-        """Alone with the job; False if it was finished in the meantime."""
+        """Lock the job against other processes; yields False if one has finished it in the meantime."""
         try:
-            file = (self._work / _JOB).open("r+")  # network file systems lock what may be written
+            file = (self._unfinished / _JOB).open("r+")  # network file systems lock only writable files
         except FileNotFoundError:
             yield False
             return
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield (self._work / _JOB).exists()
+            yield (self._unfinished / _JOB).exists()
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A folder within `path` for what is not whole yet; it is locked as long as its owner lives, and then removed."""
-    folder = path / f"{_BESIDE}{secrets.token_hex(4)}"
+def staging_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder within `path` for incomplete files, locked while its owner lives, and then removed."""
+    folder = path / f"{_STAGING}{secrets.token_hex(4)}"
     folder.mkdir()
     try:
         with (folder / _OWNER).open("a") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX)  # goes when the process does, however it ends
+            fcntl.flock(owner, fcntl.LOCK_EX)  # the system releases the lock when the process ends, however it ends
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

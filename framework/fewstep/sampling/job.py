@@ -32,22 +32,25 @@ from fewstep.runtime.progress import Narrator
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 from fewstep.samplers.walk import Walk, WalkSampler
-from fewstep.sampling.animation import animate, file_name, record, shown
+from fewstep.sampling.animation import animate, animated_count, file_name, record_frames
 from fewstep.sampling.draw import average, draw_batch
-from fewstep.sampling.folder import Batch, JobFolder, beside
-from fewstep.sampling.labels import condition_on, labels_asked_for, labels_like_data
+from fewstep.sampling.folder import Batch, JobFolder, staging_folder
+from fewstep.sampling.labels import condition_on, labels_like_data, requested_labels
 from fewstep.sampling.memory import fitting_batch
 from fewstep.sampling.output import jsonl, write_samples
 from fewstep.sampling.request import SampleRequest
-from fewstep.sampling.templates import in_turn, templates
+from fewstep.sampling.templates import cycle_rows, templates
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request with everything that it takes: the model, its denoiser as the sampler wants it (a classifier may guide
-    it), `labels` (LongTensor [N]) and `given` tokens (LongTensor [N, L])."""
+    """A request with the model and tensors that it needs.
+
+    `denoiser` is the model's, wrapped in a guide if the sampler asks for one. `labels` is LongTensor [N], `templates`
+    LongTensor [M, L], and `sample_templates` LongTensor [N, L] has the template of each sample.
+    """
 
     request: SampleRequest
     model: TrainedModel
@@ -56,11 +59,11 @@ class Job:
     steps: int
     labels: Tensor | None
     templates: Tensor | None
-    given: Tensor | None
+    sample_templates: Tensor | None
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Everything that decides the samples, as plain data."""
+        """All settings that the samples depend on, as plain data."""
         r, model, rows = self.request, self.model, self.templates
         return {
             "run": str(model.path),
@@ -79,7 +82,7 @@ class Job:
         }
 
     def draw(self, numbers: range, on_step: OnStep | None = None) -> Samples:
-        """The samples with these numbers."""
+        """Draw the samples with these numbers."""
         return draw_batch(
             self.sampler,
             self.denoiser,
@@ -87,7 +90,7 @@ class Job:
             steps=self.steps,
             seed=self.request.seed,
             labels=self.labels,
-            given=self.given,
+            templates=self.sample_templates,
             on_step=on_step,
         )
 
@@ -97,14 +100,15 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
 
     Args:
         run: run folder, or an exported file.
-        say: told in one line what was done.
+        request: number, settings and destination of the samples.
+        say: called with a one-line report.
 
     Returns:
-        The sheet to look at; the folder while samples of other processes are missing.
+        Path of the sheet, or of the folder while samples of other processes are missing.
 
     Raises:
-        UserError: no such run or class, a setting that its sampler or network does not have, templates that do not
-            fit its data, or an unfinished job in the folder that this one should not or cannot continue.
+        UserError: the run, the class or a setting does not exist; templates do not fit the data; or the folder holds
+            an unfinished job that this request does not continue.
     """
     _choose_gpu()
     job = prepare(run, request or SampleRequest())
@@ -116,11 +120,11 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
         try:
             _fill(folder, job, size)
         except KeyboardInterrupt:
-            kept = f"{len(folder.done())} of {r.count} samples"
-            print(f"kept {kept} in {path}; --resume continues", file=sys.stderr, flush=True)
+            stored = f"{len(folder.stored_numbers())} of {r.count} samples"
+            print(f"kept {stored} in {path}; --resume continues", file=sys.stderr, flush=True)
             raise
-        if not folder.join(lambda beside, batch: _finish(beside, batch, job)):
-            missing = f"{r.count - len(folder.done())} of {r.count} samples"
+        if not folder.join(lambda staging, batch: _finish(staging, batch, job)):
+            missing = f"{r.count - len(folder.stored_numbers())} of {r.count} samples"
             say(f"part {r.part} is done in {path}; {missing} are missing, and the last part joins all")
             return path
     if r.animate:
@@ -131,55 +135,55 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
 
 
 def prepare(run: str, request: SampleRequest) -> Job:
-    """Load the model, and check the request against it."""
+    """Load the model and check the request against it."""
     model = load_model(run, weights=request.weights)
     return job_of(model, request, templates(request, model.dataset))
 
 
 def job_of(model: TrainedModel, request: SampleRequest, rows: Tensor | None) -> Job:
-    """A request to a model that is loaded.
+    """The job of a request to a loaded model.
 
     Args:
-        rows: templates, LongTensor [M, L], if any tokens are given.
+        rows: templates, LongTensor [M, L]; None if all tokens are drawn.
     """
     steps = request.steps or usual_steps(model.recipe)
     sampler = _sampler(model, request, steps)
-    given = None if rows is None else in_turn(rows, request.count)
+    sample_templates = None if rows is None else cycle_rows(rows, request.count)
     denoiser = guide_of(sampler, model.dataset)(model.denoiser)
-    return Job(request, model, denoiser, sampler, steps, _labels(model, denoiser, request), rows, given)
+    return Job(request, model, denoiser, sampler, steps, _labels(model, denoiser, request), rows, sample_templates)
 
 
 def _fill(folder: JobFolder, job: Job, size: int) -> None:
-    """Draw what is missing of this process's share: of the N-th batches those that fall to it."""
+    """Draw the missing samples of this process's share: every N-th batch, for N processes."""
     r, part = job.request, job.request.part
-    done = folder.done()
-    shares = range((part.index - 1) * size, r.count, part.of * size)
-    runs = [run for first in shares for run in _missing(range(first, min(first + size, r.count)), done)]
-    wanted, drawn = sum(map(len, runs)), 0
+    stored = folder.stored_numbers()
+    starts = range((part.index - 1) * size, r.count, part.of * size)
+    gaps = [gap for first in starts for gap in _missing(range(first, min(first + size, r.count)), stored)]
+    total, count = sum(map(len, gaps)), 0
     progress = Narrator(f"{job.steps} steps")
-    for run in runs:
-        for numbers in _chunks(run, r.batch_size or size):
-            begun = time.monotonic()
+    for gap in gaps:
+        for numbers in _chunks(gap, r.batch_size or size):
+            start = time.monotonic()
             try:
                 samples = job.draw(numbers)
             except (MemoryError, torch.OutOfMemoryError):
-                told = f"out of memory with {len(numbers)} samples at once"
-                raise OperationError(f"{told}; continue with --resume and a smaller --batch-size") from None
+                message = f"out of memory with {len(numbers)} samples at once"
+                raise OperationError(f"{message}; continue with --resume and a smaller --batch-size") from None
             tokens = samples.x.cpu()
-            batch = Batch(numbers, tokens, samples.nfe * len(numbers), time.monotonic() - begun)
-            folder.keep(batch, jsonl(numbers, tokens, job.labels, job.model.dataset))
-            drawn += len(numbers)
-            progress(drawn, wanted)
+            batch = Batch(numbers, tokens, samples.nfe * len(numbers), time.monotonic() - start)
+            folder.store(batch, jsonl(numbers, tokens, job.labels, job.model.dataset))
+            count += len(numbers)
+            progress(count, total)
 
 
-def _missing(numbers: range, done: set[int]) -> Iterator[range]:
-    """The stretches of `numbers` that are not done."""
+def _missing(numbers: range, stored: set[int]) -> Iterator[range]:
+    """The stretches of `numbers` that are not stored."""
     first = None
     for number in numbers:
-        if number in done and first is not None:
+        if number in stored and first is not None:
             yield range(first, number)
             first = None
-        elif number not in done and first is None:
+        elif number not in stored and first is None:
             first = number
     if first is not None:
         yield range(first, numbers.stop)
@@ -191,7 +195,7 @@ def _chunks(numbers: range, size: int) -> Iterator[range]:
 
 
 def _finish(folder: Path, batch: Batch, job: Job) -> dict[str, Any]:
-    """Write what people see of all samples; returns what is told of them."""
+    """Write the files of all samples; returns facts for `sample.json`."""
     write_samples(folder, batch.tokens, job.labels, job.model.dataset)
     return {
         "nfe": average(batch.evaluations, len(batch.numbers)),
@@ -201,24 +205,24 @@ def _finish(folder: Path, batch: Batch, job: Job) -> dict[str, Any]:
 
 
 def _animate(path: Path, job: Job) -> None:
-    """Draw the first samples once more, and show how they come about."""
+    """Draw the first samples once more and animate their steps."""
     dataset, denoiser, sampler = job.model.dataset, job.denoiser, job.sampler
-    numbers = range(shown(dataset, job.request.count))
-    start, given = None, None if job.given is None else job.given[: len(numbers)]
+    numbers = range(animated_count(dataset, job.request.count))
+    start, rows = None, None if job.sample_templates is None else job.sample_templates[: len(numbers)]
     if isinstance(sampler, WalkSampler):
-        cond = condition_on(None, denoiser.device, given)
+        cond = condition_on(None, denoiser.device, rows)
         walk = Walk(denoiser, sampler.config, cond, SampleStreams(job.request.seed, numbers))
         start = sampler.start(walk, len(numbers), denoiser.length)
-    frames = record(lambda on_step: job.draw(numbers, on_step=on_step), start)
+    frames = record_frames(lambda on_step: job.draw(numbers, on_step=on_step), start)
     title = f"{job.model.recipe.name}: {job.steps} steps, seed {job.request.seed}"
-    with beside(path) as folder:
+    with staging_folder(path) as folder:
         file = folder / file_name(dataset)
-        animate(file, dataset, frames, given, title)
+        animate(file, dataset, frames, rows, title)
         publish(file, path / file.name)
 
 
 def batch_size_of(job: Job) -> int:
-    """Samples drawn at once: as asked, or what fits into memory, and no more than leaves each process a share."""
+    """Samples drawn at once: the requested number, or the number that fits into memory, at most one process's share."""
     r = job.request
     if r.batch_size:
         return r.batch_size
@@ -226,22 +230,22 @@ def batch_size_of(job: Job) -> int:
     return max(1, min(fitting, -(-r.count // r.part.of)))
 
 
-class _Enough(Exception):
-    """One step was taken."""
+class _StopSampling(Exception):
+    """Raised after the first step."""
 
 
 def _one_step(job: Job, numbers: range) -> None:
-    """Begin to draw samples, and leave it at the first step."""
+    """Draw samples and stop after the first step; every sampler calls `on_step`, none has a way to stop early."""
 
     def stop(state: StepState) -> None:
-        raise _Enough
+        raise _StopSampling
 
-    with suppress(_Enough):
+    with suppress(_StopSampling):
         job.draw(numbers, stop)
 
 
 def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler:
-    """The recipe's sampler, another, or one with other settings."""
+    """The recipe's sampler, or another one, with the changed settings of the request."""
     recipe, changes = model.recipe, request.settings
     if "guidance" in changes and not model.denoiser.conditioned_on_labels:
         raise UserError(f"'{model.path}' was trained without labels (label_input), by which guidance goes")
@@ -254,16 +258,16 @@ def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler
 
 
 def _labels(model: TrainedModel, denoiser: Denoiser, request: SampleRequest) -> Tensor | None:
-    """The classes to draw samples of, for a model that knows any, or is guided by one that does."""
+    """Classes of the samples; None for a denoiser that is not conditioned on labels."""
     if request.label is None:
         return labels_like_data(denoiser, model.dataset, request.count, request.seed)
     if not denoiser.conditioned_on_labels:
         raise UserError(f"'{model.path}' was trained without labels (label_input); leave --label out")
-    return labels_asked_for(request.label, model.dataset, request.count)
+    return requested_labels(request.label, model.dataset, request.count)
 
 
 def _name(job: Job) -> str:
-    """A folder's name that tells requests apart."""
+    """Folder name that distinguishes requests."""
     r = job.request
     marks: dict[str, Any] = {"steps": job.steps, "seed": r.seed, "n": r.count, **r.settings, "label": r.label}
     if r.sampler is not None:
@@ -276,6 +280,6 @@ def _name(job: Job) -> str:
 
 
 def _choose_gpu() -> None:
-    """Under torchrun each process of a machine has a GPU of its own, as far as there are any."""
+    """Under torchrun, give each process of a machine its own GPU; with fewer GPUs, processes share them."""
     if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -1,4 +1,4 @@
-"""Which classes samples are asked for.
+"""Classes of the samples to draw.
 
 Shapes: N samples, L tokens.
 """
@@ -19,9 +19,9 @@ ALL = "all"
 
 
 def labels_like_data(denoiser: Denoiser, dataset: Dataset, count: int, seed: int) -> Tensor | None:
-    """Labels [N] of training samples drawn at random, or None for a denoiser that is told none.
+    """Labels [N] of random training samples; None for a denoiser that is not conditioned on labels.
 
-    They have a random stream of their own, so that asking for classes does not change the noise.
+    They have their own random stream, so that a request for classes does not change the noise.
     """
     if not denoiser.conditioned_on_labels:
         return None
@@ -30,21 +30,20 @@ def labels_like_data(denoiser: Denoiser, dataset: Dataset, count: int, seed: int
     return dataset.labels[rows]
 
 
-def labels_asked_for(wanted: str, dataset: Dataset, count: int) -> Tensor:
-    """Labels [N] for what a person typed: a class, or "all".
+def requested_labels(name: str, dataset: Dataset, count: int) -> Tensor:
+    """Labels [N] of a class named by a person, or of every class in turn for "all".
 
     Raises:
         UserError: there is no such class.
     """
-    if wanted == ALL:
+    if name == ALL:
         return torch.arange(count) % dataset.classes
-    if not wanted.isdecimal() or int(wanted) >= dataset.classes:
-        raise UserError(f"no class '{wanted}'; the data have classes 0 to {dataset.classes - 1}, or say '{ALL}'")
-    return torch.full((count,), int(wanted))
+    if not name.isdecimal() or int(name) >= dataset.classes:
+        raise UserError(f"no class '{name}'; the data have classes 0 to {dataset.classes - 1}, or say '{ALL}'")
+    return torch.full((count,), int(name))
 
 
-def condition_on(labels: Tensor | None, device: torch.device, given: Tensor | None = None) -> Condition:
-    """The condition that consists of labels [N] and given tokens [N, L], or of nothing."""
-    on_device = (None if tensor is None else tensor.to(device) for tensor in (labels, given))
-    labels, given = on_device
-    return Condition(labels, given=given)
+def condition_on(labels: Tensor | None, device: torch.device, templates: Tensor | None = None) -> Condition:
+    """A condition on labels [N] and templates [N, L], each optional."""
+    labels, templates = (None if tensor is None else tensor.to(device) for tensor in (labels, templates))
+    return Condition(labels, given=templates)

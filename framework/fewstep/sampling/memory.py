@@ -1,8 +1,8 @@
-"""How many samples to draw at once.
+"""The number of samples that fit into memory in one batch.
 
-A step on a few samples is watched, and the largest sum of tensors that are alive at the same time is what a sample
-takes. That counts activations, logits and random numbers alike, on any device; what kernels use inside themselves is
-not seen, so half of the free memory is left alone.
+One step on a few samples is measured: the peak of the bytes of live tensors is the memory that they take. It counts
+activations, logits and random numbers on any device. It misses the buffers inside kernels, so half of the free memory
+stays unused.
 """
 
 from __future__ import annotations
@@ -19,61 +19,61 @@ from torch.utils._pytree import tree_leaves
 from fewstep.denoisers.base import Denoiser
 
 PROBE = 4
-"""Samples that are watched."""
+"""Samples of the measured step."""
 SHARE = 0.5
-"""Of the free memory."""
-MOST = {"cpu": 64, "cuda": 1024}
-"""Larger batches are hardly faster, and an interruption would lose more."""
+"""Used share of the free memory."""
+MAX_BATCH = {"cpu": 64, "cuda": 1024}
+"""Limits of a batch: larger ones are hardly faster, and an interruption would lose more."""
 
 
 def fitting_batch(denoiser: Denoiser, draw: Callable[[range], Any], count: int) -> int:
-    """Samples that fit into memory together.
+    """The number of samples that fit into memory together.
 
     Args:
         draw: draws the samples with these numbers in one step.
-        count: samples that there are.
+        count: number of samples of the request.
     """
-    counted, watched = (denoiser.nfe, denoiser.evaluated), min(PROBE, count)
+    counters, probes = (denoiser.nfe, denoiser.evaluated), min(PROBE, count)
     with LiveMemory() as memory:
-        draw(range(watched))
-    denoiser.nfe, denoiser.evaluated = counted
+        draw(range(probes))
+    denoiser.nfe, denoiser.evaluated = counters
     device = denoiser.device
-    fitting = int(SHARE * free_memory(device) / max(1, memory.peak / watched))
-    return max(1, min(fitting, MOST["cpu" if device.type == "cpu" else "cuda"]))
+    fitting = int(SHARE * free_memory(device) / max(1, memory.peak / probes))
+    return max(1, min(fitting, MAX_BATCH["cpu" if device.type == "cpu" else "cuda"]))
 
 
 class LiveMemory(TorchDispatchMode):
-    """Within it, `peak` is the most bytes that new tensors held at once."""
+    """Context in which `peak` is the largest number of bytes that new tensors held at once."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._live = 0
-        self._seen: set[int] = set()
+        self._storages: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
+                self._count(tensor.untyped_storage())
         return out
 
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage until it is freed; views share one."""
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it is freed; a tensor and its views share one, so it is counted once."""
         key, size = storage._cdata, storage.nbytes()
-        if key in self._seen:
+        if key in self._storages:
             return
-        self._seen.add(key)
+        self._storages.add(key)
         self._live += size
         self.peak = max(self.peak, self._live)
         weakref.finalize(storage, self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:
-        self._seen.discard(key)
+        self._storages.discard(key)
         self._live -= size
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be had: of the GPU, or of the machine and of the group that the process is limited to."""
+    """Bytes that can still be allocated: on the GPU, or on the machine within the limit of the process's cgroup."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
@@ -82,6 +82,6 @@ def free_memory(device: torch.device) -> int:
     group = Path("/sys/fs/cgroup")
     if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # given back when it is needed
+        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # the kernel frees it on demand
         free = min(free, int(limit) - int((group / "memory.current").read_text()) + cached)
     return max(0, free)

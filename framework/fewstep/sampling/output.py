@@ -1,4 +1,4 @@
-"""Samples in files: lines of JSON, tensors, and for people a sheet, and music to listen to.
+"""Samples in files: lines of JSON, tensors, a sheet to look at, and MIDI files to listen to.
 
 Shapes: n samples of a batch, N all samples, L tokens.
 """
@@ -15,14 +15,16 @@ from fewstep.data.base import Dataset
 from fewstep.sampling.folder import TENSORS
 from fewstep.sampling.sheets import save_sheet
 
-_MOST_MIDI = 100
-"""Samples that get a file each; with more of them nobody listens to all."""
+_MAX_MIDI_FILES = 100
+"""Limit on samples with a MIDI file; nobody listens to more."""
 
 
 def jsonl(numbers: range, tokens: Tensor, labels: Tensor | None, dataset: Dataset) -> str:
-    """A line for each sample (`tokens` is LongTensor [n, L]), with its text or class where it has one.
+    """A line per sample, with its text or class if it has one.
 
     Args:
+        numbers: numbers of the samples.
+        tokens: LongTensor [n, L].
         labels: classes of all samples, LongTensor [N].
     """
     texts = dataset.to_text(tokens) if dataset.kind == "text" else None
@@ -38,15 +40,15 @@ def jsonl(numbers: range, tokens: Tensor, labels: Tensor | None, dataset: Datase
 
 
 def write_samples(folder: Path, tokens: Tensor, labels: Tensor | None, dataset: Dataset) -> None:
-    """Write tensors and sheet of all samples, `tokens` LongTensor [N, L]; music also as MIDI, the first 100 of them."""
+    """Write tensors and sheet of all samples, LongTensor [N, L], and MIDI files of the first 100 samples of music."""
     tensors = {"tokens": tokens} if labels is None else {"tokens": tokens, "labels": labels}
     save_file(tensors, folder / TENSORS)
     save_sheet(folder / "samples", dataset, tokens)
-    _write_midi(folder / "midi", dataset.to_midi(tokens[:_MOST_MIDI]))
+    _write_midi(folder / "midi", dataset.to_midi(tokens[:_MAX_MIDI_FILES]))
 
 
 def _write_midi(folder: Path, files: list[bytes] | None) -> None:
-    """A file each, named by the sample's number."""
+    """Write a file per sample, named by its number."""
     if files is None:
         return
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A page that plays how text came about. It needs nothing but itself and a browser.
+"""An HTML page that plays the sampling of text, step by step. It loads no other file.
 
 Shapes: F frames, K samples, L tokens.
 """
@@ -115,18 +115,18 @@ def page(
     symbols: Sequence[str],
     times: Sequence[float],
     tokens: Sequence[Sequence[Sequence[int]]],
-    given: Sequence[Sequence[int]] | None,
+    templates: Sequence[Sequence[int]] | None,
     *,
     flowing: bool,
 ) -> str:
-    """The page.
+    """The text of the page.
 
     Args:
-        title: its heading.
-        symbols: the text of each token; larger tokens are masks.
+        title: heading.
+        symbols: text of each token; larger tokens are masks.
         times: t of each frame [F].
-        tokens: of each frame and sample [F, K, L].
-        given: tokens that were not drawn [K, L], -1 where they were.
+        tokens: tokens of each frame and sample [F, K, L].
+        templates: fixed tokens of each sample [K, L], -1 where a token was drawn.
         flowing: whether tokens make a text together; otherwise each has a cell.
     """
     data = {
@@ -134,15 +134,15 @@ def page(
         "times": times,
         "first": tokens[0],
         "changes": [[_changes(*rows) for rows in zip(*pair, strict=True)] for pair in pairwise(tokens)],
-        "given": given,
+        "given": templates,
         "flowing": flowing,
         "masks": any(token >= len(symbols) for row in tokens[0] for token in row),
     }
-    # Within a script element only "<" could end it.
+    # Only "<" could end a script element early.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return _PAGE % {"title": html.escape(title), "data": text}
 
 
 def _changes(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int]]:
-    """(place, token) of every token that is another one."""
+    """(place, token) of every token that changed."""
     return [(i, new) for i, (old, new) in enumerate(zip(before, after, strict=True)) if new != old]

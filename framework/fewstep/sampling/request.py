@@ -1,4 +1,4 @@
-"""What a person asks of `fewstep sample`. Loads no torch."""
+"""The request behind `fewstep sample`. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewstep.core.errors import UserError
 
 @dataclass(frozen=True)
 class Part:
-    """The share of process `index` (from 1) of `of`."""
+    """The share of process `index` (from 1) out of `of` processes."""
 
     index: int = 1
     of: int = 1
@@ -23,38 +23,38 @@ class Part:
 
     @classmethod
     def parse(cls, text: str | None, environment: Mapping[str, str] = os.environ) -> Part:
-        """`I/N`; without it what torchrun says in RANK and WORLD_SIZE, or all.
+        """Parse `I/N`. Without a text, torchrun's RANK and WORLD_SIZE count; without them, the part is everything.
 
         Raises:
-            UserError: the text is something else.
+            UserError: the text is not of that form.
         """
         if text is None:
             if "RANK" in environment and "WORLD_SIZE" in environment:
                 return cls(int(environment["RANK"]) + 1, int(environment["WORLD_SIZE"]))
             return cls()
-        found = re.fullmatch(r"(\d+)/(\d+)", text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UserError(f"--part: expected I/N with I from 1 to N, such as 1/4, not '{text}'")
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """How many samples, how they are drawn, and where they go; None leaves a setting to the model's recipe.
+    """Number, settings and destination of samples; None leaves a setting to the model's recipe.
 
     Args:
-        count: samples.
-        steps: of the sampler; what the model is made for if None.
-        out: folder to write; inside the run folder if None.
-        label: a class, or "all" for each in turn; None draws them as often as the data have them.
-        sampler: YAML that takes the place of the recipe's sampler.
-        prompt: text that every sample starts with.
-        infill: file of templates, of which each sample keeps the tokens that are there.
-        blank: the character of a text template that stands for a token to draw.
-        batch_size: samples drawn at once; sized to memory if None. It does not change the samples.
-        part: which share of the samples this process draws.
-        resume: continue what an interrupted job left in the folder.
-        animate: also show how the first samples came about.
+        count: number of samples.
+        steps: steps of the sampler; None takes the steps that the model was trained for.
+        out: folder to write; None makes one inside the run folder.
+        label: a class, or "all" for each in turn; None draws classes with their frequency in the data.
+        sampler: YAML that replaces the recipe's sampler.
+        prompt: text at the start of every sample.
+        infill: file of templates; each sample keeps the fixed tokens of its template.
+        blank: character of a text template that marks a token to draw.
+        batch_size: samples drawn at once; None sizes it to memory. It does not change the samples.
+        part: share of the samples that this process draws.
+        resume: continue an interrupted job in the folder.
+        animate: also show the steps of the first samples.
     """
 
     count: int = 16
@@ -77,6 +77,6 @@ class SampleRequest:
 
     @property
     def settings(self) -> dict[str, float]:
-        """Settings of the sampler that it changes."""
-        asked = {"temperature": self.temperature, "top_p": self.top_p, "guidance": self.guidance}
-        return {key: value for key, value in asked.items() if value is not None}
+        """Changed settings of the sampler."""
+        settings = {"temperature": self.temperature, "top_p": self.top_p, "guidance": self.guidance}
+        return {key: value for key, value in settings.items() if value is not None}

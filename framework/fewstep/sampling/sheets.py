@@ -1,4 +1,4 @@
-"""Sample sheets: many samples on one picture or page, for a person to look at."""
+"""Sample sheets: many samples in one picture or text file, for a person to look at."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from fewstep.data.base import Dataset
 
 _CELL = 48
-"""Images are enlarged, without smoothing, to at least this many pixels a side."""
+"""Smallest side of an image in pixels; smaller images are enlarged without smoothing."""
 
-_AT_ONCE = 4096
-"""Training images that samples are compared with at once."""
+_COMPARED_AT_ONCE = 4096
+"""Training images per comparison with the samples."""
 
-_MOST = 1000
-"""Samples on a picture; with more of them it is too large to open."""
+_MAX_IMAGES = 1000
+"""Limit on the samples in a picture; a larger picture is hard to open."""
 
 
 def image_sheet(images: Tensor, columns: int) -> Tensor:
@@ -29,15 +29,15 @@ def image_sheet(images: Tensor, columns: int) -> Tensor:
 
 
 def save_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns: int = 10) -> Path:
-    """Write samples (LongTensor [N, L]) as `path`.png for images or `path`.txt otherwise; returns what was written.
+    """Write samples (LongTensor [N, L]) as `path`.png for images, else as `path`.txt; returns the written file.
 
-    Data that can be drawn, such as music, get a `path`.png beside the text. Pictures show the first 1,000.
+    Data that can be drawn, such as music, get a `path`.png beside the text. Pictures show the first 1,000 samples.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    images = dataset.to_images(samples[:_MOST].cpu())
+    images = dataset.to_images(samples[:_MAX_IMAGES].cpu())
     if images is not None:
         return _save_picture(path, images, columns)
-    drawings = dataset.to_drawings(samples[:_MOST].cpu())
+    drawings = dataset.to_drawings(samples[:_MAX_IMAGES].cpu())
     if drawings is not None:
         _save_picture(path, drawings, columns)
     file = path.with_suffix(".txt")
@@ -54,9 +54,9 @@ def _save_picture(path: Path, images: Tensor, columns: int) -> Path:
 
 
 def save_nearest_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns: int = 10) -> Path | None:
-    """Write samples (LongTensor [N, L]) as `path`.png, each above its nearest training image; None for no images.
+    """Write samples (LongTensor [N, L]) as `path`.png, each above its nearest training image; None for other data.
 
-    Nearest by the Euclidean distance of pixels, so a copy, and what was copied, stand above each other.
+    Distance is Euclidean over pixels, so a copy stands above its original.
     """
     images = dataset.to_images(samples.cpu())
     if images is None:
@@ -70,16 +70,16 @@ def save_nearest_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns
 
 
 def nearest_training(dataset: Dataset, samples: Tensor) -> Tensor:
-    """Row of the training image nearest to each of these images (LongTensor [N])."""
+    """Rows of the training images nearest to `samples`, LongTensor [N]."""
     images = dataset.to_images(samples.cpu())
     assert images is not None
     best = torch.full((len(images),), float("inf"))
-    found = torch.zeros(len(images), dtype=torch.long)
-    for first in range(0, len(dataset), _AT_ONCE):
-        part = dataset.originals(slice(first, first + _AT_ONCE))
+    nearest = torch.zeros(len(images), dtype=torch.long)
+    for first in range(0, len(dataset), _COMPARED_AT_ONCE):
+        part = dataset.originals(slice(first, first + _COMPARED_AT_ONCE))
         assert part is not None
-        away = torch.cdist(images.flatten(1), part.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
-        here, row = away.min(1)
-        found = torch.where(here < best, row + first, found)
-        best = torch.minimum(best, here)
-    return found
+        distances = torch.cdist(images.flatten(1), part.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        distance, row = distances.min(1)
+        nearest = torch.where(distance < best, row + first, nearest)
+        best = torch.minimum(best, distance)
+    return nearest

@@ -1,4 +1,4 @@
-"""Templates: the tokens of a sample that are given, from a prompt or from a file with blanks.
+"""Templates: the fixed tokens of a sample, from a prompt or from a file with blanks.
 
 Shapes: M templates, N samples, L tokens.
 """
@@ -19,16 +19,16 @@ from fewstep.data.text.text import TextDataset
 from fewstep.sampling.request import SampleRequest
 
 FREE = -1
-"""In the place of a token that is drawn."""
+"""Mark of a token to draw."""
 BLANK = "_"
-"""The usual character for it in text."""
+"""Default character of a token to draw, in text."""
 
 
 def templates(request: SampleRequest, dataset: Dataset) -> Tensor | None:
-    """The templates that are asked for (LongTensor [M, L]), or None if samples are free.
+    """The templates of a request (LongTensor [M, L]); None if all tokens are drawn.
 
     Raises:
-        UserError: they do not fit the data, each other, or the number of samples.
+        UserError: the templates do not fit the data, each other, or the number of samples.
     """
     if request.blank is not None and request.infill is None:
         raise UserError("--blank: says what a blank looks like in a file of templates; name one with --infill")
@@ -45,8 +45,8 @@ def templates(request: SampleRequest, dataset: Dataset) -> Tensor | None:
     return rows
 
 
-def in_turn(rows: Tensor, count: int) -> Tensor:
-    """The template of each sample: `rows` [M, L] in turn, LongTensor [N, L]."""
+def cycle_rows(rows: Tensor, count: int) -> Tensor:
+    """The template of each sample, LongTensor [N, L]: `rows` [M, L] in turn."""
     return rows[torch.arange(count) % len(rows)]
 
 
@@ -58,45 +58,45 @@ def _from_tensors(file: Path, dataset: Dataset) -> Tensor:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{place} cannot be read ({_reason(error)})") from None
     if "tokens" not in tensors:
-        found = ", ".join(sorted(tensors)) or "nothing"
-        raise UserError(f"{place} holds {found}, but no 'tokens'")
+        names = ", ".join(sorted(tensors)) or "nothing"
+        raise UserError(f"{place} holds {names}, but no 'tokens'")
     return checked_tokens(tensors["tokens"], place, dataset)
 
 
 def checked_tokens(tokens: Tensor, place: str, dataset: Dataset, *, complete: bool = False) -> Tensor:
-    """Templates as given (LongTensor [M, L]), or whole samples if they are to be `complete`.
+    """Templates as LongTensor [M, L] on the CPU, after a check; with `complete`, no token may be free.
 
     Raises:
-        UserError: another shape or type, or tokens that the data do not have; `place` says whose.
+        UserError: wrong shape or type, or tokens outside the vocabulary; `place` begins the message.
     """
-    spec, least = dataset.spec, 0 if complete else FREE
+    spec, minimum = dataset.spec, 0 if complete else FREE
     if tokens.is_floating_point() or tokens.dtype == torch.bool:
         raise UserError(f"{place}: 'tokens' should be whole numbers, not {str(tokens.dtype).removeprefix('torch.')}")
     if tokens.ndim != 2 or tokens.shape[1] != spec.length or not len(tokens):
         raise UserError(f"{place}: 'tokens' should have the shape [N, {spec.length}], not {list(tokens.shape)}")
     tokens = tokens.long().cpu()
-    wrong = (tokens < least) | (tokens >= spec.vocab_size)
-    if wrong.any():
-        row, column = wrong.nonzero()[0].tolist()
-        drawn = "; none may be left open" if complete else f", and {FREE} is drawn"
+    invalid = (tokens < minimum) | (tokens >= spec.vocab_size)
+    if invalid.any():
+        row, column = invalid.nonzero()[0].tolist()
+        free_token = "; none may be left open" if complete else f", and {FREE} is drawn"
         raise UserError(
             f"{place}: tokens[{row}, {column}] is {int(tokens[row, column])}; tokens go from 0 to "
-            f"{spec.vocab_size - 1}{drawn}"
+            f"{spec.vocab_size - 1}{free_token}"
         )
     return tokens
 
 
 def text_as_tokens(text: str, place: str, dataset: Dataset) -> Tensor:
-    """A template that starts with a text, LongTensor [L]; what is left is drawn.
+    """A template that starts with a text, LongTensor [L]; the tokens after it are drawn.
 
     Raises:
-        UserError: the data are no text, or the text has unknown characters or is too long.
+        UserError: the data are not text, or the text has unknown characters or is too long.
     """
     return _row(_encode(text, place, dataset), place, dataset)
 
 
 def _from_text(file: Path, request: SampleRequest, dataset: Dataset) -> Tensor:
-    """One template a line, LongTensor [M, L]; what a line leaves at the end is drawn."""
+    """One template per line, LongTensor [M, L]; tokens after the end of a line are drawn."""
     blank = BLANK if request.blank is None else request.blank
     if len(blank) != 1:
         raise UserError(f"--blank: expected one character, not '{blank}'")
@@ -116,10 +116,10 @@ def _check_blanks(dataset: Dataset, place: str) -> None:
 
 
 def lines_as_templates(lines: Sequence[str], blank: str, place: str, dataset: Dataset) -> Tensor:
-    """One template a line that is not empty, LongTensor [M, L], in which every `blank` is drawn.
+    """One template per line that is not empty, LongTensor [M, L]; every `blank` is drawn.
 
     Raises:
-        UserError: the data are no text of characters, or a line does not fit them; `place` and a number say which.
+        UserError: the data are not text of characters, or a line does not fit them; the message names its number.
     """
     if len(blank) != 1:
         raise UserError(f"{place}: a blank is one character, not '{blank}'")
@@ -127,16 +127,20 @@ def lines_as_templates(lines: Sequence[str], blank: str, place: str, dataset: Da
     rows = []
     for number, line in enumerate(lines, start=1):
         if line:
-            here = f"{place} {number}"
-            known = iter(_encode(line.replace(blank, ""), here, dataset))
-            rows.append(_row([FREE if c == blank else next(known) for c in line], here, dataset))
+            line_place = f"{place} {number}"
+            ids = iter(_encode(line.replace(blank, ""), line_place, dataset))
+            rows.append(_row([FREE if c == blank else next(ids) for c in line], line_place, dataset))
     if not rows:
         raise UserError(f"{place}: there is no template")
     return torch.stack(rows)
 
 
 def _encode(text: str, place: str, dataset: Dataset) -> list[int]:
-    """Ids of a text; what the tokenizer cannot write is an error."""
+    """Ids of a text.
+
+    Raises:
+        UserError: the data are not text, or the tokenizer has no ids for the text.
+    """
     if not isinstance(dataset, TextDataset):
         raise UserError(f"{place}: data '{dataset.config.type}' are no text; give a safetensors file to --infill")
     try:
