@@ -156,7 +156,7 @@ def test_training_checkpoints_have_averaged_weights_in_a_list(weights: Any, tmp_
     embedding = denoiser(found).state_dict()["backbone.vocab_embed.embedding"]
     torch.testing.assert_close(embedding, state["backbone.vocab_embed.embedding"] + (weights == "ema"))
     torch.save({"state_dict": state, "ema": {"shadow_params": shadow[1:]}}, tmp_path / "last.ckpt")
-    with pytest.raises(UserError, match="import the others with --weights raw"):
+    with pytest.raises(UserError, match="import the raw weights with --weights raw"):
         import_checkpoint(ImportRequest(str(tmp_path / "last.ckpt"), "duo", tmp_path / "x.safetensors"))
 
 
@@ -192,7 +192,7 @@ def test_everything_that_does_not_fit_is_named(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("does not fit backbone dit: 1 missing, 1 of wrong shape, 2 unexpected")
     assert [line.split() for line in lines[1:]] == [
-        ["key", "problem", "wanted", "given"],
+        ["key", "problem", "expected", "actual"],
         ["blocks.1.attn_out.weight", "missing", "16x16"],
         ["blocks.0.attn_qkv.weight", "wrong", "shape", "48x16", "48x17"],
         ["latent_projection.0.weight", "unexpected", "5x2"],
@@ -218,7 +218,7 @@ REFUSED: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
         {},
         "no adaLN_modulation",
     ),
-    "heads": (public_state(V, frequencies=False), {}, "does not tell how many attention heads it has; .*--heads"),
+    "heads": (public_state(V, frequencies=False), {}, "does not state its number of attention heads; .*--heads"),
     "contradiction": (public_state(V), {"heads": 4}, "--heads says 4, rotary_emb.inv_freq says 2"),
     "indivisible": (public_state(V, frequencies=False), {"heads": 3}, "heads \\(3\\) must divide width \\(16\\)"),
     "mask": (public_state(V), {"mask_id": V}, "--mask-id 11: the checkpoint's tokens are 0 to 10"),

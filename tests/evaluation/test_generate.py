@@ -123,7 +123,7 @@ def test_the_export_carries_its_recipe(train: Train) -> None:
 
 def test_long_jobs_say_how_far_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     narrator = Narrator("8 steps", every=0.0)
-    narrator.begun -= 10
+    narrator.start -= 10
     narrator(20, 100)
     narrator(100, 100)
     out = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Public checkpoints of the field, read into fewstep's backbones.
+"""Public checkpoints of the field, converted into fewstep's backbones.
 
 No file is a component.
 """

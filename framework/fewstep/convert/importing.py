@@ -1,4 +1,4 @@
-"""`fewstep import`: a public checkpoint becomes a file that fewstep exported, with a recipe in it."""
+"""`fewstep import`: convert a public checkpoint into a fewstep export, a file with a recipe in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
-from fewstep.convert.layouts import LAYOUTS, Layout, Named, bare_names, from_public
+from fewstep.convert.layouts import LAYOUTS, Layout, NetworkTensors, bare_names, from_public
 from fewstep.convert.reading import Checkpoint, read_checkpoint
 from fewstep.convert.report import compare
 from fewstep.core.component import did_you_mean
@@ -22,24 +22,24 @@ from fewstep.recipe.models import Recipe
 from fewstep.runs.checkpoint import EXPORT_FORMAT, export_weights
 from fewstep.runs.models import build_dataset
 
-_USUAL_LENGTH = 1024
-_USUAL_BASE = 10_000.0
+_DEFAULT_LENGTH = 1024
+_DEFAULT_ROTARY_BASE = 10_000.0
 
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What to import.
+    """Source, layout and destination of an import.
 
     Args:
         source: file, folder, or OWNER/NAME of the Hub.
         layout: name in `LAYOUTS`.
         out: `.safetensors` file to write.
-        recipe: recipe whose data the model knows; without one it has data of bare token ids.
-        heads: attention heads, where the checkpoint does not tell.
-        length: tokens a sample, where it does not tell.
-        mask_id: id of [MASK] in a tokenizer that has one of its own; the last row of the embedding if None.
+        recipe: recipe with the model's data; None gives data of bare token ids.
+        heads: attention heads, if the checkpoint does not state them.
+        length: tokens per sample, if the checkpoint does not state it.
+        mask_id: id of [MASK] in a tokenizer with its own mask token; None for the last row of the embedding.
         revision: branch, tag or commit on the Hub.
-        weights: which weights of a training checkpoint.
+        weights: averaged or raw weights of a training checkpoint.
         replace: overwrite `out`.
     """
 
@@ -57,7 +57,7 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written."""
+    """The written file and the sizes of its model."""
 
     file: Path
     recipe: Recipe
@@ -69,29 +69,30 @@ class Imported:
         size = f"{self.recipe.backbone.depth} blocks of {self.recipe.backbone.width}"  # type: ignore[attr-defined]
         return (
             f"wrote {self.file}: dit, {size}, {self.parameters / 1e6:.1f} M parameters, {self.recipe.process.type}, "
-            f"{self.vocab_size} symbols, {self.length} tokens a sample"
+            f"{self.vocab_size} symbols, {self.length} tokens per sample"
         )
 
 
 def import_checkpoint(request: ImportRequest) -> Imported:
-    """Read, map, compare and write.
+    """Read a checkpoint, rename its tensors, compare them with the backbone and write the file.
 
     Raises:
-        UserError: no such checkpoint or layout, keys or shapes that do not fit (all of them are named), data of another
-            vocabulary, or an `out` that exists or is no `.safetensors` file.
+        UserError: the checkpoint or layout does not exist; keys or shapes do not fit (the message names them all); the
+            data have another vocabulary; or `out` exists or does not end in `.safetensors`.
     """
     layout = _layout(request)
-    read = read_checkpoint(request.source, revision=request.revision, weights=request.weights)
-    named = bare_names(read.tensors, f"'{read.path}'")
-    state = from_public(named.tensors, layout, mask_id=request.mask_id)
-    settings = _settings(named, read, layout, request)
+    checkpoint = read_checkpoint(request.source, revision=request.revision, weights=request.weights)
+    network = bare_names(checkpoint.tensors, f"'{checkpoint.path}'")
+    state = from_public(network.tensors, layout, mask_id=request.mask_id)
+    settings = _settings(network, checkpoint, layout, request)
     vocab_size = state["vocab_embed.embedding"].shape[0] - (layout.process == "masked")
-    recipe = _recipe(request, layout, settings, vocab_size, read.config)
+    recipe = _recipe(request, layout, settings, vocab_size, checkpoint.config)
     length = _length(request, recipe, vocab_size)
     states = vocab_size + (layout.process == "masked")
     with torch.device("meta"):
         backbone = BACKBONES.build(recipe.backbone, tokens=TokenSpace(states, vocab_size, length))
-    compare(dict(backbone.state_dict()), {**state, **{key: read.tensors[key] for key in named.others}}, read.path)
+    foreign = {key: checkpoint.tensors[key] for key in network.foreign_keys}
+    compare(dict(backbone.state_dict()), {**state, **foreign}, checkpoint.path)
     _write(request.out, state, recipe)
     return Imported(request.out, recipe, backbone.num_parameters(), vocab_size, length)
 
@@ -109,75 +110,79 @@ def _layout(request: ImportRequest) -> Layout:
     return LAYOUTS[request.layout]
 
 
-def _settings(named: Named, read: Checkpoint, layout: Layout, request: ImportRequest) -> dict[str, Any]:
-    """The backbone's section: sizes from shapes, heads from rotary frequencies, config.json or --heads."""
-    tensors = named.tensors
-    blocks = {int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))}
+def _settings(
+    network: NetworkTensors, checkpoint: Checkpoint, layout: Layout, request: ImportRequest
+) -> dict[str, Any]:
+    """The recipe's backbone section: sizes from shapes; heads from rotary frequencies, config.json or --heads."""
+    tensors = network.tensors
+    blocks = {int(match[1]) for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))}
     width = tensors["vocab_embed.embedding"].shape[1]
     if not any("adaLN" in key for key in tensors):
         raise UserError(
-            f"'{read.path}' is no network of layout '{layout.name}': it has no adaLN_modulation; that of an "
-            "autoregressive baseline, which has none, cannot be imported"
+            f"'{checkpoint.path}' is no network of layout '{layout.name}': it has no adaLN_modulation; autoregressive "
+            "baselines have none and cannot be imported"
         )
     settings = {
         "type": "dit",
         "width": width,
         "depth": len(blocks) or 1,
-        "heads": _heads(named, read, width, request),
+        "heads": _heads(network, checkpoint, width, request),
         "time_conditioned": layout.time_conditioned,
     }
-    hidden, told = tensors.get("blocks.0.mlp.0.weight"), tensors.get("sigma_map.mlp.2.weight")
-    if hidden is not None:
-        settings["mlp_ratio"] = hidden.shape[0] / width
-    if told is not None:
-        settings["cond_width"] = told.shape[0]
-    base = _rotary_base(named.inverse_frequencies)
+    mlp, sigma_map = tensors.get("blocks.0.mlp.0.weight"), tensors.get("sigma_map.mlp.2.weight")
+    if mlp is not None:
+        settings["mlp_ratio"] = mlp.shape[0] / width
+    if sigma_map is not None:
+        settings["cond_width"] = sigma_map.shape[0]
+    base = _rotary_base(network.inverse_frequencies)
     return settings if base is None else {**settings, "rotary_base": base}
 
 
-def _heads(named: Named, read: Checkpoint, width: int, request: ImportRequest) -> int:
-    """Attention heads; they change no shape, so a wrong number would go unnoticed.
+def _heads(network: NetworkTensors, checkpoint: Checkpoint, width: int, request: ImportRequest) -> int:
+    """Number of attention heads; it changes no shape, so a wrong number would go unnoticed.
 
     Raises:
-        UserError: nothing tells, or two things tell differently.
+        UserError: no source states the number, or two sources contradict each other.
     """
-    model = read.config.get("model")
+    model = checkpoint.config.get("model")
     nested = model if isinstance(model, Mapping) else {}
-    frequencies = named.inverse_frequencies
-    told = {
+    frequencies = network.inverse_frequencies
+    sources = {
         "--heads": request.heads,
-        "config.json": read.config.get("n_heads", nested.get("n_heads")),
+        "config.json": checkpoint.config.get("n_heads", nested.get("n_heads")),
         "rotary_emb.inv_freq": None if frequencies is None else width // (2 * len(frequencies)),
     }
-    given = {source: int(heads) for source, heads in told.items() if heads is not None}
-    if not given:
-        raise UserError(f"'{read.path}' does not tell how many attention heads it has; say so with --heads")
-    if len(set(given.values())) > 1:
-        raise UserError(f"attention heads: {', '.join(f'{source} says {heads}' for source, heads in given.items())}")
-    return next(iter(given.values()))
+    statements = {source: int(heads) for source, heads in sources.items() if heads is not None}
+    if not statements:
+        raise UserError(f"'{checkpoint.path}' does not state its number of attention heads; set it with --heads")
+    if len(set(statements.values())) > 1:
+        contradiction = ", ".join(f"{source} says {heads}" for source, heads in statements.items())
+        raise UserError(f"attention heads: {contradiction}")
+    return next(iter(statements.values()))
 
 
 def _rotary_base(frequencies: Tensor | None) -> float | None:
-    """The base that these frequencies were made from, if it is not the usual one."""
+    """The base of these rotary frequencies; None for the default base."""
     if frequencies is None or len(frequencies) < 2:
         return None
+    # Frequency i of n is base^(-i/n).
     base = float(frequencies.double()[1] ** -len(frequencies))
-    return None if abs(base / _USUAL_BASE - 1) < 1e-3 else base
+    return None if abs(base / _DEFAULT_ROTARY_BASE - 1) < 1e-3 else base
 
 
 def _recipe(
     request: ImportRequest, layout: Layout, settings: dict[str, Any], vocab_size: int, config: Mapping[str, Any]
 ) -> Recipe:
-    """The recipe that goes into the file: the layout's process and backbone, over the data of `request.recipe`."""
+    """The recipe in the file: the layout's process and backbone, over the data of `request.recipe`."""
     if request.recipe is None:
-        length = request.length or config.get("model_length") or _USUAL_LENGTH
+        length = request.length or config.get("model_length") or _DEFAULT_LENGTH
         plain: dict[str, Any] = {
             "data": {"type": "token_ids", "vocab_size": vocab_size, "length": length},
             "train": {"steps": 1},
         }
     else:
-        whole = load_recipe(request.recipe).recipe.model_dump(mode="json")
-        plain = {key: whole[key] for key in ("seed", "plugins", "data", "optim", "train", "ema", "evaluate")}
+        base = load_recipe(request.recipe).recipe.model_dump(mode="json")
+        plain = {key: base[key] for key in ("seed", "plugins", "data", "optim", "train", "ema", "evaluate")}
         plain["optim"]["roles"] = {}
     plain |= {
         "name": re.sub(r"[^A-Za-z0-9._-]", "-", request.out.stem).lstrip("._-") or layout.name,
@@ -189,16 +194,20 @@ def _recipe(
 
 
 def _length(request: ImportRequest, recipe: Recipe, vocab_size: int) -> int:
-    """Tokens a sample of the data, whose vocabulary must be the checkpoint's."""
+    """Tokens per sample of the data.
+
+    Raises:
+        UserError: the data have another vocabulary than the checkpoint.
+    """
     spec = build_dataset(recipe).spec
     if spec.vocab_size != vocab_size:
         raise UserError(
             f"recipe '{request.recipe}': its data have {spec.vocab_size} symbols, the checkpoint knows {vocab_size}; "
-            "name a recipe with the tokenizer that it was trained with"
+            "name a recipe with the checkpoint's tokenizer"
         )
     return spec.length
 
 
 def _write(file: Path, state: dict[str, Tensor], recipe: Recipe) -> None:
-    named = {f"backbone.{key}": tensor for key, tensor in state.items()}
-    export_weights(file, named, {"recipe": dump_recipe(recipe), "step": "0", "format": EXPORT_FORMAT})
+    tensors = {f"backbone.{key}": tensor for key, tensor in state.items()}
+    export_weights(file, tensors, {"recipe": dump_recipe(recipe), "step": "0", "format": EXPORT_FORMAT})

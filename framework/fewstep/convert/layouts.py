@@ -1,7 +1,7 @@
-"""Layouts of public checkpoints: what their keys are called, and what each becomes in backbone `dit`.
+"""Layouts of public checkpoints: the names of their keys, and the counterparts in backbone `dit`.
 
-MDLM, Duo, SDTT and IDLM share one network (DDiT of SEDD). They differ in the process that it was trained for, in
-whether it is told the time, and in what wraps it, which shows in a prefix of all keys.
+MDLM, Duo, SDTT and IDLM share one network (DDiT of SEDD). They differ in the process of the training, in whether the
+network is conditioned on the time, and in the wrapper of the network, which adds a prefix to all keys.
 
 Shapes: S rows of the embedding, V symbols, D width.
 """
@@ -22,9 +22,9 @@ State = dict[str, Tensor]
 _ANCHOR = "vocab_embed.embedding"
 _INVERSE_FREQUENCIES = "rotary_emb.inv_freq"
 _COMPILED = "_orig_mod."
-_HEAD, _THEIR_HEAD = "head.", "output_layer.linear."
-_NEVER = -1e4
-"""Logit of a symbol that is never predicted: probability 0 in any precision, and finite in all of them."""
+_HEAD, _PUBLIC_HEAD = "head.", "output_layer.linear."
+_ZERO_LOGIT = -1e4
+"""Logit of a symbol that is never predicted: probability 0, and finite, in every precision."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Layout:
     """One family of checkpoints.
 
     Args:
-        name: what `--layout` says.
-        source: where they come from, for people.
+        name: value of `--layout`.
+        source: repositories with such checkpoints, for people.
         process: masked (the embedding has a row for [MASK]) or uniform.
-        time_conditioned: whether the network is told sigma, or always 0.
+        time_conditioned: whether the network is conditioned on sigma; otherwise it gets 0.
     """
 
     name: str
@@ -57,44 +57,51 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True)
-class Named:
-    """The tensors of one network by their bare names, and the keys that belong to no network."""
+class NetworkTensors:
+    """Tensors of one network by their bare names; `foreign_keys` belong to no network."""
 
     tensors: State
-    others: tuple[str, ...]
+    foreign_keys: tuple[str, ...]
     inverse_frequencies: Tensor | None
 
 
-def bare_names(state: Mapping[str, Tensor], what: str) -> Named:
-    """Take the wrapper's prefix off all keys (`backbone.`, `backbone.backbone.`, `model.`, ...).
+def bare_names(state: Mapping[str, Tensor], label: str) -> NetworkTensors:
+    """Remove the wrapper's prefix from all keys (`backbone.`, `backbone.backbone.`, `model.`, ...).
 
-    Rotary frequencies are no weights; they are told apart, since they tell how many heads there are.
+    Rotary frequencies are not weights. They are returned separately, since they determine the number of heads.
+
+    Args:
+        state: tensors by key.
+        label: name of the checkpoint in messages.
 
     Raises:
-        UserError: no network of this kind, or several of them.
+        UserError: the checkpoint holds no network of this kind, or several.
     """
     plain = {key.replace(_COMPILED, ""): tensor for key, tensor in state.items()}
     prefixes = sorted(key.removesuffix(_ANCHOR) for key in plain if key.endswith(_ANCHOR))
     if not prefixes:
-        some = ", ".join(sorted(plain)[:3]) or "none"
-        raise UserError(f"{what} holds no network of this layout: no key ends in {_ANCHOR} (keys: {some}, ...)")
+        keys = ", ".join(sorted(plain)[:3]) or "none"
+        raise UserError(f"{label} holds no network of this layout: no key ends in {_ANCHOR} (keys: {keys}, ...)")
     if len(prefixes) > 1:
         names = ", ".join(prefix or "(none)" for prefix in prefixes)
-        raise UserError(f"{what} holds several networks, with prefixes {names}; save the one to import on its own")
-    found = {key.removeprefix(prefixes[0]): tensor for key, tensor in plain.items() if key.startswith(prefixes[0])}
-    others = tuple(key for key in plain if not key.startswith(prefixes[0]))
-    frequencies = found.pop(_INVERSE_FREQUENCIES, None)
-    return Named(found, others, frequencies)
+        raise UserError(f"{label} holds several networks, with prefixes {names}; save the one to import on its own")
+    tensors = {key.removeprefix(prefixes[0]): tensor for key, tensor in plain.items() if key.startswith(prefixes[0])}
+    foreign_keys = tuple(key for key in plain if not key.startswith(prefixes[0]))
+    frequencies = tensors.pop(_INVERSE_FREQUENCIES, None)
+    return NetworkTensors(tensors, foreign_keys, frequencies)
 
 
 def from_public(tensors: Mapping[str, Tensor], layout: Layout, *, mask_id: int | None = None) -> State:
-    """Weights of `dit` from bare public ones, in float32; what does not belong is kept under its own name.
+    """Weights of `dit` from bare public weights, in float32; unknown tensors keep their names.
 
-    Masked: the embedding's last row is [MASK]'s, as in fewstep, and the head's last row is left out, since a masked
-    process never predicts [MASK]. A tokenizer with a mask token of its own (`mask_id`, 103 of BERT's) keeps all its
-    ids: its row is copied to the end, and as a symbol it has probability 0.
+    Masked layouts: the embedding's last row is [MASK]'s, as in fewstep. The head's last row is dropped, since a masked
+    process never predicts [MASK]. A tokenizer with its own mask token (`mask_id`, 103 of BERT's) keeps all its ids:
+    the row of that token is copied to the end, and the token has probability 0 as a symbol.
+
+    Raises:
+        UserError: `mask_id` is not a token of the checkpoint.
     """
-    state = {_our_name(key): tensor.float() for key, tensor in tensors.items()}
+    state = {_dit_name(key): tensor.float() for key, tensor in tensors.items()}
     if layout.process != "masked" or _ANCHOR not in state:
         return state
     last = state[_ANCHOR].shape[0] - 1
@@ -103,7 +110,7 @@ def from_public(tensors: Mapping[str, Tensor], layout: Layout, *, mask_id: int |
     if not 0 <= mask_id < last:
         raise UserError(f"--mask-id {mask_id}: the checkpoint's tokens are 0 to {last}")
     state[_ANCHOR] = torch.cat((state[_ANCHOR], state[_ANCHOR][mask_id : mask_id + 1]))
-    for key, value in (("head.weight", 0.0), ("head.bias", _NEVER)):
+    for key, value in (("head.weight", 0.0), ("head.bias", _ZERO_LOGIT)):
         if key in state:
             state[key] = state[key].clone()
             state[key][mask_id] = value
@@ -111,14 +118,14 @@ def from_public(tensors: Mapping[str, Tensor], layout: Layout, *, mask_id: int |
 
 
 def to_public(state: Mapping[str, Tensor], layout: Layout) -> State:
-    """Bare public names and shapes for the weights of a `dit`; the head's row for [MASK], which is never read, is 0."""
+    """Bare public names and shapes for the weights of a `dit`; the head's unused row for [MASK] is 0."""
     public = {}
     for key, tensor in state.items():
         if key.startswith(_HEAD) and layout.process == "masked":
             tensor = torch.cat((tensor, torch.zeros_like(tensor[:1])))
-        public[key.replace(_HEAD, _THEIR_HEAD, 1) if key.startswith(_HEAD) else key] = tensor
+        public[key.replace(_HEAD, _PUBLIC_HEAD, 1) if key.startswith(_HEAD) else key] = tensor
     return public
 
 
-def _our_name(key: str) -> str:
-    return key.replace(_THEIR_HEAD, _HEAD, 1) if key.startswith(_THEIR_HEAD) else key
+def _dit_name(key: str) -> str:
+    return key.replace(_PUBLIC_HEAD, _HEAD, 1) if key.startswith(_PUBLIC_HEAD) else key

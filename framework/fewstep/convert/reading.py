@@ -1,4 +1,4 @@
-"""Tensors of a public checkpoint: a file, a folder, or a repository of the Hugging Face Hub. Nothing in it is run."""
+"""Tensors of a public checkpoint: a file, a folder, or a repository of the Hugging Face Hub. No code in it is run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BUFFERS = ("inv_freq",)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors by key, and the `config.json` beside them, if there is one."""
+    """Tensors by key, and the content of `config.json` in the same folder, if it exists."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -33,22 +33,22 @@ class Checkpoint:
 
 
 def read_checkpoint(source: str, *, revision: str | None = None, weights: Literal["ema", "raw"] = "ema") -> Checkpoint:
-    """Read a `.safetensors` file, a torch file (tensors only), a folder with either, or a Hub repository's.
+    """Read a `.safetensors` file, a torch file (tensors only), a folder with either, or a Hub repository.
 
     Args:
-        source: path, or OWNER/NAME on the Hub where there is no such path.
-        revision: branch, tag or commit on the Hub (SDTT keeps its rounds in branches).
-        weights: "ema" takes the averaged weights where a training checkpoint has both.
+        source: path, or OWNER/NAME on the Hub if there is no such path.
+        revision: branch, tag or commit on the Hub (SDTT stores its rounds in branches).
+        weights: "ema" takes the averaged weights if a training checkpoint has both.
 
     Raises:
-        UserError: nothing there, or a file that holds more than tensors.
+        UserError: nothing is there, or a file holds more than tensors.
         OperationError: the Hub cannot be reached.
     """
     path = Path(source).expanduser()
     if not path.exists():
         path = _from_hub(source, revision)
     elif revision is not None:
-        raise UserError(f"'{source}' lies here; --revision is for repositories of the Hub")
+        raise UserError(f"'{source}' is a local path; --revision is for repositories of the Hub")
     file = _weights_in(path) if path.is_dir() else path
     config = file.parent / "config.json"
     return Checkpoint(file, _tensors(file, weights), _json(config) if config.is_file() else {})
@@ -67,8 +67,8 @@ def _weights_in(folder: Path) -> Path:
     files = [path for suffix in ("safetensors", "ckpt", "pt", "bin") for path in sorted(folder.glob(f"*.{suffix}"))]
     if len(files) == 1:
         return files[0]
-    found = f"several ({', '.join(path.name for path in files[:4])}); name one" if files else f"no {_WEIGHTS[0]}"
-    raise UserError(f"weights in folder '{folder}': {found}")
+    problem = f"several ({', '.join(path.name for path in files[:4])}); name one" if files else f"no {_WEIGHTS[0]}"
+    raise UserError(f"weights in folder '{folder}': {problem}")
 
 
 def _tensors(file: Path, weights: str) -> dict[str, Tensor]:
@@ -82,45 +82,45 @@ def _tensors(file: Path, weights: str) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"'{file}' is damaged ({error}); fetch it again") from None
     except FileNotFoundError as error:
-        raise UserError(f"'{file}' names a part that is not there: {error.filename or error}") from None
+        raise UserError(f"'{file}' names a missing part: {error.filename or error}") from None
 
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        read = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"'{file}' is not JSON ({error})") from None
-    return read if isinstance(read, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _unpickled(file: Path, weights: str) -> dict[str, Tensor]:
-    """Tensors of a torch file, which `weights_only` keeps from running code."""
+    """Tensors of a torch file; `weights_only` prevents it from running code."""
     try:
-        read = torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"'{file}' holds Python objects besides tensors, or is no torch file, and reading those runs code; "
-            "where it came from, save its tensors alone: torch.save({'state_dict': checkpoint['state_dict']}, FILE)"
+            "save its tensors alone at its origin: torch.save({'state_dict': checkpoint['state_dict']}, FILE)"
         ) from None
     except (RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"'{file}' is damaged ({' '.join(str(error).split())[:120]}); fetch it again") from None
-    state = read.get("state_dict", read) if isinstance(read, dict) else {}
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"'{file}' holds no tensors by name")
-    average = read.get("ema", {}).get("shadow_params") if isinstance(read.get("ema"), dict) else None
+    average = content.get("ema", {}).get("shadow_params") if isinstance(content.get("ema"), dict) else None
     return tensors if weights == "raw" or not average else {**tensors, **dict(_averaged(file, tensors, average))}
 
 
 def _averaged(file: Path, tensors: dict[str, Tensor], average: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names for averaged weights, which are kept as a list in the order of the network's parameters."""
+    """Names of averaged weights, which are stored as a list in the order of the network's parameters."""
     names = [key for key in tensors if not key.endswith(_BUFFERS)]
     fits = len(names) == len(average) and all(
         tensors[name].shape == w.shape for name, w in zip(names, average, strict=True)
     )
     if not fits:
         raise UserError(
-            f"'{file}': its averaged weights ({len(average)}) are not those of its {len(names)} parameters; "
-            "import the others with --weights raw"
+            f"'{file}': its {len(average)} averaged weights do not match its {len(names)} parameters; "
+            "import the raw weights with --weights raw"
         )
     yield from zip(names, average, strict=True)

@@ -1,4 +1,4 @@
-"""What of a checkpoint does not fit, all of it at once."""
+"""All differences between a checkpoint and a network, in one message."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 from fewstep.core.errors import UserError
 
-_MOST = 20
+_MAX_ROWS = 20
 
 
-def compare(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: Path) -> None:
-    """Check that a state has the names and shapes that a network wants, and no others.
+def compare(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], path: Path) -> None:
+    """Check that a state has exactly the names and shapes of a network.
 
     Raises:
-        UserError: one sentence with the counts, and a line for each key that is missing, unexpected or misshapen.
+        UserError: they differ; one sentence with the counts, and a line per missing, unexpected or misshapen key.
     """
-    missing = [(key, "missing", _shape(wanted[key]), "") for key in wanted if key not in given]
-    unexpected = [(key, "unexpected", "", _shape(given[key])) for key in given if key not in wanted]
+    missing = [(key, "missing", _shape(expected[key]), "") for key in expected if key not in actual]
+    unexpected = [(key, "unexpected", "", _shape(actual[key])) for key in actual if key not in expected]
     misshapen = [
-        (key, "wrong shape", _shape(tensor), _shape(given[key]))
-        for key, tensor in wanted.items()
-        if key in given and given[key].shape != tensor.shape
+        (key, "wrong shape", _shape(tensor), _shape(actual[key]))
+        for key, tensor in expected.items()
+        if key in actual and actual[key].shape != tensor.shape
     ]
     rows = [*missing, *misshapen, *unexpected]
     if rows:
@@ -36,8 +36,8 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> str:
-    """Rows under a heading, the first of them if there are many."""
-    shown = [("key", "problem", "wanted", "given"), *rows[:_MOST]]
-    widths = [max(len(row[column]) for row in shown) for column in range(4)]
-    lines = ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in shown]
-    return "\n".join([*lines, f"... and {len(rows) - _MOST} more"] if len(rows) > _MOST else lines)
+    """The first rows under a heading, and the number of omitted rows."""
+    table = [("key", "problem", "expected", "actual"), *rows[:_MAX_ROWS]]
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    lines = ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([*lines, f"... and {len(rows) - _MAX_ROWS} more"] if len(rows) > _MAX_ROWS else lines)

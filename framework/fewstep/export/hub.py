@@ -7,7 +7,7 @@ from typing import Any
 
 from fewstep.core.errors import UserError
 from fewstep.runs.exported import CARD, Exported
-from fewstep.runtime.hub import hub_package, told
+from fewstep.runtime.hub import hub_errors, hub_package
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = None) -> str:
@@ -25,7 +25,7 @@ def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = Non
     if not (Path(folder) / CARD).is_file():
         raise UserError(f"'{folder}' has no card ({CARD}); export it again, or write one")
     api = api or hub_package().HfApi()
-    with told(f"push to '{repo}'"):
+    with hub_errors(f"push to '{repo}'"):
         api.create_repo(repo_id=repo, private=private, exist_ok=True, repo_type="model")
         message = f"{model.name}, step {model.step} (fewstep export)"
         api.upload_folder(repo_id=repo, folder_path=str(folder), repo_type="model", commit_message=message)

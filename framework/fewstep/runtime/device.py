@@ -1,4 +1,4 @@
-"""Which device work is done on."""
+"""The device of a setting."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from fewstep.core.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one.
+    """Device of a name; "auto" is a GPU if there is one, else the CPU.
 
     Raises:
-        UserError: "cuda" was asked for and there is none.
+        UserError: the name is "cuda" and there is no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device: cuda was asked for, but torch finds no GPU here; use 'auto' or 'cpu'")
+        raise UserError("train.device: is cuda, but torch finds no GPU here; use 'auto' or 'cpu'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

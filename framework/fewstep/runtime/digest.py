@@ -1,4 +1,4 @@
-"""Short names for what tensors hold."""
+"""Short digests of tensors and weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 def digest(*tensors: Tensor) -> str:
     """First 16 digits of the SHA-256 of tensors."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+        sha256.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()[:16]
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """That of a network's weights."""
+    """Digest of a network's weights, in the order of their names."""
     return digest(*(tensor for _, tensor in sorted(network.state_dict().items())))

@@ -1,4 +1,4 @@
-"""What datasets that lie in files have in common: paths that stay valid, digests, text read with errors for people."""
+"""Shared parts of datasets in files: absolute paths, digests, and text with readable errors."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from fewstep.core.errors import UserError
 _BLOCK = 1 << 20
 
 LocalPath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser().absolute()))]
-"""A setting that names a file or folder. It is made absolute, since a run is sampled from other folders than it was
-trained in; a relative path is taken from the current folder."""
+"""A setting that names a file or folder, relative to the current folder. It is made absolute, since a run is sampled
+from other folders than the one of its training."""
 
 
-def sha256(file: Path, seen: Callable[[int], None] = lambda count: None) -> str:
-    """SHA-256 of a file's bytes, read a piece at a time; `seen` is told how many each time."""
-    found = hashlib.sha256()
+def sha256(file: Path, on_read: Callable[[int], None] = lambda count: None) -> str:
+    """SHA-256 of a file's bytes, read in blocks; `on_read` is called with the size of each block."""
+    digest = hashlib.sha256()
     with file.open("rb") as opened:
         while block := opened.read(_BLOCK):
-            found.update(block)
-            seen(len(block))
-    return found.hexdigest()
+            digest.update(block)
+            on_read(len(block))
+    return digest.hexdigest()
 
 
 def read_utf8(path: Path) -> str:
     """Contents of a text file.
 
     Raises:
-        UserError: missing, unreadable, empty or not UTF-8.
+        UserError: the file is missing, unreadable, empty or not UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8")

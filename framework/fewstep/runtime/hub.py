@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: what is fetched, and what it refuses in one sentence; needs the package huggingface_hub."""
+"""The Hugging Face Hub: downloads, and its errors in one sentence. Needs the package huggingface_hub."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from fewstep.core.errors import OperationError, UserError
 
 
 def fetch(repo: str, revision: str | None = None, *, patterns: Sequence[str] | None = None) -> Path:
-    """A repository's folder, downloaded or from the cache.
+    """Folder of a repository, downloaded or from the cache.
 
     Args:
-        patterns: what its files are named like, if not all are wanted.
+        repo: OWNER/NAME.
+        revision: branch, tag or commit.
+        patterns: name patterns of the files to download; None for all files.
 
     Raises:
-        UserError: there is no such repository, or the package is not installed.
+        UserError: the repository does not exist, or the package is not installed.
         OperationError: the Hub cannot be reached.
     """
     hub = hub_package()
-    with told(f"fetch '{repo}', which is no folder here"):
+    with hub_errors(f"fetch '{repo}', which is no folder here"):
         return Path(hub.snapshot_download(repo_id=repo, revision=revision, allow_patterns=patterns))
 
 
 def hub_package() -> Any:
-    """The package, which is optional."""
+    """The optional package huggingface_hub.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import huggingface_hub
     except ImportError:
@@ -35,26 +41,31 @@ def hub_package() -> Any:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """Turn what huggingface_hub raises into one sentence; by name, for its exceptions move between versions."""
+def hub_errors(action: str) -> Iterator[None]:
+    """Turn errors of huggingface_hub into one sentence.
+
+    Errors are recognized by the name of their class, since the library moves its exceptions between versions.
+    """
     try:
         yield
     except Exception as error:
         names = {kind.__name__ for kind in type(error).__mro__}
         status = getattr(getattr(error, "response", None), "status_code", None)
         if "LocalTokenNotFoundError" in names or status == 401:
-            raise UserError(f"cannot {what}: not logged in, or not allowed to; run `hf auth login` first") from None
+            raise UserError(f"cannot {action}: not logged in, or not allowed to; run `hf auth login` first") from None
         if "RepositoryNotFoundError" in names or "RevisionNotFoundError" in names or status == 404:
-            raise UserError(f"cannot {what}: the Hub has no such model, revision, or access to it") from None
+            raise UserError(f"cannot {action}: the Hub has no such model, revision, or access to it") from None
         if status == 403:
-            raise UserError(f"cannot {what}: this account may not; name a repository of your own with --repo") from None
+            raise UserError(
+                f"cannot {action}: this account may not; name a repository of your own with --repo"
+            ) from None
         if "HFValidationError" in names:
-            raise UserError(f"cannot {what}: expected OWNER/NAME ({_first_line(error)})") from None
+            raise UserError(f"cannot {action}: expected OWNER/NAME ({_first_line(error)})") from None
         offline = {"OfflineModeIsEnabled", "ConnectionError", "ConnectError", "LocalEntryNotFoundError", "TimeoutError"}
         if names & (offline | {"TransportError", "TimeoutException"}):
-            raise OperationError(f"cannot {what}: the Hugging Face Hub cannot be reached") from None
+            raise OperationError(f"cannot {action}: the Hugging Face Hub cannot be reached") from None
         if isinstance(error, OSError) or names & {"HfHubHTTPError", "HTTPError", "RequestException"}:
-            raise OperationError(f"cannot {what}: {_first_line(error)}") from None
+            raise OperationError(f"cannot {action}: {_first_line(error)}") from None
         raise
 
 

@@ -1,4 +1,4 @@
-"""How far long work is, and how long it still takes."""
+"""Progress of long tasks, and the time that they still take."""
 
 from __future__ import annotations
 
@@ -8,26 +8,32 @@ import time
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done and how much is wanted."""
+"""Called with the completed and the total count."""
 
 
 class Narrator:
-    """Says on standard error, every few seconds, how far a long job is; short jobs hear nothing of it."""
+    """Reports the progress of a long task on standard error; a task shorter than `every` seconds stays silent.
 
-    def __init__(self, what: str, every: float = 5.0, unit: str = "samples") -> None:
-        self.what, self.every, self.unit = what, every, unit
-        self.begun = self.said = time.monotonic()
+    Args:
+        label: name of the task.
+        every: seconds between reports.
+        unit: unit of the counts.
+    """
 
-    def __call__(self, done: int, wanted: int) -> None:
+    def __init__(self, label: str, every: float = 5.0, unit: str = "samples") -> None:
+        self.label, self.every, self.unit = label, every, unit
+        self.start = self.last_report = time.monotonic()
+
+    def __call__(self, count: int, total: int) -> None:
         now = time.monotonic()
-        if now - self.said >= self.every and done < wanted:
-            self.said = now
-            left = clock((now - self.begun) / done * (wanted - done))
-            print(f"{self.what}: {done}/{wanted} {self.unit}, left {left}", file=sys.stderr, flush=True)
+        if now - self.last_report >= self.every and count < total:
+            self.last_report = now
+            left = clock((now - self.start) / count * (total - count))
+            print(f"{self.label}: {count}/{total} {self.unit}, left {left}", file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:
     """`mm:ss`, or `h:mm:ss` from one hour on."""
-    whole = math.ceil(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"
+    hours, remainder = divmod(math.ceil(seconds), 3600)
+    minutes = f"{remainder // 60:02d}:{remainder % 60:02d}"
+    return f"{hours}:{minutes}" if hours else minutes

@@ -9,7 +9,7 @@ from torch import Generator
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose; different purposes give unrelated streams."""
+    """A 63-bit seed for one purpose; different purposes give independent streams."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

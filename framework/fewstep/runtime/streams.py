@@ -1,7 +1,7 @@
-"""Random numbers for batches: one stream for all, or one for each sample.
+"""Random numbers for batches: one stream for the whole batch, or one per sample.
 
-A training draws from one generator. Samples are drawn from a stream each, so that sample i of a seed is the same in any
-batch, on any device and in any process. Shapes: B batch.
+Training uses one generator. Sampling uses one stream per sample, so that sample i of a seed is the same in any batch,
+on any device and in any process. Shapes: B batch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fewstep.runtime.seeding import generator_for
 
 
 class SampleStreams:
-    """An independent stream for each sample of a batch, known by its number.
+    """An independent stream for each sample of a batch, determined by seed and sample number.
 
-    The numbers are made on the CPU, whose generators give the same ones everywhere.
+    Random numbers are generated on the CPU, since CPU generators are identical on every machine.
 
     Args:
-        seed: of the whole job.
-        numbers: which samples of the job these are.
+        seed: seed of the whole job.
+        numbers: numbers of the samples within the job.
     """
 
     def __init__(self, seed: int, numbers: Sequence[int]) -> None:
@@ -32,13 +32,13 @@ class SampleStreams:
         return len(self._generators)
 
     def select(self, rows: Tensor) -> SampleStreams:
-        """The streams of some samples (BoolTensor [B]); what is drawn there is drawn from these too."""
-        some = SampleStreams(0, ())
-        some._generators = [g for g, wanted in zip(self._generators, rows.tolist(), strict=True) if wanted]
-        return some
+        """Streams of the selected samples (BoolTensor [B]); they share their generators with these streams."""
+        subset = SampleStreams(0, ())
+        subset._generators = [g for g, selected in zip(self._generators, rows.tolist(), strict=True) if selected]
+        return subset
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Numbers in [0, 1), [B, *shape]."""
+        """Uniform numbers in [0, 1), [B, *shape]."""
         return self._stacked(
             [torch.rand(tuple(shape), generator=g, dtype=dtype) for g in self._generators], shape, dtype
         )
@@ -55,7 +55,7 @@ class SampleStreams:
 
 
 Randomness: TypeAlias = Generator | SampleStreams | None
-"""Where random numbers come from; None is torch's global generator."""
+"""Source of random numbers; None is torch's global generator."""
 
 
 def uniform(
@@ -65,7 +65,7 @@ def uniform(
     device: torch.device | str,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Numbers in [0, 1) of `shape`, whose first axis is the batch."""
+    """Uniform numbers in [0, 1) of `shape`, whose first axis is the batch."""
     if isinstance(source, SampleStreams):
         return source.uniform(shape[1:], dtype).to(device)
     return torch.rand(tuple(shape), generator=source, device=device, dtype=dtype)
