@@ -1,4 +1,4 @@
-"""A run that takes a second, and a student of it."""
+"""The fixture `train`: a shipped recipe, trained in a second or two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backbone `dit`; that it computes what the public code does is in tests/convert/test_public_layouts.py."""
+"""The backbone `dit`; that it computes what the public code does is in tests/convert/test_layouts.py."""
 
 from __future__ import annotations
 

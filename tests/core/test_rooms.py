@@ -10,6 +10,7 @@ import pytest
 import rooms
 
 FOLDERS = sorted(path.parent for path in rooms.PACKAGE.rglob("__init__.py"))
+TESTS = Path(__file__).resolve().parents[1]
 REGISTERS = re.compile(r"^\s*@[A-Z_]+\.register\(", re.MULTILINE)
 
 
@@ -49,3 +50,9 @@ def test_a_room_says_which_files_are_components(folder: Path) -> None:
 
 def test_every_folder_with_code_is_a_package() -> None:
     assert {path.parent for path in rooms.PACKAGE.rglob("*.py")} <= set(FOLDERS)
+
+
+def test_tests_lie_in_the_room_of_what_they_test() -> None:
+    """Three folders beside them are about all rooms: the plugin kit over the registries, the pages and the wheel."""
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
+    assert {folder.as_posix() for folder in folders} - set(rooms.ORDER) == {"conformance", "docs", "packaging"}

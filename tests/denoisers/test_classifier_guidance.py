@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from enumerable import JointOracle
+from enumerable_denoisers import JointOracle
 from torch import Generator, Tensor
 
 import fewstep.denoisers.classifier_guidance as module

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from enumerable import L, Table, V, make, run, softmax
+from enumerable_denoisers import L, Table, V, make, run, softmax
 from torch import Generator, Tensor
 
 import fewstep.predictions.base as prediction_module

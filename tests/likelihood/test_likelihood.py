@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from enumerable import Table, TimedOracle
-from noised import kernel, level
+from enumerable_denoisers import Table, TimedOracle
+from noised_laws import kernel, level
 from torch import Generator, Tensor
 
 from fewstep.data.synthetic.markov import Markov

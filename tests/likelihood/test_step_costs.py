@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from enumerable import TimedOracle
+from enumerable_denoisers import TimedOracle
 from torch import Generator, Tensor
 
 from fewstep.data.synthetic.markov import Markov

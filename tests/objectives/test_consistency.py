@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from enumerable import TimedOracle, V
-from noised import level
+from enumerable_denoisers import TimedOracle, V
+from noised_laws import level
 from torch import Generator, Tensor
 
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext

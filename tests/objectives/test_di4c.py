@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from enumerable import V, make
+from enumerable_denoisers import V, make
 from torch import Generator, Tensor
 
 from fewstep.core.errors import RecipeError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from enumerable import L, Table, V
+from enumerable_denoisers import L, Table, V
 from torch import Generator, Tensor, nn
 
 from fewstep.core.errors import RecipeError

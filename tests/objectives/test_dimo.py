@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from enumerable import L, Table, V, make, row
+from enumerable_denoisers import L, Table, V, make, row
 from torch import Generator, Tensor
 
 from fewstep.core.errors import RecipeError, UserError

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from enumerable import L, Table, TimedOracle, V, row
+from enumerable_denoisers import L, Table, TimedOracle, V, row
 from torch import Generator, Tensor
 
 from fewstep.denoisers.base import Denoiser

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from enumerable import L, TimedOracle, V, make, row, run
+from enumerable_denoisers import L, TimedOracle, V, make, row, run
 from torch import Generator, Tensor
 
 from fewstep.objectives.base import Batch, Phase

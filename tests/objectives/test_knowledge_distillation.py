@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from enumerable import L, V, make, row
+from enumerable_denoisers import L, V, make, row
 from torch import Generator
 
 from fewstep.objectives.base import Batch

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from enumerable import L, Table, V, make, run
+from enumerable_denoisers import L, Table, V, make, run
 from torch import Generator, Tensor
 
 from fewstep.objectives.base import Batch, Phase

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from enumerable import L, V, make
+from enumerable_denoisers import L, V, make
 from torch import Generator, Tensor
 
 from fewstep.core.kinds import registry

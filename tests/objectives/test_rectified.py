@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from enumerable import L, V, make
+from enumerable_denoisers import L, V, make
 from torch import Generator, Tensor
 
 from fewstep.core.errors import OperationError, RecipeError, UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from enumerable import L, Table, V, make
+from enumerable_denoisers import L, Table, V, make
 from torch import Tensor
 
 from fewstep.core.errors import RecipeError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from enumerable import Table, V, make, run
+from enumerable_denoisers import Table, V, make, run
 
 from fewstep.core.errors import OperationError
 from fewstep.objectives.dmmd import DMMD

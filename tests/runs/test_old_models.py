@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from logged import logged
+from logged_metrics import logged
 from safetensors.torch import load_file
 
 from fewstep import Pipeline

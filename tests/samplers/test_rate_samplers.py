@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from enumerable import TimedOracle
-from noised import counts, distance, kernel, law_at, level, noised, walked
+from enumerable_denoisers import TimedOracle
+from noised_laws import counts, distance, kernel, law_at, level, noised, walked
 from torch import Generator, Tensor
 
 from fewstep.data.synthetic.markov import Markov

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from enumerable import JointOracle
+from enumerable_denoisers import JointOracle
 from torch import Generator, Tensor
 
 from fewstep.core.errors import UserError

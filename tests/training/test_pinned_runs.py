@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from logged import logged
+from logged_metrics import logged
 
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir

@@ -1,4 +1,4 @@
-"""Numbers that a run logged, without those that measure the machine."""
+"""Metrics that a run logged, without those that measure the machine: what repetitions are compared by."""
 
 from __future__ import annotations
 

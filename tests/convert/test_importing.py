@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from public_networks import DEPTH, HEADS, TOLD, WIDTH, public_state
+from public_checkpoints import DEPTH, HEADS, TOLD, WIDTH, public_state
 from safetensors.torch import save_file
 
 from fewstep.cli.main import main

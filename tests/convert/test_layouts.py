@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from public_networks import DEPTH, HEADS, WIDTH, inverse_frequencies, public_logits, public_state
+from public_checkpoints import DEPTH, HEADS, WIDTH, inverse_frequencies, public_logits, public_state
 from safetensors.torch import save_file
 from torch import Tensor
 
