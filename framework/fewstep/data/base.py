@@ -1,4 +1,4 @@
-"""Datasets: clean token sequences, and how to show samples of them to a person.
+"""Datasets: clean token sequences, and views of samples for people.
 
 Shapes: N samples, L tokens.
 """
@@ -20,12 +20,12 @@ from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
 
 _CHUNK = 4096
-"""Samples whose tokens are widened to 64 bits at once."""
+"""Samples per block whose tokens are widened to 64 bits."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Shape of a dataset: `vocab_size` symbols, `length` tokens a sample, and for images the `grid`
+    """Shape of a dataset: `vocab_size` symbols, `length` tokens per sample, and for images the `grid`
     (height, width, channels) that the tokens fill row by row."""
 
     vocab_size: int
@@ -35,16 +35,16 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Codec:
-    """What it takes, beside settings and spec, to read and show samples: plain data (as JSON knows them), and files."""
+    """Values (JSON types) and files that turn samples into text and images, besides settings and spec."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Samples(Protocol):
-    """Token ids [N, L] from which rows are taken by slice or by LongTensor: a tensor, or rows that lie on disk.
+    """Token ids [N, L], indexed by slice or by LongTensor: a tensor, or rows on disk.
 
-    Ids may be held in a smaller integer type, as bytes; whoever takes rows of them makes them `long()`.
+    Ids may be stored in a smaller integer type, such as bytes; the caller converts rows with `long()`.
     """
 
     @property
@@ -53,15 +53,15 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> Tensor:
-        """Whole numbers; `[:]` gives all of them, which may be too much for memory."""
+        """Integer rows [B, L]; `[:]` gives all rows, which may be too much for memory."""
 
 
 def fingerprint_of(samples: Samples) -> str:
     """SHA-256 of tokens, as 64-bit numbers."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for first in range(0, len(samples), _CHUNK):
-        found.update(samples[first : first + _CHUNK].long().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        digest.update(samples[first : first + _CHUNK].long().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 D = TypeVar("D", bound="Dataset")
@@ -70,13 +70,13 @@ D = TypeVar("D", bound="Dataset")
 class Dataset(Component, ABC):
     """Map-style data: `train` is a LongTensor [N, L], or other `Samples`; `labels` is LongTensor [N] or None.
 
-    `held_out` ([M, L] of the same kind, or None) is more of the same, never trained on: metrics score it, so that one
-    knows what a generator as good as the data would score.
+    `held_out` ([M, L] of the same kind, or None) are samples that are never trained on. Metrics score them, which
+    gives the score of a generator as good as the data.
 
-    A class of data that has labels says so in `labelled`, for recipes are checked before data are read.
+    A class of labelled data sets `labelled`, since recipes are checked before data are read.
 
-    An exported model reads and shows samples without the training data. What `to_text`, `symbols`, `to_images` and
-    `to_drawings` use beside `config` and `spec`, `codec` writes down and `restore` takes up.
+    An exported model shows samples without the training data. `codec` therefore returns all that `to_text`, `symbols`,
+    `to_images` and `to_drawings` use besides `config` and `spec`, and `restore` sets it again.
     """
 
     kind: ClassVar[Literal["tokens", "text", "image"]] = "tokens"
@@ -86,18 +86,18 @@ class Dataset(Component, ABC):
     labels: Tensor | None = None
     held_out: Samples | None = None
     augments: bool = False
-    """Whether `augment` changes samples; then it has a random stream of its own, which is part of checkpoints."""
+    """Whether `augment` changes samples; its random stream is then part of checkpoints."""
     remark: str | None = None
-    """What everybody who reads figures on these data should know; told when a training begins."""
+    """A warning for readers of figures on these data; printed when a training begins."""
     readers: int = 0
-    """Threads that read `train` ahead of the training; 0 for what is in memory."""
+    """Threads that read `train` ahead of the training; 0 for data in memory."""
 
     def __len__(self) -> int:
         return self.train.shape[0]
 
     @cached_property
     def classes(self) -> int:
-        """Number of classes of labelled data; labels are below it."""
+        """Number of classes of labelled data; labels are smaller."""
         assert self.labels is not None
         return int(self.labels.max()) + 1
 
@@ -121,24 +121,24 @@ class Dataset(Component, ABC):
         raise UserError(f"data '{config.type}' need no preparation; train on them as they are")
 
     def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
-        """Training samples (LongTensor [B, L]) changed at random in ways that leave them as likely as they were."""
+        """Training samples (LongTensor [B, L]) after random changes that preserve their probability."""
         return tokens
 
     def codec(self) -> Codec:
-        """What reading and showing samples takes beside settings and spec."""
+        """Values and files that showing samples needs besides settings and spec."""
         return Codec()
 
     def restore(self, codec: Codec) -> None:
-        """Take up what `codec` returned; called in the place of `__init__`, after `config` and `spec` are set."""
+        """Restore the state that `codec` returned; called instead of `__init__`, after `config` and `spec` are set."""
 
     @classmethod
     def without_data(
         cls: type[D], config: Any, spec: DataSpec, fingerprint: str, codec: Codec, labels: Tensor | None = None
     ) -> D:
-        """A dataset that reads and shows samples and has no training data.
+        """A dataset that shows samples and has no training data.
 
         Args:
-            labels: of the training samples (LongTensor [N]), which say how frequent classes are.
+            labels: labels of the training samples (LongTensor [N]), for the frequencies of classes.
         """
         dataset = cls.__new__(cls)
         Component.__init__(dataset, config)
@@ -148,7 +148,7 @@ class Dataset(Component, ABC):
         return dataset
 
     has_data: bool = True
-    """Whether the training data are there, and not only what samples are read by."""
+    """Whether the training data are loaded; an exported model has only the codec."""
 
     if not TYPE_CHECKING:
 
@@ -161,10 +161,10 @@ class Dataset(Component, ABC):
 
     @abstractmethod
     def to_text(self, samples: Tensor) -> list[str]:
-        """One readable line or block for each sample (`samples` is LongTensor [N, L])."""
+        """One readable line or block per sample (`samples` is LongTensor [N, L])."""
 
     def symbols(self) -> list[str]:
-        """What a person calls each of the V tokens."""
+        """Readable names of the V tokens."""
         return [str(token) for token in range(self.spec.vocab_size)]
 
     def to_images(self, samples: Tensor) -> Tensor | None:
@@ -172,18 +172,20 @@ class Dataset(Component, ABC):
         return None
 
     def originals(self, rows: Any, *, held_out: bool = False) -> Tensor | None:
-        """Images of training or held-out samples (`rows` as in `train[rows]`) before they became tokens: other ones
-        than `to_images` gives only where something is lost on the way."""
+        """Images of training or held-out samples (`rows` as in `train[rows]`) before they became tokens.
+
+        They differ from `to_images` only if tokens lose detail.
+        """
         source = self.held_out if held_out else self.train
         assert source is not None
         return self.to_images(source[rows])
 
     def to_drawings(self, samples: Tensor) -> Tensor | None:
-        """Pictures of samples that are no images, in [0, 1], float [N, C, H, W]; None where text says it all."""
+        """Pictures of samples that are not images, in [0, 1], float [N, C, H, W]; None if text suffices."""
         return None
 
     def to_midi(self, samples: Tensor) -> list[bytes] | None:
-        """A MIDI file of each sample, for music; None otherwise."""
+        """A MIDI file per sample, for music; None otherwise."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Whether a dataset's `codec` carries all that samples are read and shown by."""
+"""A check that a dataset's `codec` suffices to show samples."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from fewstep.data.base import Codec, Dataset
 
 
 def codec_problem(dataset: Dataset) -> str | None:
-    """What is lost if samples are read and shown without the training data; None if nothing is."""
-    codec, some = dataset.codec(), dataset.train[:3].long()
-    if odd := [name for name in codec.files if Path(name).name != name]:
-        return f"`codec` names the file '{odd[0]}', which is more than a name"
+    """The first defect of samples that are shown without the training data; None if there is none."""
+    codec, samples = dataset.codec(), dataset.train[:3].long()
+    if paths := [name for name in codec.files if Path(name).name != name]:
+        return f"`codec` names the file '{paths[0]}', which is more than a name"
     try:
-        kept = Codec(json.loads(json.dumps(dict(codec.values))), dict(codec.files))
-        bare = type(dataset).without_data(dataset.config, dataset.spec, dataset.fingerprint, kept, dataset.labels)
-        same = bare.to_text(some) == dataset.to_text(some) and bare.symbols() == dataset.symbols()
+        # Values go through JSON, as they do in an exported folder.
+        stored = Codec(json.loads(json.dumps(dict(codec.values))), dict(codec.files))
+        bare = type(dataset).without_data(dataset.config, dataset.spec, dataset.fingerprint, stored, dataset.labels)
+        is_same = bare.to_text(samples) == dataset.to_text(samples) and bare.symbols() == dataset.symbols()
         for name in ("to_images", "to_drawings"):
-            ours, theirs = getattr(bare, name)(some), getattr(dataset, name)(some)
-            same = same and (ours is theirs is None or torch.equal(ours, theirs))
+            ours, theirs = getattr(bare, name)(samples), getattr(dataset, name)(samples)
+            is_same = is_same and (ours is theirs is None or torch.equal(ours, theirs))
     except (AttributeError, KeyError, TypeError, UserError) as error:
         return f"`codec` and `restore` must carry all that samples are shown by ({error})"
-    if not same:
+    if not is_same:
         return "samples look different without the training data; see `codec` and `restore`"
     if "train" in vars(bare):
         return "`restore` must leave `train` alone: an exported model has no training data"

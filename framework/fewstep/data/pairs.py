@@ -1,4 +1,4 @@
-"""A store of pairs on disk: noise, and the sample that a teacher makes of it.
+"""A store of pairs on disk: noise, and the sample that a teacher draws from it.
 
 Shapes: B pairs of a batch, L tokens.
 """
@@ -23,14 +23,14 @@ from fewstep.runtime.progress import Progress
 from fewstep.runtime.seeding import derived_seed, generator_for
 
 SHARD = 4096
-"""Most pairs of one file, and the most that are in memory at a time."""
+"""Limit on the pairs of one file, and on the pairs in memory."""
 
 _FACTS = "pairs.json"
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Noise `start` and samples `data` (LongTensor [B, L]), and the evaluations that all of them took."""
+    """Noise `start` and samples `data` (LongTensor [B, L]), and the network evaluations of all pairs."""
 
     start: Tensor
     data: Tensor
@@ -38,17 +38,17 @@ class Pairs:
 
 
 class CouplingStore:
-    """Pairs in files of equal size, drawn once and then read in an order that one number is the whole state of.
+    """Pairs in files of equal size, drawn once and then read in random order; `position` is the state of the reading.
 
-    A file appears under its name only when it is on disk, so a store that was interrupted goes on with the files that
-    are missing, and has the pairs that it would have had. Reading goes file by file, in a fresh order of files and of
-    the pairs of each in every epoch.
+    A file appears under its name only when it is on disk. An interrupted store therefore continues with the missing
+    files, and its pairs are identical. Every epoch reads file by file, with a new order of the files and of the pairs
+    in each.
 
     Args:
-        folder: where; made by `fill`.
-        count: pairs wanted; rounded up to whole files.
-        facts: what decides the pairs, as plain data. A store with other facts is refused.
-        seed: of the draws and of the order.
+        folder: folder of the files, created by `fill`.
+        count: number of pairs, rounded up to complete files.
+        facts: all settings that the pairs depend on, as plain data. A store with other facts is refused.
+        seed: seed of the draws and of the order.
     """
 
     def __init__(self, folder: Path, count: int, facts: Mapping[str, Any], seed: int) -> None:
@@ -58,20 +58,20 @@ class CouplingStore:
         self.count = self.shards * self.shard
         self.facts = json.loads(json.dumps({**facts, "pairs": self.count}))
         self.position = 0
-        self._here: tuple[int, int] | None = None
+        self._loaded: tuple[int, int] | None = None
         self._pairs = Pairs(torch.empty(0), torch.empty(0))
 
     def fill(self, draw: Callable[[int, int], Pairs], progress: Progress | None = None) -> int:
-        """Draw the files that are missing; returns the evaluations that all pairs took, those of before included.
+        """Draw the missing files; returns the network evaluations of all pairs, earlier sessions included.
 
         Args:
-            draw: makes so many pairs with a seed.
+            draw: called with a number of pairs and a seed.
 
         Raises:
-            UserError: the folder holds the pairs of another teacher or other settings.
+            UserError: the folder holds the pairs of another teacher or of other settings.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self._check_facts()
         evaluations = 0
         for number in range(self.shards):
             file = self._file(number)
@@ -87,25 +87,29 @@ class CouplingStore:
         parts = []
         while size:
             epoch, offset = divmod(self.position, self.count)
-            turn, at = divmod(offset, self.shard)
+            turn, row = divmod(offset, self.shard)
             pairs = self._turn(epoch, turn)
-            parts.append((pairs.start[at : at + size], pairs.data[at : at + size]))
+            parts.append((pairs.start[row : row + size], pairs.data[row : row + size]))
             size -= len(parts[-1][0])
             self.position += len(parts[-1][0])
         start, data = (torch.cat(rows) for rows in zip(*parts, strict=True))
         return Pairs(start.long(), data.long())
 
     def _turn(self, epoch: int, turn: int) -> Pairs:
-        """The pairs of the file whose turn it is, shuffled."""
-        if self._here != (epoch, turn):
+        """Shuffled pairs of the file at position `turn` of an epoch."""
+        if self._loaded != (epoch, turn):
             files = torch.randperm(self.shards, generator=generator_for(self.seed, f"epoch/{epoch}"))
             content = self._read(self._file(int(files[turn])), "start", "data")
             rows = torch.randperm(self.shard, generator=generator_for(self.seed, f"epoch/{epoch}/turn/{turn}"))
-            self._here, self._pairs = (epoch, turn), Pairs(content["start"][rows], content["data"][rows])
+            self._loaded, self._pairs = (epoch, turn), Pairs(content["start"][rows], content["data"][rows])
         return self._pairs
 
-    def _claim(self) -> None:
-        """Write down what the pairs are, or compare it with what stands there."""
+    def _check_facts(self) -> None:
+        """Record the facts of the pairs, or compare them with the recorded facts.
+
+        Raises:
+            UserError: they differ.
+        """
         file = self.folder / _FACTS
         if not file.exists():
             _replace(file, lambda part: part.write_text(json.dumps(self.facts, indent=2) + "\n", encoding="utf-8"))
@@ -121,7 +125,7 @@ class CouplingStore:
         return self.folder / f"pairs-{number:05d}-of-{self.shards:05d}.safetensors"
 
     def _read(self, file: Path, *names: str) -> dict[str, Tensor]:
-        """These tensors of a file, and nothing else of it."""
+        """The named tensors of a file; the other tensors are not read."""
         try:
             with safe_open(file, framework="pt") as opened:
                 return {name: opened.get_tensor(name) for name in names}
@@ -139,7 +143,7 @@ def _write(file: Path, pairs: Pairs) -> None:
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and move it there."""
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    write(part)
-    publish(part, file)
+    """Write a temporary file and move it to its final path."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    write(partial)
+    publish(partial, file)

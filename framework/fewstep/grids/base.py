@@ -1,4 +1,4 @@
-"""Step grids: at which times a sampler stops on its way from noise to data."""
+"""Step grids: the times at which a sampler stops between noise and data."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class StepGrid(Component, ABC):
 
 
 class FormulaGrid(StepGrid):
-    """A grid that is one function for all numbers of steps."""
+    """A grid that applies one function to any number of steps."""
 
     @abstractmethod
     def at(self, share: float) -> float:
-        """The time at which `share` of the steps are left: 1 at 1, 0 at 0, increasing."""
+        """The time with `share` of the steps to go: an increasing function with 0 at 0 and 1 at 1."""
 
     def times(self, steps: int) -> list[float]:
         return [1.0, *(self.at(1 - index / steps) for index in range(1, steps)), 0.0]

@@ -14,41 +14,41 @@ FORMAT: Literal["fewstep-grid/1"] = "fewstep-grid/1"
 
 
 class Costs(Strict):
-    """What was measured, in nats a sample; see `StepCosts`."""
+    """Measured costs in nats per sample; see `StepCosts`."""
 
-    samples: int = Field(gt=0, description="samples of data that costs are means over")
-    evaluations: float = Field(gt=0, description="network evaluations that each of them took")
+    samples: int = Field(gt=0, description="samples of data that the costs are averaged over")
+    evaluations: float = Field(gt=0, description="network evaluations per sample")
     steps: tuple[float, ...] = Field(description="cost of each of the fine steps")
-    finest: float = Field(description="cost of the walk that takes all fine steps")
+    finest: float = Field(description="cost of the walk in all fine steps")
     coarsest: float = Field(description="cost of the walk in one step")
 
 
 class Walk(Strict):
-    """The cheapest walk in some number of steps, and what the usual ones cost."""
+    """The cheapest walk in a number of steps, and the costs of the formula grids."""
 
     times: tuple[float, ...] = Field(min_length=2, description="from 1 down to 0")
-    cost: float = Field(description="its bound on -log p(x), nats a sample")
-    linear: float = Field(description="the same of the linear grid")
-    cosine: float = Field(description="the same of the cosine grid")
+    cost: float = Field(description="bound on -log p(x) in nats per sample")
+    linear: float = Field(description="the bound of the linear grid")
+    cosine: float = Field(description="the bound of the cosine grid")
 
 
 class GridFile(Strict):
     """Version 1 of the format."""
 
     format: Literal["fewstep-grid/1"] = FORMAT
-    run: str = Field(description="run that it was measured on")
-    step: int = Field(ge=0, description="training step of its checkpoint")
+    run: str = Field(description="measured run")
+    step: int = Field(ge=0, description="training step of the run's checkpoint")
     weights: Literal["ema", "raw"]
     seed: int
-    process: dict[str, Any] = Field(description="section of its recipe; times mean something under its schedule only")
-    posterior: Literal["drawn", "plugged"] = Field(description="how its sampler draws a step")
-    fine_times: tuple[float, ...] = Field(min_length=2, description="times that were searched, from 1 down to 0")
+    process: dict[str, Any] = Field(description="process section of the recipe; times depend on its schedule")
+    posterior: Literal["drawn", "plugged"] = Field(description="posterior of the sampler's steps")
+    fine_times: tuple[float, ...] = Field(min_length=2, description="searched times, from 1 down to 0")
     costs: Costs
     walks: dict[int, Walk] = Field(min_length=1, description="by number of steps")
 
     @property
-    def known(self) -> str:
-        """The numbers of steps that it has, for messages."""
+    def step_counts(self) -> str:
+        """Numbers of steps of the walks, for messages."""
         return ", ".join(str(steps) for steps in sorted(self.walks))
 
 
@@ -61,10 +61,10 @@ def write_grid_file(path: Path, grid: GridFile) -> None:
 
 
 def read_grid_file(path: Path) -> GridFile:
-    """Read what `write_grid_file` wrote.
+    """Read the file of `write_grid_file`.
 
     Raises:
-        UserError: there is no such file, or it is damaged or something else.
+        UserError: the file does not exist, is damaged, or is not a grid.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Steps that were found by measurement."""
+"""Steps found by measurement."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fewstep.runtime.hashing import LocalPath
 
 @GRIDS.register("measured")
 class MeasuredGrid(StepGrid):
-    """Times that cost a trained model the least of its negative ELBO, from a file that `fewstep grid` wrote.
+    """Times with the lowest negative ELBO of a trained model, from a file that `fewstep grid` wrote.
 
-    They were found by dynamic programming over a fine grid (Watson et al., arXiv 2106.03802).
+    They come from dynamic programming over a fine grid (Watson et al., arXiv 2106.03802).
     """
 
     class Config(ComponentConfig):
@@ -40,11 +40,12 @@ class MeasuredGrid(StepGrid):
         if missing:
             yield (
                 "file",
-                f"'{config.file}' has walks of {grid.known} steps, and evaluate.steps asks for {', '.join(missing)}",
+                f"'{config.file}' has walks of {grid.step_counts} steps, "
+                f"and evaluate.steps asks for {', '.join(missing)}",
             )
 
     def times(self, steps: int) -> list[float]:
         grid = read_grid_file(Path(self.config.file))
         if steps not in grid.walks:
-            raise UserError(f"grid '{self.config.file}' has no walk of {steps} steps; it has {grid.known}")
+            raise UserError(f"grid '{self.config.file}' has no walk of {steps} steps; it has {grid.step_counts}")
         return list(grid.walks[steps].times)

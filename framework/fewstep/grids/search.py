@@ -1,4 +1,4 @@
-"""The cheapest walks through a matrix of step costs, for every number of steps at once.
+"""The cheapest walks through a matrix of step costs, for all numbers of steps in one pass.
 
 Shapes: n times.
 """
@@ -12,23 +12,23 @@ from torch import Tensor
 
 
 def cheapest_paths(cost: Tensor, steps: Sequence[int]) -> dict[int, list[int]]:
-    """Indices of the times of the cheapest walk from the first to the last in exactly so many steps, for each number.
+    """Cheapest walks from the first time to the last: indices of the times, by number of steps.
 
     C_k(j) = min_i C_{k-1}(i) + cost(i, j), the dynamic programme of arXiv 2106.03802.
 
     Args:
         cost: [n, n], infinite where there is no step.
-        steps: numbers from 1 to n - 1.
+        steps: numbers of steps, from 1 to n - 1.
     """
     best = torch.full((len(cost),), float("inf"), dtype=cost.dtype)
     best[0] = 0.0
-    came_from: list[Tensor] = []
+    predecessors: list[Tensor] = []
     paths: dict[int, list[int]] = {}
     for count in range(1, max(steps) + 1):
         best, earlier = (best[:, None] + cost).min(0)
-        came_from.append(earlier)
+        predecessors.append(earlier)
         if count in steps:
-            paths[count] = _followed_back(came_from, len(cost) - 1)
+            paths[count] = _trace_back(predecessors, len(cost) - 1)
     return paths
 
 
@@ -37,8 +37,8 @@ def path_cost(cost: Tensor, path: Sequence[int]) -> float:
     return float(cost[list(path[:-1]), list(path[1:])].sum())
 
 
-def _followed_back(came_from: list[Tensor], last: int) -> list[int]:
+def _trace_back(predecessors: list[Tensor], last: int) -> list[int]:
     path = [last]
-    for earlier in reversed(came_from):
+    for earlier in reversed(predecessors):
         path.append(int(earlier[path[-1]]))
     return path[::-1]

@@ -1,4 +1,4 @@
-"""CIFAR-10, in whichever form it lies there.
+"""CIFAR-10, from any of its published forms or from a copy as pictures.
 
 Shapes: N images, C channels.
 """
@@ -30,38 +30,38 @@ _COPY = "these images are a copy as pictures, maybe lossy ones: figures on them 
 
 @DATASETS.register("cifar10")
 class Cifar10(PixelDataset):
-    """CIFAR-10: 50,000 colour images of 32x32 pixels in ten classes, one token a pixel and channel.
+    """CIFAR-10: 50,000 colour images of 32x32 pixels in ten classes, one token per pixel and channel.
 
-    `path` holds what torchvision fetches (`cifar-10-batches-py`), the binary version (`cifar-10-batches-bin`), or a
-    copy with a train and a test part of class folders, zipped or not. The first are Python pickles, so torchvision
-    unpickles them only if their MD5 sums are the published ones. Images are averaged over areas to `size`; test images
-    are held out.
+    `path` holds torchvision's files (`cifar-10-batches-py`), the binary version (`cifar-10-batches-bin`), or a copy
+    with a train and a test part of class folders, zipped or not. The first are Python pickles, so torchvision unpickles
+    them only if their MD5 sums are the published ones. Images are averaged over areas to `size`; test images are held
+    out.
     """
 
     class Config(PixelConfig):
         type: Literal["cifar10"] = "cifar10"
         path: LocalPath = Field(description="folder that holds CIFAR-10")
-        size: int = Field(32, ge=2, le=32, description="pixels a side after averaging; the source has 32")
+        size: int = Field(32, ge=2, le=32, description="pixels per side after averaging; the source has 32")
         download: bool = Field(False, description="let torchvision fetch it into `path` if it is not there")
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         c = self.config
         path = Path(c.path).parent if Path(c.path).name in (_PICKLED, _BINARY) else Path(c.path)
-        original = (path / _PICKLED).is_dir() or c.download
-        if original or (path / _BINARY).is_dir():
-            read = _from_torchvision if original else _from_binary
-            images, labels = self._part(*read(path, True, c.download), c.limit)
-            held_out = self._part(*read(path, False, c.download), c.held_out)[0] if c.held_out else None
+        is_pickled = (path / _PICKLED).is_dir() or c.download
+        if is_pickled or (path / _BINARY).is_dir():
+            reader = _from_torchvision if is_pickled else _from_binary
+            images, labels = self._part(*reader(path, True, c.download), c.limit)
+            held_out = self._part(*reader(path, False, c.download), c.held_out)[0] if c.held_out else None
         else:
             images, labels, held_out = _from_copy(path, Form(c.size, c.colour, True), c.limit, c.held_out)
             self.remark = _COPY
         tests = None if held_out is None else quantised(held_out, c.levels)
-        self.hold(quantised(images, c.levels), labels, tests, c.levels)
+        self.set_images(quantised(images, c.levels), labels, tests, c.levels)
 
-    def _part(self, images: Tensor, labels: Tensor, wanted: int | None) -> tuple[Tensor, Tensor]:
-        """So many of the images (bytes [N, 32, 32, 3]), in size and colour as asked for, and their labels."""
-        rows = spread(len(images), wanted)
+    def _part(self, images: Tensor, labels: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
+        """`count` of the images (bytes [N, 32, 32, 3]) in the size and colour of the settings, and their labels."""
+        rows = spread(len(images), count)
         images = resized(images[rows], self.config.size)
         return (to_grey(images) if self.config.colour == "grey" else images), labels[rows]
 
@@ -70,7 +70,7 @@ def _from_torchvision(path: Path, train: bool, download: bool) -> tuple[Tensor, 
     """Images (bytes [N, 32, 32, 3]) and labels [N] of the training or the test part.
 
     Raises:
-        UserError: files that are missing or not the published ones, or that cannot be fetched.
+        UserError: files are missing, differ from the published ones, or cannot be fetched.
     """
     from torchvision.datasets import CIFAR10
 
@@ -92,10 +92,10 @@ def _from_torchvision(path: Path, train: bool, download: bool) -> tuple[Tensor, 
 
 
 def _from_binary(path: Path, train: bool, download: bool) -> tuple[Tensor, Tensor]:
-    """The same from the binary version: records of a label and three planes of 32 x 32 bytes.
+    """Images and labels, as `_from_torchvision`, from records of a label and three planes of 32 x 32 bytes.
 
     Raises:
-        UserError: a file that is missing, ends early or holds other labels.
+        UserError: a file is missing, ends early or holds other labels.
     """
     names = [f"data_batch_{number}.bin" for number in range(1, 6)] if train else ["test_batch.bin"]
     records = torch.cat([_records(path / _BINARY / name) for name in names])
@@ -104,7 +104,7 @@ def _from_binary(path: Path, train: bool, download: bool) -> tuple[Tensor, Tenso
 
 
 def _records(file: Path) -> Tensor:
-    """Bytes [N, 3073] of one file."""
+    """Records of one file, bytes [N, 3073]."""
     try:
         content = np.frombuffer(file.read_bytes(), np.uint8)
     except OSError as error:
@@ -115,9 +115,9 @@ def _records(file: Path) -> Tensor:
             "version; fetch it again"
         )
     records = torch.from_numpy(content.copy()).view(-1, _RECORD)
-    wrong = (records[:, 0] >= _CLASSES).nonzero()
-    if len(wrong):
-        index = int(wrong[0])
+    invalid = (records[:, 0] >= _CLASSES).nonzero()
+    if len(invalid):
+        index = int(invalid[0])
         raise UserError(
             f"data.path: image {index} of '{file}' has label {int(records[index, 0])}; CIFAR-10 has labels 0 to 9"
         )
@@ -128,7 +128,7 @@ def _from_copy(path: Path, form: Form, limit: int | None, held_out: int) -> tupl
     """Images in their final size and colour, labels, and held-out images, from a copy as pictures.
 
     Raises:
-        UserError: nothing there that could be CIFAR-10.
+        UserError: the path does not exist, or holds another number of classes.
     """
     if not path.exists():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn."""
+"""Handwritten digits from scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fewstep.data.images.pixels import shaded
 
 @DATASETS.register("digits")
 class Digits(Dataset):
-    """1,797 handwritten digits, 8x8 pixels, one token a pixel (scikit-learn's load_digits; needs no download)."""
+    """1,797 handwritten digits, 8x8 pixels, one token per pixel (scikit-learn's load_digits; needs no download)."""
 
     kind = "image"
     labelled = True

@@ -10,9 +10,9 @@ from fewstep.data.images.mnist import Mnist
 
 @DATASETS.register("fashion_mnist")
 class FashionMnist(Mnist):
-    """Fashion-MNIST (arXiv 1708.07747) from a folder with its IDX files, which are named like MNIST's.
+    """Fashion-MNIST (arXiv 1708.07747) from a folder with its IDX files, which have the names of MNIST's.
 
-    Read, reduced and quantised as `mnist` is; `download` fetches it in the place of MNIST.
+    Images are read, reduced and quantised as in `mnist`; `download` fetches Fashion-MNIST.
     """
 
     torchvision_name: ClassVar[str] = "FashionMNIST"

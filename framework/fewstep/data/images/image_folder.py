@@ -1,4 +1,4 @@
-"""Images of one's own: a folder or a .zip with a folder of pictures for each class.
+"""Own images: a folder or a .zip with a folder of pictures for each class.
 
 Shapes: N images, S size, C channels.
 """
@@ -20,26 +20,26 @@ from fewstep.runtime.hashing import LocalPath
 
 @DATASETS.register("image_folder")
 class ImageFolder(PixelDataset):
-    """Pictures from a folder or a .zip that has a folder for each class, laid out as torchvision's ImageFolder is.
+    """Pictures from a folder or a .zip with a folder for each class, in the layout of torchvision's ImageFolder.
 
-    Where the folder holds two parts, named with `train` and `test` (or `val`) and each a folder or a .zip, the second
-    is held out. Pictures of another size are scaled until the shorter side fits, then cut to the middle square, or
-    refused if `resize` is false.
+    If the folder holds two parts, a folder or .zip named with `train` and one named with `test` or `val`, the second
+    is held out. Pictures of another size are scaled to the shorter side and cut to the middle square. They are refused
+    if `resize` is false.
     """
 
     class Config(PixelConfig):
         type: Literal["image_folder"] = "image_folder"
         path: LocalPath = Field(
-            description="folder or .zip of class folders, or folder with such a train and test part"
+            description="folder or .zip of class folders, or folder with a train and a test part of that form"
         )
-        resize: bool = Field(True, description="make pictures of another size fit; false refuses them")
+        resize: bool = Field(True, description="scale and crop pictures of another size; false refuses them")
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
         c = self.config
         images, labels, held_out = read_parts(Path(c.path), Form(c.size, c.colour, c.resize), c.limit, c.held_out)
         tests = None if held_out is None else quantised(held_out, c.levels)
-        self.hold(quantised(images, c.levels), labels, tests, c.levels)
+        self.set_images(quantised(images, c.levels), labels, tests, c.levels)
 
 
 def read_parts(path: Path, form: Form, limit: int | None, held_out: int) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -57,10 +57,10 @@ def read_parts(path: Path, form: Form, limit: int | None, held_out: int) -> tupl
 
 
 def _parts(path: Path) -> tuple[Path, Path | None]:
-    """Where the training images are, and those that are held out.
+    """Paths of the training images and of the held-out images, if there are any.
 
     Raises:
-        UserError: two places may be meant.
+        UserError: several paths fit one part.
     """
     if not path.is_dir():
         return path, None
@@ -68,9 +68,9 @@ def _parts(path: Path) -> tuple[Path, Path | None]:
     train = [entry for entry in entries if "train" in entry.name.lower()]
     test = [entry for entry in entries if entry not in train and any(w in entry.name.lower() for w in ("test", "val"))]
     if not train or len(train) + len(test) < len(entries):
-        return path, None  # folders of classes, one of which may be of trains
-    for found in (train, test):
-        if len(found) > 1:
-            names = ", ".join(entry.name for entry in found)
+        return path, None  # these are folders of classes; one class may be called "trains"
+    for candidates in (train, test):
+        if len(candidates) > 1:
+            names = ", ".join(entry.name for entry in candidates)
             raise UserError(f"data.path: '{path}' holds {names}; set data.path to the one that is meant")
     return train[0], test[0] if test else None

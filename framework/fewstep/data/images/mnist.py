@@ -1,4 +1,4 @@
-"""MNIST, or anything else in its file format, from a folder.
+"""MNIST, or other images in its file format, from a folder.
 
 Shapes: N images, H, W height and width.
 """
@@ -27,22 +27,22 @@ from fewstep.runtime.hashing import LocalPath
 
 @DATASETS.register("mnist")
 class Mnist(PixelDataset):
-    """MNIST from a folder with its IDX files of images and labels: one token a pixel.
+    """MNIST from a folder with its IDX files of images and labels: one token per pixel.
 
-    Images are reduced by averaging over areas, then cut into grey levels of equal width. Others in this format can be
-    read as well. The first `held_out` test images are held out, where the folder has them.
+    Images are reduced by averaging over areas, then quantised to grey levels of equal width. Other images in this
+    format can be read as well. The first `held_out` test images are held out, if the folder has a test part.
     """
 
     torchvision_name: ClassVar[str] = "MNIST"
-    """Its class there, which fetches it into a folder of the same name."""
+    """Class of torchvision that downloads the data into a folder of the same name."""
 
     class Config(AugmentConfig):
         type: Literal["mnist"] = "mnist"
         path: LocalPath = Field(description="folder with train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz")
-        size: int = Field(28, ge=2, le=28, description="pixels a side after averaging; the source has 28")
+        size: int = Field(28, ge=2, le=28, description="pixels per side after averaging; the source has 28")
         levels: int = Field(16, ge=2, le=256, description="grey levels; the source has 256")
-        limit: int | None = Field(None, gt=0, description="keep the first images only; null keeps all")
-        download: bool = Field(False, description="fetch the files into `path` if they are not there")
+        limit: int | None = Field(None, gt=0, description="number of first images to keep; null keeps all")
+        download: bool = Field(False, description="download the files into `path` if they are missing")
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)
@@ -51,14 +51,14 @@ class Mnist(PixelDataset):
         if min(images.shape[1:]) < c.size:
             raise UserError(f"data.size: the images have {images.shape[1]} x {images.shape[2]} pixels, not {c.size}")
         held_out = self._read_test(Path(c.path), images.shape[1:]) if c.held_out else None
-        reduced = [_reduced(part, c.size, c.levels) for part in (images[: c.limit], held_out) if part is not None]
-        self.hold(reduced[0], labels[: c.limit], reduced[1] if len(reduced) > 1 else None, c.levels)
+        parts = [_reduced(part, c.size, c.levels) for part in (images[: c.limit], held_out) if part is not None]
+        self.set_images(parts[0], labels[: c.limit], parts[1] if len(parts) > 1 else None, c.levels)
 
     def _read(self, folder: Path) -> tuple[Tensor, Tensor]:
         """Training images (bytes [N, H, W]) and labels (bytes [N]).
 
         Raises:
-            UserError: missing files, files that are no IDX files or end early, or not one label an image.
+            UserError: files are missing, are not IDX files or end early, or the counts of images and labels differ.
         """
         if self.config.download and not any(self._candidates(folder, "train-images-idx3")):
             _download(folder, self.torchvision_name)
@@ -71,7 +71,7 @@ class Mnist(PixelDataset):
         return images, labels
 
     def _read_test(self, folder: Path, size: torch.Size) -> Tensor | None:
-        """The test images that are held out (bytes [M, H, W]), or None if there are none."""
+        """The held-out test images (bytes [M, H, W]), or None if there are none."""
         file = next(iter(self._candidates(folder, "t10k-images-idx3")), None)
         images = None if file is None else read_idx(file, 3)[: self.config.held_out]
         if images is not None and images.shape[1:] != size:
@@ -80,20 +80,20 @@ class Mnist(PixelDataset):
         return images
 
     def _candidates(self, folder: Path, stem: str) -> list[Path]:
-        """The files that may be the one: packed or not, in the folder itself or where torchvision puts them."""
+        """Files that fit a name: packed or not, in the folder itself or in torchvision's subfolder."""
         places = (folder, folder / self.torchvision_name / "raw")
         names = [f"{name}-ubyte{packed}" for name in (stem, stem.replace("-idx", ".idx")) for packed in (".gz", "")]
         return [place / name for place in places for name in names if (place / name).is_file()]
 
     def _find(self, folder: Path, stem: str) -> Path:
-        found = self._candidates(folder, stem)
-        if not found:
+        files = self._candidates(folder, stem)
+        if not files:
             name = self.torchvision_name
             raise UserError(
                 f"data.path: no {stem}-ubyte.gz in '{folder}'; set data.path to the folder that holds {name}, "
                 "or data.download to true to fetch it"
             )
-        return found[0]
+        return files[0]
 
 
 def _reduced(images: Tensor, size: int, levels: int) -> Tensor:
@@ -103,15 +103,15 @@ def _reduced(images: Tensor, size: int, levels: int) -> Tensor:
 
 
 def _download(folder: Path, name: str) -> None:
-    """Let torchvision fetch a dataset into `folder`.
+    """Let torchvision download a dataset into `folder`.
 
     Raises:
-        UserError: there is no network, or nowhere to write.
+        UserError: the network cannot be reached, or the folder cannot be written.
     """
     from torchvision import datasets
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints every mirror that does not answer
+        with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints every mirror that does not answer
             getattr(datasets, name)(str(folder), train=True, download=True)
     except (RuntimeError, OSError) as error:
         reason = str(error).split("\n")[0].rstrip(": ")
@@ -122,10 +122,10 @@ def _download(folder: Path, name: str) -> None:
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """Bytes of an IDX file, packed with gzip or not, as a uint8 tensor with that many dimensions.
+    """Content of an IDX file, packed with gzip or not, as a uint8 tensor with `dimensions` axes.
 
     Raises:
-        UserError: unreadable, damaged, not of this kind, or of another length than its header says.
+        UserError: the file is unreadable, damaged, not an IDX file, or of another length than its header says.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -144,6 +144,6 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         )
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, begin, 4)]
     if len(content) - begin != math.prod(shape):
-        held = max(0, len(content) - begin)
-        raise UserError(f"data.path: '{path}' holds {held} bytes, its header says {math.prod(shape)}; fetch it again")
+        size = max(0, len(content) - begin)
+        raise UserError(f"data.path: '{path}' holds {size} bytes, its header says {math.prod(shape)}; fetch it again")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=begin).copy()).view(shape)

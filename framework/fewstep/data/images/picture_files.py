@@ -1,4 +1,4 @@
-"""Pictures in folders, one folder a class, on disk or inside a .zip; what is wrong with one is told in a sentence.
+"""Pictures in folders, one folder per class, on disk or inside a .zip; each defect is one sentence.
 
 Shapes: N images, S size, C channels.
 """
@@ -25,13 +25,13 @@ from fewstep.core.errors import UserError
 from fewstep.data.images.pixels import spread
 from fewstep.runtime.progress import Narrator
 
-_TOGETHER = 256
-"""Pictures that are decoded between two reports of how far it is."""
+_BATCH = 256
+"""Pictures decoded between two reports of the progress."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file: `name` within its folder or archive, and the class that its folder stands for."""
+    """A picture file: `name` within its folder or archive, and the class of its folder."""
 
     name: str
     label: str
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Form:
-    """What every picture becomes: S pixels a side, three channels or one; `resize` lets others be fitted."""
+    """Form of the images in memory: S pixels per side, three channels or one; `resize` scales other sizes."""
 
     size: int
     colour: Literal["rgb", "grey"]
@@ -49,11 +49,11 @@ class Form:
 class PictureFiles:
     """The pictures below a folder or in an archive, sorted by class and name.
 
-    The class is the first folder that not all pictures share. Hidden files, and files that are no pictures by their
-    names, are left out.
+    The class of a picture is the first folder that not all pictures share. Hidden files, and files without the name of
+    a picture, are left out.
 
     Raises:
-        UserError: no such place, a damaged archive, or no pictures.
+        UserError: the path does not exist, the archive is damaged, or there are no pictures.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,38 +64,38 @@ class PictureFiles:
             raise UserError(f"data.path: '{path}' holds no pictures ({', '.join(_extensions())})")
         above = _shared(list(folders.values()))
         if len(folders) > 1 and above in folders.values():
-            odd = next(name for name in names if folders[_folder(name)] == above)
-            raise UserError(f"data.path: '{path}' has picture '{odd}' beside folders of classes; move it into one")
+            stray = next(name for name in names if folders[_folder(name)] == above)
+            raise UserError(f"data.path: '{path}' has picture '{stray}' beside folders of classes; move it into one")
         labels = {
             folder: place.name if place == above else place.parts[len(above.parts)] for folder, place in folders.items()
         }
-        found = [Picture(name, labels[_folder(name)]) for name in names]
-        self.pictures = sorted(found, key=lambda picture: (picture.label, picture.name))
+        pictures = [Picture(name, labels[_folder(name)]) for name in names]
+        self.pictures = sorted(pictures, key=lambda picture: (picture.label, picture.name))
 
     @cached_property
     def classes(self) -> list[str]:
         """Names of the classes, in order."""
         return sorted({picture.label for picture in self.pictures})
 
-    def read(self, wanted: int | None, form: Form, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Pixels, bytes [N, S, S, C], and numbers of classes [N] of `wanted` pictures, spread evenly; None takes all.
+    def read(self, limit: int | None, form: Form, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Pixels, bytes [N, S, S, C], and class numbers [N] of at most `limit` pictures, evenly spaced; None reads all.
 
         Raises:
-            UserError: a picture that cannot be read or does not fit, or one of a class that is not among `classes`.
+            UserError: a picture cannot be read or does not fit, or its class is not among `classes`.
         """
-        strange = next((label for label in self.classes if label not in classes), None)
-        if strange is not None:
-            raise UserError(f"data.path: '{self.path}' has a class '{strange}', of which there is no training image")
-        chosen = [self.pictures[index] for index in spread(len(self.pictures), wanted).tolist()]
-        images = np.empty((len(chosen), form.size, form.size, 3 if form.colour == "rgb" else 1), np.uint8)
+        unknown = next((label for label in self.classes if label not in classes), None)
+        if unknown is not None:
+            raise UserError(f"data.path: '{self.path}' has a class '{unknown}', of which there is no training image")
+        pictures = [self.pictures[index] for index in spread(len(self.pictures), limit).tolist()]
+        images = np.empty((len(pictures), form.size, form.size, 3 if form.colour == "rgb" else 1), np.uint8)
         progress = Narrator(f"reading {self.path.name}", unit="images")
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            for first in range(0, len(chosen), _TOGETHER):
-                part = chosen[first : first + _TOGETHER]
-                for index, pixels in enumerate(pool.map(lambda picture: self._pixels(picture, form), part), first):
+            for first in range(0, len(pictures), _BATCH):
+                batch = pictures[first : first + _BATCH]
+                for index, pixels in enumerate(pool.map(lambda picture: self._pixels(picture, form), batch), first):
                     images[index] = pixels
-                progress(first + len(part), len(chosen))
-        labels = torch.tensor([classes.index(picture.label) for picture in chosen], dtype=torch.long)
+                progress(first + len(batch), len(pictures))
+        labels = torch.tensor([classes.index(picture.label) for picture in pictures], dtype=torch.long)
         return torch.from_numpy(images), labels
 
     def _names(self) -> list[str]:
@@ -122,7 +122,7 @@ class PictureFiles:
         """One picture, bytes [S, S, C].
 
         Raises:
-            UserError: it cannot be read, or is not of the size asked for and may not be made so.
+            UserError: the picture cannot be read, or has another size and `form.resize` is false.
         """
         place = f"image '{picture.name}' of '{self.path}'"
         try:
@@ -136,7 +136,7 @@ class PictureFiles:
 
 
 def _decoded(content: bytes, form: Form, place: str) -> np.ndarray:
-    """Pixels [S, S, C]: turned as its camera says, scaled until the shorter side is S, cut to the middle square."""
+    """Pixels [S, S, C]: turned by the camera's EXIF mark, scaled to a shorter side of S, cut to the middle square."""
     from PIL import Image, ImageOps
     from torchvision.transforms.v2 import functional
     from torchvision.transforms.v2.functional import InterpolationMode as Mode
@@ -159,7 +159,7 @@ def _decoded(content: bytes, form: Form, place: str) -> np.ndarray:
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """What reading a damaged picture raises, by format and kind of damage."""
+    """Exceptions that reading a damaged picture raises; they depend on the format and the damage."""
     from PIL.Image import DecompressionBombError
 
     damaged = (zipfile.BadZipFile, zlib.error, struct.error, SyntaxError, EOFError, DecompressionBombError)
@@ -170,7 +170,7 @@ def _reason(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "it is no picture that Pillow knows"  # its own words are an object's address
+        return "it is no picture that Pillow knows"  # Pillow's message is the address of an object
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).split("\n")[0]
@@ -191,7 +191,7 @@ def _hidden(name: str) -> bool:
 
 
 def _shared(folders: Sequence[PurePosixPath]) -> PurePosixPath:
-    """The deepest folder that all of them are or lie in."""
+    """The deepest folder that contains, or is, each of the folders."""
     shared = folders[0]
     while not all(folder == shared or shared in folder.parents for folder in folders):
         shared = shared.parent

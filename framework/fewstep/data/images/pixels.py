@@ -1,4 +1,4 @@
-"""What image datasets have in common: sizes, grey levels, one token a pixel and channel, and changes at random.
+"""Shared parts of image datasets: sizes, grey levels, one token per pixel and channel, and random augmentation.
 
 Shapes: N images, B batch, H, W, C height, width and channels, L = H W C tokens (row by row, channels last), K levels.
 """
@@ -18,37 +18,37 @@ from fewstep.data.base import Dataset, DataSpec
 _SHADES = " .:-=+*#%@"
 _CHUNK = 4096
 _LUMA = (0.299, 0.587, 0.114)
-"""Grey of red, green and blue (ITU-R BT.601), as Pillow has it."""
+"""Weights of red, green and blue in grey (ITU-R BT.601), the same as Pillow's."""
 
 
 class HeldOutConfig(ComponentConfig):
-    """How much is read."""
+    """Numbers of training and held-out images."""
 
-    limit: int | None = Field(None, gt=0, description="keep so many training images; null keeps all")
+    limit: int | None = Field(None, gt=0, description="number of training images to keep; null keeps all")
     held_out: int = Field(
-        1000, ge=0, description="images of the test part that are held out, if it is there; 0 reads none of it"
+        1000, ge=0, description="held-out images of the test part, if there is one; 0 does not read it"
     )
 
 
 class AugmentConfig(HeldOutConfig):
-    """How training images are changed at random."""
+    """Random augmentation of training images."""
 
     flip: bool = Field(False, description="mirror each training image, left to right, with probability 1/2")
     shift: int = Field(
-        0, ge=0, description="move each training image by up to this many pixels each way; its border is repeated"
+        0, ge=0, description="move each training image by at most this many pixels; its border is repeated"
     )
 
 
 class PixelConfig(AugmentConfig):
     """Settings of images in colour."""
 
-    size: int = Field(32, ge=2, le=1024, description="pixels a side")
-    levels: int = Field(256, ge=2, le=256, description="levels a channel (K), of equal width; the source has 256")
-    colour: Literal["rgb", "grey"] = Field("rgb", description="three tokens a pixel, or one")
+    size: int = Field(32, ge=2, le=1024, description="pixels per side")
+    levels: int = Field(256, ge=2, le=256, description="levels per channel (K), of equal width; the source has 256")
+    colour: Literal["rgb", "grey"] = Field("rgb", description="three tokens per pixel, or one")
 
 
 class PixelDataset(Dataset):
-    """Images whose tokens are levels of pixels, held as bytes; a subclass reads them and calls `hold`."""
+    """Images whose tokens are levels of pixels, stored as bytes; a subclass reads them and calls `set_images`."""
 
     kind = "image"
     labelled = True
@@ -58,8 +58,8 @@ class PixelDataset(Dataset):
         """K."""
         return self.spec.vocab_size
 
-    def hold(self, images: Tensor, labels: Tensor, held_out: Tensor | None, levels: int) -> None:
-        """Take over images that have their final size and levels.
+    def set_images(self, images: Tensor, labels: Tensor, held_out: Tensor | None, levels: int) -> None:
+        """Set training and held-out samples from images of the final size and levels.
 
         Args:
             images: levels, bytes [N, H, W, C].
@@ -125,24 +125,26 @@ def to_grey(images: Tensor) -> Tensor:
     return torch.cat([(part.float() @ weights).round().byte()[..., None] for part in images.split(_CHUNK)])
 
 
-def spread(count: int, wanted: int | None) -> Tensor:
-    """Indices (LongTensor) of `wanted` of `count` images, at even distances, so that sorted classes keep their shares;
-    all if there are not so many, or if it is None."""
-    if wanted is None or wanted >= count:
+def spread(count: int, limit: int | None) -> Tensor:
+    """Indices (LongTensor) of `limit` out of `count` images, evenly spaced; None or a larger limit gives all.
+
+    Even spacing preserves the shares of classes in sorted images.
+    """
+    if limit is None or limit >= count:
         return torch.arange(count)
-    return torch.arange(wanted) * count // wanted
+    return torch.arange(limit) * count // limit
 
 
 def flipped(images: Tensor, generator: Generator) -> Tensor:
-    """Each of the images [B, H, W, C] mirrored, left to right, with probability 1/2."""
+    """Images [B, H, W, C], each mirrored left to right with probability 1/2."""
     coins = torch.rand(len(images), generator=generator, device=images.device) < 0.5
     return torch.where(coins[:, None, None, None], images.flip(2), images)
 
 
 def shifted(images: Tensor, reach: int, generator: Generator) -> Tensor:
-    """Each of the images [B, H, W, C] moved by up to `reach` pixels each way.
+    """Images [B, H, W, C], each moved by at most `reach` pixels in both axes.
 
-    The usual crop of a padded image; it is padded with its own border, since black bars would be learnt as well.
+    This is the usual crop of a padded image. The padding repeats the border, since a network would learn black bars.
     """
     count, height, width, channels = images.shape
     moves = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device=images.device)

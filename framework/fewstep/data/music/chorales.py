@@ -23,18 +23,18 @@ from fewstep.runtime.hashing import LocalPath, read_utf8
 _NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 _VOICES = ("Soprano", "Alto", "Tenor", "Bass")
 _PIANO = (21, 108)
-"""Lowest and highest key: room enough below for any transposition to stay clear of the sign for a rest."""
+"""Lowest and highest key; no transposition from there reaches the mark of a rest."""
 _INK = ((0.84, 0.15, 0.16), (1.00, 0.50, 0.05), (0.17, 0.63, 0.17), (0.12, 0.47, 0.71))
 
 
 @DATASETS.register("chorales")
 class Chorales(Dataset):
-    """Bach's four-part chorales: pitches of soprano, alto, tenor and bass, slot by slot, one slot a sixteenth.
+    """Bach's four-part chorales: pitches of soprano, alto, tenor and bass, slot by slot, one slot per sixteenth.
 
-    Voices must agree at every slot, so samples that were drawn token by token are heard (and counted) as wrong. Reads
-    the JSON file of github.com/czhuang/JSB-Chorales-dataset: its `train` is trained on, `valid` is held out, `test`
-    is not read. Windows stay within a piece. A held note is the same pitch in several slots; the file does not say
-    where it is struck again.
+    Voices must agree at every slot, so independently drawn tokens sound wrong, and metrics count the wrong chords.
+    Reads the JSON file of github.com/czhuang/JSB-Chorales-dataset: `train` is the training part, `valid` is held out,
+    `test` is not read. Windows stay within a piece. A held note is the same pitch in several slots; the file has no
+    mark for a repeated note.
     """
 
     kind = "tokens"
@@ -43,7 +43,7 @@ class Chorales(Dataset):
     class Config(ComponentConfig):
         type: Literal["chorales"] = "chorales"
         path: LocalPath = Field(description="the file Jsb16thSeparated.json")
-        slots: int = Field(16, ge=2, description="sixteenths a sample; four tokens each")
+        slots: int = Field(16, ge=2, description="sixteenths per sample; four tokens each")
         stride: int = Field(4, ge=1, description="sixteenths from one window to the next; 4 starts all on a beat")
         transpose: int = Field(
             0, ge=0, le=12, description="train on copies moved by up to this many semitones, up and down"
@@ -54,7 +54,7 @@ class Chorales(Dataset):
         c = self.config
         pieces = _load(Path(c.path))
         shifts = range(-c.transpose, c.transpose + 1)
-        train = torch.cat([_moved(self._windows(pieces["train"], "train"), shift) for shift in shifts])
+        train = torch.cat([_transposed(self._windows(pieces["train"], "train"), shift) for shift in shifts])
         held_out = self._windows(pieces["valid"], "valid")
         self.pitches = torch.unique(torch.cat([train.flatten(), held_out.flatten()]))
         """MIDI pitch of every symbol, ascending; -1 is a rest. LongTensor [V]."""
@@ -68,10 +68,10 @@ class Chorales(Dataset):
         self.pitches = torch.tensor(codec.values["pitches"])
 
     def encode(self, pitches: Tensor) -> Tensor:
-        """Symbols of MIDI pitches (any shape); `self.pitches[symbols]` is the way back.
+        """Symbols of MIDI pitches (any shape); `self.pitches[symbols]` is the inverse.
 
         Raises:
-            UserError: a pitch that does not occur in the data.
+            UserError: a pitch does not occur in the data.
         """
         symbols = torch.searchsorted(self.pitches, pitches.contiguous()).clamp_max(len(self.pitches) - 1)
         unknown = pitches[self.pitches[symbols] != pitches]
@@ -80,7 +80,7 @@ class Chorales(Dataset):
         return symbols
 
     def to_text(self, samples: Tensor) -> list[str]:
-        """Four lines a sample, soprano on top, a column a slot."""
+        """Four lines per sample, soprano on top, one column per slot."""
         chords = self.pitches[samples.cpu()].view(len(samples), -1, self.voices)
         return ["\n".join(_line(voice) for voice in sample.T.tolist()) for sample in chords]
 
@@ -88,7 +88,7 @@ class Chorales(Dataset):
         return [note_name(pitch) for pitch in self.pitches.tolist()]
 
     def to_drawings(self, samples: Tensor) -> Tensor:
-        """Piano rolls on white, high notes on top, a colour a voice: float [N, 3, H, W], two pixels a slot."""
+        """Piano rolls on white, high notes on top, a colour per voice: float [N, 3, H, W], two pixels per slot."""
         low, high = int(self.pitches[self.pitches != REST].min()), int(self.pitches.max())
         chords = self.pitches[samples.cpu()].view(len(samples), -1, self.voices)
         rolls = torch.ones(len(samples), chords.shape[1], high - low + 3, 3)
@@ -99,7 +99,7 @@ class Chorales(Dataset):
         return rolls.permute(0, 3, 2, 1).repeat_interleave(2, dim=3)
 
     def to_midi(self, samples: Tensor) -> list[bytes]:
-        """A MIDI file a sample, a track a voice; a pitch that lasts several slots is one note, as the data have it."""
+        """A MIDI file per sample, a track per voice; equal pitches in successive slots are one note, as in the data."""
         chords = self.pitches[samples.cpu()].view(len(samples), -1, self.voices)
         return [midi_file(sample.T.tolist(), names=_VOICES) for sample in chords]
 
@@ -113,7 +113,7 @@ class Chorales(Dataset):
         return torch.cat([piece.unfold(0, slots, stride).transpose(1, 2).flatten(1) for piece in long])
 
 
-def _moved(pitches: Tensor, semitones: int) -> Tensor:
+def _transposed(pitches: Tensor, semitones: int) -> Tensor:
     return torch.where(pitches == REST, pitches, pitches + semitones)
 
 
@@ -130,7 +130,7 @@ def _load(path: Path) -> dict[str, list[Tensor]]:
     """Pieces of `train` and `valid`, LongTensor [T, 4] each, rests as -1.
 
     Raises:
-        UserError: no such file, not JSON, or JSON of another form.
+        UserError: the file does not exist, is not JSON, or has another form.
     """
     if not path.is_file():
         raise UserError(
@@ -150,7 +150,11 @@ def _load(path: Path) -> dict[str, list[Tensor]]:
 
 
 def _piece(piece: Any, place: str) -> Tensor:
-    """One piece, checked."""
+    """One piece, LongTensor [T, 4].
+
+    Raises:
+        UserError: the piece is not a list of slots of four pitches.
+    """
     try:
         pitches = np.array(piece, dtype=np.float64)
     except (TypeError, ValueError):
@@ -158,10 +162,10 @@ def _piece(piece: Any, place: str) -> Tensor:
     if pitches.ndim != 2 or pitches.shape[1] != Chorales.voices:
         raise UserError(f"data.path: {place}: a piece is a list of slots, and a slot a list of four MIDI pitches")
     pitches = np.where(np.isnan(pitches), REST, pitches)
-    odd = (pitches != REST) & ((pitches != np.round(pitches)) | (pitches < _PIANO[0]) | (pitches > _PIANO[1]))
-    if odd.any():
+    invalid = (pitches != REST) & ((pitches != np.round(pitches)) | (pitches < _PIANO[0]) | (pitches > _PIANO[1]))
+    if invalid.any():
         raise UserError(
-            f"data.path: {place}: {pitches[odd][0]:g} is no MIDI pitch of a piano "
+            f"data.path: {place}: {pitches[invalid][0]:g} is no MIDI pitch of a piano "
             f"({_PIANO[0]} to {_PIANO[1]}; {REST} is a rest)"
         )
     return torch.from_numpy(pitches.astype(np.int64))

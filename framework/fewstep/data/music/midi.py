@@ -1,7 +1,7 @@
 """Standard MIDI files (format 1, RP-001 of the MIDI Manufacturers Association) of music on a grid.
 
-Written here and not by a package: it is a page of code, and what a sampling job leaves must not depend on what else is
-installed.
+No package writes them: the format takes a page of code, and the files of a sampling job must not depend on optional
+packages.
 
 Shapes: T slots, voices.
 """
@@ -14,7 +14,7 @@ from itertools import groupby
 
 REST = -1
 _TICKS = 480
-"""A quarter note."""
+"""Ticks per quarter note."""
 _PROGRAM = 52
 """Choir Aahs of General MIDI."""
 _VELOCITY = 80
@@ -25,15 +25,17 @@ _END = b"\x00\xff\x2f\x00"
 def midi_file(
     voices: Sequence[Sequence[int]], *, names: Sequence[str], slots_a_quarter: int = 4, quarters_a_minute: int = 72
 ) -> bytes:
-    """The bytes of a .mid file: a track for the tempo, then one for each voice, on a channel of its own.
+    """The bytes of a .mid file: a track for the tempo, then one per voice, each on its own channel.
 
     Equal pitches in successive slots are one held note.
 
     Args:
         voices: MIDI pitches by voice and slot, -1 for a rest.
-        names: of the voices.
+        names: names of the voices.
+        slots_a_quarter: slots per quarter note.
+        quarters_a_minute: tempo in quarter notes per minute.
     """
-    tempo = struct.pack(">I", 60_000_000 // quarters_a_minute)[1:]  # microseconds a quarter
+    tempo = struct.pack(">I", 60_000_000 // quarters_a_minute)[1:]  # microseconds per quarter
     tracks = [b"\x00\xff\x51\x03" + tempo + _END]
     for channel, (pitches, name) in enumerate(zip(voices, names, strict=True)):
         tracks.append(_voice(pitches, name.encode("ascii"), channel, _TICKS // slots_a_quarter))
@@ -42,22 +44,22 @@ def midi_file(
 
 
 def _voice(pitches: Sequence[int], name: bytes, channel: int, ticks: int) -> bytes:
-    """Events of one voice whose slots last so many ticks; each begins with the time since the one before."""
+    """Events of one voice whose slots last `ticks` each; an event begins with the time since the previous one."""
     events = [b"\x00\xff\x03", _variable(len(name)), name, bytes((0, _PROGRAM_CHANGE | channel, _PROGRAM))]
-    waited = 0
+    pause = 0
     for pitch, slots in groupby(pitches):
         length = len(list(slots)) * ticks
         if pitch == REST:
-            waited += length
+            pause += length
             continue
-        events.append(_variable(waited) + bytes((_NOTE_ON | channel, pitch, _VELOCITY)))
+        events.append(_variable(pause) + bytes((_NOTE_ON | channel, pitch, _VELOCITY)))
         events.append(_variable(length) + bytes((_NOTE_OFF | channel, pitch, 0)))
-        waited = 0
-    return b"".join(events) + _variable(waited) + _END[1:]
+        pause = 0
+    return b"".join(events) + _variable(pause) + _END[1:]
 
 
 def _variable(number: int) -> bytes:
-    """A variable-length quantity: seven bits a byte, high ones first, the top bit set on all but the last."""
+    """A variable-length quantity: seven bits per byte, high bits first, the top bit set on all but the last byte."""
     groups = [number & 0x7F]
     while number := number >> 7:
         groups.append(number & 0x7F | 0x80)

@@ -1,4 +1,4 @@
-"""Two coins that always agree: the smallest law that a factorised one-step generator cannot draw."""
+"""Two coins that always agree: the smallest distribution that a factorised one-step generator cannot draw."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fewstep.data.base import DATASETS, Dataset, DataSpec
 class Coins(Dataset):
     """Fair coins in groups that always agree, HH or TT: one factorised step gets half of the pairs wrong.
 
-    The argument of arXiv 2603.20155, section 3.1, as data.
+    These data realise the argument of arXiv 2603.20155, section 3.1.
     """
 
     class Config(ComponentConfig):
         type: Literal["coins"] = "coins"
         coins: int = Field(2, ge=2, description="coins that agree in each sample")
-        size: int = Field(4096, gt=1, description="samples an epoch, half of them heads")
+        size: int = Field(4096, gt=1, description="samples per epoch, half of them heads")
 
     def __init__(self, config: Any = None) -> None:
         super().__init__(config)

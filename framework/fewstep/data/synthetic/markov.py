@@ -17,18 +17,18 @@ from fewstep.data.base import DATASETS, DataSpec
 from fewstep.data.synthetic.source import Chain, Source, normalised
 
 MAX_CONTEXTS = 1024
-"""A dense matrix of contexts by contexts is powered to find the stationary law."""
+"""Limit on C: the stationary distribution comes from powers of a dense [C, C] matrix."""
 
 
 @DATASETS.register("markov")
 class Markov(Source):
-    """Stationary Markov chain, of any order, with a few likely successors a context: its law is known exactly."""
+    """Stationary Markov chain of any order with a few likely successors per context; its distribution is known."""
 
     class Config(ComponentConfig):
         type: Literal["markov"] = "markov"
         vocab_size: int = Field(16, ge=2, description="symbols of the chain")
         order: int = Field(1, ge=1, description="tokens that the next one depends on")
-        length: int = Field(32, ge=2, description="tokens a sample")
+        length: int = Field(32, ge=2, description="tokens per sample")
         successors: int = Field(4, ge=1, description="likely successors of each context")
         smoothing: float = Field(
             1e-3, gt=0, lt=1, description="mass spread over all successors, so that none is impossible"
@@ -49,7 +49,7 @@ class Markov(Source):
             yield (
                 "order",
                 f"vocab_size ** order is {config.vocab_size**config.order:,} contexts, and {MAX_CONTEXTS:,} is the "
-                "most whose law is computed exactly; take fewer symbols or a lower order",
+                "most whose distribution is computed exactly; take fewer symbols or a lower order",
             )
 
     def __init__(self, config: Any = None) -> None:
@@ -79,7 +79,7 @@ class Markov(Source):
         return self.initial.log()[contexts[:, 0]] + steps.sum(1)
 
     def contexts(self, samples: Tensor) -> Tensor:
-        """Number of the context that ends at each place from the order-th on (LongTensor [B, L - order + 1])."""
+        """Number of the context that ends at each place, from place `order` on (LongTensor [B, L - order + 1])."""
         windows = samples.unfold(1, self.config.order, 1)
         places = self.config.vocab_size ** torch.arange(self.config.order - 1, -1, -1, device=samples.device)
         return (windows * places).sum(-1)
@@ -87,12 +87,12 @@ class Markov(Source):
     def ngram_probs(self, n: int) -> Tensor:
         """Exact probability of every n-gram (float64 [V] * n); the same at every place."""
         vocab, order = self.config.vocab_size, self.config.order
-        law = self.initial.view([vocab] * order)
+        probs = self.initial.view([vocab] * order)
         if n < order:
-            return law.sum(tuple(range(order - n)))
+            return probs.sum(tuple(range(order - n)))
         for _ in range(n - order):
-            law = law[..., None] * self.transition.view([vocab] * (order + 1))
-        return law
+            probs = probs[..., None] * self.transition.view([vocab] * (order + 1))
+        return probs
 
     def _digits(self, contexts: Tensor) -> Tensor:
         """Tokens of contexts (LongTensor [B, order])."""
@@ -108,7 +108,7 @@ class Markov(Source):
 
 
 def _transition(config: Any, generator: Generator) -> Tensor:
-    """Row-stochastic float64 [C, V]: `successors` random entries a row hold all but the smoothing mass."""
+    """Row-stochastic float64 [C, V]: `successors` random entries per row hold all but the smoothing mass."""
     v, k, contexts = config.vocab_size, config.successors, config.vocab_size**config.order
     likely = torch.rand(contexts, v, generator=generator, dtype=torch.float64).argsort(1)[:, :k]
     weights = 0.25 + torch.rand(contexts, k, generator=generator, dtype=torch.float64)

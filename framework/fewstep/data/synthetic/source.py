@@ -1,4 +1,4 @@
-"""Sources: datasets whose distribution is known, as they offer it to metrics and to exact denoisers.
+"""Sources: datasets with a known distribution, for metrics and exact denoisers.
 
 Shapes: N samples, L tokens, V vocabulary, C = V ** order contexts, numbered with the latest token as the last digit.
 """
@@ -29,7 +29,7 @@ class Source(Dataset):
     @property
     @abstractmethod
     def chain(self) -> Chain:
-        """The chain; `denoisers.exact` makes the exact denoiser of it."""
+        """The chain; `denoisers.exact` builds the exact denoiser from it."""
 
     @abstractmethod
     def draw(self, count: int, generator: Generator) -> Tensor:
