@@ -135,6 +135,21 @@ class StepContext:
         times = self.sample_time(count * blocks, antithetic=antithetic).view(count, blocks)
         return times.repeat_interleave(student.block_size, 1)
 
+    def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
+        """Mean over the tokens that this step supervises, a scalar; objectives reduce their losses here or by `sum`.
+
+        Args:
+            values: a loss for each token, float [B, L].
+            where: BoolTensor [B, L], to average over its true positions alone; without any of them the mean is 0.
+        """
+        if where is None:
+            return values.mean()
+        return values.masked_fill(~where, 0.0).sum() / where.sum().clamp_min(1)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all tokens [B, L] of the batch, a scalar; estimated from those that this step supervises."""
+        return values.sum()
+
 
 class Objective(Component, ABC):
     """A loss over one or more networks. The role called "student" is the one that is exported and sampled."""
@@ -146,6 +161,9 @@ class Objective(Component, ABC):
     likelihood: ClassVar[bool] = False
     """Whether its student learns p(x | z_t) itself, so that there is a bound on its likelihood. Students that learn to
     draw well in few steps have none that says anything."""
+    per_token: ClassVar[bool] = True
+    """Whether its loss is a sum or mean of values [B, L] that `StepContext.mean` or `sum` reduces, so that a step may
+    supervise fewer tokens. Losses of whole samples are not."""
 
     @classmethod
     def usual_steps(cls, config: Any) -> int | None:

@@ -23,6 +23,7 @@ class Classifier(Objective):
     """
 
     roles: ClassVar = {"student": RoleSpec(scores="labels")}
+    per_token = False
 
     class Config(ComponentConfig):
         type: Literal["classifier"] = "classifier"

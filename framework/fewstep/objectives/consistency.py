@@ -76,12 +76,11 @@ class Consistency(Objective):
         both = student.where & teacher.where
         value = divergence(c.divergence, student, teacher, both)
         shown = student.nll(batch.x0) * ~both
-        count = student.where.sum()
         metrics: dict[str, Any] = {
             "round": torch.tensor(c.round(ctx)),
             "divergence": (value.detach().sum(), both.sum()),
         }
-        return LossOutput((value + shown).sum() / count.clamp_min(1), metrics)
+        return LossOutput(ctx.mean(value + shown, student.where), metrics)
 
     def pair(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Times t > s of the process, float64 [B]."""

@@ -44,6 +44,6 @@ class Denoising(Objective):
             value = matching_loss("posterior", ctx.process, corrupted.x_t, t, c.posterior_step).fit(
                 batch.x0, prediction
             )
-        loss = (per_token(loss_weight(c, t, ctx.process.schedule)) * value).mean()
+        loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * value)
         noised = corrupted.noised.sum().clamp_min(1)
         return LossOutput(loss, {"nll_noised": (nll.detach() * corrupted.noised).sum() / noised})

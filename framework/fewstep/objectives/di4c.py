@@ -37,6 +37,7 @@ class Di4C(Objective):
         "teacher": RoleSpec(trained=False, starts_from="teacher"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
     }
+    per_token = False
 
     class Config(ComponentConfig):
         type: Literal["di4c"] = "di4c"

@@ -54,6 +54,7 @@ class DiDi(Objective):
         "student": RoleSpec(starts_from="teacher", adapters=True),
         "discriminator": RoleSpec(starts_from="teacher", scores=2),
     }
+    per_token = False
 
     class Config(WeightingConfig):
         type: Literal["didi"] = "didi"

@@ -120,7 +120,7 @@ class DiMO(Objective):
         def value(p: Tensor, a: Tensor, q: Tensor) -> Tensor:
             return (jeffreys_gradient(a, q, c.jeffreys).detach() * p.masked_fill(p.isneginf(), 0.0)).sum(-1)
 
-        loss = rowwise(value, [made.prediction, auxiliary, teacher], where=teacher.where).sum() / batch.size
+        loss = ctx.sum(rowwise(value, [made.prediction, auxiliary, teacher], where=teacher.where)) / batch.size
         with torch.no_grad():
             entropy = made.prediction.entropy()
             gap = divergence("total_variation", auxiliary, teacher, teacher.where)
@@ -136,7 +136,7 @@ class DiMO(Objective):
         def value(a: Tensor, x: Tensor) -> Tensor:
             return -(1 - share) * a.gather(1, x[:, None])[:, 0] - share * a.mean(-1)
 
-        loss = rowwise(value, [auxiliary], [made.x], where=auxiliary.where).sum() / auxiliary.where.sum()
+        loss = ctx.mean(rowwise(value, [auxiliary], [made.x], where=auxiliary.where), auxiliary.where)
         return LossOutput(loss, {"auxiliary_loss": loss.detach()})
 
 

@@ -113,10 +113,10 @@ class DMMD(Objective):
         form = matching_loss(c.loss, ctx.process, step.z_s, s, c.posterior_step)
         losses: dict[str, Tensor] = {}
         if "student" in phase.train:
-            losses["student_loss"] = (weight * form.student(student, auxiliary, teacher)).mean()
+            losses["student_loss"] = ctx.mean(weight * form.student(student, auxiliary, teacher))
         if "auxiliary" in phase.train:
             target = student if soft_targets(c.aux_target, ctx.process) else step.x
-            losses["auxiliary_loss"] = (weight * self._auxiliary_loss(form, target, teacher, auxiliary)).mean()
+            losses["auxiliary_loss"] = ctx.mean(weight * self._auxiliary_loss(form, target, teacher, auxiliary))
         metrics: dict[str, Any] = {name: value.detach() for name, value in losses.items()}
         metrics |= self._measures(phase, student, teacher, auxiliary)
         if ctx.diagnose:

@@ -90,7 +90,7 @@ class DMMDInstant(Objective):
 
         # 3. The change of the teacher's loss, in which the student's soft probabilities take the place of x.
         value = rowwise(lambda p, d: -expectation(p, d), [step.prediction, change], where=change.where)
-        loss = c.step_size * (per_token(loss_weight(c, step.s, ctx.process.schedule)) * value).mean()
+        loss = c.step_size * ctx.mean(per_token(loss_weight(c, step.s, ctx.process.schedule)) * value)
         with torch.no_grad():
             entropy = step.prediction.entropy().sum() / step.prediction.where.sum().clamp_min(1)
             norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
@@ -99,7 +99,8 @@ class DMMDInstant(Objective):
     def _teacher_gradient(self, batch: Batch, step: StudentStep, ctx: StepContext) -> dict[str, Tensor]:
         """grad_theta L on the student's samples, less that on real data if centred; by parameter.
 
-        The real data, too, pass through z_t, so that both have much of their noise in common.
+        A direction, not a loss: it is the mean over all tokens, however many of them a step supervises. The real data,
+        too, pass through z_t, so that both have much of their noise in common.
         """
         teacher, weight = ctx.roles["teacher"], per_token(loss_weight(self.config, step.s, ctx.process.schedule))
         with torch.enable_grad(), _differentiable(teacher) as parameters:

@@ -42,6 +42,6 @@ class KnowledgeDistillation(Objective):
         value = (1 - c.data_weight) * cross_entropy
         if c.data_weight:
             value = value + c.data_weight * student.nll(batch.x0)
-        loss = (per_token(loss_weight(c, t, ctx.process.schedule)) * value).mean()
+        loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * value)
         divergence = cross_entropy.detach().sum() - teacher.entropy().sum()
         return LossOutput(loss, {"kl_to_teacher": (divergence, student.where.sum())})

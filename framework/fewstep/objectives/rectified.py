@@ -90,7 +90,7 @@ class Rectified(Objective):
         z_t = interpolate(x, start, ctx.process.schedule.alpha(t), ctx.generators["noise"])
         nll = ctx.roles["student"](z_t, t, torch.zeros_like(t), generator=ctx.generators["noise"]).nll(x)
         unlike = z_t != x
-        return LossOutput(nll.mean(), {"nll_noised": ((nll.detach() * unlike).sum(), unlike.sum())})
+        return LossOutput(ctx.mean(nll), {"nll_noised": ((nll.detach() * unlike).sum(), unlike.sum())})
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.store.position}

@@ -57,9 +57,11 @@ class SDTT(Objective):
             divergence(c.divergence, student, target, where) for where, target in self.targets(z_t, t, batch, ctx)
         )
         assert isinstance(loss, Tensor)
-        count = student.where.sum()
-        metrics: dict[str, Any] = {"round": torch.tensor(c.round(ctx)), "divergence": (loss.detach().sum(), count)}
-        return LossOutput(loss.sum() / count.clamp_min(1), metrics)
+        metrics: dict[str, Any] = {
+            "round": torch.tensor(c.round(ctx)),
+            "divergence": (loss.detach().sum(), student.where.sum()),
+        }
+        return LossOutput(ctx.mean(loss, student.where), metrics)
 
     @torch.no_grad()
     def targets(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> list[tuple[Tensor, Prediction]]:

@@ -60,6 +60,7 @@ class Vq(Objective):
     """
 
     roles: ClassVar = {"student": RoleSpec(reconstructs=True)}
+    per_token = False
 
     class Config(ComponentConfig):
         type: Literal["vq"] = "vq"

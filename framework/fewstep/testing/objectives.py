@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fewstep.core.errors import RecipeError
-from fewstep.objectives.base import OBJECTIVES
+from fewstep.objectives.base import OBJECTIVES, StepContext
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.runs.checkpoint import list_checkpoints
@@ -37,7 +40,9 @@ def check_objective(config: Any, *, processes: tuple[str, ...] | None = None, st
             root = Path(folder)
             teacher = _train(_recipe("denoising", process, 4, None), root / "teacher")
             recipe = _recipe(config, process, steps, teacher.run.path)
-            _check_gradients(Trainer(recipe, _run(recipe, root / "gradients"), echo=_silent))
+            trainer = Trainer(recipe, _run(recipe, root / "gradients"), echo=_silent)
+            _check_gradients(trainer)
+            _check_reduction(trainer)
             _check_resume(recipe, root)
 
 
@@ -126,6 +131,36 @@ def _check_gradients(trainer: Trainer) -> None:
         for name, role in trainer.roles.items():
             moved = any(p.grad is not None and p.grad.abs().sum() > 0 for p in role.parameters())
             assert moved == (name in phase.train), f"phase '{phase.name}': gradient reaches '{name}': {moved}"
+
+
+class _Doubled(StepContext):
+    """A context whose reductions are twice as large."""
+
+    def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
+        return 2 * super().mean(values, where)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return 2 * super().sum(values)
+
+
+def _check_reduction(trainer: Trainer) -> None:
+    """Losses of objectives that are `per_token` pass through `StepContext.mean` or `sum`, and through nothing else."""
+    if not trainer.objective.per_token:
+        return
+    batch, plain = trainer.batch(torch.arange(8, device=trainer.device)), trainer.ctx
+    doubled = _Doubled(**{field.name: getattr(plain, field.name) for field in fields(plain)})
+    state = copy.deepcopy(trainer.objective.state_dict())
+    draws = {name: generator.get_state() for name, generator in trainer.generators.items()}
+    for phase in trainer.objective.phases():
+        losses = []
+        for ctx in (plain, doubled):
+            trainer.objective.load_state_dict(copy.deepcopy(state))
+            for name, generator in trainer.generators.items():
+                generator.set_state(draws[name])
+            losses.append(trainer.objective.loss(phase, batch, ctx).loss.detach())
+        assert torch.allclose(losses[1], 2 * losses[0], rtol=1e-4, atol=1e-7), (
+            f"the loss of phase '{phase.name}' is not reduced by ctx.mean or ctx.sum; use them or set per_token = False"
+        )
 
 
 def _check_resume(recipe: Recipe, root: Path) -> None:

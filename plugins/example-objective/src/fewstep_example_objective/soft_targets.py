@@ -52,4 +52,4 @@ class SoftTargets(Objective):
 
         kl = student.cross_entropy(teacher) - entropy  # [B, L], zero where the token is known
         predicted = student.where.sum().clamp_min(1)
-        return LossOutput(kl.mean(), {"kl_predicted": kl.detach().sum() / predicted})
+        return LossOutput(ctx.mean(kl), {"kl_predicted": kl.detach().sum() / predicted})
