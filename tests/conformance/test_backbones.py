@@ -297,9 +297,8 @@ def _recipe(device: str, dataset: str = "") -> Any:
 
 @pytest.mark.parametrize(("attention", "device", "keys"), [("xformers", "cpu", ["attention"]), ("auto", "cpu", [])])
 def test_recipe_check_knows_that_xformers_needs_a_gpu(attention: str, device: str, keys: list[str]) -> None:
-    entry = BACKBONES.get("transformer")
     config = BACKBONES.parse({"type": "transformer", "attention": attention})
-    assert [key for key, _ in entry.cls.check_recipe(config, _recipe(device))] == keys
+    assert [key for key, _ in config.check_recipe(_recipe(device))] == keys
 
 
 @pytest.mark.parametrize(("kind", "complaints"), [("text", 1), ("image", 0)])
@@ -307,8 +306,6 @@ def test_recipe_check_knows_that_images_are_needed(kind: str, complaints: int, m
     from fewstep.data.base import DATASETS
 
     monkeypatch.setattr(DATASETS, "get", lambda name: SimpleNamespace(cls=SimpleNamespace(kind=kind)))
-    problems = list(
-        BACKBONES.get("image_transformer").cls.check_recipe(BACKBONES.parse("image_transformer"), _recipe("auto", "x"))
-    )
+    problems = list(BACKBONES.parse("image_transformer").check_recipe(_recipe("auto", "x")))
     assert len(problems) == complaints
     assert all("needs image data, and x holds text" in message for _, message in problems)

@@ -8,9 +8,10 @@ import pytest
 from fid_network import use_small_network
 from local_data import write_chorales
 
-from fewstep.metrics.base import METRICS
+from fewstep.data.base import DATASETS
+from fewstep.metrics.base import METRICS, MetricConfig, ToScore
 from fewstep.metrics.reference import ReferenceMetric
-from fewstep.testing.metrics import check_metric
+from fewstep.testing.metrics import check_metric, suited_data
 
 
 @pytest.mark.parametrize("name", METRICS.names())
@@ -19,6 +20,10 @@ def test_metric_conforms(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     reference = {"reference": "given by the check"} if issubclass(METRICS.get(name).cls, ReferenceMetric) else {}
     if name == "fid":
         use_small_network(monkeypatch)
-    elif reason := METRICS.get(name).cls.lacking(METRICS.parse({"type": name, **reference})):
+    config = METRICS.parse({"type": name, **reference})
+    data = music if name in ("chord_share", "chord_transitions") else None
+    assert isinstance(config, MetricConfig)
+    suited = DATASETS.get("chorales" if data else suited_data(config)).cls
+    if reason := config.refuses(ToScore(suited, here=True)):
         pytest.skip(reason)
-    check_metric({"type": name, **reference}, data=music if name in ("chord_share", "chord_transitions") else None)
+    check_metric(config, data=data)

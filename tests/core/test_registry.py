@@ -89,6 +89,23 @@ def test_a_collision_names_both_origins(toys: Registry[Toy]) -> None:
     assert toys.get("ball").cls.__module__ == f"{PACKAGE}.ball"
 
 
+def test_a_check_beside_the_settings_is_refused(toys: Registry[Toy]) -> None:
+    mine = toy("kite")
+    mine.check_recipe = classmethod(lambda cls, config, recipe: iter(()))  # type: ignore[attr-defined]
+    with pytest.raises(RegistryError, match=r"toy 'kite' .* defines check_recipe itself, where nobody asks; move it"):
+        toys.register("kite")(mine)
+    assert "kite" not in toys.names()
+
+
+def test_settings_derive_from_those_of_the_kind(toys: Registry[Toy], monkeypatch: pytest.MonkeyPatch) -> None:
+    class ToyConfig(ComponentConfig):
+        pass
+
+    monkeypatch.setattr(Toy, "Config", ToyConfig)
+    with pytest.raises(RegistryError, match=r"toy 'kite' .* needs a Config derived from ToyConfig"):
+        toys.register("kite")(toy("kite"))
+
+
 def test_replacing_on_purpose(toys: Registry[Toy]) -> None:
     mine = toy("ball")
     toys.register("ball", replaces="ball")(mine)

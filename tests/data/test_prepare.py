@@ -78,6 +78,12 @@ def test_one_folder_serves_every_length_and_packing(text: Path) -> None:
     assert other.fingerprint != build(text).fingerprint
 
 
+def config_of(raw: dict[str, Any]) -> Corpus.Config:
+    config = DATASETS.parse(raw)
+    assert isinstance(config, Corpus.Config)
+    return config
+
+
 def test_the_manifest_counts(text: Path) -> None:
     manifest = build(text).prepared.manifest
     for part in ("train", "held_out"):
@@ -88,11 +94,8 @@ def test_the_manifest_counts(text: Path) -> None:
 
 def test_shards_do_not_depend_on_the_number_of_workers(text: Path) -> None:
     for workers in (1, 2, 3):
-        DATASETS.get("corpus").cls.prepare(
-            DATASETS.parse(settings(text, f"by-{workers}", tokenizer={"type": "sentencepiece", "vocab_size": 320})),
-            workers,
-            verify=True,
-        )
+        tokenizer = {"type": "sentencepiece", "vocab_size": 320}
+        config_of(settings(text, f"by-{workers}", tokenizer=tokenizer)).prepare(workers, verify=True)
     folders = [contents(text.parent / f"by-{workers}") for workers in (1, 2, 3)]
     assert folders[0] == folders[1] == folders[2]
 
@@ -189,10 +192,10 @@ def test_bytes_that_changed_are_found_by_verify(text: Path) -> None:
     content = bytearray(shard(text).read_bytes())
     content[-20] ^= 1
     shard(text).write_bytes(content)
-    config = DATASETS.parse(settings(text))
-    Corpus.prepare(config)
+    config = config_of(settings(text))
+    config.prepare()
     with pytest.raises(UserError, match="is damaged: its SHA-256"):
-        Corpus.prepare(config, verify=True)
+        config.prepare(verify=True)
 
 
 @pytest.mark.parametrize("content", [b"", b"no shard", b"\xff" * 40])
@@ -255,12 +258,12 @@ def test_tables_of_hugging_face(text: Path) -> None:
     table.to_parquet(str(text.parent / "t.parquet"))
     plain = build(text).train[:]
     for name in ("saved", "t.parquet"):
-        config = DATASETS.parse(settings(text.parent / name, f"of-{name}", field="body"))
-        Corpus.prepare(config, 1)
+        config = config_of(settings(text.parent / name, f"of-{name}", field="body"))
+        config.prepare(1)
         found: Tensor = DATASETS.build(config).train[:]
         assert torch.equal(found, plain)
     with pytest.raises(UserError, match=r"has no column 'text'; it has body"):
-        Corpus.prepare(DATASETS.parse(settings(text.parent / "saved", "wrong")))
+        config_of(settings(text.parent / "saved", "wrong")).prepare()
 
 
 def test_real_text_trains_on_pieces(tmp_path: Path) -> None:

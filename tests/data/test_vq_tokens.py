@@ -53,7 +53,7 @@ def _patches() -> Iterator[None]:
                 seed: int = 0
                 changes: bool = False
 
-            def __init__(self, config: Any = None) -> None:
+            def __init__(self, config: ComponentConfig | None = None) -> None:
                 super().__init__(config)
                 patches = torch.randint(LEVELS, (40, 2, 3), generator=torch.Generator().manual_seed(self.config.seed))
                 pixels = patches.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1)

@@ -19,7 +19,7 @@ from fewstep.data.base import Dataset
 from fewstep.data.images.digits import Digits
 from fewstep.data.images.image_folder import ImageFolder
 from fewstep.data.synthetic.markov import Markov
-from fewstep.metrics.base import METRICS
+from fewstep.metrics.base import METRICS, ToScore
 from fewstep.metrics.images import fid
 
 DIGITS = Digits(Digits.Config())
@@ -102,8 +102,8 @@ def test_pictures_are_bytes_in_three_channels(tmp_path: Path) -> None:
 
 
 def test_it_needs_images() -> None:
-    assert METRICS.get("fid").cls.unsuited(Markov) == "it needs images"
-    assert METRICS.get("fid").cls.unsuited(Digits) is None
+    assert fid.Fid.Config().refuses(ToScore(Markov)) == "it needs images"
+    assert fid.Fid.Config().refuses(ToScore(Digits)) is None
 
 
 SUITE = """\

@@ -12,7 +12,7 @@ from local_data import real_data, write_chorales
 
 from fewstep.data.base import DATASETS
 from fewstep.data.music.chorales import Chorales
-from fewstep.metrics.base import METRICS
+from fewstep.metrics.base import METRICS, MetricConfig, ToScore
 from fewstep.metrics.music.chord_transitions import total_variation
 from fewstep.metrics.music.chords import chord_changes, pitch_class_sets
 
@@ -91,7 +91,9 @@ def test_changes_against_a_plain_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metric", ["chord_share", "chord_transitions"])
 @pytest.mark.parametrize("data", ["digits", "markov", "text"])
 def test_other_data_are_refused(metric: str, data: str) -> None:
-    assert METRICS.get(metric).cls.unsuited(DATASETS.get(data).cls) == "it needs music in several voices (chorales)"
+    config = METRICS.parse(metric)
+    assert isinstance(config, MetricConfig)
+    assert config.refuses(ToScore(DATASETS.get(data).cls)) == "it needs music in several voices (chorales)"
 
 
 def test_voices_that_do_not_listen_are_told_from_music() -> None:

@@ -106,7 +106,7 @@ def test_steps_double_from_round_to_round_and_the_student_becomes_the_teacher() 
         refreshed.append(objective.config.begins(ctx))
     assert lengths == [1 / 16, 1 / 16, 1 / 16, 1 / 8, 1 / 8, 1 / 4, 1 / 4]
     assert [step + 1 for step, begins in enumerate(refreshed) if begins] == [3, 5]
-    assert SDTT.usual_steps(objective.config) == 2
+    assert objective.usual_steps() == 2
 
 
 def test_a_refreshed_teacher_is_the_student_of_that_moment(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fewstep.core.component import ComponentConfig
 from fewstep.core.fields import From
 from fewstep.core.kinds import KINDS, registry
+from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Objective, RoleSpec
 from fewstep.recipe import checks
 from fewstep.recipe.models import Recipe
@@ -138,10 +139,10 @@ def test_optimised_roles() -> None:
 
 def test_metrics() -> None:
     metrics = ["sample_entropy", "class_coverage"]
-    ((key, message),) = checks.check_metrics(recipe(evaluate={"metrics": metrics}))
+    ((key, message),) = checks.check_components(recipe(evaluate={"metrics": metrics}))
     assert key == "evaluate.metrics[1]"
     assert message.startswith("metric 'class_coverage' cannot score 'coins': ")
-    assert not list(checks.check_metrics(recipe(data="digits", evaluate={"metrics": metrics})))
+    assert not list(checks.check_components(recipe(data="digits", evaluate={"metrics": metrics})))
 
 
 def test_components_check_themselves_however_deep() -> None:
@@ -151,12 +152,12 @@ def test_components_check_themselves_however_deep() -> None:
             type: Literal["picky"] = "picky"
             eps: float = 0.0
 
-        alpha = alpha_prime = time_of = lambda self, t: t
+            def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+                yield "eps", f"{self.eps} is too small for {recipe.name}"
+                yield "", "not on Sundays"
 
-        @classmethod
-        def check_recipe(cls, config: Any, recipe: Recipe) -> Iterator[tuple[str, str]]:
-            yield "eps", f"{config.eps} is too small for {recipe.name}"
-            yield "", "not on Sundays"
+        config: Config
+        alpha = alpha_prime = time_of = lambda self, t: t
 
     found = list(checks.check_components(recipe(process={"type": "masked", "schedule": "picky"})))
     assert found == [("process.schedule.eps", "0.0 is too small for x"), ("process.schedule", "not on Sundays")]

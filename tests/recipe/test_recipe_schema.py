@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pytest
 
-from fewstep.core.component import ComponentConfig, Strict
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.core.component import Strict
+from fewstep.metrics.base import METRICS, Metric, MetricConfig
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.schema import recipe_schema
 
@@ -130,7 +130,7 @@ def test_plugins_are_part_of_it_and_what_their_configs_refer_to() -> None:
         class Corners(Metric):
             """Counts corners."""
 
-            class Config(ComponentConfig):
+            class Config(MetricConfig):
                 type: Literal["corners"] = "corners"
                 left: Corner = Corner()
                 right: Corner = Corner()

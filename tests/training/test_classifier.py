@@ -44,7 +44,7 @@ def _leaning() -> Iterator[None]:
                 type: Literal["leaning"] = "leaning"
                 turn: int = 0
 
-            def __init__(self, config: Any = None) -> None:
+            def __init__(self, config: ComponentConfig | None = None) -> None:
                 super().__init__(config)
                 pairs = [(label, v) for label in range(2) for v in range(4) for _ in range(int(ODDS[label, v]) * 8)]
                 self.labels = (torch.tensor([label for label, _ in pairs]) + self.config.turn) % 2

@@ -44,7 +44,7 @@ def _pairs() -> Iterator[None]:
                 type: Literal["pairs"] = "pairs"
                 shift: int = 0
 
-            def __init__(self, config: Any = None) -> None:
+            def __init__(self, config: ComponentConfig | None = None) -> None:
                 super().__init__(config)
                 counts = torch.tensor([int(share * 100) for share in ODDS])
                 symbols = torch.repeat_interleave(torch.arange(3), counts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -19,6 +19,7 @@ from fewstep.backbones.base import Backbone, TokenSpace
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.kinds import registry
+from fewstep.core.recipe_view import RecipeView
 
 
 class AutoencoderConfig(ComponentConfig):
@@ -27,6 +28,13 @@ class AutoencoderConfig(ComponentConfig):
     halvings: int = Field(1, ge=0, le=6, description="how often sides are halved; a code stands for 2^n x 2^n pixels")
     codes: int = Field(64, ge=2, le=65536, description="codes in the codebook (K): the vocabulary of the tokens")
     code_width: int = Field(16, gt=0, description="numbers that a code is made of (E)")
+
+    def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+        if not registry("objectives").get(recipe.objective.type).cls.roles["student"].reconstructs:
+            yield "type", f"{self.type} turns images into codes and predicts no tokens; objective vq trains it"
+        data = registry("datasets").get(recipe.data.type).cls
+        if data.kind != "image":
+            yield "type", f"{self.type} needs image data, and {recipe.data.type} holds {data.kind}"
 
 
 class Autoencoder(Backbone):
@@ -41,7 +49,9 @@ class Autoencoder(Backbone):
 
     reconstructs: ClassVar[bool] = True
 
-    def __init__(self, config: Any, *, tokens: TokenSpace) -> None:
+    config: AutoencoderConfig
+
+    def __init__(self, config: AutoencoderConfig, *, tokens: TokenSpace) -> None:
         super().__init__(config, tokens=tokens)
         if tokens.grid is None:
             raise UserError(f"backbone {config.type} needs image data (tokens on a grid)")
@@ -79,14 +89,6 @@ class Autoencoder(Backbone):
         """What becomes of clean images [B, L]: their values [B, L, 1]; t makes no difference."""
         codes = self.nearest(self.encode(self.values(x_t)))
         return rearrange(self.decode(self.codebook[codes]), "b c h w -> b (h w c) 1")
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if not registry("objectives").get(recipe.objective.type).cls.roles["student"].reconstructs:
-            yield "type", f"{config.type} turns images into codes and predicts no tokens; objective vq trains it"
-        data = registry("datasets").get(recipe.data.type).cls
-        if data.kind != "image":
-            yield "type", f"{config.type} needs image data, and {recipe.data.type} holds {data.kind}"
 
 
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from fewstep.core.component import Component
+from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.registry import Registry
 
 
@@ -44,7 +44,7 @@ class Backbone(nn.Module, Component, ABC):
     time_conditioned: bool
     residual_sites: int = 1
 
-    def __init__(self, config: Any, *, tokens: TokenSpace) -> None:
+    def __init__(self, config: ComponentConfig, *, tokens: TokenSpace) -> None:
         nn.Module.__init__(self)
         Component.__init__(self, config)
         self.tokens = tokens

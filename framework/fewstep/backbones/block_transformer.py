@@ -41,6 +41,8 @@ class BlockTransformer(TransformerTrunk, BlockBackbone):
         type: Literal["block_transformer"] = "block_transformer"
         block_size: int = Field(4, gt=0, description="tokens a block; must divide the data's length")
 
+    config: Config
+
     def __init__(self, config: Config, *, tokens: TokenSpace) -> None:
         if tokens.length % config.block_size:
             raise UserError(

@@ -6,8 +6,8 @@ modulation (1, B, or packed sequences).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -27,7 +27,7 @@ from fewstep.backbones.layers import (
     sinusoids,
 )
 from fewstep.backbones.packing import PacksSequences
-from fewstep.backbones.transformer_config import TransformerConfig, check_attention
+from fewstep.backbones.transformer_config import TransformerConfig
 from fewstep.backbones.trunk import of_tokens
 
 FREQUENCIES = 256
@@ -110,10 +110,6 @@ class DiT(PacksSequences):
 
     def settled(self, device_type: str) -> dict[str, str]:
         return {"attention": resolve_backend(self.config.attention, device_type)}
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from check_attention(config, recipe)
 
 
 class SymbolEmbedding(nn.Module):

@@ -6,7 +6,7 @@ Shapes: L tokens (H W C, row by row, channels last), H, W, C height, width and c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from einops import repeat
@@ -14,9 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.backbones.images import check_images
 from fewstep.backbones.trunk import TransformerTrunk, TrunkConfig
 from fewstep.core.errors import UserError
-from fewstep.core.kinds import registry
+from fewstep.core.recipe_view import RecipeView
 
 
 @BACKBONES.register("image_transformer")
@@ -38,6 +39,12 @@ class ImageTransformer(TransformerTrunk):
             100.0, gt=1, description="ratio of the fastest to the slowest rotary frequency; grids are short, so small"
         )
 
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            yield from check_images(self.type, recipe)
+
+    config: Config
+
     def __init__(self, config: Config, *, tokens: TokenSpace) -> None:
         if tokens.grid is None:
             raise UserError("backbone image_transformer needs image data (tokens on a grid); use backbone transformer")
@@ -55,13 +62,6 @@ class ImageTransformer(TransformerTrunk):
             return x
         count = self.channels.num_embeddings
         return x + repeat(self.channels.weight, "c d -> (pixels c) d", pixels=x.shape[1] // count)
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from super().check_recipe(config, recipe)
-        kind = registry("datasets").get(recipe.data.type).cls.kind
-        if kind != "image":
-            yield "type", f"image_transformer needs image data, and {recipe.data.type} holds {kind}; use transformer"
 
 
 def _grid_coordinates(height: int, width: int, channels: int) -> Tensor:

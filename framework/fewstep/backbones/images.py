@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -19,9 +19,27 @@ from fewstep.backbones.attention import resolve_backend
 from fewstep.backbones.base import Backbone, TokenSpace
 from fewstep.backbones.heads import symbol_head
 from fewstep.backbones.layers import AttentionContext, rotary_table
-from fewstep.backbones.transformer_config import TransformerConfig, check_attention
+from fewstep.backbones.transformer_config import NetworkConfig, TransformerConfig
 from fewstep.core.errors import UserError
 from fewstep.core.kinds import registry
+from fewstep.core.recipe_view import RecipeView
+
+
+def check_images(backbone: str, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+    """Backbones of images need data that are images; for `check_recipe` of a backbone's settings."""
+    kind = registry("datasets").get(recipe.data.type).cls.kind
+    if kind != "image":
+        yield "type", f"{backbone} needs image data, and {recipe.data.type} holds {kind}; use transformer"
+
+
+class ImageConfig(NetworkConfig):
+    """Settings of every `ImageBackbone`."""
+
+    time_conditioned: bool = Field(False, description="whether t makes a difference")
+
+    def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+        yield from super().check_recipe(recipe)
+        yield from check_images(self.type, recipe)
 
 
 class ImageBackbone(Backbone):
@@ -37,7 +55,9 @@ class ImageBackbone(Backbone):
         UserError: the tokens have no grid, or do not fill it.
     """
 
-    def __init__(self, config: Any, *, tokens: TokenSpace, width: int) -> None:
+    config: ImageConfig
+
+    def __init__(self, config: ImageConfig, *, tokens: TokenSpace, width: int) -> None:
         super().__init__(config, tokens=tokens)
         if tokens.grid is None:
             raise UserError(f"backbone {config.type} needs image data (tokens on a grid); use backbone transformer")
@@ -63,12 +83,6 @@ class ImageBackbone(Backbone):
         height, columns, channels = self.grid
         pixels = rearrange(x, "b (h w c) d -> b h w (c d)", h=height, w=columns, c=channels)
         return self.mix(pixels, t).reshape(shape)
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        kind = registry("datasets").get(recipe.data.type).cls.kind
-        if kind != "image":
-            yield "type", f"{config.type} needs image data, and {recipe.data.type} holds {kind}; use transformer"
 
 
 class Patches(nn.Module):
@@ -107,7 +121,7 @@ class Patches(nn.Module):
         return rearrange(self.out(patches), "b (h w) (p q d) -> b (h p) (w q) d", h=self.rows, p=self.side, q=self.side)
 
 
-class PatchConfig(TransformerConfig):
+class PatchConfig(TransformerConfig, ImageConfig):
     """Settings of transformers over patches."""
 
     head_multiple: ClassVar[int] = 4
@@ -141,8 +155,3 @@ class PatchTransformer(ImageBackbone):
 
     def settled(self, device_type: str) -> dict[str, str]:
         return {"attention": resolve_backend(self.config.attention, device_type)}
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from check_attention(config, recipe)
-        yield from super().check_recipe(config, recipe)

@@ -20,5 +20,7 @@ class Transformer(TransformerTrunk):
     class Config(TrunkConfig):
         type: Literal["transformer"] = "transformer"
 
+    config: Config
+
     def __init__(self, config: Config, *, tokens: TokenSpace) -> None:
         super().__init__(config, tokens=tokens, coordinates=torch.arange(tokens.length)[:, None].float())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from fewstep.backbones.attention import AttentionName
 from fewstep.core.component import ComponentConfig
+from fewstep.core.recipe_view import RecipeView
 
 
 class NetworkConfig(ComponentConfig):
@@ -52,8 +53,7 @@ class TransformerConfig(NetworkConfig):
             )
         return heads
 
-
-def check_attention(config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-    """Why `attention` cannot work where the recipe trains, if it cannot (see `Component.check_recipe`)."""
-    if config.attention == "xformers" and recipe.train.device == "cpu":
-        yield "attention", "xformers has no CPU operator; use auto or sdpa, or set train.device to cuda"
+    def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+        """`attention` must work where the recipe trains."""
+        if self.attention == "xformers" and recipe.train.device == "cpu":
+            yield "attention", "xformers has no CPU operator; use auto or sdpa, or set train.device to cuda"

@@ -5,8 +5,8 @@ Shapes: B batch, L tokens, S input states, D width, A position axes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -26,7 +26,7 @@ from fewstep.backbones.layers import (
     sinusoids,
 )
 from fewstep.backbones.packing import PacksSequences
-from fewstep.backbones.transformer_config import TransformerConfig, check_attention
+from fewstep.backbones.transformer_config import TransformerConfig
 
 
 class TrunkConfig(TransformerConfig):
@@ -134,10 +134,6 @@ class TransformerTrunk(PacksSequences):
         lengths = torch.tensor(segments, device=t.device)
         rows = time(t.expand(len(segments)))
         return [tuple(part.repeat_interleave(lengths, 0)[None] for part in parts) for parts in rows]
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from check_attention(config, recipe)
 
 
 def make_block(config: TransformerConfig, *, modulated: bool) -> Block:

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from fewstep.backbones.attention import attention
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.backbones.heads import symbol_head
-from fewstep.backbones.images import ImageBackbone
+from fewstep.backbones.images import ImageBackbone, ImageConfig
 from fewstep.backbones.layers import initialise, run_block, sinusoids
-from fewstep.backbones.transformer_config import NetworkConfig
 
 
 @BACKBONES.register("unet")
@@ -29,7 +28,7 @@ class UNet(ImageBackbone):
     their order is learned. It mixes far places through its lowest level only, so that one always has attention.
     """
 
-    class Config(NetworkConfig):
+    class Config(ImageConfig):
         type: Literal["unet"] = "unet"
         width: int = Field(64, ge=8, multiple_of=8, description="channels of the first level")
         multipliers: tuple[PositiveInt, ...] = Field(

@@ -11,6 +11,7 @@ import typer
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
 from fewstep.cli.runs import RecipeArgument
+from fewstep.core.errors import UserError
 
 app = typer.Typer(help="Prepare data for training.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -31,12 +32,14 @@ def prepare(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Tokenise the data of a recipe into shards. Continues an interrupted preparation."""
-    from fewstep.data.base import DATASETS
+    from fewstep.data.base import Preparable
     from fewstep.recipe import load_recipe
 
     config = load_recipe(recipe, sets or []).recipe.data
     start = time.monotonic()
-    rows = DATASETS.get(config.type).cls.prepare(config, workers or os.cpu_count() or 1, verify)
+    if not isinstance(config, Preparable):
+        raise UserError(f"data '{config.type}' need no preparation; train on them as they are")
+    rows = config.prepare(workers or os.cpu_count() or 1, verify)
     folder = getattr(config, "prepared", None)
     if as_json:
         echo_json({"folder": folder, "parts": rows})

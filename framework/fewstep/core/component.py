@@ -83,19 +83,28 @@ class ComponentConfig(Strict):
 
     type: str
 
+    def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+        """Yield `(key, message)` for each reason why the component cannot work within `recipe`.
+
+        Keys are relative to the component's own section ("" for the section itself).
+        """
+        yield from ()
+
 
 class Component:
     """Base of everything that a recipe can name.
 
-    `config` holds settings (what a recipe says); other constructor arguments are run-time objects.
+    `config` holds settings (what a recipe says); other constructor arguments are run-time objects. A component says
+    `config: Config` under its `Config`, so that a type checker knows each setting by name.
     """
 
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    config: ComponentConfig
     opener: Opener | None = None
     """What opens models that settings name; `Registry.build` sets it before the constructor runs."""
 
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = type(self).Config() if config is None else config  # type: ignore[call-arg]
+    def __init__(self, config: ComponentConfig | None = None) -> None:
+        self.config = type(self).Config() if config is None else config  # type: ignore[call-arg]
 
     def open_model(
         self, key: str, *, dataset: Any = None, refuses: Callable[[RecipeView], str | None] | None = None
@@ -114,11 +123,3 @@ class Component:
         """
         assert self.opener is not None, f"'{self.config.type}' names a model: build it with fewstep.build_component"
         return self.opener(self.config, key, dataset=dataset, refuses=refuses)
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: RecipeView) -> Iterator[tuple[str, str]]:
-        """Yield `(key, message)` for each reason why this component cannot work within `recipe`.
-
-        Keys are relative to the component's own section ("" for the section itself).
-        """
-        yield from ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
@@ -53,7 +53,7 @@ class From:
         return {"anyOf": choices}
 
 
-def _holds(config: Any, kind: str) -> bool:
+def _holds(config: type[BaseModel], kind: str) -> bool:
     """Whether a setting of `config` is a component of this kind."""
     parts = (part for field in config.model_fields.values() for part in field.metadata)
     return any(isinstance(part, From) and part.kind == kind for part in parts)

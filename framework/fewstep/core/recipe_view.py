@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class Named(Protocol):
@@ -11,6 +11,8 @@ class Named(Protocol):
 
     @property
     def type(self) -> str: ...
+
+    def model_dump(self, *, mode: Literal["json"]) -> dict[str, object]: ...
 
 
 class EvaluateView(Protocol):
@@ -34,6 +36,9 @@ class TrainView(Protocol):
 
     @property
     def accumulate(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
 
 
 class RecipeView(Protocol):

@@ -16,6 +16,9 @@ from fewstep.core.entries import Entry, RegistryError, T, _registries
 from fewstep.core.plugins import failure_notes, load_entry_points
 from fewstep.core.references import Opener
 
+Raw = str | Mapping[str, object] | ComponentConfig
+"""What names a component: its name, keys with `type: NAME`, or its validated settings."""
+
 
 class Registry(Generic[T]):
     """Components of one kind, by name.
@@ -64,6 +67,17 @@ class Registry(Generic[T]):
     def _check(self, name: str, cls: type[T]) -> None:
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
             raise RegistryError(f"{self.kind} '{name}' must be a class derived from {self.base.__name__}")
+        if any("check_recipe" in vars(base) for base in cls.__mro__):
+            raise RegistryError(
+                f"{self.kind} '{name}' ({cls.__qualname__}) defines check_recipe itself, where nobody asks; move it "
+                "into its Config, as `def check_recipe(self, recipe)`"
+            )
+        needed = self.base.Config
+        if not issubclass(cls.Config, needed):
+            raise RegistryError(
+                f"{self.kind} '{name}' ({cls.__qualname__}) needs a Config derived from {needed.__name__} of "
+                f"{needed.__module__}"
+            )
         default = cls.Config.model_fields["type"].default
         if default != name:
             raise RegistryError(
@@ -113,7 +127,7 @@ class Registry(Generic[T]):
             self._scanned = False
             raise
 
-    def parse(self, raw: Any) -> ComponentConfig:
+    def parse(self, raw: Raw) -> ComponentConfig:
         """Turn `"name"`, `{"type": "name", ...}` or a config object into that component's validated config.
 
         Raises:
@@ -123,20 +137,21 @@ class Registry(Generic[T]):
             return raw
         if isinstance(raw, str):
             raw = {"type": raw}
-        if not isinstance(raw, Mapping) or not isinstance(raw.get("type"), str):
+        name = raw.get("type") if isinstance(raw, Mapping) else None
+        if not isinstance(raw, Mapping) or not isinstance(name, str):
             known = ", ".join(self.names())
             raise custom_error(
                 "component", f"expected the name of a {self.kind}, or keys with `type: NAME`; known: {known}"
             )
         try:
-            entry = self.get(raw["type"])
+            entry = self.get(name)
         except LookupError as error:
             unknown = custom_error("unknown_component", str(error.args[0]))
-            details = InitErrorDetails(type=unknown, loc=("type",), input=raw["type"])
+            details = InitErrorDetails(type=unknown, loc=("type",), input=name)
             raise ValidationError.from_exception_data(self.kind, [details]) from None
         return entry.cls.Config.model_validate(dict(raw))
 
-    def build(self, config: Any, *, opener: Opener | None = None, **runtime: Any) -> T:
+    def build(self, config: Raw, *, opener: Opener | None = None, **runtime: Any) -> T:
         """Create the component that `config` (anything `parse` accepts) describes.
 
         Args:

@@ -10,12 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
-from fewstep.core.component import Component
+from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
 
@@ -64,6 +64,22 @@ def fingerprint_of(samples: Samples) -> str:
     return digest.hexdigest()
 
 
+@runtime_checkable
+class Preparable(Protocol):
+    """Settings of data that are prepared once before any training (`fewstep data prepare`)."""
+
+    def prepare(self, processes: int = 1, verify: bool = False) -> list[dict[str, object]]:
+        """Prepare the data, unless that is done; returns a row of facts for each part.
+
+        Args:
+            processes: number of processes that share the task.
+            verify: compare every prepared byte with its hash.
+
+        Raises:
+            UserError: the preparation failed.
+        """
+
+
 D = TypeVar("D", bound="Dataset")
 
 
@@ -106,20 +122,6 @@ class Dataset(Component, ABC):
         """SHA-256 of the training tokens, as 64-bit numbers; stored with every run."""
         return fingerprint_of(self.train)
 
-    @classmethod
-    def prepare(cls, config: Any, processes: int = 1, verify: bool = False) -> list[dict[str, Any]]:
-        """Prepare the data once before any training; returns a row of facts for each part.
-
-        Args:
-            config: settings of the data.
-            processes: number of processes that share the task.
-            verify: compare every prepared byte with its hash.
-
-        Raises:
-            UserError: there is nothing to prepare, or the preparation failed.
-        """
-        raise UserError(f"data '{config.type}' need no preparation; train on them as they are")
-
     def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
         """Training samples (LongTensor [B, L]) after random changes that preserve their probability."""
         return tokens
@@ -133,7 +135,12 @@ class Dataset(Component, ABC):
 
     @classmethod
     def without_data(
-        cls: type[D], config: Any, spec: DataSpec, fingerprint: str, codec: Codec, labels: Tensor | None = None
+        cls: type[D],
+        config: ComponentConfig,
+        spec: DataSpec,
+        fingerprint: str,
+        codec: Codec,
+        labels: Tensor | None = None,
     ) -> D:
         """A dataset that shows samples and has no training data.
 

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
+from fewstep.data.base import DATASETS, Dataset
 from fewstep.evaluation.score import judge, score
-from fewstep.metrics.base import METRICS, DrawnFrom
+from fewstep.metrics.base import DrawnFrom, MetricConfig, ToScore
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import with_sampler
 from fewstep.runs.guide import guide_of
@@ -48,7 +50,7 @@ def evaluate_run(
         raise UserError(f"'{run}' draws no samples to score: objective '{objective}' trains no network for that")
     if not section.metrics:
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
-    _check_packages(section.metrics)
+    _check_here(section.metrics, DATASETS.get(model.recipe.data.type).cls)
     steps, dataset = steps or section.steps, with_data(model)
     config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
     model = load_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
@@ -70,14 +72,15 @@ def evaluate_run(
     return rows
 
 
-def _check_packages(metrics: Sequence[Any]) -> None:
+def _check_here(metrics: Sequence[ComponentConfig], data: type[Dataset]) -> None:
     """What metrics need is here; asked before samples are drawn.
 
     Raises:
         UserError: a package or a file is missing.
     """
     for config in metrics:
-        if reason := METRICS.get(config.type).cls.lacking(config):
+        assert isinstance(config, MetricConfig)
+        if reason := config.refuses(ToScore(data, here=True)):
             raise UserError(f"{config.type}: {reason}")
 
 

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from fewstep.core.errors import UserError
+from fewstep.core.registry import Raw
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
 from fewstep.likelihood.causal_lm import PREFIX, load_causal_lm
-from fewstep.metrics.base import METRICS, DrawnFrom, Metric, ModelMetric
-from fewstep.metrics.reference import ReferenceMetric
+from fewstep.metrics.base import METRICS, DrawnFrom, Metric, ModelMetric, ToScore
+from fewstep.metrics.reference import ReferenceConfig, ReferenceMetric
 from fewstep.runs.models import load_model
 
 
 def score(
     samples: Tensor,
     dataset: Dataset,
-    metrics: Sequence[Any],
+    metrics: Sequence[Raw],
     *,
     labels: Tensor | None = None,
     drawn_from: Denoiser | None = None,
@@ -47,13 +47,13 @@ def score(
     return values
 
 
-def judge(model: DrawnFrom, dataset: Dataset, metrics: Sequence[Any]) -> dict[str, float]:
+def judge(model: DrawnFrom, dataset: Dataset, metrics: Sequence[Raw]) -> dict[str, float]:
     """Values of those `metrics` that judge the model itself; which of them cannot say so on standard error."""
     values: dict[str, float] = {}
     for config in filter(_of_models, metrics):
         metric = build_metric(config, dataset)
         assert isinstance(metric, ModelMetric)
-        if reason := metric.refuses(model):
+        if reason := metric.config.refuses(ToScore(type(dataset), model=model)):
             print(f"note: {metric.config.type} is left out: {reason}", file=sys.stderr, flush=True)
             continue
         metric.look_at(model)
@@ -61,22 +61,22 @@ def judge(model: DrawnFrom, dataset: Dataset, metrics: Sequence[Any]) -> dict[st
     return values
 
 
-def _of_models(config: Any) -> bool:
+def _of_models(config: Raw) -> bool:
     return METRICS.get(METRICS.parse(config).type).cls.of_models
 
 
-def build_metric(config: Any, dataset: Dataset) -> Metric:
+def build_metric(config: Raw, dataset: Dataset) -> Metric:
     """A metric, with its reference model if it has one.
 
     Raises:
         UserError: the reference cannot be loaded, knows other data, or is of the wrong kind.
     """
     parsed = METRICS.parse(config)
-    if not issubclass(METRICS.get(parsed.type).cls, ReferenceMetric):
+    if not isinstance(parsed, ReferenceConfig):
         return METRICS.build(parsed, dataset=dataset)
-    path: str = parsed.reference  # type: ignore[attr-defined]
+    path = parsed.reference
     if path.startswith(PREFIX):
-        reference = load_causal_lm(path, dataset, reads=parsed.reads)  # type: ignore[attr-defined]
+        reference = load_causal_lm(path, dataset, reads=parsed.reads)
         return METRICS.build(parsed, dataset=dataset, reference=reference)
     model = load_model(path)
     if model.dataset.fingerprint != dataset.fingerprint:

@@ -16,5 +16,7 @@ class CosineGrid(FormulaGrid):
     class Config(ComponentConfig):
         type: Literal["cosine"] = "cosine"
 
+    config: Config
+
     def at(self, share: float) -> float:
         return math.sin(math.pi / 2 * share)

@@ -15,5 +15,7 @@ class LinearGrid(FormulaGrid):
     class Config(ComponentConfig):
         type: Literal["linear"] = "linear"
 
+    config: Config
+
     def at(self, share: float) -> float:
         return share

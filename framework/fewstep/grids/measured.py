@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
+from fewstep.core.recipe_view import RecipeView
 from fewstep.grids.base import GRIDS, StepGrid
 from fewstep.grids.files import read_grid_file
 from fewstep.runtime.hashing import LocalPath
@@ -26,23 +27,24 @@ class MeasuredGrid(StepGrid):
         type: Literal["measured"] = "measured"
         file: LocalPath = Field(description="file that `fewstep grid RUN` wrote")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        try:
-            grid = read_grid_file(Path(config.file))
-        except UserError as error:
-            yield "file", str(error)
-            return
-        process = recipe.process.model_dump(mode="json")
-        if grid.process != process:
-            yield "file", f"'{config.file}' was measured for the process {grid.process}, and this one is {process}"
-        missing = [str(steps) for steps in recipe.evaluate.steps if steps not in grid.walks]
-        if missing:
-            yield (
-                "file",
-                f"'{config.file}' has walks of {grid.step_counts} steps, "
-                f"and evaluate.steps asks for {', '.join(missing)}",
-            )
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            try:
+                grid = read_grid_file(Path(self.file))
+            except UserError as error:
+                yield "file", str(error)
+                return
+            process = recipe.process.model_dump(mode="json")
+            if grid.process != process:
+                yield "file", f"'{self.file}' was measured for the process {grid.process}, and this one is {process}"
+            missing = [str(steps) for steps in recipe.evaluate.steps if steps not in grid.walks]
+            if missing:
+                yield (
+                    "file",
+                    f"'{self.file}' has walks of {grid.step_counts} steps, "
+                    f"and evaluate.steps asks for {', '.join(missing)}",
+                )
+
+    config: Config
 
     def times(self, steps: int) -> list[float]:
         grid = read_grid_file(Path(self.config.file))

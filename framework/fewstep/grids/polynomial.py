@@ -18,5 +18,7 @@ class PolynomialGrid(FormulaGrid):
         type: Literal["polynomial"] = "polynomial"
         power: float = Field(2.0, gt=0, description="exponent; 1 is linear")
 
+    config: Config
+
     def at(self, share: float) -> float:
         return float(share**self.config.power)

@@ -3,21 +3,58 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import Component
+from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.errors import UserError
+from fewstep.core.recipe_view import RecipeView
 from fewstep.core.registry import Registry
-from fewstep.data.base import Dataset
+from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoisers.base import Denoiser
 
 if TYPE_CHECKING:
     from fewstep.recipe.models import Recipe
+
+
+@dataclass(frozen=True)
+class DrawnFrom:
+    """What draws the samples: a network, or a source's exact denoiser, without what a sampler adds to it; and the
+    recipe, which has the sampler and the objective."""
+
+    denoiser: Denoiser
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class ToScore:
+    """What a metric would score, as far as that is known when it is asked whether it can.
+
+    Args:
+        data: kind of data that samples are of. A recipe that is read knows nothing else.
+        here: whether it is about to be computed, so that packages and files must be on this machine.
+        model: what draws the samples, for a metric of models that is about to measure it.
+    """
+
+    data: type[Dataset]
+    here: bool = False
+    model: DrawnFrom | None = None
+
+
+class MetricConfig(ComponentConfig):
+    """Settings of every metric."""
+
+    def refuses(self, to_score: ToScore) -> str | None:
+        """Why the metric cannot score that, in one clause, or None if it can."""
+        return None
+
+    def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+        if reason := self.refuses(ToScore(DATASETS.get(recipe.data.type).cls)):
+            yield "", f"metric '{self.type}' cannot score '{recipe.data.type}': {reason}"
 
 
 class Metric(Component, ABC):
@@ -26,8 +63,11 @@ class Metric(Component, ABC):
     `directions` names every value that `compute` returns and which way is better ("info": neither).
 
     Raises:
-        UserError: something that it needs is not here.
+        UserError: it cannot score these data, or something that it needs is not here.
     """
+
+    Config: ClassVar[type[MetricConfig]] = MetricConfig
+    config: MetricConfig
 
     directions: ClassVar[Mapping[str, Literal["lower", "higher", "info"]]]
     beside: ClassVar[Mapping[str, str]] = {}
@@ -35,21 +75,11 @@ class Metric(Component, ABC):
     of_models: ClassVar[bool] = False
     """Whether it judges what draws the samples, and no samples (`ModelMetric`)."""
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+    def __init__(self, config: MetricConfig, *, dataset: Dataset) -> None:
         super().__init__(config)
-        if reason := self.lacking(self.config):
+        if reason := self.config.refuses(ToScore(type(dataset), here=True)):
             raise UserError(f"{self.config.type}: {reason}")
         self.dataset = dataset
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        """Why this metric cannot score samples of that dataset, or None if it can."""
-        return None
-
-    @classmethod
-    def lacking(cls, config: Any) -> str | None:
-        """What it needs, with these settings, and is not here (a package, a file), or None; asked before any work."""
-        return None
 
     @abstractmethod
     def update(self, samples: Tensor) -> None:
@@ -67,7 +97,7 @@ class Metric(Component, ABC):
 class CollectingMetric(Metric):
     """A metric of all samples together: it keeps them (`seen`, LongTensors [N, L] on the CPU) until `compute`."""
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+    def __init__(self, config: MetricConfig, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.seen: list[Tensor] = []
 
@@ -80,27 +110,14 @@ class CollectingMetric(Metric):
         return torch.cat(self.seen)
 
 
-@dataclass(frozen=True)
-class DrawnFrom:
-    """What draws the samples: a network, or a source's exact denoiser, without what a sampler adds to it; and the
-    recipe, which has the sampler and the objective."""
-
-    denoiser: Denoiser
-    recipe: Recipe
-
-
 class ModelMetric(Metric):
     """A metric of what draws the samples, not of samples: measured once a model, whatever the number of steps."""
 
     of_models: ClassVar[bool] = True
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+    def __init__(self, config: MetricConfig, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.found: dict[str, float] = {}
-
-    def refuses(self, model: DrawnFrom) -> str | None:
-        """Why it cannot judge that model, whose values are then left out, or None if it can."""
-        return None
 
     @abstractmethod
     def measure(self, model: DrawnFrom) -> dict[str, float]:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
 from fewstep.likelihood.references import DenoiserReference, Reference
-from fewstep.metrics.base import CollectingMetric
+from fewstep.metrics.base import CollectingMetric, MetricConfig
 from fewstep.runtime.seeding import generator_for
 
 
-class ReferenceConfig(ComponentConfig):
+class ReferenceConfig(MetricConfig):
     """Settings of every metric that has a reference."""
 
     reference: str = Field(
@@ -41,10 +40,12 @@ class ReferenceMetric(CollectingMetric):
         UserError: the reference is no autoregressive model.
     """
 
+    Config: ClassVar[type[ReferenceConfig]]
+    config: ReferenceConfig
     misled_by_own_samples: ClassVar[bool] = False
     """Whether samples of the reference itself score well whatever they are like."""
 
-    def __init__(self, config: Any, *, dataset: Dataset, reference: Denoiser | Reference) -> None:
+    def __init__(self, config: ReferenceConfig, *, dataset: Dataset, reference: Denoiser | Reference) -> None:
         super().__init__(config, dataset=dataset)
         if isinstance(reference, Denoiser):
             reference = DenoiserReference(reference, f"{config.type}: the reference '{config.reference}'")

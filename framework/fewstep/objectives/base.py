@@ -165,8 +165,7 @@ class Objective(Component, ABC):
     """Whether its loss is a sum or mean of values [B, L] that `StepContext.mean` or `sum` reduces, so that a step may
     supervise fewer tokens. Losses of whole samples are not."""
 
-    @classmethod
-    def usual_steps(cls, config: Any) -> int | None:
+    def usual_steps(self) -> int | None:
         """Sampling steps that the student is made for, if the objective knows; used where nobody says otherwise."""
         return None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from fewstep.backbones.base import BACKBONES
 from fewstep.core.component import ComponentConfig
+from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS
 from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
@@ -29,16 +30,17 @@ class Classifier(Objective):
         type: Literal["classifier"] = "classifier"
         antithetic: bool = Field(True, description="spread the times of a batch evenly over [0, 1]")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if not DATASETS.get(recipe.data.type).cls.labelled:
-            yield "type", f"data '{recipe.data.type}' have no labels to learn"
-        if recipe.label_input is not None:
-            yield "type", "a classifier is not told the label that it predicts; remove label_input"
-        if BACKBONES.get(recipe.backbone.type).cls.uses_context:
-            yield "type", "a classifier reads whole samples; use a backbone without blocks"
-        if recipe.evaluate.metrics:
-            yield "type", "a classifier draws no samples to score; set evaluate.metrics to []"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if not DATASETS.get(recipe.data.type).cls.labelled:
+                yield "type", f"data '{recipe.data.type}' have no labels to learn"
+            if recipe.label_input is not None:
+                yield "type", "a classifier is not told the label that it predicts; remove label_input"
+            if BACKBONES.get(recipe.backbone.type).cls.uses_context:
+                yield "type", "a classifier reads whole samples; use a backbone without blocks"
+            if recipe.evaluate.metrics:
+                yield "type", "a classifier draws no samples to score; set evaluate.metrics to []"
+
+    config: Config
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         student, labels = ctx.roles["student"], batch.cond.labels

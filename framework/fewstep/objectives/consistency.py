@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.parts.divergence import Divergence, divergence
 from fewstep.objectives.parts.gaussian_dual import induced_alpha
@@ -56,14 +57,14 @@ class Consistency(Objective):
                 raise ValueError("gamma: noise must grow from the first end to the second")
             return self
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if config.times == "gaussian" and PROCESSES.get(recipe.process.type).cls.carry_over:
-            yield "times", f"the {recipe.process.type} process has no Gaussian path; use times: uniform"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.times == "gaussian" and PROCESSES.get(recipe.process.type).cls.carry_over:
+                yield "times", f"the {recipe.process.type} process has no Gaussian path; use times: uniform"
 
-    @classmethod
-    def usual_steps(cls, config: Any) -> int | None:
-        return max(1, round(1 / sum(config.length(number) for number in range(config.rounds))))
+    config: Config
+
+    def usual_steps(self) -> int | None:
+        return max(1, round(1 / sum(self.config.length(number) for number in range(self.config.rounds))))
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config

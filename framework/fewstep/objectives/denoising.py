@@ -34,6 +34,8 @@ class Denoising(Objective):
         )
         posterior_step: float = Field(0.01, gt=0, lt=1, description="length of that step")
 
+    config: Config
+
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config
         t, corrupted, cond = noised_data(c, batch, ctx)

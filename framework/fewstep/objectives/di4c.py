@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
+from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.network import evaluating
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.predictions.base import Prediction
@@ -47,10 +48,11 @@ class Di4C(Objective):
         near_share: float = Field(0.3, ge=0, le=1, description="share of the samples that are near data")
         data_weight: float = Field(0.1, ge=0, description="of the correlations of data, times sigmoid(20 (t - 1/2))")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if recipe.noise_input is None:
-            yield "type", "the mixture's latent is the noise input; add `noise_input: {type: pyramid}`"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if recipe.noise_input is None:
+                yield "type", "the mixture's latent is the noise input; add `noise_input: {type: pyramid}`"
+
+    config: Config
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES
+from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.denoisers.reward import LogRatio
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
@@ -70,15 +71,19 @@ class DiDi(Objective):
             0.1, ge=0, lt=1, description="share of the training in which it learns alone at first"
         )
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if not PROCESSES.get(recipe.process.type).cls.carry_over:
-            yield "type", f"trajectories are of masks that are revealed, and the {recipe.process.type} process has none"
-        if BACKBONES.get(recipe.backbone.type).cls.uses_context:
-            yield "type", "a discriminator reads whole samples; use a backbone without blocks"
-        size, parts = recipe.train.batch_size, recipe.train.accumulate
-        if size % parts == 0 and size // parts % config.group:
-            yield "group", f"micro-batches of {size // parts} cannot be split into groups of {config.group}"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if not PROCESSES.get(recipe.process.type).cls.carry_over:
+                yield (
+                    "type",
+                    f"trajectories are of masks that are revealed, and the {recipe.process.type} process has none",
+                )
+            if BACKBONES.get(recipe.backbone.type).cls.uses_context:
+                yield "type", "a discriminator reads whole samples; use a backbone without blocks"
+            size, parts = recipe.train.batch_size, recipe.train.accumulate
+            if size % parts == 0 and size // parts % self.group:
+                yield "group", f"micro-batches of {size // parts} cannot be split into groups of {self.group}"
+
+    config: Config
 
     def phases(self) -> Sequence[Phase]:
         return [

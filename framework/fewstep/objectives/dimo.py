@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import pi
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
+from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.guidance import guided
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.parts.divergence import divergence
@@ -23,6 +24,7 @@ from fewstep.predictions.draws import expectation
 from fewstep.processes.base import PROCESSES
 from fewstep.processes.masked import MaskedProcess
 from fewstep.processes.masks import random_start, time_of_masks, with_masks
+from fewstep.samplers.one_step import OneStepSampler
 
 _LOWEST = -69.0
 """Log-probability (of about 1e-30) that stands for 0 in a ratio."""
@@ -69,22 +71,25 @@ class DiMO(Objective):
             1.0, ge=0, description="weight of classifier-free guidance of the teacher that is distilled; 1 for none"
         )
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        sampler = recipe.sampler
-        if not issubclass(PROCESSES.get(recipe.process.type).cls, MaskedProcess):
-            yield "type", f"samples are compared where they are masked, and the {recipe.process.type} process has none"
-        if sampler.type == "one_step" and sampler.masks != config.masks:
-            yield (
-                "masks",
-                f"the student would be trained on {config.masks:g} masks and sampled from {sampler.masks:g}; "
-                f"set sampler.masks to {config.masks:g}",
-            )
-        if config.teacher_guidance != 1 and recipe.label_input is None:
-            yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if not issubclass(PROCESSES.get(recipe.process.type).cls, MaskedProcess):
+                yield (
+                    "type",
+                    f"samples are compared where they are masked, and the {recipe.process.type} process has none",
+                )
+            sampler = recipe.sampler
+            if isinstance(sampler, OneStepSampler.Config) and sampler.masks != self.masks:
+                yield (
+                    "masks",
+                    f"the student would be trained on {self.masks:g} masks and sampled from {sampler.masks:g}; "
+                    f"set sampler.masks to {self.masks:g}",
+                )
+            if self.teacher_guidance != 1 and recipe.label_input is None:
+                yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
 
-    @classmethod
-    def usual_steps(cls, config: Any) -> int | None:
+    config: Config
+
+    def usual_steps(self) -> int | None:
         return 1
 
     def phases(self) -> Sequence[Phase]:

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.guidance import guided
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.matching.diagnostics import diagnose
@@ -73,21 +74,21 @@ class DMMD(Objective):
         )
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if config.updates == "simultaneous" and config.aux_steps > 1:
-            yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
-        if config.times == "independent" and config.renoise == "posterior":
-            yield "renoise", "s may lie after t when times are independent; set renoise to forward or forward_soft"
-        if config.k_max is not None and config.k_max <= config.k:
-            yield "k_max", f"must be more than k, which is {config.k}"
-        if config.teacher_guidance != 1 and recipe.label_input is None:
-            yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
-        yield from check_target("aux_target", config.aux_target, recipe)
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.updates == "simultaneous" and self.aux_steps > 1:
+                yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
+            if self.times == "independent" and self.renoise == "posterior":
+                yield "renoise", "s may lie after t when times are independent; set renoise to forward or forward_soft"
+            if self.k_max is not None and self.k_max <= self.k:
+                yield "k_max", f"must be more than k, which is {self.k}"
+            if self.teacher_guidance != 1 and recipe.label_input is None:
+                yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
+            yield from check_target("aux_target", self.aux_target, recipe)
 
-    @classmethod
-    def usual_steps(cls, config: Any) -> int | None:
-        return typical_steps(config.times, _steps(config))
+    config: Config
+
+    def usual_steps(self) -> int | None:
+        return typical_steps(self.config.times, _steps(self.config))
 
     def phases(self) -> Sequence[Phase]:
         if self.config.updates == "simultaneous":
@@ -147,6 +148,6 @@ class DMMD(Objective):
         return found
 
 
-def _steps(config: Any) -> int | tuple[int, int]:
+def _steps(config: DMMD.Config) -> int | tuple[int, int]:
     """k, or the range from k to k_max."""
     return config.k if config.k_max is None else (config.k, config.k_max)

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.derivative import directional_derivative
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
@@ -57,24 +58,22 @@ class DMMDInstant(Objective):
         )
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
 
-    def __init__(self, config: Any = None) -> None:
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from check_target("target", self.target, recipe)
+            size, parts = recipe.train.batch_size, recipe.train.accumulate
+            if size % parts == 0 and size // parts % 2:
+                mend = f"make train.batch_size a multiple of {2 * parts}"
+                yield "", f"micro-batches of {size // parts} cannot be halved; {mend}"
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.mean_square: dict[str, Tensor] = {}
         self.gradients_seen = 0
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from check_target("target", config.target, recipe)
-        size, parts = recipe.train.batch_size, recipe.train.accumulate
-        if size % parts == 0 and size // parts % 2:
-            yield (
-                "",
-                f"micro-batches of {size // parts} cannot be halved; make train.batch_size a multiple of {2 * parts}",
-            )
-
-    @classmethod
-    def usual_steps(cls, config: Any) -> int | None:
-        return int(config.k)
+    def usual_steps(self) -> int | None:
+        return self.config.k
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c, (first, second) = self.config, batch.halves()

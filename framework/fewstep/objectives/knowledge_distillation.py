@@ -32,6 +32,8 @@ class KnowledgeDistillation(Objective):
         type: Literal["knowledge_distillation"] = "knowledge_distillation"
         data_weight: float = Field(0.0, ge=0, le=1, description="share d of the loss that is about the data themselves")
 
+    config: Config
+
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config
         t, corrupted, cond = noised_data(c, batch, ctx)

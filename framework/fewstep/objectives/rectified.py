@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from fewstep.core.component import ComponentConfig
+from fewstep.core.recipe_view import RecipeView
 from fewstep.data.pairs import CouplingStore, Pairs
 from fewstep.denoisers.base import NOTHING
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
@@ -50,12 +51,16 @@ class Rectified(Objective):
         teacher_steps: int = Field(64, ge=1, description="steps that each of them takes")
         store: str | None = Field(None, description="folder to keep pairs in, or to take them from; null: the run's")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if PROCESSES.get(recipe.process.type).cls.carry_over:
-            yield "type", f"noise of the {recipe.process.type} process is always the same; pairs tell nothing new there"
-        if recipe.label_input is not None:
-            yield "type", "pairs are drawn without labels; remove label_input"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if PROCESSES.get(recipe.process.type).cls.carry_over:
+                yield (
+                    "type",
+                    f"noise of the {recipe.process.type} process is always the same; pairs tell nothing new there",
+                )
+            if recipe.label_input is not None:
+                yield "type", "pairs are drawn without labels; remove label_input"
+
+    config: Config
 
     def setup(self, ctx: StepContext) -> None:
         c, teacher = self.config, ctx.roles["teacher"]

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.parts.divergence import Divergence, divergence
 from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
@@ -39,14 +40,17 @@ class SDTT(Objective):
         divergence: Divergence = Field("reverse_kl", description="of the student's prediction from the target")
         min_time: float = Field(1e-5, ge=0, lt=1, description="smallest t drawn")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if not PROCESSES.get(recipe.process.type).cls.carry_over:
-            yield "type", f"targets are taken where masks are revealed, and the {recipe.process.type} process has none"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if not PROCESSES.get(recipe.process.type).cls.carry_over:
+                yield (
+                    "type",
+                    f"targets are taken where masks are revealed, and the {recipe.process.type} process has none",
+                )
 
-    @classmethod
-    def usual_steps(cls, config: Any) -> int | None:
-        return max(1, round(1 / (config.teacher_steps * config.last_step)))
+    config: Config
+
+    def usual_steps(self) -> int | None:
+        return max(1, round(1 / (self.config.teacher_steps * self.config.last_step)))
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config

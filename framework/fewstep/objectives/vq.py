@@ -16,6 +16,7 @@ from torch.nn import functional
 from fewstep.backbones.autoencoder import perplexity
 from fewstep.backbones.base import BACKBONES
 from fewstep.core.component import ComponentConfig
+from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.autoencoder import NetworkAutoencoder
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 
@@ -70,17 +71,21 @@ class Vq(Objective):
             0.1, ge=0, lt=1, description="codes chosen less often than this share of the mean begin anew; 0: never"
         )
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if not BACKBONES.get(recipe.backbone.type).cls.reconstructs:
-            fitting = ", ".join(entry.name for entry in BACKBONES.entries() if entry.cls.reconstructs)
-            yield "type", f"a tokenizer needs a backbone that gives images back, not {recipe.backbone.type}: {fitting}"
-        if recipe.label_input is not None:
-            yield "type", "a tokenizer is told no labels; remove label_input"
-        if recipe.start_from:
-            yield "type", "a tokenizer's codes are averages that begin with its training; remove start_from"
-        if recipe.evaluate.metrics:
-            yield "type", "a tokenizer draws no samples to score; set evaluate.metrics to []"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if not BACKBONES.get(recipe.backbone.type).cls.reconstructs:
+                fitting = ", ".join(entry.name for entry in BACKBONES.entries() if entry.cls.reconstructs)
+                yield (
+                    "type",
+                    f"a tokenizer needs a backbone that gives images back, not {recipe.backbone.type}: {fitting}",
+                )
+            if recipe.label_input is not None:
+                yield "type", "a tokenizer is told no labels; remove label_input"
+            if recipe.start_from:
+                yield "type", "a tokenizer's codes are averages that begin with its training; remove start_from"
+            if recipe.evaluate.metrics:
+                yield "type", "a tokenizer draws no samples to score; set evaluate.metrics to []"
+
+    config: Config
 
     def setup(self, ctx: StepContext) -> None:
         student = ctx.roles["student"]

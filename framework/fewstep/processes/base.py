@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewstep.core.component import Component
+from fewstep.core.component import Component, ComponentConfig
+from fewstep.core.fields import From
 from fewstep.core.registry import Registry
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.draws import sample_categorical
@@ -32,17 +34,25 @@ class Corrupted:
     noised: Tensor
 
 
+class ProcessConfig(ComponentConfig):
+    """Settings of every process."""
+
+    schedule: Annotated[ComponentConfig, From("schedules")] = Field("linear", validate_default=True)
+
+
 class ForwardProcess(Component, ABC):
     """z_t ~ Cat(alpha_t x + (1 - alpha_t) pi), independently per token (arXiv 2603.20155, section 2).
 
     Times `t`, `s` are float tensors [B] (or [B, L], for schedules that depend on the position), s <= t.
     """
 
+    Config: ClassVar[type[ProcessConfig]] = ProcessConfig
+    config: ProcessConfig
     space: ClassVar[str] = "discrete"
     carry_over: ClassVar[bool]
     """True if a token that is not noise is known to be clean, so that predictions copy it."""
 
-    def __init__(self, config: Any, *, vocab_size: int) -> None:
+    def __init__(self, config: ProcessConfig, *, vocab_size: int) -> None:
         super().__init__(config)
         self.vocab_size = vocab_size
         self.schedule: NoiseSchedule = SCHEDULES.build(config.schedule)

@@ -5,17 +5,23 @@ Shapes: B batch, L tokens, V clean vocabulary; the state V is [MASK].
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewstep.core.component import ComponentConfig
-from fewstep.core.fields import From
 from fewstep.predictions.base import Prediction
-from fewstep.processes.base import PROCESSES, TINY, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
+from fewstep.processes.base import (
+    PROCESSES,
+    TINY,
+    Corrupted,
+    ForwardProcess,
+    ProcessConfig,
+    hard_ids,
+    per_token,
+    soft_rows,
+)
 from fewstep.runtime.streams import Randomness, uniform
 
 
@@ -28,9 +34,10 @@ class MaskedProcess(ForwardProcess):
 
     carry_over = True
 
-    class Config(ComponentConfig):
+    class Config(ProcessConfig):
         type: Literal["masked"] = "masked"
-        schedule: Annotated[ComponentConfig, From("schedules")] = Field("linear", validate_default=True)
+
+    config: Config
 
     @property
     def num_states(self) -> int:

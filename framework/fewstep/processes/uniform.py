@@ -5,16 +5,13 @@ Shapes: B batch, L tokens, V vocabulary (also the number of states).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewstep.core.component import ComponentConfig
-from fewstep.core.fields import From
-from fewstep.processes.base import PROCESSES, Corrupted, ForwardProcess, hard_ids, per_token, soft_rows
+from fewstep.processes.base import PROCESSES, Corrupted, ForwardProcess, ProcessConfig, hard_ids, per_token, soft_rows
 from fewstep.runtime.streams import Randomness, integers, uniform
 
 
@@ -27,9 +24,10 @@ class UniformProcess(ForwardProcess):
 
     carry_over = False
 
-    class Config(ComponentConfig):
+    class Config(ProcessConfig):
         type: Literal["uniform"] = "uniform"
-        schedule: Annotated[ComponentConfig, From("schedules")] = Field("linear", validate_default=True)
+
+    config: Config
 
     @property
     def num_states(self) -> int:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from fewstep.core.component import Component, ComponentConfig, did_you_mean
-from fewstep.core.kinds import KINDS, registry
+from fewstep.core.component import ComponentConfig, did_you_mean
+from fewstep.core.kinds import registry
 from fewstep.recipe.yaml_loader import Key, dotted
 
 if TYPE_CHECKING:
@@ -121,18 +121,10 @@ def check_trained_roles(recipe: Recipe) -> Found:
             )
 
 
-def check_metrics(recipe: Recipe) -> Found:
-    """Metrics can score this kind of data."""
-    dataset = _class("datasets", recipe.data)
-    for index, config in enumerate(recipe.evaluate.metrics):
-        if reason := _class("metrics", config).unsuited(dataset):
-            yield f"evaluate.metrics[{index}]", f"metric '{config.type}' cannot score '{recipe.data.type}': {reason}"
-
-
 def check_components(recipe: Recipe) -> Found:
-    """Each component's own `check_recipe`."""
+    """What the settings of each component check themselves, after what is asked of every sampler."""
     for key, config in component_configs(recipe):
-        for below, message in _owner(config).check_recipe(config, recipe):
+        for below, message in [*_needs_masks(config, recipe), *config.check_recipe(recipe)]:
             yield ".".join(filter(None, [dotted(key), below])), message
 
 
@@ -146,7 +138,6 @@ CHECKS: tuple[Callable[[Recipe], Found], ...] = (
     check_labels,
     check_batch,
     check_trained_roles,
-    check_metrics,
     check_components,
 )
 
@@ -177,7 +168,9 @@ def _objective(recipe: Recipe) -> Any:
     return _class("objectives", recipe.objective)
 
 
-def _owner(config: ComponentConfig) -> type[Component]:
-    """The component that `config` belongs to."""
-    entries = (entry for kind in KINDS for entry in registry(kind).entries())
-    return next((entry.cls for entry in entries if entry.cls.Config is type(config)), Component)
+def _needs_masks(config: ComponentConfig, recipe: Recipe) -> Found:
+    """Samplers that fill in masks need a process that has them; no other component is asked."""
+    samplers = (entry.cls for entry in registry("samplers").entries())
+    sampler = next((cls for cls in samplers if cls.Config is type(config)), None)
+    if sampler and sampler.masks_only and not _class("processes", recipe.process).carry_over:
+        yield "type", f"'{config.type}' fills in masks, and the {recipe.process.type} process has none"

@@ -20,7 +20,7 @@ from fewstep.runtime.seeding import derived_seed
 
 def usual_steps(recipe: Recipe) -> int:
     """Sampling steps that the student is made for, or the most that its recipe evaluates at."""
-    usual = OBJECTIVES.get(recipe.objective.type).cls.usual_steps(recipe.objective)
+    usual = OBJECTIVES.build(recipe.objective).usual_steps()
     return usual or max(recipe.evaluate.steps)
 
 

@@ -13,7 +13,7 @@ from fewstep.core.component import Component
 from fewstep.core.errors import FewstepError, UnfitModelError, UserError
 from fewstep.core.recipe_view import RecipeView
 from fewstep.core.references import references
-from fewstep.core.registry import Registry
+from fewstep.core.registry import Raw, Registry
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import OBJECTIVES
@@ -29,7 +29,7 @@ Weights = Literal["ema", "raw"]
 C = TypeVar("C", bound=Component)
 
 
-def build_component(registry: Registry[C], config: Any, **runtime: Any) -> C:
+def build_component(registry: Registry[C], config: Raw, **runtime: Any) -> C:
     """A component that can open the models that its settings name.
 
     Args:

@@ -30,6 +30,8 @@ class AnalyticSampler(WalkSampler):
     class Config(WalkConfig):
         type: Literal["analytic"] = "analytic"
 
+    config: Config
+
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         process, prediction = walk.denoiser.process, walk.predict(x, step)
         if step.last:

@@ -6,11 +6,12 @@ Shapes: B batch, L tokens, S states.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.joint import JointPrecision, draw_joint
@@ -39,12 +40,13 @@ class AncestralSampler(WalkSampler):
             "float32 as it is often done, which starves rare symbols",
         )
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from super().check_recipe(config, recipe)
-        uniform = not PROCESSES.get(recipe.process.type).cls.carry_over
-        if config.precision != "two_stage" and uniform and config.posterior == "drawn":
-            yield "precision", "a row of outcomes given drawn tokens is never formed; set posterior to plugged"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            uniform = not PROCESSES.get(recipe.process.type).cls.carry_over
+            if self.precision != "two_stage" and uniform and self.posterior == "drawn":
+                yield "precision", "a row of outcomes given drawn tokens is never formed; set posterior to plugged"
+
+    config: Config
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         process, c = walk.denoiser.process, self.config

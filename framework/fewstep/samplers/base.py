@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -56,13 +56,6 @@ class Sampler(Component, ABC):
     def takes(cls, steps: int) -> bool:
         """Whether it can take so many steps."""
         return cls.only_steps in (None, steps)
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        from fewstep.processes.base import PROCESSES
-
-        if cls.masks_only and not PROCESSES.get(recipe.process.type).cls.carry_over:
-            yield "type", f"'{config.type}' fills in masks, and the {recipe.process.type} process has none"
 
     @abstractmethod
     def sample(

@@ -32,6 +32,8 @@ class BlockAncestralSampler(AncestralSampler):
     class Config(AncestralSampler.Config):
         type: Literal["block_ancestral"] = "block_ancestral"  # type: ignore[assignment]
 
+    config: Config
+
     @torch.no_grad()
     def sample(
         self,

@@ -28,6 +28,8 @@ class CachedAncestralSampler(WalkSampler):
     class Config(WalkConfig):
         type: Literal["cached_ancestral"] = "cached_ancestral"
 
+    config: Config
+
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         now, then = walk.times(x, step.t, step.s)
         # A schedule that stops short of alpha = 1 would leave some masks at s = 0.

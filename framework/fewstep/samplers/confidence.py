@@ -45,6 +45,8 @@ class ConfidenceSampler(FillingSampler):
             0.0, ge=0, description="Gumbel noise on the scores, which falls to 0 over the steps; MaskGIT takes 4.5"
         )
 
+    config: Config
+
     def fill(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         masks, (t, s) = walk.masks(x), walk.times(x, step.t, step.s)
         order, generator = self.config.order, walk.generator

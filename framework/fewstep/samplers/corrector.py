@@ -30,6 +30,8 @@ class CorrectorSampler(WalkSampler):
         corrections: int = Field(1, ge=0, description="corrections after each step; each takes an evaluation")
         reach: float = Field(0.5, gt=0, le=1, description="how much of a step's noise a correction adds again")
 
+    config: Config
+
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         x = walk.take(walk.predict(x, step), x, step)
         back = replace(step, t=step.s + self.config.reach * (step.t - step.s))

@@ -36,6 +36,8 @@ class EntropyBoundedSampler(FillingSampler):
             0.1, ge=0, description="nats a step may lose by drawing tokens independently; 0 draws one at a time"
         )
 
+    config: Config
+
     def fill(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         masks = walk.masks(x)
         prediction = walk.unshaped(x, *walk.times(x, step.t, step.s))

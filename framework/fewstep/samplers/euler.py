@@ -27,6 +27,8 @@ class EulerSampler(JumpSampler):
     class Config(WalkConfig):
         type: Literal["euler"] = "euler"
 
+    config: Config
+
     @staticmethod
     def chance(expected: Tensor) -> Tensor:
         """min(1, h R)."""

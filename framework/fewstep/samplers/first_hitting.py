@@ -6,11 +6,12 @@ Shapes: B batch, L tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.processes.masks import ranks
 from fewstep.runtime.streams import Randomness, uniform
 from fewstep.samplers.base import SAMPLERS, OnStep
@@ -33,11 +34,12 @@ class FirstHittingSampler(FillingSampler):
     class Config(WalkConfig):
         type: Literal["first_hitting"] = "first_hitting"
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from super().check_recipe(config, recipe)
-        if config.grid.type != "linear":
-            yield "grid", "the times of first_hitting are those of the process; leave the grid out"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            if self.grid.type != "linear":
+                yield "grid", "the times of first_hitting are those of the process; leave the grid out"
+
+    config: Config
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
         masks, generator = walk.masks(x), walk.generator

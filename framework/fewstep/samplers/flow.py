@@ -29,6 +29,8 @@ class FlowSampler(WalkSampler):
     class Config(WalkConfig):
         type: Literal["flow"] = "flow"
 
+    config: Config
+
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         prediction = walk.predict(x, step)
         if step.last:

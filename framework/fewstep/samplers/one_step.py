@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.errors import UserError
+from fewstep.core.recipe_view import RecipeView
 from fewstep.processes.masks import random_start, time_of_masks
 from fewstep.samplers.base import SAMPLERS, OnStep
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
@@ -36,11 +37,12 @@ class OneStepSampler(WalkSampler):
         type: Literal["one_step"] = "one_step"
         masks: float = Field(0.6, ge=0, le=1, description="share of the start that is masked; the rest is random")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from super().check_recipe(config, recipe)
-        if config.grid.type != "linear":
-            yield "grid", "one step has no times to choose; leave the grid out"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            if self.grid.type != "linear":
+                yield "grid", "one step has no times to choose; leave the grid out"
+
+    config: Config
 
     def start(self, walk: Walk, count: int, length: int) -> Tensor:
         device, share = walk.denoiser.device, self.config.masks

@@ -55,6 +55,8 @@ class PsiSampler(WalkSampler):
                 raise ValueError("times must fall from one phase to the next, between 1 and 0")
             return switches
 
+    config: Config
+
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         process, prediction = walk.denoiser.process, walk.predict(x, step)
         if step.last:

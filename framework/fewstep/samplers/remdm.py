@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.predictions.base import Prediction
 from fewstep.processes.base import TINY, ForwardProcess
 from fewstep.runtime.streams import uniform
@@ -77,13 +78,14 @@ class RemdmSampler(WalkSampler):
                 raise ValueError(f"the loop ends at t_off, which must lie below t_on ({info.data['t_on']})")
             return t_off
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from super().check_recipe(config, recipe)
-        for key, readers in READ_BY.items():
-            changed = getattr(config, key) != cls.Config.model_fields[key].default
-            if changed and config.strategy not in readers:
-                yield key, f"strategy '{config.strategy}' does not read it; {', '.join(readers)} would"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            for key, readers in READ_BY.items():
+                changed = getattr(self, key) != type(self).model_fields[key].default
+                if changed and self.strategy not in readers:
+                    yield key, f"strategy '{self.strategy}' does not read it; {', '.join(readers)} would"
+
+    config: Config
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         process, c, t = walk.denoiser.process, self.config, step.t

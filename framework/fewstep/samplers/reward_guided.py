@@ -6,13 +6,14 @@ Shapes: B batch, L tokens, V vocabulary, M candidates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import Strict
+from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.classifier_guidance import ClassifierGuidedPrediction, first_order_changes
 from fewstep.denoisers.reward import Reward, RewardedDenoiser
 from fewstep.predictions.base import Prediction
@@ -51,13 +52,14 @@ class RewardGuidedSampler(WalkSampler):
         clip: float = Field(5.0, gt=0, description="most that a tilt adds to a log-probability, or takes from it")
         candidates: int = Field(4, ge=1, description="states that a picking step chooses from; the paper has 4")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from super().check_recipe(config, recipe)
-        if config.reward is None:
-            yield "reward", "name the run whose discriminator judges, `reward: {run: RUN}`"
-        if config.classifier is not None:
-            yield "classifier", "a reward guides already; leave the classifier out"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            if self.reward is None:
+                yield "reward", "name the run whose discriminator judges, `reward: {run: RUN}`"
+            if self.classifier is not None:
+                yield "classifier", "a reward guides already; leave the classifier out"
+
+    config: Config
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         denoiser, prediction = walk.denoiser, walk.predict(x, step)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.fields import From
+from fewstep.core.recipe_view import RecipeView
 from fewstep.samplers.base import SAMPLERS, OnStep, StepState
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
@@ -45,7 +46,7 @@ class SemiAutoregressiveSampler(WalkSampler):
 
         @field_validator("inner")
         @classmethod
-        def _walks_whole_samples(cls, inner: Any) -> Any:
+        def _walks_whole_samples(cls, inner: ComponentConfig) -> ComponentConfig:
             sampler = SAMPLERS.get(inner.type).cls
             unfit = sampler.gives_context or sampler.only_steps or sampler is SemiAutoregressiveSampler
             if not issubclass(sampler, WalkSampler) or unfit:
@@ -56,19 +57,20 @@ class SemiAutoregressiveSampler(WalkSampler):
                     raise ValueError(f"set {name} beside inner, not in it: it holds for every block")
             return inner
 
-    def __init__(self, config: Any = None) -> None:
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            merged = self.inner.model_copy(update={"grid": self.grid})
+            found = merged.check_recipe(recipe)
+            yield from (problem for problem in found if problem[0] == "grid")
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         shared = {name: getattr(self.config, name) for name in _SHARED}
         inner = SAMPLERS.build(self.config.inner.model_copy(update=shared))
         assert isinstance(inner, WalkSampler)
         self.inner = inner
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from super().check_recipe(config, recipe)
-        merged = config.inner.model_copy(update={"grid": config.grid})
-        found = SAMPLERS.get(config.inner.type).cls.check_recipe(merged, recipe)
-        yield from (problem for problem in found if problem[0] == "grid")
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
         wanted, out, shown = blocks_to_draw(walk.masks(x), self.config.block_size), x.clone(), 0

@@ -28,6 +28,8 @@ class TauLeapingSampler(JumpSampler):
     class Config(WalkConfig):
         type: Literal["tau_leaping"] = "tau_leaping"
 
+    config: Config
+
     @staticmethod
     def chance(expected: Tensor) -> Tensor:
         """1 - exp(-h R)."""

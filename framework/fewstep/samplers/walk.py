@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig, Strict
 from fewstep.core.fields import From
+from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS
 from fewstep.denoisers.base import NOTHING, Denoiser
 from fewstep.denoisers.classifier_guidance import ClassifierGuidedDenoiser
@@ -27,7 +28,7 @@ from fewstep.predictions.shaping import row_maps
 from fewstep.processes.base import PROCESSES
 from fewstep.processes.masked import MaskedProcess
 from fewstep.runtime.streams import Randomness, SampleStreams
-from fewstep.samplers.base import OnStep, Sampler, Samples, StepState
+from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 
 
 class ClassifierSection(Strict):
@@ -56,6 +57,12 @@ class WalkConfig(ComponentConfig):
         "linear", validate_default=True, description="times of the steps"
     )
 
+    def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+        if self.guidance != 1 and recipe.label_input is None:
+            yield "guidance", "guidance is by labels; add `label_input: {}`"
+        if self.classifier is not None:
+            yield from (("classifier", reason) for reason in _unfit_for_classifiers(self.type, recipe))
+
 
 @dataclass(frozen=True)
 class Step:
@@ -77,7 +84,7 @@ class Walk:
     a sampler keeps from step to step about each sample (tensors [B, ...])."""
 
     denoiser: Denoiser
-    config: Any
+    config: WalkConfig
     cond: Condition
     generator: Randomness
     memory: dict[str, Tensor] = field(default_factory=dict)
@@ -152,14 +159,7 @@ class WalkSampler(Sampler):
     """A sampler that goes through a grid of times from 1 to 0; tokens that are given stay as they are at every step."""
 
     Config: ClassVar[type[WalkConfig]]
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        yield from super().check_recipe(config, recipe)
-        if config.guidance != 1 and recipe.label_input is None:
-            yield "guidance", "guidance is by labels; add `label_input: {}`"
-        if config.classifier is not None:
-            yield from (("classifier", reason) for reason in _unfit_for_classifiers(cls, recipe))
+    config: WalkConfig
 
     @abstractmethod
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
@@ -202,11 +202,11 @@ class WalkSampler(Sampler):
             yield Step(index, count, times[index], times[index + 1])
 
 
-def _unfit_for_classifiers(sampler: type[WalkSampler], recipe: Any) -> Iterator[str]:
-    """Why a classifier cannot guide samples of a recipe."""
+def _unfit_for_classifiers(sampler: str, recipe: RecipeView) -> Iterator[str]:
+    """Why a classifier cannot guide samples that a sampler draws of a recipe's model."""
     if not PROCESSES.get(recipe.process.type).cls.carry_over:
         yield f"classifiers guide processes with masks, and the {recipe.process.type} process has none"
-    if sampler.gives_context:
+    if SAMPLERS.get(sampler).cls.gives_context:
         yield "classifiers read whole samples, and this sampler goes block by block"
     if not DATASETS.get(recipe.data.type).cls.labelled:
         yield f"data '{recipe.data.type}' have no classes to guide to"

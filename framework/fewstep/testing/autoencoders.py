@@ -5,18 +5,17 @@ Shapes: B batch, L tokens, C, H, W channels, height and width of an image, h, w 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from fewstep.backbones.autoencoder import Autoencoder, straight_through
 from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.core.registry import Raw
 
 BATCH = 3
 
 
-def check_autoencoder(config: Any) -> None:
+def check_autoencoder(config: Raw) -> None:
     """Check an autoencoder's shapes, gradients, choice of codes, and that images do not see each other.
 
     Raises:
@@ -36,7 +35,7 @@ def check_autoencoder(config: Any) -> None:
             _check_sizes(model, _build(config, 2).eval(), x)
 
 
-def _build(config: Any, times: int) -> Autoencoder:
+def _build(config: Raw, times: int) -> Autoencoder:
     """One for images whose codes have 2 t x 3 t places, of two channels."""
     factor = 2 ** BACKBONES.parse(config).halvings  # type: ignore[attr-defined]
     grid = 2 * factor * times, 3 * factor * times, 2

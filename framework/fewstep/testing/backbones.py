@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.blockwise import BlockBackbone
 from fewstep.backbones.packing import PacksSequences
+from fewstep.core.registry import Raw
 from fewstep.predictions.condition import Prefix
 from fewstep.testing.autoencoders import check_autoencoder
 
@@ -27,7 +28,7 @@ def predicting() -> list[str]:
     return [entry.name for entry in BACKBONES.entries() if not entry.cls.reconstructs]
 
 
-def check_backbone(config: Any, *, tokens: TokenSpace = TINY) -> None:
+def check_backbone(config: Raw, *, tokens: TokenSpace = TINY) -> None:
     """Check a backbone's shapes, gradients, inputs, sense of time and order, determinism and mixed precision.
 
     Weights are perturbed first: parts that start at zero on purpose would hide what is connected to what.
@@ -61,7 +62,7 @@ def check_backbone(config: Any, *, tokens: TokenSpace = TINY) -> None:
                 check_blocks(model, x, t)
 
 
-def _build(config: Any, tokens: TokenSpace) -> Backbone:
+def _build(config: Raw, tokens: TokenSpace) -> Backbone:
     """The backbone; one that needs a context gets the same one for all samples, unless it is called with one."""
     model = BACKBONES.build(config, tokens=tokens)
 

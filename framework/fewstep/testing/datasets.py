@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from fewstep.core.registry import Raw
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.data.codec import codec_problem
 from fewstep.runs.models import build_component
@@ -31,7 +30,7 @@ def _check_augmentation(dataset: Dataset) -> None:
     assert dataset.augments or torch.equal(changed, tokens), "`augments` must say whether samples are changed"
 
 
-def check_dataset(config: Any) -> None:
+def check_dataset(config: Raw) -> None:
     """Assert that a dataset keeps the contract of `Dataset`.
 
     Raises:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
+from fewstep.core.registry import Raw
 from fewstep.grids.base import GRIDS
 
 
-def check_grid(config: Any, *, most: int = 64) -> None:
+def check_grid(config: Raw, *, most: int = 64) -> None:
     """Assert that a grid falls from 1 to 0 in any number of steps up to `most`.
 
     Raises:

@@ -8,16 +8,18 @@ from typing import Any
 import torch
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.core.component import ComponentConfig
+from fewstep.core.registry import Raw
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoisers.network import NetworkDenoiser
-from fewstep.metrics.base import METRICS, DrawnFrom, ModelMetric
+from fewstep.metrics.base import METRICS, DrawnFrom, MetricConfig, ModelMetric, ToScore
 from fewstep.metrics.reference import ReferenceMetric
 from fewstep.processes.base import PROCESSES
 from fewstep.recipe.models import Recipe
 from fewstep.runs.models import build_component
 
 
-def check_metric(config: Any, *, data: Any = None) -> None:
+def check_metric(config: Raw, *, data: Raw | None = None) -> None:
     """Assert that a metric keeps the contract of `Metric`.
 
     Args:
@@ -27,7 +29,7 @@ def check_metric(config: Any, *, data: Any = None) -> None:
         AssertionError: naming what differs.
     """
     metric_type = METRICS.get(METRICS.parse(config).type).cls
-    name = DATASETS.parse(data).type if data else _suited(metric_type)
+    name = DATASETS.parse(data).type if data else suited_data(METRICS.parse(config))
     dataset = build_component(DATASETS, data or {"type": name, **({"size": 512} if name == "markov" else {})})
     samples = dataset.train[:96].long()
 
@@ -38,7 +40,8 @@ def check_metric(config: Any, *, data: Any = None) -> None:
     if isinstance(whole, ModelMetric):
         assert isinstance(parts, ModelMetric)
         model = _untrained_model(name, dataset)
-        assert whole.refuses(model) is None, f"cannot judge a plain model: {whole.refuses(model)}"
+        reason = whole.config.refuses(ToScore(type(dataset), model=model))
+        assert reason is None, f"cannot judge a plain model: {reason}"
         for metric in (whole, parts):
             metric.look_at(model)
     labels = None if dataset.labels is None else dataset.labels[:96]
@@ -86,8 +89,10 @@ def _untrained_model(data: str, dataset: Dataset) -> DrawnFrom:
     return DrawnFrom(NetworkDenoiser(BACKBONES.build(recipe.backbone, tokens=tokens), process), recipe)
 
 
-def _suited(metric_type: Any) -> str:
+def suited_data(config: ComponentConfig) -> str:
+    """The first of `markov`, `digits`, `coins` that a metric can score."""
+    assert isinstance(config, MetricConfig)
     for name in ("markov", "digits", "coins"):
-        if metric_type.unsuited(DATASETS.get(name).cls) is None:
+        if config.refuses(ToScore(DATASETS.get(name).cls)) is None:
             return name
-    raise AssertionError(f"{metric_type.__name__} suits none of the small datasets; pass data=")
+    raise AssertionError(f"{config.type} suits none of the small datasets; pass data=")

@@ -5,18 +5,17 @@ Shapes: B batch, L tokens, D width, R places of injection.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from fewstep.adapters.noise.base import NOISE_INPUTS, NoiseInputConfig
 from fewstep.backbones.base import TokenSpace
+from fewstep.core.registry import Raw
 from fewstep.testing.backbones import TINY
 
 WIDTH, SITES, BATCH = 8, 3, 5
 
 
-def check_noise_input(config: Any, *, tokens: TokenSpace = TINY) -> None:
+def check_noise_input(config: Raw, *, tokens: TokenSpace = TINY) -> None:
     """Check a noise input's shapes, randomness and gradients; one that projects, injected once and in every block.
 
     Raises:
@@ -32,7 +31,7 @@ def check_noise_input(config: Any, *, tokens: TokenSpace = TINY) -> None:
     assert not silent(BATCH).any(), "init_std 0 does not start at silence"
 
 
-def _check(config: Any, tokens: TokenSpace, places: int) -> None:
+def _check(config: Raw, tokens: TokenSpace, places: int) -> None:
     noise = NOISE_INPUTS.build(config, tokens=tokens, width=WIDTH, sites=SITES)
     first = noise(BATCH, torch.Generator().manual_seed(0))
     shape = (places, BATCH, tokens.length, WIDTH)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import RecipeError
+from fewstep.core.registry import Raw
 from fewstep.objectives.base import OBJECTIVES, StepContext
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
@@ -24,7 +25,7 @@ from fewstep.training.loggers import VOLATILE
 from fewstep.training.trainer import Trainer
 
 
-def check_objective(config: Any, *, processes: tuple[str, ...] | None = None, steps: int = 6) -> None:
+def check_objective(config: Raw, *, processes: tuple[str, ...] | None = None, steps: int = 6) -> None:
     """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
 
     Args:
@@ -46,7 +47,7 @@ def check_objective(config: Any, *, processes: tuple[str, ...] | None = None, st
             _check_resume(recipe, root)
 
 
-def _processes(config: Any) -> list[str]:
+def _processes(config: Raw) -> list[str]:
     """Which of the two usual processes an objective accepts."""
     accepted, refused = [], {}
     for process in ("masked", "uniform"):

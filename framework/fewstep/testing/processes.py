@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from fewstep.core.registry import Raw
 from fewstep.predictions.network import TablePrediction
 from fewstep.processes.base import PROCESSES, ForwardProcess
 from fewstep.testing.statistics import assert_same_law
@@ -14,7 +13,7 @@ from fewstep.testing.statistics import assert_same_law
 _DRAWS = 20_000
 
 
-def check_process(config: Any, *, vocab_size: int = 4) -> None:
+def check_process(config: Raw, *, vocab_size: int = 4) -> None:
     """Assert that a discrete process keeps the contract of `ForwardProcess`.
 
     Args:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from fewstep.core.registry import Raw
 from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.exact import exact_denoiser
@@ -17,7 +16,7 @@ from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
 from fewstep.testing.statistics import assert_same_law
 
 
-def check_sampler(config: Any, *, steps: int = 128, exact: bool = False) -> None:
+def check_sampler(config: Raw, *, steps: int = 128, exact: bool = False) -> None:
     """Assert that a sampler keeps the contract of `Sampler` on an oracle denoiser, for each process that it knows.
 
     Args:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from fewstep.core.registry import Raw
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
 LEAST_SIGNAL_AT_START = 0.9
 MOST_SIGNAL_AT_END = 0.06
 
 
-def check_schedule(config: Any) -> None:
+def check_schedule(config: Raw) -> None:
     """Check a schedule's ends, order, slope, inverse and weight, in float32 and float64.
 
     Raises:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from fewstep.core.registry import Raw
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 
 _TEXTS = [
@@ -14,7 +14,7 @@ _TEXTS = [
 ] * 20
 
 
-def check_tokenizer(config: Any, texts: Sequence[str] = _TEXTS) -> None:
+def check_tokenizer(config: Raw, texts: Sequence[str] = _TEXTS) -> None:
     """Assert that a tokenizer keeps the contract of `Tokenizer`; it is fitted to `texts`.
 
     Raises:
@@ -43,7 +43,7 @@ def check_tokenizer(config: Any, texts: Sequence[str] = _TEXTS) -> None:
     assert again.encode(texts[0]) == batch[0].tolist(), "load must restore what files returned"
 
 
-def _fitted(config: Any, texts: Sequence[str]) -> Tokenizer:
+def _fitted(config: Raw, texts: Sequence[str]) -> Tokenizer:
     tokenizer = TOKENIZERS.build(config)
     tokenizer.fit(iter(texts))
     return tokenizer

@@ -12,7 +12,7 @@ Shapes: B batch, L tokens, D width, R places of injection.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class NoiseInput(nn.Module, Component, ABC):
         sites: places where the backbone takes a residual (`Backbone.residual_sites`).
     """
 
-    def __init__(self, config: Any, *, tokens: TokenSpace, width: int, sites: int) -> None:
+    def __init__(self, config: ComponentConfig, *, tokens: TokenSpace, width: int, sites: int) -> None:
         nn.Module.__init__(self)
         Component.__init__(self, config)
         self.tokens = tokens
@@ -57,6 +57,7 @@ class NoiseInput(nn.Module, Component, ABC):
 
     def projection(self) -> nn.Linear:
         """A fresh map from `channels` numbers to all places at once."""
+        assert isinstance(self.config, NoiseInputConfig)
         linear = nn.Linear(self.config.channels, self.places * self.width, bias=False)
         nn.init.normal_(linear.weight, std=self.config.init_std)
         return linear

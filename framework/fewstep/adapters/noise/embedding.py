@@ -5,7 +5,7 @@ Shapes: B batch, L tokens, D width.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -31,7 +31,9 @@ class EmbeddingNoise(NoiseInput):
         type: Literal["embedding"] = "embedding"
         scale: float = Field(0.1, gt=0, description="standard deviation r of the noise, on every channel")
 
-    def __init__(self, config: Any, *, tokens: TokenSpace, width: int, sites: int) -> None:
+    config: Config
+
+    def __init__(self, config: Config, *, tokens: TokenSpace, width: int, sites: int) -> None:
         super().__init__(config, tokens=tokens, width=width, sites=sites)
         # No weight, but it goes where the network goes.
         self.register_buffer("scale", torch.tensor(self.config.scale), persistent=False)

@@ -5,7 +5,7 @@ Shapes: B batch, L tokens, D width, R places of injection.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from einops import rearrange
 from torch import Tensor
@@ -22,7 +22,9 @@ class GaussianNoise(NoiseInput):
     class Config(NoiseInputConfig):
         type: Literal["gaussian"] = "gaussian"
 
-    def __init__(self, config: Any, *, tokens: TokenSpace, width: int, sites: int) -> None:
+    config: Config
+
+    def __init__(self, config: Config, *, tokens: TokenSpace, width: int, sites: int) -> None:
         super().__init__(config, tokens=tokens, width=width, sites=sites)
         self.project = self.projection()
 

@@ -6,7 +6,7 @@ Shapes: B batch, L tokens, D width, R places of injection, H x W x C grid of an 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from einops import rearrange, repeat
 from pydantic import Field
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fewstep.adapters.noise.base import NOISE_INPUTS, NoiseInput, NoiseInputConfig
 from fewstep.backbones.base import TokenSpace
+from fewstep.core.recipe_view import RecipeView
 from fewstep.runtime.streams import Randomness, normal
 
 
@@ -34,14 +35,15 @@ class PyramidNoise(NoiseInput):
             None, description="factor of each level's noise, finest first; null weighs all levels alike"
         )
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if config.weights is not None and config.levels is None:
-            yield "levels", f"say how many levels the {len(config.weights)} weights are for"
-        elif config.weights is not None and len(config.weights) != config.levels:
-            yield "weights", f"{len(config.weights)} weights for {config.levels} levels; give one a level"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.weights is not None and self.levels is None:
+                yield "levels", f"say how many levels the {len(self.weights)} weights are for"
+            elif self.weights is not None and len(self.weights) != self.levels:
+                yield "weights", f"{len(self.weights)} weights for {self.levels} levels; give one a level"
 
-    def __init__(self, config: Any, *, tokens: TokenSpace, width: int, sites: int) -> None:
+    config: Config
+
+    def __init__(self, config: Config, *, tokens: TokenSpace, width: int, sites: int) -> None:
         super().__init__(config, tokens=tokens, width=width, sites=sites)
         self.grid = tokens.grid or (1, tokens.length, 1)
         longest = max(self.grid[:2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +12,11 @@ from fewstep.bench.running.code import plugin_versions
 from fewstep.bench.running.external import contents_digest
 from fewstep.bench.suites.needs import lacking
 from fewstep.bench.suites.suite import CaseSpec, LoadedSuite, Suite
-from fewstep.core.component import did_you_mean
+from fewstep.core.component import ComponentConfig, did_you_mean
 from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.data.synthetic.source import Source
-from fewstep.metrics.base import METRICS
+from fewstep.metrics.base import MetricConfig, ToScore
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, load_recipe, with_sampler
 from fewstep.recipe.models import Recipe
@@ -166,6 +167,7 @@ class _Planner:
     dataset: Dataset | None = None
     _datasets: dict[str, Dataset] = field(default_factory=dict)
     _first: str = ""
+    _data_type: type[Dataset] | None = None
 
     def add(self, index: int, seed: int | None) -> None:
         """Prepare one case with one seed of training, or note why it cannot be."""
@@ -261,18 +263,23 @@ class _Planner:
             if asked and asked.lacks:
                 message = f"case '{reference}' is skipped here, so that nothing can be measured: {asked.lacks}"
                 self.problems.append(self.loaded.problem(("metrics", index, "reference"), message))
-            metric = METRICS.get(config.type).cls
-            if lacking := metric.lacking(config):
-                message = f"metric '{config.type}' cannot be had here: {lacking}"
+            for message in self._refusals(config):
                 self.problems.append(self.loaded.problem(("metrics", index), message))
-            reason = self.dataset and metric.unsuited(type(self.dataset))
-            if reason:
-                message = f"metric '{config.type}' cannot score these data: {reason}"
-                self.problems.append(self.loaded.problem(("metrics", index), message))
+
+    def _refusals(self, config: ComponentConfig) -> Iterator[str]:
+        """Why a metric cannot score the cases' data, or cannot do it here."""
+        assert isinstance(config, MetricConfig)
+        if self._data_type is None:
+            return
+        if reason := config.refuses(ToScore(self._data_type)):
+            yield f"metric '{config.type}' cannot score these data: {reason}"
+        elif reason := config.refuses(ToScore(self._data_type, here=True)):
+            yield f"metric '{config.type}' cannot be had here: {reason}"
 
     def _data(self, index: int, recipe: Recipe) -> Dataset | None:
         """The case's data, which must be those of all cases."""
         key = recipe.data.model_dump_json()
+        self._data_type = self._data_type or DATASETS.get(recipe.data.type).cls
         try:
             dataset = self._datasets.get(key) or build_dataset(recipe)
         except UserError as error:

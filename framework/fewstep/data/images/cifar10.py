@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,9 @@ class Cifar10(PixelDataset):
         size: int = Field(32, ge=2, le=32, description="pixels per side after averaging; the source has 32")
         download: bool = Field(False, description="let torchvision fetch it into `path` if it is not there")
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         c = self.config
         path = Path(c.path).parent if Path(c.path).name in (_PICKLED, _BINARY) else Path(c.path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +24,9 @@ class Digits(Dataset):
         type: Literal["digits"] = "digits"
         levels: int = Field(16, ge=2, le=17, description="grey levels; the source has 17 (0 to 16)")
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         from sklearn.datasets import load_digits
 

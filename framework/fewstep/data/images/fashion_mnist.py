@@ -19,3 +19,5 @@ class FashionMnist(Mnist):
 
     class Config(Mnist.Config):
         type: Literal["fashion_mnist"] = "fashion_mnist"  # type: ignore[assignment]
+
+    config: Config

@@ -6,7 +6,7 @@ Shapes: N images, S size, C channels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -34,7 +34,9 @@ class ImageFolder(PixelDataset):
         )
         resize: bool = Field(True, description="scale and crop pictures of another size; false refuses them")
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         c = self.config
         images, labels, held_out = read_parts(Path(c.path), Form(c.size, c.colour, c.resize), c.limit, c.held_out)

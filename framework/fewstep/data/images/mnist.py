@@ -11,7 +11,7 @@ import io
 import math
 import zlib
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -44,7 +44,9 @@ class Mnist(PixelDataset):
         limit: int | None = Field(None, gt=0, description="number of first images to keep; null keeps all")
         download: bool = Field(False, description="download the files into `path` if they are missing")
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         c = self.config
         images, labels = self._read(Path(c.path))

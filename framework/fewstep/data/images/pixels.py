@@ -58,6 +58,8 @@ class PixelDataset(Dataset):
         """K."""
         return self.spec.vocab_size
 
+    config: AugmentConfig
+
     def set_images(self, images: Tensor, labels: Tensor, held_out: Tensor | None, levels: int) -> None:
         """Set training and held-out samples from images of the final size and levels.
 

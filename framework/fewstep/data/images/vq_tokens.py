@@ -70,7 +70,16 @@ class VqTokens(Dataset):
         )
         tokenizer: ImageTokenizerSection = Field(description="what encodes them")
 
-    def __init__(self, config: Any = None) -> None:
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            images = DATASETS.get(self.images.type).cls
+            if images.kind != "image" or issubclass(images, VqTokens):
+                yield "images", f"'{self.images.type}' are no images of pixels; name data that are, such as digits"
+            elif recipe.label_input is not None and not images.labelled:
+                yield "images", f"'{self.images.type}' have no labels, which label_input asks for"
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.images: Dataset = DATASETS.build(self.config.images, opener=self.opener)
         if self.images.augments:
@@ -95,14 +104,6 @@ class VqTokens(Dataset):
         except FewstepError as error:
             raise UserError(f"data.tokenizer.run: {error}") from None
         return ImageTokenizer(model.network.backbone), model.made
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        images = DATASETS.get(config.images.type).cls
-        if images.kind != "image" or issubclass(images, VqTokens):
-            yield "images", f"'{config.images.type}' are no images of pixels; name data that are, such as digits"
-        elif recipe.label_input is not None and not images.labelled:
-            yield "images", f"'{config.images.type}' have no labels, which label_input asks for"
 
     @cached_property
     def fingerprint(self) -> str:

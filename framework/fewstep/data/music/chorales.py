@@ -49,7 +49,9 @@ class Chorales(Dataset):
             0, ge=0, le=12, description="train on copies moved by up to this many semitones, up and down"
         )
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         c = self.config
         pieces = _load(Path(c.path))

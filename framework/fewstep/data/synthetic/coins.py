@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -24,7 +24,9 @@ class Coins(Dataset):
         coins: int = Field(2, ge=2, description="coins that agree in each sample")
         size: int = Field(4096, gt=1, description="samples per epoch, half of them heads")
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.train = (torch.arange(self.config.size) % 2)[:, None].repeat(1, self.config.coins)
         self.spec = DataSpec(vocab_size=2, length=self.config.coins)

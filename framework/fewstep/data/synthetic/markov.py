@@ -6,13 +6,14 @@ Shapes: B batch, L tokens, V vocabulary, C = V ** order contexts, numbered with 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
 from fewstep.core.component import ComponentConfig
+from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS, DataSpec
 from fewstep.data.synthetic.source import Chain, Source, normalised
 
@@ -36,23 +37,24 @@ class Markov(Source):
         source_seed: int = Field(0, ge=0, description="seed of the transition matrix and of the training samples")
         size: int = Field(65536, gt=0, description="training samples drawn from the chain")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if config.successors > config.vocab_size:
-            yield (
-                "successors",
-                f"{config.successors} successors, but there are only {config.vocab_size} symbols (vocab_size)",
-            )
-        if config.order >= config.length:
-            yield "order", f"a chain of order {config.order} needs samples longer than its {config.length} tokens"
-        elif config.vocab_size**config.order > MAX_CONTEXTS:
-            yield (
-                "order",
-                f"vocab_size ** order is {config.vocab_size**config.order:,} contexts, and {MAX_CONTEXTS:,} is the "
-                "most whose distribution is computed exactly; take fewer symbols or a lower order",
-            )
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.successors > self.vocab_size:
+                yield (
+                    "successors",
+                    f"{self.successors} successors, but there are only {self.vocab_size} symbols (vocab_size)",
+                )
+            if self.order >= self.length:
+                yield "order", f"a chain of order {self.order} needs samples longer than its {self.length} tokens"
+            elif self.vocab_size**self.order > MAX_CONTEXTS:
+                yield (
+                    "order",
+                    f"vocab_size ** order is {self.vocab_size**self.order:,} contexts, and {MAX_CONTEXTS:,} is the "
+                    "most whose distribution is computed exactly; take fewer symbols or a lower order",
+                )
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         c = self.config
         generator = torch.Generator().manual_seed(c.source_seed)
@@ -107,7 +109,7 @@ class Markov(Source):
         return [" ".join(f"{token:2d}" for token in row) for row in samples.tolist()]
 
 
-def _transition(config: Any, generator: Generator) -> Tensor:
+def _transition(config: Markov.Config, generator: Generator) -> Tensor:
     """Row-stochastic float64 [C, V]: `successors` random entries per row hold all but the smoothing mass."""
     v, k, contexts = config.vocab_size, config.successors, config.vocab_size**config.order
     likely = torch.rand(contexts, v, generator=generator, dtype=torch.float64).argsort(1)[:, :k]

@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.fields import From
+from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS, DataSpec
 from fewstep.data.text.mapped import MappedRows, PaddedDocuments, Windows
 from fewstep.data.text.preparation.documents import Rules
@@ -26,6 +27,7 @@ from fewstep.data.text.preparation.prepare import Job, check_settings, check_siz
 from fewstep.data.text.preparation.shards import MANIFEST, PARTS, Prepared, read_manifest
 from fewstep.data.text.preparation.source import Files, Source, Stream
 from fewstep.data.text.text import TextDataset
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.hashing import LocalPath
 
 _PREPARED_BY_TRAINING = 1 << 26
@@ -91,20 +93,38 @@ class Corpus(TextDataset):
             name = re.sub(r"[^A-Za-z0-9._-]", "", Path(origin).name.split(".")[0]) or "corpus"
             return str(Path("prepared").absolute() / f"{name}-{digest.hexdigest()[:8]}")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if config.path is None and config.hub is None and config.url is None:
-            yield "path", "name a file, folder or glob here, or a dataset under `hub`"
-        if (config.documents == "marked") != bool(config.marker):
-            yield "marker", "`documents: marked` and a marker belong together"
-        try:
-            re.compile(config.marker)
-        except re.error as error:
-            yield "marker", f"is no regular expression ({error})"
-        if config.packing == "pad" and config.separator is not None:
-            yield "separator", "`packing: pad` fills samples with the tokenizer's end; leave separator null"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.path is None and self.hub is None and self.url is None:
+                yield "path", "name a file, folder or glob here, or a dataset under `hub`"
+            if (self.documents == "marked") != bool(self.marker):
+                yield "marker", "`documents: marked` and a marker belong together"
+            try:
+                re.compile(self.marker)
+            except re.error as error:
+                yield "marker", f"is no regular expression ({error})"
+            if self.packing == "pad" and self.separator is not None:
+                yield "separator", "`packing: pad` fills samples with the tokenizer's end; leave separator null"
 
-    def __init__(self, config: Any = None) -> None:
+        @property
+        def folder(self) -> Path:
+            """Where the shards are."""
+            assert self.prepared is not None
+            return Path(self.prepared)
+
+        def prepare(self, processes: int = 1, verify: bool = False) -> list[dict[str, object]]:
+            """Write the shards unless they are there (see `Preparable`)."""
+            shards = _ready(self, processes)
+            if verify:
+                shards.verify()
+            totals, entries = shards.manifest["parts"], shards.manifest["shards"]
+            return [
+                {"part": part, **totals[part], "shards": sum(entry["part"] == part for entry in entries)}
+                for part in PARTS
+            ]
+
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         c = self.config
         if not _is_prepared(c):
@@ -141,22 +161,15 @@ class Corpus(TextDataset):
         name = self.tokenizer.symbols()[end]
         return [name.join(map(self.tokenizer.decode, _split(row, end))) for row in samples.tolist()]
 
-    @classmethod
-    def prepare(cls, config: Any, processes: int = 1, verify: bool = False) -> list[dict[str, Any]]:
-        prepared = _ready(config, processes)
-        if verify:
-            prepared.verify()
-        totals, shards = prepared.manifest["parts"], prepared.manifest["shards"]
-        return [
-            {"part": part, **totals[part], "shards": sum(shard["part"] == part for shard in shards)} for part in PARTS
-        ]
+    def make_tokenizer(self) -> Tokenizer:
+        return TOKENIZERS.build(self.config.tokenizer)
 
 
-def _is_prepared(config: Any) -> bool:
-    return (Path(config.prepared) / MANIFEST).exists()
+def _is_prepared(config: Corpus.Config) -> bool:
+    return (config.folder / MANIFEST).exists()
 
 
-def _ready(config: Any, processes: int = 1) -> Prepared:
+def _ready(config: Corpus.Config, processes: int = 1) -> Prepared:
     """The shards of this recipe, prepared if they are missing.
 
     Raises:
@@ -165,7 +178,7 @@ def _ready(config: Any, processes: int = 1) -> Prepared:
     if not _is_prepared(config):
         return prepare(_job(config), processes)
     _check(config)
-    return Prepared(Path(config.prepared))
+    return Prepared(config.folder)
 
 
 def _split(row: list[int], end: int) -> list[list[int]]:
@@ -178,7 +191,7 @@ def _split(row: list[int], end: int) -> list[list[int]]:
     return parts
 
 
-def _settings(config: Any) -> dict[str, Any]:
+def _settings(config: Corpus.Config) -> dict[str, Any]:
     """All settings that the shards depend on, besides the text."""
     settings = config.model_dump(mode="json", include={*_CONTENT_KEYS, "tokenizer"})
     settings["tokenizer"].pop("path", None)
@@ -186,13 +199,13 @@ def _settings(config: Any) -> dict[str, Any]:
     return settings
 
 
-def _check(config: Any) -> None:
+def _check(config: Corpus.Config) -> None:
     """Check that the prepared folder matches the recipe, and the text too if it is still there.
 
     Raises:
         UserError: they differ.
     """
-    folder = Path(config.prepared)
+    folder = config.folder
     manifest = read_manifest(folder)
     check_settings(folder, _settings(config), manifest)
     paths = [Path(path) for path in (config.path, config.held_out_path) if path is not None]
@@ -200,7 +213,7 @@ def _check(config: Any) -> None:
         check_sizes(folder, [file for path in paths for file in find_files(path)], manifest)
 
 
-def _check_small(config: Any) -> None:
+def _check_small(config: Corpus.Config) -> None:
     """Check that the text is small enough for training to prepare it without a second command.
 
     Raises:
@@ -213,9 +226,9 @@ def _check_small(config: Any) -> None:
         raise UserError(f"no prepared data of '{config.path}' in '{config.prepared}'; {command}")
 
 
-def _job(config: Any) -> Job:
+def _job(config: Corpus.Config) -> Job:
     return Job(
-        folder=Path(config.prepared),
+        folder=config.folder,
         source=_source(config),
         tokenizer=config.tokenizer,
         separator=config.separator,
@@ -224,23 +237,28 @@ def _job(config: Any) -> Job:
     )
 
 
-def _source(config: Any) -> Source:
+def _source(config: Corpus.Config) -> Source:
     """The recipe's documents: from `data.path` if it is set, else from the Hub or the download."""
     rules = Rules(**{key: getattr(config, key) for key in _RULES})
-    path = config.path
-    if path is None and config.hub is None:
-        path = fetch(config.url, Path(config.prepared).parent / "downloads")
-    split = config.hub.held_out_split if config.hub and path is None else None
+    hub = config.hub if config.path is None else None
+    first = _first(config, rules) if hub is None else from_hub(hub, hub.split, config.field, 0)
+    split = None if hub is None else hub.held_out_split
     has_held_out_stream = config.held_out_path is not None or split is not None
-    first: Stream = (
-        from_hub(config.hub, config.hub.split, config.field, 0) if path is None else _local(path, rules, "data.path", 0)
-    )
     streams: list[tuple[Stream, str | None]] = [(first, "train" if has_held_out_stream else None)]
     if config.held_out_path is not None:
         streams.append((_local(config.held_out_path, rules, "data.held_out_path", 1), "held_out"))
-    elif split is not None:
-        streams.append((from_hub(config.hub, split, config.field, 1), "held_out"))
+    elif hub is not None and split is not None:
+        streams.append((from_hub(hub, split, config.field, 1), "held_out"))
     return Source(streams, config.held_out)
+
+
+def _first(config: Corpus.Config, rules: Rules) -> Stream:
+    """The documents of a path, or else of a file that is downloaded."""
+    path: str | Path | None = config.path
+    if path is None:
+        assert config.url is not None
+        path = fetch(config.url, config.folder.parent / "downloads")
+    return _local(path, rules, "data.path", 0)
 
 
 def _local(path: str | Path, rules: Rules, key: str, number: int) -> Stream:

@@ -18,6 +18,8 @@ class PyDocs(TextWindows):
     class Config(TextConfig):
         type: Literal["pydocs"] = "pydocs"
 
+    config: Config
+
     def read(self) -> str:
         from pydoc_data.topics import topics
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
+from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.hashing import LocalPath, read_utf8
@@ -23,6 +25,11 @@ class TextConfig(ComponentConfig):
     length: int = Field(128, ge=2, description="tokens per window")
     tokenizer: Literal["char", "sentencepiece"] = Field("char", description="characters, or trained byte-pair pieces")
     pieces: int = Field(512, ge=16, description="vocabulary of the sentencepiece tokenizer")
+
+    def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+        # A resolved recipe spells out the default, so only another value is a mistake.
+        if self.tokenizer == "char" and self.pieces != type(self).model_fields["pieces"].default:
+            yield "pieces", "a vocabulary of pieces needs `tokenizer: sentencepiece`; characters are all taken"
 
 
 class TextDataset(Dataset):
@@ -37,9 +44,9 @@ class TextDataset(Dataset):
     def symbols(self) -> list[str]:
         return self.tokenizer.symbols()
 
+    @abstractmethod
     def make_tokenizer(self) -> Tokenizer:
         """The tokenizer of the settings, not yet fitted."""
-        return TOKENIZERS.build(self.config.tokenizer)
 
     def codec(self) -> Codec:
         return Codec(files=self.tokenizer.files())
@@ -52,13 +59,9 @@ class TextDataset(Dataset):
 class TextWindows(TextDataset):
     """Consecutive windows of one text; an incomplete last window is left out."""
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        # A resolved recipe spells out the default, so only another value is a mistake.
-        if config.tokenizer == "char" and config.pieces != TextConfig.model_fields["pieces"].default:
-            yield "pieces", "a vocabulary of pieces needs `tokenizer: sentencepiece`; characters are all taken"
+    config: TextConfig
 
-    def __init__(self, config: Any = None) -> None:
+    def __init__(self, config: TextConfig | None = None) -> None:
         super().__init__(config)
         text = self.read()
         c = self.config
@@ -78,9 +81,9 @@ class TextWindows(TextDataset):
         pieces = {"type": "sentencepiece", "vocab_size": self.config.pieces, "byte_fallback": False}
         return TOKENIZERS.build("char" if self.config.tokenizer == "char" else pieces)
 
+    @abstractmethod
     def read(self) -> str:
         """The whole text."""
-        return read_utf8(Path(self.config.path))
 
 
 @DATASETS.register("text")
@@ -90,3 +93,8 @@ class Text(TextWindows):
     class Config(TextConfig):
         type: Literal["text"] = "text"
         path: LocalPath = Field(description="the text file; a relative path is taken from the current folder")
+
+    config: Config
+
+    def read(self) -> str:
+        return read_utf8(Path(self.config.path))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -43,7 +43,9 @@ class TokenIds(Dataset):
             None, description="tokenizer.json that turns ids into text (Hugging Face tokenizers); null shows ids"
         )
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.spec = DataSpec(self.config.vocab_size, self.config.length)
         shape = (self.config.random, self.config.length)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
+from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 
 
@@ -20,22 +20,23 @@ class ClassAccuracy(Metric):
 
     directions: ClassVar = {"class_accuracy": "higher"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["class_accuracy"] = "class_accuracy"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            if recipe.label_input is None and getattr(recipe.sampler, "classifier", None) is None:
+                yield "", "class_accuracy compares with the classes asked for; add `label_input: {}`"
+
+        def refuses(self, to_score: ToScore) -> str | None:
+            return needs_labelled_images(to_score.data)
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.classifier = classifier_for(dataset)
         self.right, self.total = 0, 0
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return needs_labelled_images(dataset_type)
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if recipe.label_input is None and getattr(recipe.sampler, "classifier", None) is None:
-            yield "", "class_accuracy compares with the classes asked for; add `label_input: {}`"
 
     def update(self, samples: Tensor) -> None:
         raise UserError("class_accuracy: these samples were asked for no class, since their recipe has no label_input")

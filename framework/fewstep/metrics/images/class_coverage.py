@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 
 
@@ -19,17 +18,18 @@ class ClassCoverage(Metric):
 
     directions: ClassVar = {"classes_covered": "higher", "class_entropy": "higher"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["class_coverage"] = "class_coverage"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def refuses(self, to_score: ToScore) -> str | None:
+            return needs_labelled_images(to_score.data)
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.classifier = classifier_for(dataset)
         self.counts = torch.zeros(self.classifier.head.out_features, dtype=torch.float64)
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return needs_labelled_images(dataset_type)
 
     def update(self, samples: Tensor) -> None:
         images = self.dataset.to_images(samples.cpu())

@@ -24,6 +24,8 @@ class DensityCoverage(ManifoldMetric):
     class Config(ManifoldConfig):
         type: Literal["density_coverage"] = "density_coverage"
 
+    config: Config
+
     def compute(self) -> dict[str, float]:
         samples, real = self.sides()
         k = self.config.neighbours

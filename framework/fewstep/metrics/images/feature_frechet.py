@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 
 
@@ -22,18 +21,19 @@ class FeatureFrechet(Metric):
 
     directions: ClassVar = {"feature_frechet": "lower"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["feature_frechet"] = "feature_frechet"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def refuses(self, to_score: ToScore) -> str | None:
+            return needs_labelled_images(to_score.data)
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.classifier = classifier_for(dataset)
         self.real = self._features(dataset.originals(slice(None)))
         self.seen: list[Tensor] = []
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return needs_labelled_images(dataset_type)
 
     def update(self, samples: Tensor) -> None:
         self.seen.append(self._features(self.dataset.to_images(samples.cpu())))

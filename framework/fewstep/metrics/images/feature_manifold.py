@@ -5,27 +5,26 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.data.base import Dataset
-from fewstep.metrics.base import CollectingMetric
+from fewstep.metrics.base import CollectingMetric, MetricConfig, ToScore
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 from fewstep.metrics.reference import real_images
 
 
-class ManifoldConfig(ComponentConfig):
+class ManifoldConfig(MetricConfig):
     """Settings of metrics on manifolds."""
 
     neighbours: int = Field(5, ge=1, description="k: a ball reaches to the k-th nearest neighbour")
     most: int = Field(10_000, ge=2, description="samples that are compared, the first ones, with as many real ones")
 
+    def refuses(self, to_score: ToScore) -> str | None:
+        return needs_labelled_images(to_score.data)
+
 
 class ManifoldMetric(CollectingMetric):
     """Gives features [N, F] of samples and of as many real ones, by a classifier of these data."""
 
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return needs_labelled_images(dataset_type)
+    config: ManifoldConfig
 
     def sides(self) -> tuple[Tensor, Tensor]:
         """Features of samples and of real samples.

@@ -17,10 +17,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, CollectingMetric
+from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig, ToScore
 from fewstep.metrics.images.features import DatasetKey
 from fewstep.runtime.hashing import sha256
 
@@ -41,24 +40,23 @@ class Fid(CollectingMetric):
 
     directions: ClassVar = {"fid": "lower"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["fid"] = "fid"
         weights: str | None = Field(
             None, description="file of torch-fidelity's Inception weights; downloaded once if left out"
         )
         batch_size: int = Field(50, ge=1, description="images that the network sees at once")
 
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return None if dataset_type.kind == "image" else "it needs images"
+        def refuses(self, to_score: ToScore) -> str | None:
+            if to_score.data.kind != "image":
+                return "it needs images"
+            if not to_score.here:
+                return None
+            if self.weights is not None and not _missing() and not Path(self.weights).is_file():
+                return f"weights: there is no file '{self.weights}'; leave `weights` out to have them downloaded"
+            return _missing()
 
-    @classmethod
-    def lacking(cls, config: Any) -> str | None:
-        if reason := _missing():
-            return reason
-        if config.weights is not None and not Path(config.weights).is_file():
-            return f"weights: there is no file '{config.weights}'; leave `weights` out to have them downloaded"
-        return None
+    config: Config
 
     def compute(self) -> dict[str, float]:
         if min(len(self.samples), len(self.dataset)) < 2:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig
 
 
 @METRICS.register("nearest_neighbour")
@@ -22,10 +21,12 @@ class NearestNeighbour(Metric):
 
     directions: ClassVar = {"nn_distance": "info", "nn_data": "info", "copies": "lower"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["nearest_neighbour"] = "nearest_neighbour"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.reference = self._points(dataset.train[:], dataset.originals(slice(None)))
         self.nearest: list[Tensor] = []

@@ -26,6 +26,8 @@ class PrecisionRecall(ManifoldMetric):
         type: Literal["precision_recall"] = "precision_recall"
         neighbours: int = Field(3, ge=1, description="k: a ball reaches to the k-th nearest neighbour")
 
+    config: Config
+
     def compute(self) -> dict[str, float]:
         samples, real = self.sides()
         k = self.config.neighbours

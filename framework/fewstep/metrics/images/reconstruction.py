@@ -12,9 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.backbones.autoencoder import perplexity
-from fewstep.core.component import ComponentConfig
-from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.images.feature_frechet import frechet_distance
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 from fewstep.metrics.reference import real_images, real_samples
@@ -37,13 +35,14 @@ class Reconstruction(Metric):
         "token_perplexity": "info",
     }
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["reconstruction"] = "reconstruction"
         most: int = Field(10_000, ge=2, description="images that are compared, always the same ones")
 
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return needs_labelled_images(dataset_type)
+        def refuses(self, to_score: ToScore) -> str | None:
+            return needs_labelled_images(to_score.data)
+
+    config: Config
 
     def update(self, samples: Tensor) -> None:
         pass

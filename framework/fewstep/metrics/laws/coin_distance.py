@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.data.synthetic.coins import Coins
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 
 
 @METRICS.register("coin_distance")
@@ -21,16 +20,17 @@ class CoinDistance(Metric):
 
     directions: ClassVar = {"coin_tv": "lower", "heads": "info", "tails": "info"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["coin_distance"] = "coin_distance"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def refuses(self, to_score: ToScore) -> str | None:
+            return None if issubclass(to_score.data, Coins) else "it scores the coins dataset only"
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.count = self.heads = self.tails = 0
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return None if issubclass(dataset_type, Coins) else "it scores the coins dataset only"
 
     def update(self, samples: Tensor) -> None:
         self.count += samples.shape[0]

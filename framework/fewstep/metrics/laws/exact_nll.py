@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.data.synthetic.source import Source
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 
 
 @METRICS.register("exact_nll")
@@ -22,17 +21,18 @@ class ExactNLL(Metric):
 
     directions: ClassVar = {"exact_nll": "info", "nll_data": "info"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["exact_nll"] = "exact_nll"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def refuses(self, to_score: ToScore) -> str | None:
+            known = issubclass(to_score.data, Source)
+            return None if known else "it needs a source whose law is known (markov)"
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.values: list[Tensor] = []
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        known = issubclass(dataset_type, Source)
-        return None if known else "it needs a source whose law is known (markov)"
 
     def update(self, samples: Tensor) -> None:
         self.values.append(self._nll(samples.cpu()))

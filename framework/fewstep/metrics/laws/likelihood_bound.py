@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.data.base import Dataset
+from fewstep.core.recipe_view import RecipeView
+from fewstep.data.base import DATASETS, Dataset
 from fewstep.data.synthetic.source import Source
 from fewstep.likelihood.bounds import score_model, unscored
-from fewstep.metrics.base import METRICS, DrawnFrom, ModelMetric
+from fewstep.metrics.base import METRICS, DrawnFrom, MetricConfig, ModelMetric, ToScore
 from fewstep.metrics.reference import real_samples
 from fewstep.runtime.seeding import generator_for
 
@@ -38,7 +38,7 @@ class LikelihoodBound(ModelMetric):
 
     directions: ClassVar = {"bound_bits": "lower", "bound_bits_stderr": "info", "bound_exact": "info"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["likelihood_bound"] = "likelihood_bound"
         per: Literal["token", "character"] = Field(
             "token", description="what bits are counted by; characters of the text that the tokens stand for"
@@ -51,22 +51,25 @@ class LikelihoodBound(ModelMetric):
         evaluations: int = Field(32, ge=1, description="steps looked at for each sample, chosen at random, unbiased")
         batch_size: int = Field(64, ge=1, description="samples scored at once")
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            yield from super().check_recipe(recipe)
+            if self.per == "character" and DATASETS.get(recipe.data.type).cls.kind != "text":
+                yield "per", f"data '{recipe.data.type}' have no characters; set it to token"
+
+        def refuses(self, to_score: ToScore) -> str | None:
+            model = to_score.model
+            if model is None:
+                return None
+            if model.denoiser.conditioned_on_labels:
+                return f"'{model.recipe.name}' is told a class, which held-out samples do not carry"
+            return unscored(model)
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         if config.per == "character" and dataset.kind != "text":
             raise UserError(f"likelihood_bound: data '{dataset.config.type}' have no characters; set per to token")
-
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        from fewstep.data.base import DATASETS
-
-        if config.per == "character" and DATASETS.get(recipe.data.type).cls.kind != "text":
-            yield "per", f"data '{recipe.data.type}' have no characters; set it to token"
-
-    def refuses(self, model: DrawnFrom) -> str | None:
-        if model.denoiser.conditioned_on_labels:
-            return f"'{model.recipe.name}' is told a class, which held-out samples do not carry"
-        return unscored(model)
 
     def measure(self, model: DrawnFrom) -> dict[str, float]:
         c, rows = self.config, self._rows()

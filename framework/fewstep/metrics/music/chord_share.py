@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.music.chords import needs_music, slots
 
 
@@ -23,17 +22,18 @@ class ChordShare(Metric):
 
     directions: ClassVar = {"chord_share": "higher", "chord_share_held_out": "info"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["chord_share"] = "chord_share"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def refuses(self, to_score: ToScore) -> str | None:
+            return needs_music(to_score.data)
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.known = torch.unique(self._chords(dataset.train[:]))
         self.found = self.count = 0
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return needs_music(dataset_type)
 
     def update(self, samples: Tensor) -> None:
         chords = self._chords(samples)

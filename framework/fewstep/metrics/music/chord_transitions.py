@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.music.chords import chord_changes, needs_music
 from fewstep.runtime.seeding import generator_for
 
@@ -34,18 +33,19 @@ class ChordTransitions(Metric):
         "chord_changes_data": "info",
     }
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["chord_transitions"] = "chord_transitions"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def refuses(self, to_score: ToScore) -> str | None:
+            return needs_music(to_score.data)
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.law = chord_changes(dataset.train[:], dataset)
         self.seen: list[Tensor] = []
         self.samples = 0
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return needs_music(dataset_type)
 
     def update(self, samples: Tensor) -> None:
         self.seen.append(chord_changes(samples, self.dataset))

@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
-from fewstep.metrics.base import METRICS, CollectingMetric
+from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig
 from fewstep.metrics.reference import real_samples
 from fewstep.metrics.text.ngrams import ngram_numbers
 
@@ -23,8 +22,10 @@ class DistinctNgrams(CollectingMetric):
 
     directions: ClassVar = {f"distinct_{n}{end}": "info" for n in (1, 2, 3, 4) for end in ("", "_data")}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["distinct_ngrams"] = "distinct_ngrams"
+
+    config: Config
 
     def compute(self) -> dict[str, float]:
         samples = self.samples

@@ -35,6 +35,8 @@ class GenerativePerplexity(ReferenceMetric):
     class Config(ReferenceConfig):
         type: Literal["generative_perplexity"] = "generative_perplexity"
 
+    config: Config
+
     def compute(self) -> dict[str, float]:
         samples = self.samples
         found = {}

@@ -61,6 +61,8 @@ class GradientMoment(ReferenceMetric):
             "double", description="of the sums of gradients; single takes half the memory"
         )
 
+    config: Config
+
     def compute(self) -> dict[str, float]:
         samples = self.samples
         real = self.real(len(samples))

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig
 from fewstep.runtime.seeding import generator_for
 
 _BASE = 0x9E3779B97F4A7C15
@@ -33,10 +32,12 @@ class LongestCopy(Metric):
 
     directions: ClassVar = {"longest_copy": "info", "longest_copy_max": "info", "longest_copy_data": "info"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["longest_copy"] = "longest_copy"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.seen: list[Tensor] = []
 

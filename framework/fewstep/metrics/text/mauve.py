@@ -5,14 +5,14 @@ Shapes: N samples, D width of the reference.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.errors import UserError
-from fewstep.metrics.base import METRICS
+from fewstep.metrics.base import METRICS, ToScore
 from fewstep.metrics.reference import ReferenceConfig, ReferenceMetric
 
 
@@ -36,13 +36,15 @@ class Mauve(ReferenceMetric):
         buckets: int | None = Field(None, ge=2, description="clusters; a tenth of the number of samples if left out")
         scaling: float = Field(5.0, gt=0, description="c of the paper: larger ones tell laws apart that are far away")
 
-    @classmethod
-    def lacking(cls, config: Any) -> str | None:
-        try:
-            import mauve  # noqa: F401
-        except ImportError as error:
-            return f"it needs mauve-text ({error}): pip install 'fewstep[mauve]'"
-        return None
+        def refuses(self, to_score: ToScore) -> str | None:
+            if to_score.here:
+                try:
+                    import mauve  # noqa: F401
+                except ImportError as error:
+                    return f"it needs mauve-text ({error}): pip install 'fewstep[mauve]'"
+            return None
+
+    config: Config
 
     def compute(self) -> dict[str, float]:
         import mauve

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.data.synthetic.source import Source
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.runtime.seeding import generator_for
 
 
@@ -24,20 +23,21 @@ class NgramDistance(Metric):
 
     directions: ClassVar = {"ngram_tv": "lower", "ngram_tv_floor": "info"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["ngram_distance"] = "ngram_distance"
         order: int = Field(4, ge=1, le=6, description="tokens in an n-gram")
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+        def refuses(self, to_score: ToScore) -> str | None:
+            return None if issubclass(to_score.data, Source) else "it needs a source whose law is known (markov)"
+
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         assert isinstance(dataset, Source)
         self.law = dataset.ngram_probs(self.config.order).flatten()
         self.counts = torch.zeros_like(self.law)
         self.samples = 0
-
-    @classmethod
-    def unsuited(cls, dataset_type: type[Dataset]) -> str | None:
-        return None if issubclass(dataset_type, Source) else "it needs a source whose law is known (markov)"
 
     def update(self, samples: Tensor) -> None:
         self.counts += self._count(samples.cpu())

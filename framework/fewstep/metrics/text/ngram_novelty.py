@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
-from fewstep.metrics.base import METRICS, CollectingMetric
+from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig
 from fewstep.metrics.reference import real_samples
 from fewstep.metrics.text.ngrams import ngram_numbers
 
@@ -26,8 +25,10 @@ class NgramNovelty(CollectingMetric):
 
     directions: ClassVar = {f"novel_{n}{end}": "info" for n in _SIZES for end in ("", "_data")}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["ngram_novelty"] = "ngram_novelty"
+
+    config: Config
 
     def compute(self) -> dict[str, float]:
         samples, train = self.samples, self.dataset.train[:].long()

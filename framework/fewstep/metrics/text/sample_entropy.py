@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.metrics.base import METRICS, Metric
+from fewstep.metrics.base import METRICS, Metric, MetricConfig
 
 
 @METRICS.register("sample_entropy")
@@ -21,10 +20,12 @@ class SampleEntropy(Metric):
 
     directions: ClassVar = {"sample_entropy": "info", "entropy_data": "info"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["sample_entropy"] = "sample_entropy"
 
-    def __init__(self, config: Any, *, dataset: Dataset) -> None:
+    config: Config
+
+    def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.values: list[Tensor] = []
 

@@ -8,9 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.metrics.base import METRICS, CollectingMetric
+from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig
 from fewstep.metrics.reference import real_samples
 from fewstep.metrics.text.ngrams import ngram_numbers
 
@@ -27,10 +26,12 @@ class SelfBleu(CollectingMetric):
 
     directions: ClassVar = {"self_bleu": "info", "self_bleu_data": "info"}
 
-    class Config(ComponentConfig):
+    class Config(MetricConfig):
         type: Literal["self_bleu"] = "self_bleu"
         order: int = Field(4, ge=1, le=8, description="tokens of the longest n-grams")
         most: int = Field(500, ge=2, description="samples that are compared, the first ones; time grows with this")
+
+    config: Config
 
     def compute(self) -> dict[str, float]:
         samples = self.samples[: self.config.most]

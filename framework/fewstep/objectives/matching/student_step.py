@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import Batch, StepContext
 from fewstep.objectives.matching.times import TimeLaw, draw_times
 from fewstep.predictions.base import Prediction
@@ -77,8 +78,8 @@ def soft_targets(target: Target, process: ForwardProcess) -> bool:
     return target == "soft" or (target == "auto" and process.carry_over)
 
 
-def check_target(key: str, target: Target, recipe: Any) -> Iterator[tuple[str, str]]:
-    """Refuse soft targets where z_s tells which token was drawn; for an objective's `check_recipe`."""
+def check_target(key: str, target: Target, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+    """Refuse soft targets where z_s tells which token was drawn; for an objective's `Config.check_recipe`."""
     if target == "soft" and not PROCESSES.get(recipe.process.type).cls.carry_over:
         yield (
             key,

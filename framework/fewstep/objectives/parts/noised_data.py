@@ -5,8 +5,6 @@ Shapes: B batch, L tokens.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 from torch import Tensor
 
@@ -26,7 +24,7 @@ class NoisedDataConfig(WeightingConfig):
     )
 
 
-def noised_data(config: Any, batch: Batch, ctx: StepContext) -> tuple[Tensor, Corrupted, Condition]:
+def noised_data(config: NoisedDataConfig, batch: Batch, ctx: StepContext) -> tuple[Tensor, Corrupted, Condition]:
     """Times t ~ U(min_time, 1) ([B], or [B, L] for blocks), the data noised to t, and labels with some withheld."""
     t = config.min_time + (1 - config.min_time) * ctx.sample_time_of_blocks(batch.size, antithetic=config.antithetic)
     corrupted = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"])

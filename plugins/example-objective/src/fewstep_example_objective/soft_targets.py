@@ -6,12 +6,13 @@ Shapes: B batch, L tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
+from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.predictions.shaping import shape
 
@@ -36,10 +37,11 @@ class SoftTargets(Objective):
         top_p: float = Field(0.9, gt=0, le=1, description="mass of the teacher's likeliest symbols that are kept")
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest time drawn")
 
-    @classmethod
-    def check_recipe(cls, config: Any, recipe: Any) -> Iterator[tuple[str, str]]:
-        if config.temperature == 1 and config.top_p == 1:
-            yield "", "the student starts as the teacher, so without temperature or top_p there is nothing to learn"
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.temperature == 1 and self.top_p == 1:
+                yield "", "the student starts as the teacher, so without temperature or top_p there is nothing to learn"
+
+    config: Config
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config

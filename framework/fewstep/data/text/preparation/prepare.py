@@ -223,7 +223,7 @@ def _training_texts(job: Job, tokenizer: Tokenizer) -> Iterator[str]:
         return
     documents = _narrated(job.source.documents(), job, "read for the tokenizer")
     if tokenizer.learns_from == "sample":
-        yield from sample(documents, tokenizer.config.sample, job.source.share)
+        yield from sample(documents, tokenizer.sample, job.source.share)
         return
     yield from (document.text for document in documents)
     if job.separator:

@@ -31,6 +31,11 @@ class Tokenizer(Component, ABC):
     vocab_size: int
     end: int | None = None
 
+    @property
+    def sample(self) -> int:
+        """Number of documents that `fit` wants at most, where it learns from a sample."""
+        return 0
+
     @abstractmethod
     def fit(self, texts: Iterable[str]) -> None:
         """Learn from documents.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +20,9 @@ class ByteTokenizer(Tokenizer):
     class Config(ComponentConfig):
         type: Literal["byte"] = "byte"
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self.vocab_size, self.end = _END + 1, _END
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -28,7 +28,9 @@ class CharTokenizer(Tokenizer):
         alphabet: str | None = Field(None, min_length=1, description="the characters; null for those that occur")
         end_symbol: bool = Field(False, description="one more symbol that ends a document")
 
-    def __init__(self, config: Any = None) -> None:
+    config: Config
+
+    def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         self._set_alphabet(self.config.alphabet or "")
 

@@ -28,6 +28,8 @@ class HuggingFaceTokenizer(Tokenizer):
         name: str | None = Field(None, description="model on the Hub that has one, such as gpt2")
         end_token: str | None = Field("<|endoftext|>", description="token that ends a document; null for none")
 
+    config: Config
+
     def fit(self, texts: Iterable[str]) -> None:
         """Read or download the file; `texts` are not read."""
         c, library = self.config, _library()

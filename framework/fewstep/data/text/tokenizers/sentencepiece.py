@@ -38,6 +38,12 @@ class SentencePieceTokenizer(Tokenizer):
             description="documents learned from: those with the smallest hashes, the first 10,000 characters of each",
         )
 
+    config: Config
+
+    @property
+    def sample(self) -> int:
+        return self.config.sample
+
     def fit(self, texts: Iterable[str]) -> None:
         import sentencepiece
 
