@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 test test-all: export OMP_WAIT_POLICY = passive
 test test-all: export GOMP_SPINCOUNT = 0
 
-.PHONY: help install quickstart test test-all lint types bench-quick bench-base clean
+.PHONY: help install quickstart test test-all lint types docs bench-quick bench-base clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,13 @@ lint: install  ## style
 
 types: install  ## static types
 	$(BIN)/mypy
+
+docs: $(VENV)/.docs  ## the site, in build/site (a minute)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(INSTALLED)
+	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	@touch $@
 
 # One thread for each of two processes on any machine, so that sums are added in the same order.
 bench-quick bench-base: export OMP_NUM_THREADS = 2

@@ -37,8 +37,8 @@ The name of a suite leads to its notebook: commands, hardware, seeds, what was t
 
 ## Students against their teachers
 
-Of each student, the expectation against its teacher with the most evaluations:
-{summary}.
+Of each student, the expectation against its teacher with the most evaluations.
+{summary}
 """
 OTHERS = """
 ## Students against other students and samplers
@@ -74,7 +74,8 @@ def page() -> str:
     header = ["suite", "what is compared", "samples", "trainings", "expectations that hold", "numbers"]
     suites = Grid(header, [suite_row(*one) for one in sets], words=2)
     counts = Counter(verdict for row in teachers.rows for verdict in VERDICTS.values() if verdict in row[6])
-    summary = ", ".join(f"{counts[verdict]} of {len(teachers.rows)} {verdict}" for verdict in VERDICTS.values())
+    better, level, worse = (counts[verdict] for verdict in VERDICTS.values())
+    summary = f"{better} students are better than their teacher, {level} not significantly different, {worse} worse."
     parts = [
         HEAD.replace("{summary}", summary),
         teachers.markdown(),

@@ -63,7 +63,7 @@ def show(
         entry = registry(kind).get(name)
     except LookupError as error:
         raise UserError(str(error.args[0])) from None
-    doc, keys = inspect.getdoc(entry.cls) or "", list(_keys(entry.cls.Config))
+    doc, keys = inspect.getdoc(entry.cls) or "", list(keys_of(entry.cls.Config))
     if as_json:
         echo_json({"kind": kind, "name": name, "origin": entry.origin, "doc": doc, "keys": keys})
         return
@@ -100,13 +100,13 @@ def _shipped_file(kind: str, name: str) -> Path:
     return find_shipped("suite" if kind == "suites" else "recipe", name)
 
 
-def _keys(config: type[Strict], prefix: str = "") -> Iterator[Row]:
+def keys_of(config: type[Strict], prefix: str = "") -> Iterator[Row]:
     """One row for each key, including the keys of nested sections."""
     from pydantic_core import to_jsonable_python
 
     for name, field in config.model_fields.items():
         if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields") and not _kind(field):
-            yield from _keys(field.annotation, f"{prefix}{name}.")
+            yield from keys_of(field.annotation, f"{prefix}{name}.")
             continue
         required = field.is_required()
         default = (
