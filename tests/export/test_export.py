@@ -220,7 +220,7 @@ def test_an_export_is_evaluated_where_its_data_are(tmp_path: Path, monkeypatch: 
 def test_the_card_has_what_was_measured(train: Train, tmp_path: Path) -> None:
     run = train("smoke-dmmd", "run", teacher=train("smoke-teacher", "teacher"))
     card = (export_run(str(run.path), str(tmp_path / "before")) / "README.md").read_text()
-    assert "Nothing was measured of these weights" in card
+    assert "Nothing was measured with these weights" in card
     (row,) = evaluate_run(str(run.path), steps=[2], samples=40)
     folder = export_run(str(run.path), str(tmp_path / "after"))
     card = (folder / "README.md").read_text()
@@ -230,7 +230,7 @@ def test_the_card_has_what_was_measured(train: Train, tmp_path: Path) -> None:
     for told in ("library_name: fewstep", "masked-diffusion", "distilled from `smoke-teacher`", "ngram_tv ↓"):
         assert told in card
     raw = export_run(str(run.path), str(tmp_path / "raw"), weights="raw")  # not those that were measured
-    assert "Nothing was measured of these weights" in (raw / "README.md").read_text()
+    assert "Nothing was measured with these weights" in (raw / "README.md").read_text()
     people = folder / "README.md"
     people.write_text(card + "\nEdited.\n")
     assert Exported(folder).config.name == "smoke-dmmd"

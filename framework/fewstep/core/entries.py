@@ -1,4 +1,4 @@
-"""What registries hold: entries, where each came from, and a ledger by which failed registrations are undone."""
+"""Entries of registries: their origins, and the undoing of failed registrations."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ T = TypeVar("T", bound=Component)
 
 
 class RegistryError(FewstepError, ValueError):
-    """A component could not be registered: wrong base class, config without its name, or a collision."""
+    """A component cannot be registered: wrong base class, config without its name, or a collision."""
 
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered component, where it came from, and the entry that it replaced, if any."""
+    """One registered component, its origin, and the entry that it replaced, if any."""
 
     name: str
     cls: type[T]
@@ -33,7 +33,7 @@ class Entry(Generic[T]):
 
     @cached_property
     def place(self) -> tuple[str, int]:
-        """File and line of the class, as far as Python knows them."""
+        """File and line of the class; ("<unknown>", 0) if Python does not know them."""
         try:
             return inspect.getsourcefile(self.cls) or "<unknown>", inspect.getsourcelines(self.cls)[1]
         except (OSError, TypeError):
@@ -41,7 +41,7 @@ class Entry(Generic[T]):
 
     @cached_property
     def distribution(self) -> tuple[str, str]:
-        """Name and version of what brought it."""
+        """Name and version of the distribution of the class."""
         return distribution_of(self.cls.__module__)
 
     @property
@@ -55,29 +55,29 @@ class Entry(Generic[T]):
         return " ".join((inspect.getdoc(self.cls) or "").split("\n\n")[0].split())
 
     def same_source(self, other: Entry[Any]) -> bool:
-        """Whether both are one class: a module that is imported again defines its classes again."""
+        """Whether both are one class in the source; a second import of a module defines its classes again."""
         places = [(e.place[0] if e.place[1] else e.cls.__module__, e.cls.__qualname__) for e in (self, other)]
         return self.cls is other.cls or places[0] == places[1]
 
 
 class Ledger(Protocol):
-    """A registry, as far as its entries go."""
+    """A registry, seen as its entries."""
 
     _entries: dict[str, Entry[Any]]
 
 
 _registries: WeakSet[Ledger] = WeakSet()
 _origins: dict[str, tuple[str, str]] = {}
-"""Name and version of the distribution that brought a module, by its top-level name, where a plugin's loader knows."""
+"""Distributions (name, version) of plugin modules, by top-level module name; filled by the plugin loader."""
 
 
 def record_origin(top: str, distribution: tuple[str, str]) -> None:
-    """Say which distribution (name, version) brings the top-level module `top`, before it registers anything."""
+    """Record the distribution (name, version) of the top-level module `top`, before it registers components."""
     _origins[top] = distribution
 
 
 def distribution_of(module: str) -> tuple[str, str]:
-    """Name and version of what brought a module: "fewstep", a distribution, or a recipe's plugin file."""
+    """Name and version of a module's origin: "fewstep", a distribution, or a recipe's plugin file."""
     top = module.split(".")[0]
     if top == "fewstep":
         return "fewstep", __version__
@@ -92,9 +92,9 @@ def _installed(top: str) -> tuple[str, str]:
 
 @contextmanager
 def undo_registrations_on_failure(owner: str) -> Iterator[None]:
-    """If the block raises, take back what modules of the top-level package `owner` registered in it, anywhere.
+    """If the block raises, undo the registrations of the top-level package `owner` in all registries.
 
-    Built-in components that the block brought in on the way stay, since Python will not import them again.
+    Built-in components that the block imported stay registered, since Python does not import them again.
     """
     before = {registry: dict(registry._entries) for registry in _registries}
     try:
@@ -102,12 +102,12 @@ def undo_registrations_on_failure(owner: str) -> Iterator[None]:
     except BaseException:
         for registry in list(_registries):
             for name, entry in list(registry._entries.items()):
-                known = before.get(registry, {}).get(name)
-                kept: Entry[Any] | None = entry
-                while kept and kept is not known and kept.cls.__module__.split(".")[0] == owner:
-                    kept = kept.replaced
-                if kept is None:
+                earlier = before.get(registry, {}).get(name)
+                survivor: Entry[Any] | None = entry
+                while survivor and survivor is not earlier and survivor.cls.__module__.split(".")[0] == owner:
+                    survivor = survivor.replaced
+                if survivor is None:
                     del registry._entries[name]
                 else:
-                    registry._entries[name] = kept
+                    registry._entries[name] = survivor
         raise

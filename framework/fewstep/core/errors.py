@@ -1,4 +1,4 @@
-"""Errors that a person reads: one sentence each, with the exit code that the command line returns."""
+"""Errors for people: one sentence each, with the exit code of the command line."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 
 
 class FewstepError(Exception):
-    """Base of every error that is reported without a traceback."""
+    """Base of all errors that are reported without a traceback."""
 
     exit_code = 1
 
 
 class OperationError(FewstepError):
-    """Something went wrong while working: a full disk, a loss that is not finite (exit code 1)."""
+    """A failure at run time: a full disk, a loss that is not finite (exit code 1)."""
 
     exit_code = 1
 
 
 class UserError(FewstepError):
-    """What was asked for cannot be done as asked: a wrong name, path or value (exit code 2)."""
+    """A request that cannot be fulfilled: a wrong name, path or value (exit code 2)."""
 
     exit_code = 2
 
 
 class UnfitModelError(UserError):
-    """A model whose weights do not fit its recipe, or the data that it was opened for."""
+    """A model whose weights do not fit its recipe or the data of the request."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a recipe: where it stands, what is wrong, and what to write instead."""
+    """One mistake in a recipe: its place, the error, and a correction."""
 
     source: str
     line: int | None

@@ -1,4 +1,4 @@
-"""All registries by the name that the command line uses for their kind. Importing this loads no torch."""
+"""All registries, by the name of their kind on the command line. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = tuple(_PLACES)
 
 
 def kind_named(word: str, kinds: Sequence[str] = KINDS) -> str:
-    """The kind that a person means; the singular ("objective") is understood too.
+    """The kind named by a word, plural or singular ("objective").
 
     Raises:
         UserError: there is no such kind.
@@ -46,5 +46,5 @@ def registry(kind: str) -> Registry[Any]:
         UserError: there is no such kind.
     """
     module, attribute = _PLACES[kind_named(kind)]
-    found: Registry[Any] = getattr(import_module(module), attribute)
-    return found
+    components: Registry[Any] = getattr(import_module(module), attribute)
+    return components

@@ -1,7 +1,7 @@
-"""Plugins: modules whose import registers components. Found through entry points, or listed by a recipe.
+"""Plugins: modules whose import registers components, found through entry points or listed by a recipe.
 
-What is only found is best effort: its failure is recorded, undone and shown by `fewstep list` and in "no such
-name" messages. What a recipe lists is required: its failure is an error. Loads no torch itself.
+The failure of a plugin of an entry point is recorded, undone, and shown by `fewstep list` and in "no such name"
+messages. The failure of a plugin that a recipe lists is an error. This module loads no torch.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ GROUP = "fewstep.plugins"
 
 
 class PluginError(UserError):
-    """A plugin that a recipe needs cannot be loaded."""
+    """A plugin of a recipe cannot be loaded."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin and how loading it went; `error` is None for success."""
+    """One plugin and the result of its loading; `error` is None for success."""
 
     name: str
     module: str
@@ -47,25 +47,25 @@ class Plugin:
 
 
 class _Loader:
-    """What has been loaded in this process."""
+    """The plugins of this process."""
 
     def __init__(self) -> None:
         self.plugins: dict[str, Plugin] = {}
         self.discovered = False
 
     def load(self, name: str, module: str, origin: tuple[str, str], importer: Callable[[], object]) -> Plugin:
-        """Import one module unless that was done; on failure, none of its registrations stay."""
-        known = self.plugins.get(module)
-        if known and not known.error and module in sys.modules:
-            return known
-        # Recorded before the import, since registering looks the origin up.
+        """Import one module unless it is loaded; a failure undoes all its registrations."""
+        plugin = self.plugins.get(module)
+        if plugin and not plugin.error and module in sys.modules:
+            return plugin
+        # Recorded before the import, since a registration looks up the origin.
         self.plugins[module] = Plugin(name, module, *origin)
         record_origin(_top(module), origin)
         try:
-            with _undone_on_failure(_top(module)):
+            with _undo_on_failure(_top(module)):
                 importer()
         except (Exception, SystemExit) as error:
-            self.plugins[module] = Plugin(name, module, *origin, error=_told(error, _top(module)))
+            self.plugins[module] = Plugin(name, module, *origin, error=_error_message(error, _top(module)))
         return self.plugins[module]
 
 
@@ -73,25 +73,25 @@ _loader = _Loader()
 
 
 def load_entry_points() -> None:
-    """Import every installed plugin, once, sorted by name; failures are recorded and never raised.
+    """Import every installed plugin once, sorted by name; failures are recorded, not raised.
 
-    `FEWSTEP_PLUGINS=a,b` limits this to some names, and `none` turns it off.
+    `FEWSTEP_PLUGINS=a,b` selects plugins by name, and `none` loads no plugin.
     """
     if _loader.discovered:
         return
-    _loader.discovered = True  # first, since plugins look names up while they are imported
+    _loader.discovered = True  # set first, since plugins look names up during their import
     points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
     allowed = os.environ.get("FEWSTEP_PLUGINS")
     if allowed is not None:
-        wanted = [name.strip() for name in allowed.split(",") if name.strip() not in ("", "none")]
-        known = [point.name for point in points]
-        for name in wanted:
-            if name not in known:
-                hint = did_you_mean(name, known)
+        selected = [name.strip() for name in allowed.split(",") if name.strip() not in ("", "none")]
+        installed = [point.name for point in points]
+        for name in selected:
+            if name not in installed:
+                hint = did_you_mean(name, installed)
                 _loader.plugins[name] = Plugin(
                     name, "", "", "", f"FEWSTEP_PLUGINS names it, but it is not installed{hint}"
                 )
-        points = [point for point in points if point.name in wanted]
+        points = [point for point in points if point.name in selected]
     for point in points:
         _load_point(point)
 
@@ -100,39 +100,39 @@ def load_required(name: str) -> Plugin:
     """Import a plugin that a recipe lists: a distribution, an importable module, or the path of a .py file.
 
     Raises:
-        PluginError: it is not there, or fails to import.
+        PluginError: the plugin does not exist, or its import fails.
     """
     load_entry_points()
     points = [p for p in entry_points(group=GROUP) if _plain(name) in (_plain(p.name), _plain(_origin(p)[0]))]
     if name.endswith(".py"):
-        done = [_load_file(Path(name))]
+        plugins = [_load_file(Path(name))]
     elif points:
-        done = [_load_point(point) for point in points]
+        plugins = [_load_point(point) for point in points]
     else:
-        done = [_load_module(name)]
-    for plugin in done:
+        plugins = [_load_module(name)]
+    for plugin in plugins:
         if plugin.error:
             raise PluginError(f"plugin '{name}' failed to load: {plugin.error}")
-    return done[0]
+    return plugins[0]
 
 
 def loaded() -> list[Plugin]:
-    """Every plugin met so far, failed ones too."""
+    """Every plugin of this process, failed ones too."""
     return sorted(_loader.plugins.values(), key=lambda plugin: plugin.name)
 
 
 def failure_notes() -> list[str]:
-    """One sentence for each plugin that failed."""
+    """One sentence per failed plugin."""
     return [f"plugin '{plugin.name}' failed to load: {plugin.error}" for plugin in loaded() if plugin.error]
 
 
 def blame(error: BaseException) -> str | None:
-    """One sentence about an error that a plugin's own line raised or passed on; None if no plugin took part."""
+    """One sentence about an error whose traceback has a line of a plugin; None if it has none."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         top = _top(frame.f_globals.get("__name__", ""))
         for plugin in loaded():
             if top == _top(plugin.module):
-                return f"plugin '{plugin.name}': {_told(error, top)}"
+                return f"plugin '{plugin.name}': {_error_message(error, top)}"
     return None
 
 
@@ -143,10 +143,10 @@ def _load_point(point: EntryPoint) -> Plugin:
 def _load_module(name: str) -> Plugin:
     top = _top(name)
     if not re.fullmatch(r"\w+(\.\w+)*", name) or not (top in sys.modules or importlib.util.find_spec(top)):
-        known = [text for point in entry_points(group=GROUP) for text in (point.name, _origin(point)[0])]
+        names = [text for point in entry_points(group=GROUP) for text in (point.name, _origin(point)[0])]
         raise PluginError(
             f"no plugin '{name}': neither an installed distribution with a `{GROUP}` entry point, nor an importable "
-            f"module, nor a path that ends in .py{did_you_mean(name, known)}"
+            f"module, nor a path that ends in .py{did_you_mean(name, names)}"
         )
     return _loader.load(name, name, distribution_of(top), lambda: import_module(name))
 
@@ -155,7 +155,7 @@ def _load_file(path: Path) -> Plugin:
     path = path.resolve()
     if not path.is_file():
         raise PluginError(f"no plugin file '{path}'")
-    # Unique, so that two files of one name do not get in each other's way.
+    # The hash keeps the modules of two files of one name apart.
     module = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     return _loader.load(str(path), module, (path.name, ""), lambda: _import_file(path, module))
 
@@ -171,8 +171,8 @@ def _import_file(path: Path, name: str) -> ModuleType:
 
 
 @contextmanager
-def _undone_on_failure(top: str) -> Iterator[None]:
-    """If the block fails, nothing of the top-level module `top` stays: no registration and no import."""
+def _undo_on_failure(top: str) -> Iterator[None]:
+    """If the block fails, undo all registrations and imports of the top-level module `top`."""
     before = set(sys.modules)
     try:
         with undo_registrations_on_failure(top):
@@ -184,8 +184,8 @@ def _undone_on_failure(top: str) -> Iterator[None]:
         raise
 
 
-def _told(error: BaseException, top: str) -> str:
-    """Type, message and place of an error, the place being the innermost line of the plugin's own."""
+def _error_message(error: BaseException, top: str) -> str:
+    """Type, message and place of an error; the place is the innermost line of the plugin."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg} ({error.filename}:{error.lineno})"
     text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -203,5 +203,5 @@ def _origin(point: EntryPoint) -> tuple[str, str]:
 
 
 def _plain(name: str) -> str:
-    """A distribution's name as it is compared: case and punctuation do not count."""
+    """A distribution's name in normal form, without case and punctuation (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,3 +1,3 @@
-"""The version of fewstep; the one place that says it."""
+"""The version of fewstep."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Exported models to the Hugging Face Hub; needs the optional package huggingface_hub."""
+"""Upload of exported models to the Hugging Face Hub; needs the optional package huggingface_hub."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from fewstep.runtime.hub import hub_errors, hub_package
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = None) -> str:
-    """Upload an exported folder, card and all, as a repository of models; returns its address.
+    """Upload an exported folder with its card as a model repository; returns the address.
 
     Args:
-        repo: OWNER/NAME; made if it is not there.
-        api: in the place of `huggingface_hub.HfApi()`.
+        folder: exported folder.
+        repo: OWNER/NAME; created if it does not exist.
+        private: visibility of a new repository.
+        api: replacement of `huggingface_hub.HfApi()`.
 
     Raises:
-        UserError: the folder is not whole, the package is not installed, or nobody is logged in.
+        UserError: the folder is incomplete, the package is not installed, or nobody is logged in.
         OperationError: the Hub cannot be reached or refuses.
     """
     model = Exported(folder).config

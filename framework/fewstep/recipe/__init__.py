@@ -1,4 +1,4 @@
-"""Recipes: YAML files that are composed, validated and checked before anything heavy starts.
+"""Recipes: YAML files that are composed, validated and checked before any training starts.
 
 No file is a component.
 """

@@ -1,4 +1,4 @@
-"""A JSON schema of recipe files, for editors; it knows the plugins that are installed."""
+"""A JSON schema of recipe files, for editors; it includes the installed plugins."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def recipe_schema() -> dict[str, Any]:
-    """Schema of the files that people write, as opposed to complete recipes.
+    """Schema of recipe files, which may be incomplete.
 
-    A file that extends another may leave out any key, so only a file without `extends` has required ones, and
-    those at the top level only; `fewstep validate` sees the rest.
+    A file with `extends` may leave out any key. Only a file without it has required keys, and only at the top level;
+    `fewstep validate` checks the other levels.
     """
     from fewstep.recipe.models import Recipe
 

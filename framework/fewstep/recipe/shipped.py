@@ -1,4 +1,4 @@
-"""The recipes and suites that come with fewstep: inside an installed wheel, or in the checkout. Loads no torch."""
+"""The recipes and suites shipped with fewstep: inside an installed wheel, or in the checkout. Loads no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHECKOUT = {"recipes": "recipes", "suites": "benchmarks/suites"}
 
 
 def shipped_folder(kind: Literal["recipes", "suites"]) -> Path | None:
-    """Where they are, or None if this installation has none."""
+    """Folder of the shipped files; None if this installation has none."""
     installed, checkout = PACKAGE / "shipped" / kind, PACKAGE.parents[1]
     if installed.is_dir():
         return installed
@@ -23,12 +23,12 @@ def shipped_folder(kind: Literal["recipes", "suites"]) -> Path | None:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Every recipe that can be run, by name (the file's name without `.yaml`)."""
+    """Every runnable recipe, by name (the file's name without `.yaml`)."""
     return {path.stem: path for name, path in _files("recipes").items() if not _is_base(name)}
 
 
 def shipped_bases() -> dict[str, Path]:
-    """What recipes extend: everything below a name that starts with `_`, by path (`_base/digits`)."""
+    """Bases for `extends`: every file below a name that starts with `_`, by path (`_base/digits`)."""
     return {name: path for name, path in _files("recipes").items() if _is_base(name)}
 
 
@@ -38,23 +38,23 @@ def shipped_suites() -> dict[str, Path]:
 
 
 def find_shipped(kind: Literal["recipe", "base", "suite"], name: str) -> Path:
-    """Look a shipped file up ("base" finds recipes too).
+    """Path of a shipped file by name; kind "base" finds recipes too.
 
     Raises:
-        UserError: no such name; the message suggests the nearest.
+        UserError: there is no such name; the message suggests the nearest.
     """
     known = shipped_suites() if kind == "suite" else shipped_recipes()
     if kind == "base":
         known = {**shipped_bases(), **known}
     if name not in known:
-        what = "suite" if kind == "suite" else "recipe"
-        hint = did_you_mean(name, known) or f"; `fewstep list {what}s` shows them, and a path ends in .yaml"
-        raise UserError(f"no shipped {what} named '{name}'{hint}")
+        label = "suite" if kind == "suite" else "recipe"
+        hint = did_you_mean(name, known) or f"; `fewstep list {label}s` shows them, and a path ends in .yaml"
+        raise UserError(f"no shipped {label} named '{name}'{hint}")
     return known[name]
 
 
 def is_path(source: str) -> bool:
-    """Whether `source` names a file rather than something shipped."""
+    """Whether `source` is the path of a file, not the name of a shipped one."""
     return source.endswith((".yaml", ".yml")) or source.startswith(".")
 
 

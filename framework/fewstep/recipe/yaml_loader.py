@@ -1,4 +1,4 @@
-"""YAML with YAML 1.2's scalars, no silent duplicates, and a source line behind every value. Loads no torch."""
+"""YAML with the scalars of YAML 1.2, errors for duplicate keys, and the source line of every value. Loads no torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import yaml
 from fewstep.core.errors import Problem, RecipeError
 
 Key = tuple[str | int, ...]
-"""Where a value stands: mapping keys and list indices, outermost first."""
+"""Position of a value: mapping keys and list indices, outermost first."""
 
 _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?[0-9][0-9_]*$|0x[0-9a-fA-F]+$|0o[0-7]+$")
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"
 )
-# What a plain scalar is, first match wins; everything else (yes, on, 12:30, 2026-01-01) is a string.
+# Types of plain scalars; the first match wins. Any other scalar (yes, on, 12:30, 2026-01-01) is a string.
 _SCALARS = (("null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
             ("bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
             ("int", _INT, list("-+0123456789")),
@@ -29,7 +29,7 @@ _ALLOWED_TAGS = {_TAG + name for name in ("null", "bool", "int", "float", "str",
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-4` as a number and `no` as a string, as YAML 1.2 does."""
+    """Reads `1e-4` as a number and `no` as a string, as in YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's attribute
 
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every string that this loader, or a YAML 1.1 reader, would take for something else."""
+    """Quotes every string that this loader, or a YAML 1.1 reader, would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -68,7 +68,7 @@ _Dumper.add_representer(list, _Dumper.represent_short_list)
 
 @dataclass(frozen=True)
 class Node:
-    """A YAML value that knows the file and line that it came from; a mapping's value is a dict of nodes."""
+    """A YAML value with its file and line; the value of a mapping is a dict of nodes."""
 
     value: Any
     source: str
@@ -85,15 +85,15 @@ class Node:
     def child(self, step: str | int) -> Node | None:
         """The value under one key or index, or None."""
         if isinstance(self.value, dict):
-            found: Node | None = self.value.get(step)
-            return found
+            value: Node | None = self.value.get(step)
+            return value
         if isinstance(self.value, list) and isinstance(step, int) and step < len(self.value):
             item: Node = self.value[step]
             return item
         return None
 
     def follow(self, key: Key) -> tuple[Node, int]:
-        """The deepest value on the way to `key`, and how many steps of it exist."""
+        """The deepest existing value on the path `key`, and the number of existing steps."""
         node = self
         for depth, step in enumerate(key):
             below = node.child(step)
@@ -108,7 +108,7 @@ class Node:
 
 
 def to_node(value: Any, source: str, line: int | None = None) -> Node:
-    """Give plain data a source; all of it is said to stand at `line`."""
+    """Plain data as nodes that all have this source and line."""
     if isinstance(value, Mapping):
         return Node({key: to_node(item, source, line) for key, item in value.items()}, source, line)
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -117,7 +117,7 @@ def to_node(value: Any, source: str, line: int | None = None) -> Node:
 
 
 def dotted(key: Key) -> str:
-    """`("a", "b", 0)` as a person writes it: `a.b[0]`."""
+    """Written form of a key: `a.b[0]` for `("a", "b", 0)`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in key).removeprefix(".")
 
 
@@ -127,10 +127,10 @@ def undotted(text: str) -> Key:
 
 
 def read_text(path: Path, source: str | None = None) -> str:
-    """A UTF-8 file's text.
+    """Text of a UTF-8 file; `source` is its name in messages.
 
     Raises:
-        RecipeError: it is missing, a folder, unreadable, or not UTF-8.
+        RecipeError: the file is missing, a folder, unreadable, or not UTF-8.
     """
     source = source or str(path)
     try:
@@ -138,8 +138,8 @@ def read_text(path: Path, source: str | None = None) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        found = f"byte 0x{raw[error.start]:02x}"
-        raise RecipeError([Problem(source, line, "", f"not UTF-8 text ({found}); save the file as UTF-8")]) from None
+        byte = f"byte 0x{raw[error.start]:02x}"
+        raise RecipeError([Problem(source, line, "", f"not UTF-8 text ({byte}); save the file as UTF-8")]) from None
     except FileNotFoundError:
         raise RecipeError([Problem(source, None, "", "no such file")]) from None
     except IsADirectoryError:
@@ -152,22 +152,28 @@ def load_mapping(text: str, source: str) -> Node:
     """The keys and values of a YAML file.
 
     Raises:
-        RecipeError: not valid YAML, duplicate keys, empty, or something else than a mapping on top.
+        RecipeError: the text is not valid YAML, has duplicate keys, is empty, or is not a mapping.
     """
     node = load_value(text, source)
     if node is None:
         raise RecipeError([Problem(source, 1, "", "the file is empty")])
     if not isinstance(node.value, dict):
-        found = "a list" if isinstance(node.value, list) else "a single value"
-        raise RecipeError([node.problem(f"expected keys and values (`name: ...`), found {found}")])
+        form = "a list" if isinstance(node.value, list) else "a single value"
+        raise RecipeError([node.problem(f"expected keys and values (`name: ...`), found {form}")])
     return node
 
 
 def load_value(text: str, source: str, *, line: int | None = None, key: Key = ()) -> Node | None:
-    """Any YAML value; None if there is none. An override's text stands at one `line` and under a `key`.
+    """Any YAML value; None for an empty text.
+
+    Args:
+        text: YAML.
+        source: name of the text in messages.
+        line: line of every value, for a one-line override; None counts lines.
+        key: position of the value in the recipe.
 
     Raises:
-        RecipeError: not valid YAML, or duplicate keys.
+        RecipeError: the text is not valid YAML, or has duplicate keys.
     """
     try:
         loader = _Loader(text)
@@ -178,12 +184,12 @@ def load_value(text: str, source: str, *, line: int | None = None, key: Key = ()
         node = builder.build(root, key)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = line or (mark.line + 1 if mark else None)
-        raise RecipeError([Problem(source, where, "", _syntax(error))]) from None
+        error_line = line or (mark.line + 1 if mark else None)
+        raise RecipeError([Problem(source, error_line, "", _syntax(error))]) from None
     except yaml.reader.ReaderError as error:
-        where = line or text.count("\n", 0, error.position) + 1
+        error_line = line or text.count("\n", 0, error.position) + 1
         raise RecipeError(
-            [Problem(source, where, "", f"the character {chr(error.character)!r} is not allowed")]
+            [Problem(source, error_line, "", f"the character {chr(error.character)!r} is not allowed")]
         ) from None
     except RecursionError:
         raise RecipeError([Problem(source, line, "", "nested too deeply")]) from None
@@ -193,7 +199,7 @@ def load_value(text: str, source: str, *, line: int | None = None, key: Key = ()
 
 
 def dump_yaml(value: Any) -> str:
-    """Plain data as YAML that `load_value` reads back to the same."""
+    """Plain data as YAML; `load_value` restores equal data."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
@@ -207,7 +213,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 
 class _Builder:
-    """Turns PyYAML's nodes into ours and gathers what is wrong on the way."""
+    """Converts PyYAML's nodes to `Node` and collects the problems."""
 
     def __init__(self, loader: _Loader, source: str, line: int | None) -> None:
         self.loader = loader
@@ -217,12 +223,12 @@ class _Builder:
         self._open: set[int] = set()
 
     def build(self, raw: yaml.Node, key: Key = (), line: int | None = None) -> Node:
-        """Our node for `raw`, which stands under `key`; `line` is that of the key where there is one."""
+        """The node of `raw` at position `key`; `line` is the line of its mapping key, if it has one."""
         line = line or self._line(raw)
         if raw.tag not in _ALLOWED_TAGS:
-            return self._wrong(key, line, f"the tag '{raw.tag.replace(_TAG, '!!')}' is not allowed")
-        if id(raw) in self._open:
-            return self._wrong(key, line, "an alias that contains itself")
+            return self._report(key, line, f"the tag '{raw.tag.replace(_TAG, '!!')}' is not allowed")
+        if id(raw) in self._open:  # an anchor in itself would recurse without end
+            return self._report(key, line, "an alias that contains itself")
         self._open.add(id(raw))
         try:
             if isinstance(raw, yaml.MappingNode):
@@ -232,7 +238,7 @@ class _Builder:
                 return Node(items, self.source, line)
             return Node(self.loader.construct_object(raw), self.source, line)
         except ValueError:
-            return self._wrong(key, line, f"'{raw.value}' is not a {raw.tag.removeprefix(_TAG)}")
+            return self._report(key, line, f"'{raw.value}' is not a {raw.tag.removeprefix(_TAG)}")
         finally:
             self._open.discard(id(raw))
 
@@ -241,12 +247,12 @@ class _Builder:
         for name, value in raw.value:
             line = self._line(name)
             if not isinstance(name, yaml.ScalarNode):
-                self._wrong(key, line, "a key must be a single word or number, not a list or mapping")
+                self._report(key, line, "a key must be a single word or number, not a list or mapping")
                 continue
             step = (*key, name.value)
             if name.value in values:
                 lines = "" if self.line else f" on lines {values[name.value].line} and {line}"
-                self._wrong(step, line, f"duplicate key '{name.value}'{lines}; keep one of them")
+                self._report(step, line, f"duplicate key '{name.value}'{lines}; keep one of them")
                 continue
             values[name.value] = self.build(value, step, line)
         return values
@@ -254,6 +260,6 @@ class _Builder:
     def _line(self, raw: yaml.Node) -> int:
         return self.line or raw.start_mark.line + 1
 
-    def _wrong(self, key: Key, line: int, message: str) -> Node:
+    def _report(self, key: Key, line: int, message: str) -> Node:
         self.problems.append(Problem(self.source, line, dotted(key), message))
         return Node(None, self.source, line)
