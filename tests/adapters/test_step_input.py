@@ -70,6 +70,7 @@ def test_samplers_tell_it() -> None:
     assert samples.x.shape == (5, 6)
 
 
+@pytest.mark.medium
 def test_one_student_is_trained_for_a_range_of_steps(tmp_path: Path) -> None:
     base = {
         "data": {"type": "markov", "vocab_size": 4, "length": 6, "size": 64},

@@ -15,6 +15,8 @@ from tiny_suite import write_files
 
 from fewstep.cli.main import main
 
+pytestmark = pytest.mark.medium
+
 Suite = tuple[str, Path]
 """The suite's file, and a folder with its finished results, in which everything is reused."""
 

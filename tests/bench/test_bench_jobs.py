@@ -50,6 +50,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     assert not any(process.is_alive() for process in started)
 
 
+@pytest.mark.medium
 def test_two_processes_measure_what_one_does(
     finished: Path, write_suite: Write, tmp_path: Path, children: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,6 +72,7 @@ def test_two_processes_measure_what_one_does(
     assert "2 processes of 1 thread" in (tmp_path / "out" / "results.md").read_text()
 
 
+@pytest.mark.medium
 def test_a_failure_or_a_killed_process_stops_only_what_learns_from_it(
     write_suite: Write, tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +101,7 @@ def test_a_failure_or_a_killed_process_stops_only_what_learns_from_it(
     assert len(children) == 2, "another process took the place of that which was killed"
 
 
+@pytest.mark.medium
 def test_a_stop_reaches_every_process_and_the_same_command_continues(
     finished: Path, write_suite: Write, tmp_path: Path, children: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +124,7 @@ def test_a_stop_reaches_every_process_and_the_same_command_continues(
     assert timeless(load(run_suite(source, str(out)))) == timeless(load(finished))
 
 
+@pytest.mark.medium
 def test_processes_end_with_a_session_that_is_killed(write_suite: Write, tmp_path: Path) -> None:
     """They would train on in folders that the next call uses."""
     program = (

@@ -11,6 +11,8 @@ import pytest
 
 from fewstep.bench.results.results import Results
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_again_and_again(write_suite: Callable[..., str], tmp_path: Path, kills: int) -> None:

@@ -63,6 +63,7 @@ def check(figure: Any) -> None:
     assert inner[0].height > 0.6 * whole.height
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("cases", [1, 2, 7, 8, 14, 16, 17, 40])
 @pytest.mark.parametrize("label", ["Case {}", LONG + " {}"])
 @pytest.mark.parametrize("draw", [quality_figure, diversity_figure])
@@ -76,6 +77,7 @@ def test_the_legend_covers_nothing(draw: Any, cases: int, label: str) -> None:
     check(draw(made_up(cases, label)))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_committed_results_make_good_pictures(path: Path) -> None:
     results = Results.load(path)
@@ -184,6 +186,7 @@ def redraw(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(program, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.medium
 def test_the_script_draws_committed_results_again(tmp_path: Path) -> None:
     ran = redraw(str(DISTILLERS), "--out", str(tmp_path / "new"), "--name", "mine")
     assert ran.returncode == 0, ran.stderr

@@ -72,6 +72,7 @@ def test_a_peak_is_seen_and_forgotten() -> None:
     assert peak_megabytes(CPU) < high - 50
 
 
+@pytest.mark.medium
 def test_speed_stands_beside_quality(write_suite: Write, tmp_path: Path) -> None:
     """Of models and not of real samples; how fast a training was and what it took is told with the models."""
     out = tmp_path / "out"
@@ -111,6 +112,7 @@ def test_what_a_suite_says_wrongly_of_it(write_suite: Write, changes: dict[str, 
 # ------------------------------------------------------------------- skipping
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_case_that_cannot_run_here_is_skipped_and_says_why(
@@ -136,6 +138,7 @@ def test_a_case_that_cannot_run_here_is_skipped_and_says_why(
         assert f"Case &#x27;{name}&#x27; was skipped: {reason}." in (out / "report.html").read_text()
 
 
+@pytest.mark.medium
 def test_what_is_skipped_here_is_no_regression(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,6 +204,7 @@ def test_what_was_measured_is_reused(folder: Path, capsys: pytest.CaptureFixture
     assert "; temperature 0.05, 1, 3 at 4 steps" in out
 
 
+@pytest.mark.medium
 def test_a_sweep_that_is_added_reuses_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = [{key: value for key, value in case.items() if key != "sweep"} for case in CASES]
     out = str(tmp_path / "out")
@@ -222,6 +223,7 @@ def _rows(folder: Path) -> tuple[Row, ...]:
     return Results.load(folder / "results.json").rows
 
 
+@pytest.mark.medium
 def test_two_processes_measure_the_same(results: Results, folder: Path, tmp_path: Path) -> None:
     out = run_suite(str(folder.parent / "suite.yaml"), str(tmp_path / "out"), jobs=2)
     ours, theirs = ([(row.case, row.sweep, row.values) for row in rows] for rows in (_rows(out), results.rows))

@@ -18,6 +18,7 @@ def test_suites_ship() -> None:
     assert len(shipped_suites()) >= LEAST
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
 @pytest.mark.parametrize("name", shipped_suites())
 def test_a_shipped_suite_is_ready_to_run(name: str, quick: bool, tmp_path: Path) -> None:

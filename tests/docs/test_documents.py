@@ -76,6 +76,7 @@ LIES = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("text", "complaint"), LIES.items(), ids=list(LIES.values()))
 def test_a_page_that_is_wrong_is_caught(text: str, complaint: str, tmp_path: Path, preloaded: Preloaded) -> None:
     page = tmp_path / "page.md"
@@ -90,6 +91,7 @@ def preloaded() -> Iterator[Preloaded]:
         yield server
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("page", [page for page in PAGES if has_runnable(page)], ids=named)
 def test_blocks_run(page: Path, tmp_path: Path, preloaded: Preloaded) -> None:
     Reader(tmp_path, preloaded).read(page)

@@ -18,6 +18,8 @@ import pytest
 import fewstep
 from fewstep.recipe.shipped import shipped_recipes, shipped_suites
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "plugins/example-objective"
 SHIPPED = {"recipes": "fewstep/shipped/recipes", "benchmarks/suites": "fewstep/shipped/suites"}

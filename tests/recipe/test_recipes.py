@@ -92,6 +92,7 @@ def own(kind: str) -> list[str]:
     return [entry.name for entry in registry(kind).entries() if entry.distribution[0] == "fewstep"]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("family", sorted({path.parent.name for path in RECIPES.values()}))
 def test_family_trains_for_two_steps(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every network is built, every loss computed, every student started from its teacher; on small batches."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from local_data import write_cifar10
 
@@ -24,6 +25,7 @@ def trainer(folder: Path, run: str, *sets: str) -> Trainer:
     return Trainer(loaded.recipe, RunDir(folder / run), echo=lambda line: None)
 
 
+@pytest.mark.medium
 def test_every_batch_is_changed_anew_and_the_data_stay(tmp_path: Path) -> None:
     training = trainer(tmp_path, "run", "data.shift=1")
     rows, before = torch.arange(40), training.dataset.train[:].clone()

@@ -29,6 +29,7 @@ PROCESSES = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("process", PROCESSES)
 def test_teacher_and_student_train_resume_and_sample(process: str, train: Train, tmp_path: Path) -> None:
     sets = (*PROCESSES[process], "train.steps=6", "train.checkpoint_every=3", "train.log_every=2")
@@ -64,6 +65,7 @@ def test_every_role_gets_the_real_data_as_context(train: Train, monkeypatch: pyt
     assert (t[:, 0] != t[:, 4]).any(), "a time for each block"
 
 
+@pytest.mark.medium
 def test_a_trained_one_samples_better_than_chance(train: Train) -> None:
     run = train("smoke-teacher", "run", *PROCESSES["masked"], "train.steps=300", "optim.lr=1e-2")
     few, many = evaluate_run(str(run.path), steps=[1, 8], samples=200)

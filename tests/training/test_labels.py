@@ -117,6 +117,7 @@ def test_the_label_decides_the_value_and_none_leaves_it_open(teacher: Path, tmp_
     assert float((share - torch.tensor(ODDS)).abs().max()) < 0.15
 
 
+@pytest.mark.medium
 def test_without_wishes_classes_come_as_in_the_data(teacher: Path, tmp_path: Path) -> None:
     tokens, labels = drawn(teacher, tmp_path / "a", 2000)
     share = torch.bincount(labels, minlength=3) / 2000
@@ -147,6 +148,7 @@ def _labelled(label: int) -> Any:
     return Condition(torch.tensor([label]))
 
 
+@pytest.mark.medium
 def test_a_student_of_a_guided_teacher_starts_from_its_labels_and_learns(teacher: Path, tmp_path: Path) -> None:
     recipe = student_recipe(teacher)
     parsed = parse_recipe({"name": "s", **BASE, **recipe})
@@ -162,6 +164,7 @@ def test_a_student_of_a_guided_teacher_starts_from_its_labels_and_learns(teacher
     assert float((tokens == labels[:, None]).double().mean()) > 0.9
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["denoising", "dmmd", "dmmd_instant"])
 def test_objectives_with_labels_resume_exactly(teacher: Path, tmp_path: Path, kind: str) -> None:
     raw = {"name": "r", **BASE, "objective": kind}
@@ -194,6 +197,7 @@ def test_the_drop_reaches_the_network_and_the_labels_are_those_of_the_samples(
     assert vectors[3].any()
 
 
+@pytest.mark.medium
 def test_labels_go_with_blocks(tmp_path: Path) -> None:
     """A block is guided given what comes before it; reading a finished one is the same with and without a label."""
     blocks = {"type": "block_transformer", "width": 16, "depth": 1, "heads": 2, "block_size": 1}
@@ -265,6 +269,7 @@ def test_classes_that_do_not_exist_and_models_that_know_none(teacher: Path, tmp_
 # --------------------------------------------------------------------- digits
 
 
+@pytest.mark.medium
 def test_digits_are_scored_by_the_class_asked_for(tmp_path: Path) -> None:
     sets = ["train.steps=2", "train.batch_size=8", "train.device=cpu", "evaluate.metrics=[class_accuracy]"]
     loaded = load_recipe("digits-labelled-teacher", sets)

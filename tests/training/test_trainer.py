@@ -57,6 +57,7 @@ def test_a_run_folder_tells_everything(train: Train) -> None:
     assert run.recipe.read_text().startswith("# Seconds long")
 
 
+@pytest.mark.medium
 def test_training_learns(train: Train) -> None:
     run = train("smoke-teacher", "run", "train.steps=300", "train.log_every=50", "optim.lr=3e-3")
     losses = [row["train/loss"] for row in rows(run)]
@@ -175,6 +176,7 @@ class Cliff(torch.autograd.Function):
         return grad * float("inf")
 
 
+@pytest.mark.medium
 def test_sigterm_saves_and_exits_0_and_resume_finishes(tmp_path: Path) -> None:
     sets = ["--set", "train.steps=100000", "--set", "train.log_every=5"]
     command = [sys.executable, "-m", "fewstep", "train", "smoke-teacher", "--run-dir", str(tmp_path / "run"), *sets]
