@@ -12,17 +12,17 @@ from pydantic_core import CoreSchema, core_schema
 
 @dataclass(frozen=True)
 class From:
-    """Validates a section with the `Config` of the component that its `type` names.
+    """Validates a section with the `Config` of the component of its `type`.
 
-    Dispatch happens inside the validator, at validation time, so that plugins may register at any moment and
-    no union of all configs has to be rebuilt.
+    The config is looked up during validation. Plugins may therefore register at any moment, and no union of all
+    configs has to be rebuilt.
     """
 
     kind: str
     optional: bool = False
-    """Whether `null` says that there is none."""
+    """Whether `null` stands for no component."""
     leaf: bool = False
-    """Whether the schema leaves out components that hold one of this kind themselves: it would go round in a circle."""
+    """Whether the schema omits components that contain a component of this kind; it would be circular otherwise."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         from fewstep.core.kinds import registry
@@ -45,7 +45,7 @@ class From:
             config = entry.cls.Config
             if self.leaf and _holds(config, self.kind):
                 continue
-            # Through the handler, so that what a config refers to lands in the $defs of the whole schema.
+            # The handler collects the references of a config in the $defs of the whole schema.
             section = handler.resolve_ref_schema(handler(config.__pydantic_core_schema__))
             choices.append({**section, "title": entry.name, "description": entry.summary})
             if not any(field.is_required() for field in config.model_fields.values()):

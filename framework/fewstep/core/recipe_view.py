@@ -1,4 +1,4 @@
-"""A recipe as its components see it, when they check whether they fit together."""
+"""Protocols of the recipe sections that components read in `check_recipe`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 
-class Named(Protocol):
+class ComponentView(Protocol):
     """Settings of a component: `type` is its registry name."""
 
     @property
@@ -16,17 +16,17 @@ class Named(Protocol):
 
 
 class EvaluateView(Protocol):
-    """What of `evaluate` components look at."""
+    """Keys of `evaluate` that components read."""
 
     @property
     def steps(self) -> tuple[int, ...]: ...
 
     @property
-    def metrics(self) -> Sequence[Named]: ...
+    def metrics(self) -> Sequence[ComponentView]: ...
 
 
 class TrainView(Protocol):
-    """What of `train` components look at."""
+    """Keys of `train` that components read."""
 
     @property
     def steps(self) -> int: ...
@@ -42,22 +42,22 @@ class TrainView(Protocol):
 
 
 class RecipeView(Protocol):
-    """The sections that components look at; `fewstep.recipe.models.Recipe` is one."""
+    """Sections that components read; `fewstep.recipe.models.Recipe` implements it."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def data(self) -> Named: ...
+    def data(self) -> ComponentView: ...
 
     @property
-    def process(self) -> Named: ...
+    def process(self) -> ComponentView: ...
 
     @property
-    def backbone(self) -> Named: ...
+    def backbone(self) -> ComponentView: ...
 
     @property
-    def noise_input(self) -> Named | None: ...
+    def noise_input(self) -> ComponentView | None: ...
 
     @property
     def step_input(self) -> object | None: ...
@@ -66,10 +66,10 @@ class RecipeView(Protocol):
     def label_input(self) -> object | None: ...
 
     @property
-    def objective(self) -> Named: ...
+    def objective(self) -> ComponentView: ...
 
     @property
-    def sampler(self) -> Named: ...
+    def sampler(self) -> ComponentView: ...
 
     @property
     def start_from(self) -> Mapping[str, str]: ...

@@ -1,4 +1,4 @@
-"""`Registry`: names to components. Loud about collisions, helpful about typos, lazy about imports."""
+"""`Registry`: components by name. It refuses collisions, suggests names for typos, and imports components lazily."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fewstep.core.plugins import failure_notes, load_entry_points
 from fewstep.core.references import Opener
 
 Raw = str | Mapping[str, object] | ComponentConfig
-"""What names a component: its name, keys with `type: NAME`, or its validated settings."""
+"""Description of a component: its name, keys with `type: NAME`, or its validated settings."""
 
 
 class Registry(Generic[T]):
     """Components of one kind, by name.
 
     Args:
-        kind: what a person calls them ("noise schedule").
+        kind: readable name of the kind ("noise schedule").
         base: class that every entry derives from.
         package: package whose modules hold the built-in entries; imported on the first look-up.
     """
@@ -41,22 +41,22 @@ class Registry(Generic[T]):
         """Class decorator that adds a component under `name`.
 
         Args:
-            name: what recipes write.
-            replaces: set to the same name to take the place of an existing component on purpose.
+            name: name in recipes.
+            replaces: the same name, to replace an existing component on purpose.
 
         Raises:
-            RegistryError: wrong base class, a `Config` without this name, or a name that is taken.
+            RegistryError: the base class is wrong, the `Config` has another name, or the name is taken.
         """
 
         def add(cls: type[T]) -> type[T]:
             self._check(name, cls)
             if not cls.__module__.startswith(f"{self.package}."):
-                self._scan()  # built-ins come first, so that it is the newcomer whose registration fails
-            taken = self._entries.get(name)
-            entry = Entry(name, cls, replaced=taken)
-            if taken and not taken.same_source(entry) and replaces != name:
+                self._scan()  # built-ins come first, so that a collision fails in the plugin's registration
+            existing = self._entries.get(name)
+            entry = Entry(name, cls, replaced=existing)
+            if existing and not existing.same_source(entry) and replaces != name:
                 raise RegistryError(
-                    f"two components claim the {self.kind} name '{name}': {taken.origin} and {entry.origin}; "
+                    f"two components claim the {self.kind} name '{name}': {existing.origin} and {entry.origin}; "
                     f'rename one, or register with replaces="{name}" to replace it on purpose'
                 )
             self._entries[name] = entry
@@ -72,11 +72,11 @@ class Registry(Generic[T]):
                 f"{self.kind} '{name}' ({cls.__qualname__}) defines check_recipe itself, where nobody asks; move it "
                 "into its Config, as `def check_recipe(self, recipe)`"
             )
-        needed = self.base.Config
-        if not issubclass(cls.Config, needed):
+        base_config = self.base.Config
+        if not issubclass(cls.Config, base_config):
             raise RegistryError(
-                f"{self.kind} '{name}' ({cls.__qualname__}) needs a Config derived from {needed.__name__} of "
-                f"{needed.__module__}"
+                f"{self.kind} '{name}' ({cls.__qualname__}) needs a Config derived from {base_config.__name__} of "
+                f"{base_config.__module__}"
             )
         default = cls.Config.model_fields["type"].default
         if default != name:
@@ -86,10 +86,10 @@ class Registry(Generic[T]):
             )
 
     def get(self, name: str) -> Entry[T]:
-        """Look a component up.
+        """The entry of a name.
 
         Raises:
-            LookupError: no such name; the message suggests the nearest and lists what is known.
+            LookupError: there is no such name; the message suggests the nearest and lists the known names.
         """
         self._load()
         if name not in self._entries:
@@ -118,7 +118,7 @@ class Registry(Generic[T]):
         """Import every module of the package and of the packages in it, once."""
         if self._scanned:
             return
-        self._scanned = True  # first, since those modules look names up while they are imported
+        self._scanned = True  # set first, since those modules look names up during their import
         try:
             package = import_module(self.package)
             for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
@@ -128,10 +128,10 @@ class Registry(Generic[T]):
             raise
 
     def parse(self, raw: Raw) -> ComponentConfig:
-        """Turn `"name"`, `{"type": "name", ...}` or a config object into that component's validated config.
+        """The validated config of a component, from `"name"`, `{"type": "name", ...}` or a config object.
 
         Raises:
-            pydantic.ValidationError, PydanticCustomError: located relative to the section.
+            pydantic.ValidationError, PydanticCustomError: the config is invalid; places are relative to the section.
         """
         if isinstance(raw, ComponentConfig):
             return raw
@@ -152,22 +152,22 @@ class Registry(Generic[T]):
         return entry.cls.Config.model_validate(dict(raw))
 
     def build(self, config: Raw, *, opener: Opener | None = None, **runtime: Any) -> T:
-        """Create the component that `config` (anything `parse` accepts) describes.
+        """Create a component from its config (anything that `parse` accepts).
 
         Args:
-            opener: opens the models that its settings name; `fewstep.runs.models` has it.
+            opener: function that opens the models named by settings; defined in `fewstep.runs.models`.
         """
         parsed = self.parse(config)
         cls = self.get(parsed.type).cls
         component = cls.__new__(cls)
-        if opener is not None:  # before the constructor, which may open models already
+        if opener is not None:  # set before the constructor, which may open models
             component.opener = opener
         component.__init__(parsed, **runtime)  # type: ignore[misc]
         return component
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Undo every registration made inside the `with` block (test isolation, failed plugins)."""
+        """Undo every registration inside the `with` block (for the isolation of tests)."""
         self._load()
         before = dict(self._entries)
         try:

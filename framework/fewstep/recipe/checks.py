@@ -1,4 +1,4 @@
-"""What cannot be seen in one section alone: do the named components fit together?
+"""Checks across sections: whether the components of a recipe fit together.
 
 Each check takes a recipe and yields `(key, message)` for every reason why it cannot run.
 """
@@ -17,24 +17,24 @@ from fewstep.recipe.yaml_loader import Key, dotted
 if TYPE_CHECKING:
     from fewstep.recipe.models import Recipe
 
-Found = Iterator[tuple[str, str]]
+Complaints = Iterator[tuple[str, str]]
 
 
-def check_teacher(recipe: Recipe) -> Found:
-    """Distillation needs a teacher, and nothing else has use for one."""
-    wanted = "teacher" in _objective(recipe).roles
-    if wanted and recipe.teacher is None:
+def check_teacher(recipe: Recipe) -> Complaints:
+    """Distillation needs a teacher, and other objectives cannot use one."""
+    needs_teacher = "teacher" in _objective(recipe).roles
+    if needs_teacher and recipe.teacher is None:
         yield (
             "teacher",
             f"objective '{recipe.objective.type}' needs a teacher; "
             "add `teacher: {run: RUN}` or use `fewstep distill RECIPE --teacher RUN`",
         )
-    if recipe.teacher and not wanted:
+    if recipe.teacher and not needs_teacher:
         yield "teacher", f"objective '{recipe.objective.type}' has no role for a teacher; remove this section"
 
 
-def check_spaces(recipe: Recipe) -> Found:
-    """The objective and the sampler must know the process's kind of data."""
+def check_spaces(recipe: Recipe) -> Complaints:
+    """The objective and the sampler must support the process's kind of data."""
     space = _class("processes", recipe.process).space
     for section, kind in (("objective", "objectives"), ("sampler", "samplers")):
         config: ComponentConfig = getattr(recipe, section)
@@ -48,42 +48,45 @@ def check_spaces(recipe: Recipe) -> Found:
             )
 
 
-def check_sampler(recipe: Recipe) -> Found:
+def check_sampler(recipe: Recipe) -> Complaints:
     """Some students are made for one sampler."""
-    wanted, given = _objective(recipe).sampler, recipe.sampler.type
-    if wanted not in (None, given):
-        yield "sampler", f"students of '{recipe.objective.type}' are made for '{wanted}', not '{given}'; name that one"
+    required, sampler = _objective(recipe).sampler, recipe.sampler.type
+    if required not in (None, sampler):
+        yield (
+            "sampler",
+            f"students of '{recipe.objective.type}' are made for '{required}', not '{sampler}'; name that one",
+        )
 
 
-def check_context(recipe: Recipe) -> Found:
-    """A backbone that predicts from clean tokens needs a sampler that gives it some, and no other has use for one."""
+def check_context(recipe: Recipe) -> Complaints:
+    """A backbone that predicts from clean tokens needs a sampler that provides them, and other backbones must not."""
     backbone, sampler = _class("backbones", recipe.backbone), _class("samplers", recipe.sampler)
     if backbone.uses_context == sampler.gives_context:
         return
     fitting = [e.name for e in registry("samplers").entries() if e.cls.gives_context == backbone.uses_context]
-    who, what = f"backbone '{recipe.backbone.type}'", f"sampler '{recipe.sampler.type}'"
+    backbone_label, sampler_label = f"backbone '{recipe.backbone.type}'", f"sampler '{recipe.sampler.type}'"
     reason = (
-        f"{who} predicts each block from clean tokens before it, and {what} gives it none"
+        f"{backbone_label} predicts each block from clean tokens before it, and {sampler_label} gives it none"
         if backbone.uses_context
-        else f"{what} goes block by block, and {who} has no blocks"
+        else f"{sampler_label} goes block by block, and {backbone_label} has no blocks"
     )
     yield "sampler", f"{reason}; samplers for it: {', '.join(fitting) or 'none'}"
 
 
-def check_steps(recipe: Recipe) -> Found:
-    """The sampler can take as many steps as it is evaluated at."""
+def check_steps(recipe: Recipe) -> Complaints:
+    """The sampler supports every number of steps in `evaluate.steps`."""
     sampler = _class("samplers", recipe.sampler)
-    if wrong := [str(steps) for steps in recipe.evaluate.steps if not sampler.takes(steps)]:
+    if unsupported := [str(steps) for steps in recipe.evaluate.steps if not sampler.takes(steps)]:
         only = sampler.only_steps
         yield (
             "evaluate.steps",
-            f"sampler '{recipe.sampler.type}' takes {only} step{'s' * (only > 1)}, not {', '.join(wrong)}; "
+            f"sampler '{recipe.sampler.type}' takes {only} step{'s' * (only > 1)}, not {', '.join(unsupported)}; "
             f"set evaluate.steps to [{only}]",
         )
 
 
-def check_adapters(recipe: Recipe) -> Found:
-    """Adapters go into the roles that ask for them."""
+def check_adapters(recipe: Recipe) -> Complaints:
+    """Adapters need a role that takes them."""
     if any(role.adapters for role in _objective(recipe).roles.values()):
         return
     for section in ("noise_input", "step_input"):
@@ -91,8 +94,8 @@ def check_adapters(recipe: Recipe) -> Found:
             yield section, f"objective '{recipe.objective.type}' has no role that takes it; remove this section"
 
 
-def check_labels(recipe: Recipe) -> Found:
-    """Networks that are told labels need data that have them."""
+def check_labels(recipe: Recipe) -> Complaints:
+    """Networks that are conditioned on labels need labelled data."""
     if recipe.label_input and not _class("datasets", recipe.data).labelled:
         fitting = [entry.name for entry in registry("datasets").entries() if entry.cls.labelled]
         yield (
@@ -102,15 +105,15 @@ def check_labels(recipe: Recipe) -> Found:
         )
 
 
-def check_batch(recipe: Recipe) -> Found:
-    """Micro-batches are of one size."""
+def check_batch(recipe: Recipe) -> Complaints:
+    """Micro-batches have equal sizes."""
     size, parts = recipe.train.batch_size, recipe.train.accumulate
     if size % parts:
         yield "train.batch_size", f"{size} cannot be split into {parts} equal micro-batches (train.accumulate)"
 
 
-def check_trained_roles(recipe: Recipe) -> Found:
-    """`optim.roles` and `start_from` name roles that are trained."""
+def check_trained_roles(recipe: Recipe) -> Complaints:
+    """`optim.roles` and `start_from` name trained roles."""
     trained = [name for name, role in _objective(recipe).roles.items() if role.trained]
     for key, names in (("optim.roles", recipe.optim.roles), ("start_from", recipe.start_from)):
         for name in [name for name in names if name not in trained]:
@@ -121,14 +124,14 @@ def check_trained_roles(recipe: Recipe) -> Found:
             )
 
 
-def check_components(recipe: Recipe) -> Found:
-    """What the settings of each component check themselves, after what is asked of every sampler."""
+def check_components(recipe: Recipe) -> Complaints:
+    """Each component's own `check_recipe`, and the check that a sampler of masks gets a process with masks."""
     for key, config in component_configs(recipe):
         for below, message in [*_needs_masks(config, recipe), *config.check_recipe(recipe)]:
             yield ".".join(filter(None, [dotted(key), below])), message
 
 
-CHECKS: tuple[Callable[[Recipe], Found], ...] = (
+CHECKS: tuple[Callable[[Recipe], Complaints], ...] = (
     check_teacher,
     check_spaces,
     check_sampler,
@@ -143,12 +146,12 @@ CHECKS: tuple[Callable[[Recipe], Found], ...] = (
 
 
 def check_recipe(recipe: Recipe) -> list[tuple[str, str]]:
-    """Everything that the checks find, as (dotted key, message)."""
-    return [found for check in CHECKS for found in check(recipe)]
+    """All reasons why a recipe cannot run, as (dotted key, message)."""
+    return [complaint for check in CHECKS for complaint in check(recipe)]
 
 
 def component_configs(value: Any, key: Key = ()) -> Iterator[tuple[Key, ComponentConfig]]:
-    """Every component's config within a section, however deeply nested, with its key."""
+    """Every component config within a section, at any depth, with its key."""
     if isinstance(value, ComponentConfig):
         yield key, value
     below: Iterable[tuple[str | int, Any]] = ()
@@ -168,8 +171,8 @@ def _objective(recipe: Recipe) -> Any:
     return _class("objectives", recipe.objective)
 
 
-def _needs_masks(config: ComponentConfig, recipe: Recipe) -> Found:
-    """Samplers that fill in masks need a process that has them; no other component is asked."""
+def _needs_masks(config: ComponentConfig, recipe: Recipe) -> Complaints:
+    """A sampler that fills in masks needs a process with masks; nothing for other components."""
     samplers = (entry.cls for entry in registry("samplers").entries())
     sampler = next((cls for cls in samplers if cls.Config is type(config)), None)
     if sampler and sampler.masks_only and not _class("processes", recipe.process).carry_over:
