@@ -25,7 +25,7 @@ from fewstep.likelihood.references import DenoiserReference
 from fewstep.metrics.text.gradient_moment import gradient_moments
 from fewstep.metrics.text.sample_entropy import row_entropy
 from fewstep.runs.environment import describe_environment
-from fewstep.runs.models import TrainedModel, load_model
+from fewstep.runs.models import TrainedModel, open_model
 from fewstep.runtime.progress import Narrator
 from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.draw import draw
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100, help="of data against data")
     parser.add_argument("--out", type=Path, required=True, help="Markdown file to write; the picture goes beside it")
     asked = parser.parse_args()
-    reference, generator = load_model(asked.reference), load_model(asked.generator)
+    reference, generator = open_model(asked.reference), open_model(asked.generator)
     bench = Bench(reference, asked.rows)
     rows = [bench.row(case, make()) for case, make in cases(bench, generator, reference)]
     text = table(rows, bench.calibration(asked.repeats), asked.repeats, asked)

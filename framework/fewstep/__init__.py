@@ -61,7 +61,7 @@ _PUBLIC = {
     "WalkConfig": "fewstep.samplers.walk",
     "WalkSampler": "fewstep.samplers.walk",
     "build_component": "fewstep.runs.models",
-    "load_model": "fewstep.runs.models",
+    "open_model": "fewstep.runs.models",
     "load_recipe": "fewstep.recipe",
     "rowwise": "fewstep.predictions.base",
 }

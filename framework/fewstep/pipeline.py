@@ -18,7 +18,7 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
 from fewstep.likelihood.bounds import Scores, score_model
-from fewstep.runs.models import TrainedModel, Weights, load_model
+from fewstep.runs.models import TrainedModel, Weights, open_model
 from fewstep.sampling.draw import average
 from fewstep.sampling.job import Job, batch_size_of, job_of
 from fewstep.sampling.labels import requested_labels
@@ -97,7 +97,7 @@ class Pipeline:
         if not path.exists() and path.name != "latest" and path.suffix != ".safetensors":
             path = _from_hub(str(path_or_hub_id), revision)
         auto = str(device) == "auto"
-        model = load_model(path, weights=weights, device="auto" if auto else "cpu")
+        model = open_model(path, weights=weights, device="auto" if auto else "cpu")
         if not auto:
             _placed(model, device)
         return cls(model, dtype)

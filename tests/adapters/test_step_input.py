@@ -15,7 +15,7 @@ from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.processes.base import PROCESSES
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 from fewstep.samplers.base import SAMPLERS
 from fewstep.training.trainer import Trainer
 
@@ -97,4 +97,4 @@ def test_one_student_is_trained_for_a_range_of_steps(tmp_path: Path) -> None:
     assert student.roles["student"].step_input.project.weight.any()  # type: ignore[union-attr]
     assert student.roles["auxiliary"].step_input.project.weight.any(), "the law that it learns is the step's"  # type: ignore[union-attr]
     assert student.roles["teacher"].step_input is None
-    assert load_model(tmp_path / "student").denoiser.step_input is not None
+    assert open_model(tmp_path / "student").denoiser.step_input is not None

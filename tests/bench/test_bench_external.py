@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import yaml
+from pydantic import create_model
 from tiny_suite import TEACHER
 
 from fewstep.bench.results.results import Results
@@ -19,7 +21,10 @@ from fewstep.bench.running.rows import plan_slots
 from fewstep.bench.running.runner import run_suite
 from fewstep.bench.suites.suite import load_suite
 from fewstep.core.errors import UserError
+from fewstep.core.references import Ref
 from fewstep.evaluation.grid_search import grid_run
+from fewstep.runtime.hashing import LocalPath
+from fewstep.samplers.base import SAMPLERS
 from fewstep.training.launch import launch
 
 Write = Callable[..., str]
@@ -193,6 +198,9 @@ def write_teacher(write_suite: Write, folder: Path) -> Path:
 def test_what_settings_name_is_looked_up_at_any_depth(tmp_path: Path) -> None:
     file = tmp_path / "f.json"
     file.write_text("{}")
-    settings = {"type": "x", "file": "not there", "guide": {"deep": {"run": str(file), "top_p": 0.9}}, "run": None}
-    assert named_digests(settings) == {str(file): contents_digest(str(file))}
-    assert named_digests({"type": "ancestral", "steps": [1]}) == {}
+    Guide = create_model("Guide", run=(Annotated[str, Ref("run")], str(file)), top_p=(float, 0.9))
+    Settings = create_model(
+        "Settings", file=(LocalPath, "not there"), guides=(list[Guide], [Guide()]), run=(str, str(file))
+    )
+    assert named_digests(Settings()) == {str(file): contents_digest(str(file))}
+    assert named_digests(SAMPLERS.parse("ancestral")) == {}

@@ -86,7 +86,8 @@ ONE_MISTAKE = {
         "8: optim.roles.studnet: objective 'denoising' trains no role 'studnet'; "
         "did you mean 'student'? trained: student"
     ),
-    BASE + "seed: ${env:SEED}\n": "7: seed: ${env:...} is understood in `path` and `run` only",
+    BASE
+    + "seed: ${env:SEED}\n": "7: seed: ${env:...} is understood in settings that name a run, a model or a file only",
     BASE + "teacher: {run: '${env:NO_SUCH_RUN}'}\n": ("7: teacher.run: environment variable 'NO_SUCH_RUN' is not set"),
 }
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from fewstep.cli.main import main
 from fewstep.data.base import DATASETS
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 
 BACKBONE = f"{{type: dit, width: {WIDTH}, depth: {DEPTH}, heads: {HEADS}, cond_width: {TOLD}}}"
 
@@ -59,7 +59,7 @@ def test_without_a_recipe_it_has_data_of_bare_ids() -> None:
     save_file(public_state(12), "duo.safetensors")
     assert run("import", "duo.safetensors", "--layout", "duo", "--length", "8", "--out", "out.safetensors") == 0
     assert run("sample", "out.safetensors", "-n", "3", "--steps", "2", "--out", "samples") == 0
-    model = load_model("out.safetensors", device="cpu")
+    model = open_model("out.safetensors", device="cpu")
     assert model.recipe.process.type == "uniform"
     assert (model.dataset.spec.vocab_size, model.dataset.spec.length, len(model.dataset)) == (12, 8, 0)
 

@@ -16,7 +16,7 @@ from fewstep.convert.importing import Imported, ImportRequest, import_checkpoint
 from fewstep.convert.layouts import LAYOUTS, from_public, to_public
 from fewstep.core.errors import OperationError, UserError
 from fewstep.denoisers.network import NetworkDenoiser
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 
 V, L = 11, 9
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -29,7 +29,7 @@ def imported(folder: Path, state: dict[str, Tensor], layout: str, **options: Any
 
 
 def denoiser(found: Imported) -> NetworkDenoiser:
-    return load_model(found.file, device="cpu").denoiser
+    return open_model(found.file, device="cpu").denoiser
 
 
 def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from fewstep.recipe import dump_recipe, load_run_recipe, parse_recipe
 from fewstep.recipe.yaml_loader import dump_yaml
 from fewstep.runs.checkpoint import list_checkpoints
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import build_component, load_model
+from fewstep.runs.models import build_component, open_model
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.sheets import nearest_training
@@ -347,7 +347,7 @@ def test_masked_codes_cover_all_of_their_pixels(tokenizer: Path) -> None:
 
 def test_an_export_shows_samples_without_the_runs(tokenizer: Path, tmp_path: Path) -> None:
     run = train(tokenizer, tmp_path / "teacher")
-    before = load_model(run, device="cpu")
+    before = open_model(run, device="cpu")
     expected = Pipeline(before).sample(4, steps=2, seed=3)
     folder = export_run(str(run), str(tmp_path / "out"))
     shutil.rmtree(run)

@@ -16,7 +16,7 @@ from fewstep.core.errors import RecipeError, UserError
 from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.recipe import parse_recipe
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 from fewstep.runtime.progress import Narrator
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
@@ -47,7 +47,7 @@ def test_a_student_with_noise_input_is_repeatable_too(train: Train, tmp_path: Pa
 def test_a_run_of_the_cpu_is_sampled_there_beside_a_gpu(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train("smoke-teacher", "run", "train.device=cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert load_model(run.path).denoiser.device.type == "cpu"
+    assert open_model(run.path).denoiser.device.type == "cpu"
 
 
 def test_weights_and_sampler_settings_matter(train: Train, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_evaluation_counts_and_keeps_rows(train: Train) -> None:
 def test_rows_tell_the_complete_sampler_and_other_samplers_have_rows_of_their_own(train: Train) -> None:
     run = train("smoke-teacher", "run")
     (plain,) = evaluate_run(str(run.path), steps=[9], samples=40)
-    assert plain["sampler"] == load_model(run.path).recipe.sampler.model_dump(mode="json")
+    assert plain["sampler"] == open_model(run.path).recipe.sampler.model_dump(mode="json")
     (cached,) = evaluate_run(str(run.path), steps=[9], samples=40, sampler="{type: cached_ancestral, greedy_tail: 1}")
     assert (cached["sampler"]["type"], cached["sampler"]["greedy_tail"]) == ("cached_ancestral", 1)
     assert cached["nfe"] < 9
@@ -117,8 +117,8 @@ def test_the_export_carries_its_recipe(train: Train) -> None:
     with safe_open(run.export, framework="pt") as file:
         metadata = file.metadata()
         names = set(file.keys())
-    assert parse_recipe(metadata["recipe"]) == load_model(run.path).recipe
-    assert names == set(dict(load_model(run.path).denoiser.named_parameters()))
+    assert parse_recipe(metadata["recipe"]) == open_model(run.path).recipe
+    assert names == set(dict(open_model(run.path).denoiser.named_parameters()))
 
 
 def test_long_jobs_say_how_far_they_are(capsys: pytest.CaptureFixture[str]) -> None:

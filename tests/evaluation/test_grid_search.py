@@ -13,7 +13,7 @@ import torch
 from fewstep.cli.main import main
 from fewstep.grids.files import read_grid_file
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.draw import draw
 
@@ -42,7 +42,7 @@ def test_a_run_is_measured_and_sampled(
     assert (grid.step, grid.costs.samples, grid.costs.evaluations) == (20, 32, 8)
     assert all(walk.cost <= walk.linear + 1e-6 for walk in grid.walks.values())
 
-    model = load_model(run.path)
+    model = open_model(run.path)
     tokens = []
     for config in ("linear", {"type": "measured", "file": str(file)}):
         sampler = SAMPLERS.build({"type": "ancestral", "grid": config})

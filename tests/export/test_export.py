@@ -25,7 +25,7 @@ from fewstep.export.write import export_run
 from fewstep.recipe import load_recipe
 from fewstep.runs.exported import CONFIG, WEIGHTS, Exported
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.training.launch import fit
@@ -116,7 +116,7 @@ def test_exports_draw_the_same_in_a_process_without_the_run_and_the_data(tmp_pat
         export_run(str(run.path), str(away / name))
         request = SampleRequest(5, steps=case.steps, seed=3, out=str(tmp_path / "drawn" / name))
         drawn = load_file(sample_run(str(run.path), request).parent / "samples.safetensors")
-        texts = load_model(run.path, device="cpu").dataset.to_text(drawn["tokens"])
+        texts = open_model(run.path, device="cpu").dataset.to_text(drawn["tokens"])
         labels = drawn["labels"].tolist() if "labels" in drawn else None
         shown = name in ("mnist", "classes", "chorales")
         wanted[name] = {"tokens": drawn["tokens"].tolist(), "texts": texts, "images": shown, "labels": labels}
@@ -184,13 +184,13 @@ def test_weights_and_dtype(train: Train, tmp_path: Path) -> None:
     tokens = {}
     for weights in ("ema", "raw"):
         folder = export_run(str(run.path), str(tmp_path / weights), weights=weights)  # type: ignore[arg-type]
-        theirs = load_model(run.path, weights=weights, device="cpu").denoiser.state_dict()  # type: ignore[arg-type]
-        ours = load_model(folder, device="cpu").denoiser.state_dict()
+        theirs = open_model(run.path, weights=weights, device="cpu").denoiser.state_dict()  # type: ignore[arg-type]
+        ours = open_model(folder, device="cpu").denoiser.state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         tokens[weights] = Pipeline.from_pretrained(folder).sample(20, steps=4).tokens
     assert not torch.equal(tokens["ema"], tokens["raw"])
     with pytest.raises(UserError, match="holds averaged weights only; export the run with `--weights raw`"):
-        load_model(tmp_path / "ema", weights="raw")
+        open_model(tmp_path / "ema", weights="raw")
     half = export_run(str(run.path), str(tmp_path / "half"), dtype="bfloat16")
     assert {tensor.dtype for tensor in load_file(half / WEIGHTS).values()} == {torch.bfloat16}
     pipe = Pipeline.from_pretrained(half, device="cpu", dtype="bfloat16")
@@ -214,7 +214,7 @@ def test_an_export_is_evaluated_where_its_data_are(tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"came without its training data, which this compares with, and they are not"):
         evaluate_run("out", steps=[2])
     with pytest.raises(UserError, match="came with an exported model, without the training data that this needs"):
-        len(load_model(folder).dataset)
+        len(open_model(folder).dataset)
 
 
 def test_the_card_has_what_was_measured(train: Train, tmp_path: Path) -> None:

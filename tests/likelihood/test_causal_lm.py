@@ -11,7 +11,6 @@ import torch
 from fewstep.core.errors import UserError
 from fewstep.data.synthetic.markov import Markov
 from fewstep.data.text.text import Text
-from fewstep.evaluation.score import build_metric
 from fewstep.likelihood.causal_lm import load_causal_lm
 from fewstep.metrics.base import METRICS
 
@@ -64,14 +63,14 @@ def test_metrics_take_it_by_its_folder(folder: Path, data: Text) -> None:
     config = {"reference": f"hf:{folder}", "batch_size": 7}
     values = {}
     for kind, more in (("generative_perplexity", {}), ("gradient_moment", {"batches": 4})):
-        metric = build_metric({"type": kind, **config, **more}, data)
+        metric = METRICS.build({"type": kind, **config, **more}, dataset=data)
         metric.update(data.train[:40])
         values.update(metric.compute())
     assert 100 < values["gen_ppl"] < 1000, "near uniform over 300 pieces, untrained"
     assert "gen_entropy" in values
     assert math.isfinite(values["gradient_moment"])
     shuffled = data.train[:40].gather(1, torch.rand(40, 32, generator=torch.Generator().manual_seed(0)).argsort(1))
-    metric = build_metric({"type": "gradient_moment", "batches": 4, **config}, data)
+    metric = METRICS.build({"type": "gradient_moment", "batches": 4, **config}, dataset=data)
     metric.update(shuffled)
     found = metric.compute()
     assert found["gradient_moment"] > values["gradient_moment"] + 5 * found["gradient_moment_stderr"]
@@ -104,7 +103,7 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(name: str, message: str, da
 
 
 def test_a_text_of_one_token_has_nothing_to_score(folder: Path, data: Text) -> None:
-    metric = build_metric({"type": "generative_perplexity", "reference": f"hf:{folder}", "reads": "ids"}, data)
+    metric = METRICS.build({"type": "generative_perplexity", "reference": f"hf:{folder}", "reads": "ids"}, dataset=data)
     metric.update(data.train[:4, :1])
     with pytest.raises(UserError, match="no token to score"):
         metric.compute()

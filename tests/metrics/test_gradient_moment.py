@@ -18,7 +18,7 @@ from fewstep.evaluation.score import score
 from fewstep.likelihood.autoregressive import token_nll
 from fewstep.likelihood.references import DenoiserReference
 from fewstep.metrics.base import METRICS
-from fewstep.metrics.text.gradient_moment import batch_gradient, gradient_moments, layer_scales
+from fewstep.metrics.text.gradient_moment import GradientMoment, batch_gradient, gradient_moments, layer_scales
 from fewstep.metrics.text.moments import GradientMoments
 
 L = 4
@@ -165,7 +165,7 @@ def test_samples_of_the_reference_are_warned_of(
     small: Markov, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     same, other = model(length=L), model(length=L, width=8)
-    monkeypatch.setattr("fewstep.evaluation.score.load_model", lambda path: _Loaded(model(length=L), small))
+    monkeypatch.setattr(GradientMoment, "open_model", lambda *_, **__: _Opened(model(length=L), small))
     wanted = [{"type": "gradient_moment", "reference": "runs/ar", "batches": 4}]
     score(small.train[:40], small, wanted, drawn_from=other)
     score(small.train[:40], small, wanted)
@@ -174,6 +174,6 @@ def test_samples_of_the_reference_are_warned_of(
     assert "warning: gradient_moment: the samples are those of its reference 'runs/ar'" in capsys.readouterr().err
 
 
-class _Loaded:
-    def __init__(self, denoiser: NetworkDenoiser, dataset: Markov) -> None:
-        self.denoiser, self.dataset = denoiser, dataset
+class _Opened:
+    def __init__(self, network: NetworkDenoiser, dataset: Markov) -> None:
+        self.network, self.dataset = network, dataset

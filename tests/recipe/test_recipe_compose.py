@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field
 
+from fewstep.core.component import Strict
 from fewstep.core.errors import RecipeError
+from fewstep.core.references import Ref
 from fewstep.recipe import compose as compose_module
+from fewstep.recipe import validate_file
 from fewstep.recipe.compose import compose, merge
 from fewstep.recipe.yaml_loader import load_value
+from fewstep.runtime.hashing import LocalPath
 
 
 def composed(path: Path, *sets: str, teacher: str | None = None) -> Any:
@@ -165,19 +170,38 @@ def test_teacher_fills_its_key_and_keeps_the_others(tmp_path: Path) -> None:
     assert composed(write(tmp_path / "none.yaml", "a: 1\n"), teacher="new") == {"a": 1, "teacher": {"run": "new"}}
 
 
+class Places(Strict):
+    """Settings of which two name something."""
+
+    file: LocalPath
+    runs: dict[str, Annotated[str, Ref("run")]] = Field({})
+    name: str = "n"
+    count: int = 1
+
+
 def test_environment_variables_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLACE", "/data")
-    text = "data: {path: '${env:PLACE}/a.txt'}\nteacher: {run: '${env:PLACE}'}\nl: [{path: '${env:PLACE}'}]\n"
-    result = composed(write(tmp_path / "top.yaml", text))
-    assert result == {"data": {"path": "/data/a.txt"}, "teacher": {"run": "/data"}, "l": [{"path": "/data"}]}
+    text = "file: '${env:PLACE}/a.txt'\nruns: {a: '${env:PLACE}'}\n"
+    assert validate_file(write(tmp_path / "top.yaml", text), Places).model_dump() == {
+        "file": "/data/a.txt",
+        "runs": {"a": "/data"},
+        "name": "n",
+        "count": 1,
+    }
 
 
 def test_environment_variables_that_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE", raising=False)
-    assert problems(write(tmp_path / "top.yaml", "a:\n  path: x/${env:NOWHERE}\nname: ${env:HOME}\n")) == [
-        "top.yaml:2: a.path: environment variable 'NOWHERE' is not set",
-        "top.yaml:3: name: ${env:...} is understood in `path` and `run` only",
-    ]
+    only = "${env:...} is understood in settings that name a run, a model or a file only"
+    for text, expected in [
+        ("file: x/${env:NOWHERE}\ncount: ${env:HOME}\n", ["1: file: environment variable 'NOWHERE' is not set"]),
+        ("file: x\ncount: ${env:HOME}\n", []),
+        ("file: x\nname: a ${env:HOME}\n", []),
+    ]:
+        with pytest.raises(RecipeError) as caught:
+            validate_file(write(tmp_path / "top.yaml", text), Places)
+        lines = [f"{tmp_path / 'top.yaml'}:{line}" for line in [*expected, f"2: {text.split()[2]} {only}"]]
+        assert str(caught.value).splitlines() == lines
 
 
 def test_plugin_files_are_relative_to_the_file_that_lists_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,8 @@ from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.runs.folder import RunDir
-from fewstep.runs.guide import guide_of
-from fewstep.runs.models import load_model
-from fewstep.samplers.base import SAMPLERS
+from fewstep.runs.models import build_component, open_model
+from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.sampling.draw import draw
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.labels import requested_labels
@@ -94,7 +93,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_it_learns_what_noised_tokens_say(runs: dict[str, Path]) -> None:
-    classifier = load_model(runs["classifier"], device="cpu").denoiser
+    classifier = open_model(runs["classifier"], device="cpu").denoiser
     assert isinstance(classifier, NetworkClassifier)
     states = torch.tensor([[4, 4], [0, 4], [4, 3], [1, 1]])
     expected = torch.tensor([1 / 2, 4 / 5, 1 / 5, 2 / 3])
@@ -106,11 +105,11 @@ def test_it_learns_what_noised_tokens_say(runs: dict[str, Path]) -> None:
 
 def test_samples_are_of_the_class_asked_for(runs: dict[str, Path]) -> None:
     """Shares of pairs under exact guidance of weight 1 and 2 are those of the class, and of the class twice."""
-    model, shares = load_model(runs["teacher"]), {}
+    model, shares = open_model(runs["teacher"]), {}
     for weight in (0.0, 1.0, 2.0):
         classifier = {"run": str(runs["classifier"]), "weight": weight, "approximate": False}
-        sampler = SAMPLERS.build({"type": "first_hitting", "classifier": classifier})
-        denoiser = guide_of(sampler, model.dataset)(model.denoiser)
+        sampler = build_component(SAMPLERS, {"type": "first_hitting", "classifier": classifier})
+        denoiser = sampler.guide(model.denoiser, model.dataset)
         labels = requested_labels("1", model.dataset, 2000)
         tokens, nfe = draw(sampler, denoiser, 2000, steps=2, seed=0, batch_size=1000, labels=labels)
         assert nfe == 2
@@ -137,7 +136,7 @@ def test_recipes_name_classifiers_and_commands_use_them(runs: dict[str, Path], t
 def test_it_starts_from_a_trained_trunk(origin: str, runs: dict[str, Path], tmp_path: Path) -> None:
     """With the head of another classifier, and one of its own where the other network predicts tokens."""
     begun = trainer(tmp_path / "run", objective="classifier", start_from={"student": str(runs[origin])})
-    ours, theirs = begun.roles["student"].state_dict(), load_model(runs[origin], device="cpu").denoiser.state_dict()
+    ours, theirs = begun.roles["student"].state_dict(), open_model(runs[origin], device="cpu").denoiser.state_dict()
     same = {
         name for name in ours if ours[name].shape == theirs[name].shape and bool((ours[name] == theirs[name]).all())
     }
@@ -147,18 +146,18 @@ def test_it_starts_from_a_trained_trunk(origin: str, runs: dict[str, Path], tmp_
 
 
 def test_what_does_not_fit_is_said(runs: dict[str, Path]) -> None:
-    dataset = load_model(runs["teacher"]).dataset
+    teacher, turned = open_model(runs["teacher"]), open_model(runs["turned"])
 
-    def guide(run: str) -> Any:
-        return guide_of(SAMPLERS.build({"type": "ancestral", "classifier": {"run": str(runs[run])}}), dataset)
+    def guided_by(run: str) -> Sampler:
+        return build_component(SAMPLERS, {"type": "ancestral", "classifier": {"run": str(runs[run])}})
 
     with pytest.raises(UserError, match="is no classifier; train one with objective classifier"):
-        guide("teacher")
-    sampler = SAMPLERS.build({"type": "ancestral", "classifier": {"run": str(runs["classifier"])}})
+        guided_by("teacher").guide(teacher.denoiser, teacher.dataset)
+    sampler = guided_by("classifier")
     with pytest.raises(ValueError, match="wrap the denoiser"):
-        sampler.sample(load_model(runs["teacher"]).denoiser, 1, steps=1, generator=None)
+        sampler.sample(teacher.denoiser, 1, steps=1, generator=None)
     with pytest.raises(UserError, match="was trained on other data"):
-        guide_of(sampler, load_model(runs["turned"]).dataset)
+        sampler.guide(turned.denoiser, turned.dataset)
     with pytest.raises(UserError, match="a classifier of noised tokens draws no samples"):
         sample_run(str(runs["classifier"]), SampleRequest(count=4, steps=2))
 

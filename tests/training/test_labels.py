@@ -20,7 +20,7 @@ from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.objectives.denoising import Denoising
 from fewstep.recipe import dump_recipe, load_recipe, parse_recipe
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.testing.objectives import _check_gradients, _check_resume
@@ -133,7 +133,7 @@ def test_guidance_exaggerates_and_its_evaluations_are_counted(teacher: Path, tmp
     drawn(teacher, tmp_path / "guided", 8, label="1", guidance=3.0)
     counts = [json.loads((tmp_path / name / "sample.json").read_text())["nfe"] for name in ("plain", "guided")]
     assert counts == [2, 4]
-    model = load_model(teacher, device="cpu")
+    model = open_model(teacher, device="cpu")
     prior = torch.full((1, 2), 3)
     rows = []
     for label in (-1, 2):

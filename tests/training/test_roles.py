@@ -13,7 +13,7 @@ from fewstep.core.errors import RecipeError, UserError
 from fewstep.recipe import load_recipe
 from fewstep.runs.checkpoint import load_checkpoint
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.training.launch import launch
@@ -60,15 +60,15 @@ def test_what_is_no_export_is_refused_in_one_sentence(train: Train, tmp_path: Pa
     run = train("smoke-teacher", "teacher")
     other = tmp_path / "other.safetensors"
     with pytest.raises(UserError, match=r"there is no file '.*other\.safetensors'"):
-        load_model(other)
+        open_model(other)
     save_file({"weight": torch.zeros(2)}, other)
     with pytest.raises(UserError, match="was not exported by fewstep: there is no recipe in it"):
-        load_model(other)
+        open_model(other)
     other.write_bytes(run.export.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"is damaged \(.*\); export it again"):
-        load_model(other)
+        open_model(other)
     with pytest.raises(UserError, match="holds averaged weights only"):
-        load_model(run.export, weights="raw")
+        open_model(run.export, weights="raw")
 
 
 def test_weights_that_lack_a_parameter_are_refused(train: Train) -> None:
@@ -81,7 +81,7 @@ def test_weights_that_lack_a_parameter_are_refused(train: Train) -> None:
         kept = {name: file.get_tensor(name) for name in file.keys() if "head.weight" not in name}  # noqa: SIM118
     save_file(kept, run.export, metadata=metadata)
     with pytest.raises(UserError, match=r"do not fit their recipe: backbone\.head\.weight is missing"):
-        load_model(run.export)
+        open_model(run.export)
 
 
 def test_a_student_smaller_than_its_teacher(train: Train, tmp_path: Path) -> None:
@@ -89,13 +89,13 @@ def test_a_student_smaller_than_its_teacher(train: Train, tmp_path: Path) -> Non
     teacher = train("smoke-teacher", "teacher")
     small = train("smoke-dmmd", "small", *KNOWLEDGE, SMALL, teacher=teacher)
     trainer = roles(tmp_path, teacher, SMALL, f"start_from.student={small.path}")
-    start = load_model(small.path).denoiser.backbone.state_dict()
+    start = open_model(small.path).denoiser.backbone.state_dict()
     assert same(trainer.roles["student"].backbone.state_dict(), start)  # type: ignore[union-attr, operator]
     full = trainer.roles["teacher"].backbone.state_dict()  # type: ignore[union-attr, operator]
     assert same(trainer.roles["auxiliary"].backbone.state_dict(), full)  # type: ignore[union-attr, operator]
     student = train("smoke-dmmd", "student", SMALL, f"start_from.student={small.path}", teacher=teacher)
-    assert not same(load_model(student.path).denoiser.backbone.state_dict(), start)
-    assert sum(p.numel() for p in load_model(student.path).denoiser.backbone.parameters()) < sum(
+    assert not same(open_model(student.path).denoiser.backbone.state_dict(), start)
+    assert sum(p.numel() for p in open_model(student.path).denoiser.backbone.parameters()) < sum(
         weight.numel() for weight in full.values()
     )
     assert sample_run(str(student.path), SampleRequest(4)).exists()
@@ -127,13 +127,13 @@ def test_only_trained_roles_start_from_a_run() -> None:
 def test_a_second_round_goes_on_with_the_noise_input_of_the_first(train: Train, tmp_path: Path) -> None:
     teacher = train("smoke-teacher", "teacher")
     first = train("smoke-dmmd", "first", teacher=teacher)
-    learned = load_model(first.path).denoiser.state_dict()
+    learned = open_model(first.path).denoiser.state_dict()
     second = roles(tmp_path, teacher, "objective.k=1", f"start_from.student={first.path}")
     assert same(second.roles["student"].state_dict(), learned)
     other = roles(tmp_path, teacher, "noise_input.channels=2", f"start_from.student={first.path}")
     assert same(
         other.roles["student"].backbone.state_dict(),  # type: ignore[union-attr, operator]
-        load_model(first.path).denoiser.backbone.state_dict(),
+        open_model(first.path).denoiser.backbone.state_dict(),
     )
 
 
@@ -143,4 +143,4 @@ def test_a_run_names_the_very_runs_that_it_began_with(
     teacher = train("smoke-teacher", "runs/smoke-teacher/one")
     monkeypatch.chdir(tmp_path)
     run = launch("smoke-dmmd", sets=["start_from.student=runs/smoke-teacher/latest"], run_dir="student")
-    assert load_model(run).recipe.start_from == {"student": str(teacher.path.absolute())}
+    assert open_model(run).recipe.start_from == {"student": str(teacher.path.absolute())}

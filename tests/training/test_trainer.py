@@ -22,7 +22,7 @@ from fewstep.objectives.dmmd import DMMD
 from fewstep.recipe import load_recipe
 from fewstep.runs.checkpoint import load_checkpoint
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 from fewstep.training.launch import fit, launch
 from fewstep.training.trainer import Trainer
 
@@ -109,7 +109,7 @@ def test_a_student_starts_as_its_teacher_and_both_roles_move(train: Train, tmp_p
     teacher = train("smoke-teacher", "teacher")
     recipe = load_recipe("smoke-dmmd", teacher=str(teacher.path)).recipe
     trainer = Trainer(recipe, RunDir.create("x", tmp_path / "student"), echo=lambda line: None)
-    start = load_model(teacher.path).denoiser.backbone.state_dict()
+    start = open_model(teacher.path).denoiser.backbone.state_dict()
     for role in ("teacher", "student", "auxiliary"):
         for name, weight in trainer.roles[role].backbone.state_dict().items():  # type: ignore[union-attr, operator]
             assert torch.equal(weight, start[name]), f"{role}: {name}"
@@ -227,9 +227,9 @@ def test_missing_runs_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(
         UserError, match="no run in 'runs/digits-teacher'; train one first: fewstep train digits-teacher"
     ):
-        load_model("runs/digits-teacher/latest")
+        open_model("runs/digits-teacher/latest")
     with pytest.raises(UserError, match="not a run folder"):
-        load_model(str(tmp_path))
+        open_model(str(tmp_path))
 
 
 def test_a_run_names_the_very_teacher_it_had(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

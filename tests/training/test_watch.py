@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import load_model
+from fewstep.runs.models import open_model
 from fewstep.training.launch import fit
 from fewstep.training.watch import disagreement
 
@@ -63,7 +63,7 @@ def test_watching_changes_nothing(teacher: Path, tmp_path: Path) -> None:
     watched, _ = distil(teacher, tmp_path / "watched", "watch.times=4")
     alone, _ = distil(teacher, tmp_path / "alone", "watch.times=0")
     assert not alone.samples.exists()
-    ours, theirs = (load_model(run.path, weights="raw").denoiser.state_dict() for run in (watched, alone))
+    ours, theirs = (open_model(run.path, weights="raw").denoiser.state_dict() for run in (watched, alone))
     for name, weight in ours.items():
         assert torch.equal(weight, theirs[name]), name
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from fewstep.core.recipe_view import RecipeView
-from fewstep.core.references import OpenedModel, Opener
+from fewstep.core.references import OpenedModel, Opener, Refuses
 
 # Pydantic's words for Python programmers, and ours for people who write YAML.
 _PREAMBLE = re.compile("^(Value error, |Input |String |Tuple )")
@@ -102,24 +102,35 @@ class Component:
     config: ComponentConfig
     opener: Opener | None = None
     """What opens models that settings name; `Registry.build` sets it before the constructor runs."""
+    opened: Mapping[str, OpenedModel] = {}
+    """Models that were opened so far, by the dotted key of their setting."""
 
     def __init__(self, config: ComponentConfig | None = None) -> None:
         self.config = type(self).Config() if config is None else config  # type: ignore[call-arg]
 
     def open_model(
-        self, key: str, *, dataset: Any = None, refuses: Callable[[RecipeView], str | None] | None = None
+        self,
+        key: str,
+        *,
+        device: str = "cpu",
+        dataset: Any = None,
+        refuses: Refuses = None,
     ) -> OpenedModel:
-        """The model that a setting names (`Annotated[str, Ref("run")]`), on the CPU.
+        """The model that a setting names (`Annotated[str, Ref("run")]`).
 
         Args:
             key: the setting, dotted below this component's section ("reward.run").
-            dataset: data that the model's network is built for, if they are in memory; else those of its recipe.
-            refuses: why a model of that recipe will not do ("is no classifier"), or None; asked before its network is
-                built.
+            device: "auto" is a GPU where there is one, unless the model was trained on the CPU by its recipe.
+            dataset: data that the model's network is built for, if they are in memory; else those of its recipe. A
+                model is opened once, so that later calls return the first one.
+            refuses: asked before its network is built.
 
         Raises:
             UserError: there is no such model, or `refuses` gives a reason.
             UnfitModelError: its weights do not fit `dataset`.
         """
-        assert self.opener is not None, f"'{self.config.type}' names a model: build it with fewstep.build_component"
-        return self.opener(self.config, key, dataset=dataset, refuses=refuses)
+        if key not in self.opened:
+            assert self.opener is not None, f"'{self.config.type}' names a model: build it with fewstep.build_component"
+            model = self.opener(self.config, key, device=device, dataset=dataset, refuses=refuses)
+            self.opened = {**self.opened, key: model}
+        return self.opened[key]

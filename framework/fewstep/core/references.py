@@ -1,20 +1,29 @@
 """Settings that name a model or a file: `Annotated[str, Ref("run")]`.
 
-`references` walks a section once and finds them all, those of plugins too. Export, resume, digests and the opening of
-models go by it, so that none of them knows a setting by its spelling.
+`references` walks a section once and finds them all, those of plugins too. Export, resume, digests, `${env:NAME}` and
+the opening of models go by it, so that none of them knows a setting by its spelling.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from fewstep.core.recipe_view import RecipeView
+
+Kind = Literal["run", "model", "file"]
+Refuses = Callable[[RecipeView], str | None] | None
+"""Why a model of a recipe will not do, as a phrase that follows its name ("is no classifier"), or None if it will."""
+ENVIRONMENT = re.compile(r"\$\{env:([^}]*)\}")
+"""`${env:NAME}`, which references alone may hold."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +31,20 @@ class Ref:
     """Marks a setting that names something outside of the recipe.
 
     Args:
-        kind: "run" names a model: a run folder, an exported folder or an exported file. "file" names a file or folder.
+        kind: "run" names a run folder, an exported folder or an exported file. "model" names one of these, in a suite
+            also one of its cases, or a Hugging Face model (hf:NAME). "file" names a file or folder.
         role: which network of the model is meant.
         weights: which of the student's weights are meant, where `weights_key` names no setting.
         weights_key: the setting beside this one that says which.
     """
 
-    kind: Literal["run", "file"] = "run"
+    kind: Kind = "run"
     role: str = "student"
     weights: Literal["ema", "raw"] = "ema"
     weights_key: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_from_environment, handler(source))
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Reference:
 
     key: str
     value: str
-    kind: Literal["run", "file"]
+    kind: Kind
     role: str
     weights: Literal["ema", "raw"]
 
@@ -80,14 +93,35 @@ class OpenedModel(Protocol):
     def dataset(self) -> Any:
         """The data that it was trained on, or what shows samples of them."""
 
+    @property
+    def digest(self) -> str:
+        """First 16 digits of the SHA-256 of the network's weights."""
+
 
 class Opener(Protocol):
     """Opens the model that a setting of a component names."""
 
     def __call__(
-        self, config: BaseModel, key: str, *, dataset: Any = None, refuses: Callable[[RecipeView], str | None] | None
+        self,
+        config: BaseModel,
+        key: str,
+        *,
+        device: str,
+        dataset: Any,
+        refuses: Refuses,
     ) -> OpenedModel:
         """See `Component.open_model`."""
+
+
+def _from_environment(value: Any) -> Any:
+    """The setting with environment variables in the place of `${env:NAME}`."""
+    if not isinstance(value, str):
+        return value
+    missing = [name for name in ENVIRONMENT.findall(value) if name not in os.environ]
+    if missing:
+        text = f"environment variable '{missing[0]}' is not set"
+        raise PydanticCustomError("environment", "{text}", {"text": text})
+    return ENVIRONMENT.sub(lambda match: os.environ[match[1]], value)
 
 
 def _walk(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str, Ref, BaseModel]]:

@@ -17,8 +17,7 @@ from fewstep.evaluation.score import judge, score
 from fewstep.metrics.base import DrawnFrom, MetricConfig, ToScore
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import with_sampler
-from fewstep.runs.guide import guide_of
-from fewstep.runs.models import load_model, with_data
+from fewstep.runs.models import build_component, open_model, with_data
 from fewstep.runtime.progress import Narrator
 from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.draw import draw
@@ -44,7 +43,7 @@ def evaluate_run(
     Raises:
         UserError: no such run, a recipe that names no metrics, or a sampler that does not fit it.
     """
-    model = load_model(run)
+    model = open_model(run)
     section, objective = model.recipe.evaluate, model.recipe.objective.type
     if not OBJECTIVES.get(objective).cls.roles["student"].draws:
         raise UserError(f"'{run}' draws no samples to score: objective '{objective}' trains no network for that")
@@ -53,9 +52,9 @@ def evaluate_run(
     _check_here(section.metrics, DATASETS.get(model.recipe.data.type).cls)
     steps, dataset = steps or section.steps, with_data(model)
     config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
-    model = load_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
-    built = SAMPLERS.build(config)
-    denoiser = guide_of(built, dataset)(model.denoiser)
+    model = open_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
+    built = build_component(SAMPLERS, config)
+    denoiser = built.guide(model.denoiser, dataset)
     wanted, precision = samples or section.samples, section.precision
     labels = labels_like_data(denoiser, dataset, wanted, seed)
     asked = model.recipe.model_copy(update={"sampler": config})

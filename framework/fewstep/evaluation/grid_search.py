@@ -12,7 +12,7 @@ from fewstep.grids.base import GRIDS
 from fewstep.grids.files import Costs, GridFile, Walk, write_grid_file
 from fewstep.grids.search import cheapest_paths, path_cost
 from fewstep.likelihood.step_costs import Posterior, StepCosts
-from fewstep.runs.models import TrainedModel, Weights, load_model, with_data
+from fewstep.runs.models import TrainedModel, Weights, open_model, with_data
 from fewstep.runtime.progress import Narrator, Progress
 
 
@@ -37,7 +37,7 @@ def grid_run(
     """
     if max(steps) > times:
         raise UserError(f"a walk of {max(steps)} steps needs as many fine ones, and there are {times}; raise --times")
-    model = load_model(run, weights=weights)
+    model = open_model(run, weights=weights)
     if model.denoiser.block_size is not None:
         raise UserError(f"run '{model.path}' goes block by block; grids are measured for models of whole samples")
     data, labels = _data(model, samples)

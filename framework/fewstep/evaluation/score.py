@@ -10,14 +10,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fewstep.core.errors import UserError
 from fewstep.core.registry import Raw
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
-from fewstep.likelihood.causal_lm import PREFIX, load_causal_lm
-from fewstep.metrics.base import METRICS, DrawnFrom, Metric, ModelMetric, ToScore
-from fewstep.metrics.reference import ReferenceConfig, ReferenceMetric
-from fewstep.runs.models import load_model
+from fewstep.metrics.base import METRICS, DrawnFrom, ModelMetric, ToScore
+from fewstep.metrics.reference import ReferenceMetric
+from fewstep.runs.models import build_component
 
 
 def score(
@@ -39,7 +37,7 @@ def score(
     for config in metrics:
         if _of_models(config):
             continue
-        metric = build_metric(config, dataset)
+        metric = build_component(METRICS, config, dataset=dataset)
         if isinstance(metric, ReferenceMetric) and drawn_from is not None:
             metric.warn_of(drawn_from)
         metric.update_labelled(samples, labels)
@@ -51,7 +49,7 @@ def judge(model: DrawnFrom, dataset: Dataset, metrics: Sequence[Raw]) -> dict[st
     """Values of those `metrics` that judge the model itself; which of them cannot say so on standard error."""
     values: dict[str, float] = {}
     for config in filter(_of_models, metrics):
-        metric = build_metric(config, dataset)
+        metric = build_component(METRICS, config, dataset=dataset)
         assert isinstance(metric, ModelMetric)
         if reason := metric.config.refuses(ToScore(type(dataset), model=model)):
             print(f"note: {metric.config.type} is left out: {reason}", file=sys.stderr, flush=True)
@@ -63,22 +61,3 @@ def judge(model: DrawnFrom, dataset: Dataset, metrics: Sequence[Raw]) -> dict[st
 
 def _of_models(config: Raw) -> bool:
     return METRICS.get(METRICS.parse(config).type).cls.of_models
-
-
-def build_metric(config: Raw, dataset: Dataset) -> Metric:
-    """A metric, with its reference model if it has one.
-
-    Raises:
-        UserError: the reference cannot be loaded, knows other data, or is of the wrong kind.
-    """
-    parsed = METRICS.parse(config)
-    if not isinstance(parsed, ReferenceConfig):
-        return METRICS.build(parsed, dataset=dataset)
-    path = parsed.reference
-    if path.startswith(PREFIX):
-        reference = load_causal_lm(path, dataset, reads=parsed.reads)
-        return METRICS.build(parsed, dataset=dataset, reference=reference)
-    model = load_model(path)
-    if model.dataset.fingerprint != dataset.fingerprint:
-        raise UserError(f"{parsed.type}: the reference '{path}' was trained on other data; train it on these")
-    return METRICS.build(parsed, dataset=dataset, reference=model.denoiser)

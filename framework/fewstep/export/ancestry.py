@@ -7,11 +7,9 @@ from pathlib import Path
 from torch import Tensor
 
 from fewstep.core.errors import FewstepError
-from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe, TeacherSection
-from fewstep.runs.checkpoint import import_weights, load_checkpoint
-from fewstep.runs.exported import Ancestor, Exported, is_exported
-from fewstep.runs.folder import RunDir
+from fewstep.runs.exported import Ancestor
+from fewstep.runs.models import find_model
 from fewstep.runtime.digest import digest
 
 
@@ -38,34 +36,16 @@ def state_digest(state: dict[str, Tensor]) -> str:
 
 def _read(section: TeacherSection) -> tuple[Ancestor, Recipe | tuple[Ancestor, ...]]:
     """A teacher, and its recipe or what is known of those before it."""
-    path = Path(section.run)
-    if is_exported(path):
-        told = Exported(path)
-        ancestor = _ancestor(told.recipe(), told.config.step, told.config.weights, told.config.weights_digest)
-        return ancestor, told.config.teachers
-    if path.suffix == ".safetensors":
-        state, metadata = import_weights(path)
-        recipe, step = parse_recipe(metadata["recipe"], source=str(path)), int(metadata["step"])
-    else:
-        run = RunDir.open(path)
-        checkpoint = run.last_checkpoint()
-        if checkpoint is None:
-            raise KeyError(section.run)
-        recipe, step = load_run_recipe(run.resolved), int(checkpoint.name.removeprefix("step-"))
-        state = load_checkpoint(checkpoint, "ema/weights" if section.weights == "ema" else "roles/student")
-    return _ancestor(recipe, step, section.weights, state_digest(state)), recipe
-
-
-def _ancestor(recipe: Recipe, step: int, weights: str, found: str) -> Ancestor:
-    return Ancestor.model_validate(
-        {
-            "name": recipe.name,
-            "objective": recipe.objective.type,
-            "step": step,
-            "weights": weights,
-            "weights_digest": found,
-        }
+    found = find_model(section.run, weights=section.weights)
+    known = found.exported.config if found.exported else None
+    ancestor = Ancestor(
+        name=found.recipe.name,
+        objective=found.recipe.objective.type,
+        step=found.step,
+        weights=found.weights,
+        weights_digest=known.weights_digest if known else state_digest(found.state),
     )
+    return ancestor, known.teachers if known else found.recipe
 
 
 def _called(run: str) -> str:

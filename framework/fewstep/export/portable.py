@@ -2,55 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fewstep.core.errors import UserError
+from fewstep.core.references import Reference, references
 from fewstep.recipe.models import Recipe
 
 
-@dataclass
+@dataclass(frozen=True)
 class Portable:
     """The recipe as plain data, and what it takes along.
 
     Args:
-        networks: runs that the sampler asks, and which of their roles, by key of the recipe.
-        files: files that the sampler reads, by key of the recipe.
+        recipe: what goes into the exported folder.
+        networks: models that the sampler asks.
+        files: files that the sampler reads.
         needs: names of Python files that are plugins of it; they stay behind.
+
+    Keys of `networks` and `files` are those of the recipe.
     """
 
     recipe: dict[str, Any]
-    networks: dict[str, tuple[str, str]]
-    files: dict[str, Path] = field(default_factory=dict)
+    networks: tuple[Reference, ...]
+    files: tuple[Reference, ...]
     needs: tuple[str, ...] = ()
 
 
-def portable(recipe: Recipe, networks: dict[str, tuple[str, str]]) -> Portable:
-    """The recipe to export; `networks` as `networks_named` tells them of its sampler.
+def portable(recipe: Recipe, role: str = "student") -> Portable:
+    """The recipe to export; networks other than the student sample nothing, and take no networks along.
 
     Raises:
-        UserError: the sampler names a folder that cannot be taken along.
+        UserError: the sampler names a file that is not there.
     """
     content: dict[str, Any] = recipe.model_dump(mode="json")
     code = [name for name in content["plugins"] if name.endswith(".py")]
     content["plugins"] = [name for name in content["plugins"] if name not in code]
-    found = Portable(content, {f"sampler.{key}": named for key, named in networks.items()})
-    found.needs = tuple(Path(name).name for name in code)
-    found.files = dict(_files(content["sampler"], "sampler", skip=set(found.networks)))
-    found.recipe = strip_absolute_paths(content)
-    return found
-
-
-def _files(value: Any, key: str, skip: set[str]) -> list[tuple[str, Path]]:
-    """Absolute paths of existing files in a section, by dotted key; settings that name files are made absolute."""
-    if isinstance(value, dict):
-        return [found for name, below in value.items() for found in _files(below, f"{key}.{name}", skip)]
-    if key in skip or not isinstance(value, str) or not Path(value).is_absolute():
-        return []
-    if not Path(value).is_file():
-        raise UserError(f"{key}: no file '{value}', which samples need, so that the model cannot be exported")
-    return [(key, Path(value))]
+    named = [found for found in references(recipe) if found.key.startswith("sampler.")]
+    files = tuple(found for found in named if found.kind == "file")
+    for found in files:
+        if not Path(found.value).is_file():
+            raise UserError(
+                f"{found.key}: no file '{found.value}', which samples need, so that the model cannot be exported"
+            )
+    networks = tuple(found for found in named if found.kind == "run") if role == "student" else ()
+    return Portable(strip_absolute_paths(content), networks, files, tuple(Path(name).name for name in code))
 
 
 def strip_absolute_paths(value: Any) -> Any:

@@ -25,9 +25,19 @@ from fewstep.recipe.yaml_loader import dump_yaml
 from fewstep.runs.build import usual_steps
 from fewstep.runs.checkpoint import EXPORT_FORMAT, export_weights
 from fewstep.runs.environment import describe_environment
-from fewstep.runs.exported import CARD, CONFIG, DATA, LABELS, WEIGHTS, ExportConfig, Exported, ExportedData, is_exported
-from fewstep.runs.guide import guide_of, networks_named
-from fewstep.runs.models import TrainedModel, Weights, load_model, load_role
+from fewstep.runs.exported import (
+    CARD,
+    CONFIG,
+    DATA,
+    LABELS,
+    WEIGHTS,
+    ExportConfig,
+    Exported,
+    ExportedData,
+    is_exported,
+    put,
+)
+from fewstep.runs.models import TrainedModel, Weights, build_component, open_model
 from fewstep.runtime.files import flush
 from fewstep.runtime.hashing import sha256
 from fewstep.samplers.base import SAMPLERS
@@ -50,11 +60,12 @@ def export_run(run: str, out: str | None = None, *, weights: Weights = "ema", dt
     """
     if is_exported(run):
         raise UserError(f"'{run}' is an exported model already; name the run that it came from")
-    model = load_model(run, weights=weights, device="cpu")
+    model = open_model(run, weights=weights, device="cpu")
     path = Path(out) if out else model.run.export.parent / model.recipe.name
-    guide_of(SAMPLERS.build(model.recipe.sampler), model.dataset)(model.denoiser)  # what the sampler asks is there
+    sampler = build_component(SAMPLERS, model.recipe.sampler)
+    sampler.guide(model.denoiser, model.dataset)  # what the sampler asks is there
     with _beside(path) as folder:
-        _write(folder, model, "student", dtype)
+        _write(folder, model, dtype)
         Exported(folder).recipe()
     return path
 
@@ -81,25 +92,24 @@ def _beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(folder: Path, model: TrainedModel, role: str, dtype: Dtype) -> None:
+def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
     """Fill an empty folder with one network and all that it needs."""
-    sampler = networks_named(model.recipe.sampler) if role == "student" else {}
-    found = portable(model.recipe, sampler)
+    found = portable(model.recipe, model.role)
     beside = _write_beside(folder, found, dtype)
-    state = {name: tensor.detach() for name, tensor in model.denoiser.state_dict().items()}
+    state = {name: tensor.detach() for name, tensor in model.network.state_dict().items()}
     if model.weights == "ema":  # as a run's own export: parameters alone
-        state = {name: state[name] for name, _ in model.denoiser.named_parameters()}
+        state = {name: state[name] for name, _ in model.network.named_parameters()}
     metadata = {"recipe": dump_yaml(found.recipe), "step": str(model.step), "format": EXPORT_FORMAT}
     export_weights(folder / WEIGHTS, _rounded(state, getattr(torch, dtype)), metadata)
     data = _write_data(folder, model.dataset)
     files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
     config = ExportConfig(
         name=model.recipe.name,
-        role=role,
+        role=model.role,
         weights=model.weights,
         dtype=dtype,
         step=model.step,
-        parameters=sum(p.numel() for p in model.denoiser.parameters()),
+        parameters=sum(p.numel() for p in model.network.parameters()),
         weights_digest=state_digest(state),
         data=data,
         steps=usual_steps(model.recipe),
@@ -118,27 +128,24 @@ def _write(folder: Path, model: TrainedModel, role: str, dtype: Dtype) -> None:
 
 def _write_beside(folder: Path, found: Portable, dtype: Dtype) -> dict[str, str]:
     """Networks and files that the sampler names; returns where they are by key of the recipe."""
-    beside = {}
-    for key, (run, role) in found.networks.items():
-        name = key.split(".")[-2]
+    beside: dict[str, str] = {}
+    for named in found.networks:
+        beside[named.key] = name = _place(named.key, beside)
         (folder / name).mkdir()
-        network = load_model(run, device="cpu") if role == "student" else load_role(run, role)
-        _write(folder / name, network, role, dtype)
-        beside[key] = name
-        _put_name(found.recipe, key, name)
-    for key, file in found.files.items():
-        name = f"{key.split('.')[-2]}{file.suffix}"
-        shutil.copy(file, folder / name)
-        beside[key] = name
-        _put_name(found.recipe, key, name)
+        _write(folder / name, open_model(named.value, named.role, named.weights, device="cpu"), dtype)
+    for named in found.files:
+        beside[named.key] = name = _place(named.key, beside, Path(named.value).suffix)
+        shutil.copy(named.value, folder / name)
+    for key, name in beside.items():
+        put(found.recipe, key, name)
     return beside
 
 
-def _put_name(content: dict[str, Any], key: str, name: str) -> None:
-    *above, last = key.split(".")
-    for step in above:
-        content = content[step]
-    content[last] = name
+def _place(key: str, taken: dict[str, str], suffix: str = "") -> str:
+    """The name of what a setting names: that of its section, such as classifier for sampler.classifier.run."""
+    steps = key.split(".")[1:]
+    name = (steps[-2] if len(steps) > 1 else steps[0]) + suffix
+    return name if name not in taken.values() else "-".join(steps) + suffix
 
 
 def _write_data(folder: Path, dataset: Dataset) -> ExportedData:

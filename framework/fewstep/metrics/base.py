@@ -16,6 +16,7 @@ from fewstep.core.recipe_view import RecipeView
 from fewstep.core.registry import Registry
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.network import NetworkDenoiser
 
 if TYPE_CHECKING:
     from fewstep.recipe.models import Recipe
@@ -80,6 +81,23 @@ class Metric(Component, ABC):
         if reason := self.config.refuses(ToScore(type(dataset), here=True)):
             raise UserError(f"{self.config.type}: {reason}")
         self.dataset = dataset
+
+    def network(self, key: str) -> NetworkDenoiser:
+        """The network that a setting names (`Annotated[str, Ref("run")]`), for the same data.
+
+        Args:
+            key: the setting, dotted below the metric's section.
+
+        Raises:
+            UserError: there is none, or it was trained on other data.
+        """
+        model = self.open_model(key, device="auto")
+        if model.dataset.fingerprint != self.dataset.fingerprint:
+            raise UserError(
+                f"{self.config.type}: the {key} '{model.path}' was trained on other data; train it on these"
+            )
+        network: NetworkDenoiser = model.network
+        return network
 
     @abstractmethod
     def update(self, samples: Tensor) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.core.references import Ref
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
+from fewstep.likelihood.causal_lm import PREFIX, load_causal_lm
 from fewstep.likelihood.references import DenoiserReference, Reference
 from fewstep.metrics.base import CollectingMetric, MetricConfig
 from fewstep.runtime.seeding import generator_for
@@ -19,7 +21,7 @@ from fewstep.runtime.seeding import generator_for
 class ReferenceConfig(MetricConfig):
     """Settings of every metric that has a reference."""
 
-    reference: str = Field(
+    reference: Annotated[str, Ref("model")] = Field(
         description="run or exported file of an autoregressive model of the same data; in a suite also one of its "
         "cases; or a Hugging Face causal language model: hf:FOLDER, hf:gpt2-large, hf:NAME@COMMIT"
     )
@@ -34,10 +36,10 @@ class ReferenceMetric(CollectingMetric):
     """Keeps the samples, and compares them with as many real ones: held-out data, or else training data.
 
     Args:
-        reference: what `config.reference` names; a denoiser must be an autoregressive one.
+        reference: takes the place of what `config.reference` names; a denoiser must be an autoregressive one.
 
     Raises:
-        UserError: the reference is no autoregressive model.
+        UserError: the reference cannot be loaded, knows other data, or is no autoregressive model.
     """
 
     Config: ClassVar[type[ReferenceConfig]]
@@ -45,8 +47,14 @@ class ReferenceMetric(CollectingMetric):
     misled_by_own_samples: ClassVar[bool] = False
     """Whether samples of the reference itself score well whatever they are like."""
 
-    def __init__(self, config: ReferenceConfig, *, dataset: Dataset, reference: Denoiser | Reference) -> None:
+    def __init__(
+        self, config: ReferenceConfig, *, dataset: Dataset, reference: Denoiser | Reference | None = None
+    ) -> None:
         super().__init__(config, dataset=dataset)
+        if reference is None and config.reference.startswith(PREFIX):
+            reference = load_causal_lm(config.reference, dataset, reads=config.reads)
+        elif reference is None:
+            reference = self.network("reference")
         if isinstance(reference, Denoiser):
             reference = DenoiserReference(reference, f"{config.type}: the reference '{config.reference}'")
         self.reference = reference

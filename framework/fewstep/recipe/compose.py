@@ -1,18 +1,13 @@
-"""From files to one tree: `extends`, `--set`, `${env:NAME}`; every value keeps the place that it came from."""
+"""From files to one tree: `extends` and `--set`; every value keeps the place that it came from."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.recipe.shipped import find_shipped, is_path
-from fewstep.recipe.yaml_loader import Key, Node, dotted, load_mapping, load_value, read_text, to_node
-
-_ENV = re.compile(r"\$\{env:([^}]*)\}")
-_ENV_KEYS = ("path", "run")
+from fewstep.recipe.yaml_loader import Node, dotted, load_mapping, load_value, read_text, to_node
 
 
 def compose(path: Path, source: str, sets: Sequence[str] = (), *, teacher: str | None = None) -> Node:
@@ -30,7 +25,6 @@ def compose(path: Path, source: str, sets: Sequence[str] = (), *, teacher: str |
             problems += error.problems
     if teacher is not None:
         root = merge(root, to_node({"teacher": {"run": teacher}}, "--teacher"))
-    root = _substitute(root, problems)
     if problems:
         raise RecipeError(problems)
     return root
@@ -123,22 +117,3 @@ def _parse_set(text: str, index: int, root: Node) -> Node:
     for step in reversed(steps):
         node = Node({step: node}, "--set", index)
     return _anchor_plugins(node, Path.cwd())
-
-
-def _substitute(node: Node, problems: list[Problem], key: Key = ()) -> Node:
-    """Replace `${env:NAME}` in the strings that may hold it, and report it in all others."""
-    if isinstance(node.value, dict):
-        children = {step: _substitute(child, problems, (*key, step)) for step, child in node.value.items()}
-        return Node(children, node.source, node.line)
-    if isinstance(node.value, list):
-        items = [_substitute(item, problems, (*key, index)) for index, item in enumerate(node.value)]
-        return Node(items, node.source, node.line)
-    names = _ENV.findall(node.value) if isinstance(node.value, str) else []
-    if names and key[-1] not in _ENV_KEYS:
-        allowed = " and ".join(f"`{name}`" for name in _ENV_KEYS)
-        problems.append(node.problem(f"${{env:...}} is understood in {allowed} only", dotted(key)))
-    elif missing := [name for name in names if name not in os.environ]:
-        problems += [node.problem(f"environment variable '{name}' is not set", dotted(key)) for name in missing]
-    elif names:
-        return Node(_ENV.sub(lambda match: os.environ[match[1]], node.value), node.source, node.line)
-    return node

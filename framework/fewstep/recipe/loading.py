@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from fewstep.core import plugins
 from fewstep.core.errors import Problem, RecipeError, UserError
+from fewstep.core.references import ENVIRONMENT, references
 from fewstep.recipe.checks import check_recipe
 from fewstep.recipe.compose import compose, merge, shown
 from fewstep.recipe.shipped import find_shipped, is_path
@@ -159,11 +160,34 @@ def _validate(root: Node, model: type[M], problems: Iterable[Problem] = ()) -> M
     found = list(problems)
     try:
         value = model.model_validate(root.plain())
+        may_vary = {named.key for named in references(value)}
+        found += [_no_variable(root, key) for key in _variables(root) if ".".join(map(str, key)) not in may_vary]
     except ValidationError as error:
-        found += [_located(root, e["loc"], e["msg"], e["type"]) for e in error.errors(include_url=False)]
+        variables = set(_variables(root))
+        for e in error.errors(include_url=False):
+            misplaced = e["loc"] in variables and e["type"] != "environment"
+            found.append(_no_variable(root, e["loc"]) if misplaced else _located(root, e["loc"], e["msg"], e["type"]))
     if found:
         raise _error(found)
     return value
+
+
+def _variables(node: Node, key: Key = ()) -> Iterator[Key]:
+    """Where `${env:NAME}` stands."""
+    if isinstance(node.value, str) and ENVIRONMENT.search(node.value):
+        yield key
+    steps: Iterable[str | int] = node.value if isinstance(node.value, dict) else ()
+    if isinstance(node.value, list):
+        steps = range(len(node.value))
+    for step in steps:
+        child = node.child(step)
+        assert child is not None
+        yield from _variables(child, (*key, step))
+
+
+def _no_variable(root: Node, key: Key) -> Problem:
+    message = "${env:...} is understood in settings that name a run, a model or a file only"
+    return root.follow(key)[0].problem(message, dotted(key))
 
 
 def _located(root: Node, key: Key, message: str, kind: str = "missing_key") -> Problem:

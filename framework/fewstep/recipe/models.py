@@ -10,6 +10,7 @@ from fewstep.adapters.label import LabelInputConfig
 from fewstep.adapters.step import StepInputConfig
 from fewstep.core.component import ComponentConfig, Strict
 from fewstep.core.fields import From
+from fewstep.core.references import Ref
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
@@ -17,7 +18,7 @@ Unit = Annotated[float, Field(ge=0, lt=1)]
 class TeacherSection(Strict):
     """The trained model that a distillation learns from."""
 
-    run: str = Field(
+    run: Annotated[str, Ref("run", weights_key="weights")] = Field(
         description="run folder of the teacher, or an exported file; `runs/NAME/latest` is recipe NAME's newest run"
     )
     weights: Literal["ema", "raw"] = Field("ema", description="which of the teacher's weights to use")
@@ -113,7 +114,7 @@ class Recipe(Strict):
     )
     objective: Annotated[ComponentConfig, From("objectives")]
     teacher: TeacherSection | None = Field(None, description="needed by distillation objectives")
-    start_from: dict[str, str] = Field(
+    start_from: dict[str, Annotated[str, Ref("run")]] = Field(
         {}, description="run or exported file whose weights a role starts from, by role name; else its teacher's"
     )
     sampler: Annotated[ComponentConfig, From("samplers")] = Field("ancestral", validate_default=True)

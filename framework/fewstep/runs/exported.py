@@ -117,7 +117,7 @@ class Exported:
         if any(str(name).endswith(".py") for name in content.get("plugins") or ()):
             raise UserError(f"'{self.path}' names a Python file as a plugin; exported models carry no code")
         for key, name in self.config.beside.items():
-            _put(content, key, str((self.path / name).absolute()))
+            put(content, key, str((self.path / name).absolute()))
         try:
             return parse_recipe(content, source=str(self.path))
         except FewstepError as error:
@@ -164,9 +164,9 @@ def _read_config(path: Path) -> ExportConfig:
         raise UserError(f"'{file}' is damaged: {where}: {first['msg']}") from None
 
 
-def _put(content: dict[str, Any], key: str, value: str) -> None:
-    """Set a dotted key."""
-    *above, last = key.split(".")
+def put(content: Any, key: str, value: str) -> None:
+    """Set a dotted key of plain data."""
+    *above, last = (int(step) if step.isdigit() else step for step in key.split("."))
     for step in above:
         content = content[step]
     content[last] = value

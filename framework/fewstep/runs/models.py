@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
+from torch import Tensor, nn
 
 from fewstep.core.component import Component
 from fewstep.core.errors import FewstepError, UnfitModelError, UserError
-from fewstep.core.recipe_view import RecipeView
-from fewstep.core.references import references
+from fewstep.core.references import Refuses, references
 from fewstep.core.registry import Raw, Registry
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoisers.network import NetworkDenoiser
@@ -24,9 +24,66 @@ from fewstep.runs.checkpoint import import_weights, load_checkpoint
 from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.device import resolve_device
+from fewstep.runtime.digest import weights_digest
 
 Weights = Literal["ema", "raw"]
 C = TypeVar("C", bound=Component)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network and what belongs to it."""
+
+    path: Path
+    """The run's folder, or the exported folder or file."""
+    run: RunDir
+    """Where what is made of it goes: its run, or a folder beside an exported file (of its name) or folder
+    (NAME-made)."""
+    recipe: Recipe
+    dataset: Dataset
+    network: NetworkDenoiser
+    step: int
+    weights: Weights = "ema"
+    role: str = "student"
+
+    @property
+    def denoiser(self) -> NetworkDenoiser:
+        """The network, if it predicts tokens."""
+        return self.network
+
+    @property
+    def made(self) -> Path:
+        """The folder of what is made of the model."""
+        return self.run.path
+
+    @cached_property
+    def digest(self) -> str:
+        """First 16 digits of the SHA-256 of the network's weights."""
+        return weights_digest(self.network)
+
+
+def open_model(
+    path: str | Path,
+    role: str = "student",
+    weights: Weights = "ema",
+    *,
+    device: str = "auto",
+    dataset: Dataset | None = None,
+) -> TrainedModel:
+    """A network of a run, of its newest checkpoint, ready to use; or that of an exported folder or file.
+
+    Args:
+        path: run folder, a folder that `fewstep export` wrote, or a `.safetensors` file of a run's export/.
+        role: which network of the run's objective.
+        weights: the student's average, or its weights as they are; other roles have no average, and are as they are.
+        device: "auto" is a GPU where there is one, unless the recipe trains on the CPU.
+        dataset: data that are in memory already; the network is built for them.
+
+    Raises:
+        UserError: no such run, file or role, a run without a checkpoint, or a file without the weights asked for.
+        UnfitModelError: the weights do not fit the recipe or `dataset`.
+    """
+    return find_model(path, role, weights).build(dataset, device)
 
 
 def build_component(registry: Registry[C], config: Raw, **runtime: Any) -> C:
@@ -45,129 +102,64 @@ def build_dataset(recipe: Recipe) -> Dataset:
 
 
 def open_reference(
-    config: BaseModel, key: str, *, dataset: Dataset | None = None, refuses: Callable[[RecipeView], str | None] | None
+    config: BaseModel, key: str, *, device: str, dataset: Dataset | None, refuses: Refuses
 ) -> TrainedModel:
     """The model that a setting names; see `Component.open_model`."""
     named = next(found for found in references(config) if found.key == key)
-    source = _found(named.value, named.weights)
+    source = find_model(named.value, named.role, named.weights)
     if reason := refuses and refuses(source.recipe):
         raise UserError(f"'{named.value}' {reason}")
-    if dataset is None:
-        return source.build(None, "cpu")
     try:
-        return source.build(dataset, "cpu")
+        return source.build(dataset, device)
     except UserError as error:
+        if dataset is None:
+            raise
         raise UnfitModelError(str(error)) from None
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """A trained student and what belongs to it."""
-
-    path: Path
-    """The run's folder, or the exported folder or file."""
-    run: RunDir
-    """Where what is made of it goes: its run, or a folder beside an exported file (of its name) or folder
-    (NAME-made)."""
-    recipe: Recipe
-    dataset: Dataset
-    network: NetworkDenoiser
-    step: int
-    weights: Weights = "ema"
-
-    @property
-    def denoiser(self) -> NetworkDenoiser:
-        """The network, if it predicts tokens."""
-        return self.network
-
-    @property
-    def made(self) -> Path:
-        """The folder of what is made of the model."""
-        return self.run.path
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).splitlines()[-1].strip().rstrip(".")
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What a model is made of, wherever it was found; `dataset` if that came with it, `role` its place."""
+class ModelSource:
+    """What a model is made of, wherever it lies: recipe, weights by name, and the exported folder if it is one."""
 
     path: Path
     run: RunDir
     recipe: Recipe
     step: int
-    state: dict[str, Any]
+    state: dict[str, Tensor]
     weights: Weights
-    dataset: Dataset | None = None
     role: str = "student"
+    exported: Exported | None = None
 
     def build(self, dataset: Dataset | None, device: str) -> TrainedModel:
-        """The network with its weights, ready to sample."""
-        dataset = self.dataset if dataset is None else dataset
-        dataset = build_dataset(self.recipe) if dataset is None else dataset
+        """The network with its weights, frozen and in eval mode; see `open_model`."""
+        if dataset is None:
+            dataset = self.exported.dataset(self.recipe) if self.exported else build_dataset(self.recipe)
         role = OBJECTIVES.get(self.recipe.objective.type).cls.roles[self.role]
-        denoiser = build_denoiser(self.recipe, dataset, build_process(self.recipe, dataset), role)
-        if missing := {name for name, _ in denoiser.named_parameters()} - self.state.keys():
-            raise UnfitModelError(f"the weights in '{self.path}' do not fit their recipe: {min(missing)} is missing")
-        try:
-            denoiser.load_state_dict(self.state, strict=self.weights == "raw")  # an average has no buffers
-        except RuntimeError as error:
-            raise UnfitModelError(
-                f"the weights in '{self.path}' do not fit their recipe ({_last_line(error)})"
-            ) from None
+        network = build_denoiser(self.recipe, dataset, build_process(self.recipe, dataset), role)
+        self._load_into(network)
         if device == "auto" and self.recipe.train.device == "cpu":
             device = "cpu"
-        denoiser.requires_grad_(False).eval().to(resolve_device(device))
-        return TrainedModel(self.path, self.run, self.recipe, dataset, denoiser, self.step, self.weights)
+        network.requires_grad_(False).eval().to(resolve_device(device))
+        return TrainedModel(self.path, self.run, self.recipe, dataset, network, self.step, self.weights, self.role)
+
+    def _load_into(self, network: nn.Module) -> None:
+        unfit = f"the weights in '{self.path}' do not fit their recipe"
+        if self.role != "student":
+            unfit = f"the {self.role} of run '{self.path}' has another backbone than its student"
+        if missing := {name for name, _ in network.named_parameters()} - self.state.keys():
+            raise UnfitModelError(f"{unfit}: {min(missing)} is missing")
+        try:
+            network.load_state_dict(self.state, strict=self.weights == "raw")  # an average has no buffers
+        except RuntimeError as error:
+            raise UnfitModelError(f"{unfit} ({str(error).splitlines()[-1].strip().rstrip('.')})") from None
 
 
-def load_model(
-    path: str | Path, *, weights: Weights = "ema", device: str = "auto", dataset: Dataset | None = None
-) -> TrainedModel:
-    """The student of a run, from its newest checkpoint, ready to sample; or that of an exported folder or file.
-
-    Args:
-        path: run folder, a folder that `fewstep export` wrote, or a `.safetensors` file of a run's export/.
-        device: "auto" is a GPU where there is one, unless the recipe trains on the CPU.
-        dataset: the run's data if it is in memory already.
-
-    Raises:
-        UserError: no such run or file, a run without a checkpoint, or a file without the weights asked for.
-    """
-    return _found(path, weights).build(dataset, device)
-
-
-def _found(path: str | Path, weights: Weights) -> _Source:
+def find_model(path: str | Path, role: str = "student", weights: Weights = "ema") -> ModelSource:
+    """What `open_model` makes a model of, read and not built."""
     path = Path(path)
     if is_exported(path):
-        return _from_folder(path, weights, "student")
-    return (_from_file if path.suffix == ".safetensors" else _from_run)(path, weights)
-
-
-def load_role(path: str | Path, name: str) -> TrainedModel:
-    """Another network of a run than the student, with its weights as they are, from the newest checkpoint; or one that
-    was exported.
-
-    Raises:
-        UserError: no such run or role, an exported file, or a role with another backbone than the student's.
-    """
-    if is_exported(path):
-        return _from_folder(Path(path), "raw", name).build(None, "cpu")
-    if Path(path).suffix == ".safetensors":
-        raise UserError(f"'{path}' holds the student alone; name the run folder that it came from, for its {name}")
-    run, checkpoint, step = _newest(path)
-    recipe = load_run_recipe(run.resolved)
-    roles = OBJECTIVES.get(recipe.objective.type).cls.roles
-    if name not in roles:
-        has = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
-        raise UserError(f"run '{run.path}' has no {name}: {has}")
-    state = load_checkpoint(checkpoint, f"roles/{name}")
-    try:
-        return _Source(run.path, run, recipe, step, state, "raw", role=name).build(None, "cpu")
-    except UnfitModelError:
-        raise UserError(f"the {name} of run '{run.path}' has another backbone than its student") from None
+        return _from_folder(path, role, weights)
+    return (_from_file if path.suffix == ".safetensors" else _from_run)(path, role, weights)
 
 
 def with_data(model: TrainedModel) -> Dataset:
@@ -178,50 +170,49 @@ def with_data(model: TrainedModel) -> Dataset:
     """
     if model.dataset.has_data:
         return model.dataset
-    told = f"'{model.path}' came without its training data, which this compares with"
+    lacks = f"'{model.path}' came without its training data, which this compares with"
     try:
         dataset = build_dataset(model.recipe)
     except FewstepError as error:
-        raise UserError(f"{told}, and they are not here ({error}); use the run that it was exported from") from None
+        raise UserError(f"{lacks}, and they are not here ({error}); use the run that it was exported from") from None
     if dataset.fingerprint != model.dataset.fingerprint:
-        raise UserError(f"{told}, and those that its recipe finds here are others; use the run that it came from")
+        raise UserError(f"{lacks}, and those that its recipe finds here are others; use the run that it came from")
     return dataset
 
 
-def _from_run(path: Path, weights: Weights) -> _Source:
-    run, checkpoint, step = _newest(path)
-    state = load_checkpoint(checkpoint, "ema/weights" if weights == "ema" else "roles/student")
-    return _Source(run.path, run, load_run_recipe(run.resolved), step, state, weights)
-
-
-def _from_folder(path: Path, weights: Weights, role: str) -> _Source:
-    exported = Exported(path)
-    told = exported.config
-    if told.role != role:
-        raise UserError(f"'{path}' holds the {told.role} of '{told.name}', and not a {role}")
-    if weights == "raw" and told.weights != "raw":
-        raise UserError(f"'{path}' holds averaged weights only; export the run with `--weights raw`")
-    recipe, run = exported.recipe(), RunDir(path.with_name(f"{path.absolute().name}-made"))
-    state, dataset = exported.contents[0], exported.dataset(recipe)
-    return _Source(path, run, recipe, told.step, state, told.weights, dataset, role)
-
-
-def _newest(path: str | Path) -> tuple[RunDir, Path, int]:
-    """A run, its newest checkpoint, and the step of that.
-
-    Raises:
-        UserError: no such run, or one without a checkpoint.
-    """
+def _from_run(path: Path, role: str, weights: Weights) -> ModelSource:
     run = RunDir.open(path)
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
-    return run, checkpoint, int(checkpoint.name.removeprefix("step-"))
+    recipe = load_run_recipe(run.resolved)
+    roles = OBJECTIVES.get(recipe.objective.type).cls.roles
+    if role not in roles:
+        has = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
+        raise UserError(f"run '{run.path}' has no {role}: {has}")
+    weights = weights if role == "student" else "raw"
+    state = load_checkpoint(checkpoint, "ema/weights" if weights == "ema" else f"roles/{role}")
+    step = int(checkpoint.name.removeprefix("step-"))
+    return ModelSource(run.path, run, recipe, step, state, weights, role)
 
 
-def _from_file(path: Path, weights: Weights) -> _Source:
+def _from_folder(path: Path, role: str, weights: Weights) -> ModelSource:
+    exported = Exported(path)
+    config = exported.config
+    if config.role != role:
+        raise UserError(f"'{path}' holds the {config.role} of '{config.name}', and not a {role}")
+    if weights == "raw" and config.weights != "raw":
+        raise UserError(f"'{path}' holds averaged weights only; export the run with `--weights raw`")
+    run = RunDir(path.with_name(f"{path.absolute().name}-made"))
+    state = exported.contents[0]
+    return ModelSource(path, run, exported.recipe(), config.step, state, config.weights, role, exported)
+
+
+def _from_file(path: Path, role: str, weights: Weights) -> ModelSource:
+    if role != "student":
+        raise UserError(f"'{path}' holds the student alone; name the run folder that it came from, for its {role}")
     if weights == "raw":
         raise UserError(f"'{path}' holds averaged weights only; ask for `ema`, or name the run that it came from")
     state, metadata = import_weights(path)
     recipe = parse_recipe(metadata["recipe"], source=str(path))
-    return _Source(path, RunDir(path.with_suffix("")), recipe, int(metadata["step"]), state, weights)
+    return ModelSource(path, RunDir(path.with_suffix("")), recipe, int(metadata["step"]), state, weights)

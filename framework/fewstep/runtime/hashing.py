@@ -10,10 +10,11 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from fewstep.core.errors import UserError
+from fewstep.core.references import Ref
 
 _BLOCK = 1 << 20
 
-LocalPath = Annotated[str, AfterValidator(lambda path: str(Path(path).expanduser().absolute()))]
+LocalPath = Annotated[str, Ref("file"), AfterValidator(lambda path: str(Path(path).expanduser().absolute()))]
 """A setting that names a file or folder, relative to the current folder. It is made absolute, since a run is sampled
 from other folders than the one of its training."""
 

@@ -10,8 +10,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from fewstep.core.component import Component
+from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
+from fewstep.data.base import Dataset
 from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.predictions.condition import Condition
 from fewstep.runtime.streams import Randomness
 
@@ -57,6 +60,31 @@ class Sampler(Component, ABC):
         """Whether it can take so many steps."""
         return cls.only_steps in (None, steps)
 
+    def guide(self, denoiser: Denoiser, dataset: Dataset) -> Denoiser:
+        """The denoiser that `sample` is called with: with what the networks that the settings name add to it.
+
+        Raises:
+            UserError: there is no such network, or it does not fit the denoiser or the data.
+        """
+        return denoiser
+
+    def network(self, key: str, denoiser: Denoiser, dataset: Dataset) -> NetworkDenoiser:
+        """The network that a setting names (`Annotated[str, Ref("run")]`), on the denoiser's device.
+
+        Args:
+            key: the setting, dotted below the sampler's section.
+
+        Raises:
+            UserError: there is none, or it was trained on other data or labels, or with another process.
+        """
+        model = self.open_model(key)
+        if model.dataset.fingerprint != dataset.fingerprint or not _equal(model.dataset.labels, dataset.labels):
+            raise UserError(f"{key}: '{model.path}' was trained on other data; use this run's data section")
+        if model.network.process.num_states != denoiser.process.num_states:
+            raise UserError(f"{key}: '{model.path}' knows another process; use this run's process section")
+        network: NetworkDenoiser = model.network.to(denoiser.device)
+        return network
+
     @abstractmethod
     def sample(
         self,
@@ -73,6 +101,11 @@ class Sampler(Component, ABC):
         Tokens of `cond.given` stay as they are. With `SampleStreams` as the generator each sample depends on its own
         stream alone.
         """
+
+
+def _equal(ours: Tensor | None, theirs: Tensor | None) -> bool:
+    """Whether the labels of two datasets are the same, or there are none of either."""
+    return ours is theirs or (ours is not None and theirs is not None and ours.equal(theirs))
 
 
 SAMPLERS: Registry[Sampler] = Registry("sampler", Sampler, "fewstep.samplers")

@@ -6,16 +6,21 @@ Shapes: B batch, L tokens, V vocabulary, M candidates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import Strict
+from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
+from fewstep.core.references import Ref
+from fewstep.data.base import Dataset
+from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.denoisers.classifier_guidance import ClassifierGuidedPrediction, first_order_changes
-from fewstep.denoisers.reward import Reward, RewardedDenoiser
+from fewstep.denoisers.reward import LogRatio, Reward, RewardedDenoiser
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.draws import draw_at
 from fewstep.runtime.streams import uniform
@@ -26,7 +31,9 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 class RewardSection(Strict):
     """A trained reward."""
 
-    run: str = Field(description="run folder of an objective with a discriminator (`didi`), trained on the same data")
+    run: Annotated[str, Ref("run", role="discriminator")] = Field(
+        description="run folder of an objective with a discriminator (`didi`), trained on the same data"
+    )
 
 
 @SAMPLERS.register("reward_guided")
@@ -61,12 +68,21 @@ class RewardGuidedSampler(WalkSampler):
 
     config: Config
 
+    def guide(self, denoiser: Denoiser, dataset: Dataset) -> Denoiser:
+        section: RewardSection | None = self.config.reward
+        if section is None:
+            return super().guide(denoiser, dataset)
+        discriminator = self.network("reward.run", denoiser, dataset)
+        if not isinstance(discriminator, NetworkClassifier):
+            raise UserError(f"reward.run: the discriminator of '{section.run}' scores no samples")
+        return RewardedDenoiser(denoiser, LogRatio(discriminator))
+
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         denoiser, prediction = walk.denoiser, walk.predict(x, step)
         if self.config.reward is None:
             return walk.take(prediction, x, step)
         if not isinstance(denoiser, RewardedDenoiser):
-            raise ValueError("this sampler names a reward: wrap the denoiser, as training.guide does")
+            raise ValueError("this sampler names a reward: wrap the denoiser by `guide`")
         if step.index < round(self.config.tilted * step.count):
             return walk.take(self._tilted(prediction, denoiser.reward, walk, x, step), x, step)
         found = torch.stack([walk.hold(walk.take(prediction, x, step)) for _ in range(self.config.candidates)])

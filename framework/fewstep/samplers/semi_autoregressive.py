@@ -16,6 +16,8 @@ from torch import Tensor
 from fewstep.core.component import ComponentConfig
 from fewstep.core.fields import From
 from fewstep.core.recipe_view import RecipeView
+from fewstep.data.base import Dataset
+from fewstep.denoisers.base import Denoiser
 from fewstep.samplers.base import SAMPLERS, OnStep, StepState
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
@@ -68,9 +70,12 @@ class SemiAutoregressiveSampler(WalkSampler):
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
         shared = {name: getattr(self.config, name) for name in _SHARED}
-        inner = SAMPLERS.build(self.config.inner.model_copy(update=shared))
+        inner = SAMPLERS.build(self.config.inner.model_copy(update=shared), opener=self.opener)
         assert isinstance(inner, WalkSampler)
         self.inner = inner
+
+    def guide(self, denoiser: Denoiser, dataset: Dataset) -> Denoiser:
+        return self.inner.guide(denoiser, dataset)
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
         wanted, out, shown = blocks_to_draw(walk.masks(x), self.config.block_size), x.clone(), 0

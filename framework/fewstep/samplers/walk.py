@@ -15,10 +15,13 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import ComponentConfig, Strict
+from fewstep.core.errors import UserError
 from fewstep.core.fields import From
 from fewstep.core.recipe_view import RecipeView
-from fewstep.data.base import DATASETS
+from fewstep.core.references import Ref
+from fewstep.data.base import DATASETS, Dataset
 from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.denoisers.classifier_guidance import ClassifierGuidedDenoiser
 from fewstep.denoisers.guidance import guided
 from fewstep.grids.base import GRIDS
@@ -34,7 +37,9 @@ from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 class ClassifierSection(Strict):
     """A classifier that guides to the class that is asked for."""
 
-    run: str = Field(description="run folder or exported file of objective `classifier`, trained on the same data")
+    run: Annotated[str, Ref("run")] = Field(
+        description="run folder or exported file of objective `classifier`, trained on the same data"
+    )
     weight: float = Field(1.0, ge=0, description="exponent of what the classifier says; 0 for nothing")
     approximate: bool = Field(
         True, description="to first order in the tokens, or with an evaluation of the classifier for each symbol"
@@ -161,6 +166,15 @@ class WalkSampler(Sampler):
     Config: ClassVar[type[WalkConfig]]
     config: WalkConfig
 
+    def guide(self, denoiser: Denoiser, dataset: Dataset) -> Denoiser:
+        section: ClassifierSection | None = self.config.classifier
+        if section is None:
+            return denoiser
+        classifier = self.network("classifier.run", denoiser, dataset)
+        if not isinstance(classifier, NetworkClassifier):
+            raise UserError(f"classifier.run: '{section.run}' is no classifier; train one with objective classifier")
+        return ClassifierGuidedDenoiser(denoiser, classifier, weight=section.weight, approximate=section.approximate)
+
     @abstractmethod
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         """z_s from z_t, both LongTensor [B, L]; the last step must leave no noise."""
@@ -177,7 +191,7 @@ class WalkSampler(Sampler):
         on_step: OnStep | None = None,
     ) -> Samples:
         if self.config.classifier is not None and not isinstance(denoiser, ClassifierGuidedDenoiser):
-            raise ValueError("this sampler names a classifier: wrap the denoiser, as training.guide does")
+            raise ValueError("this sampler names a classifier: wrap the denoiser by `guide`")
         before = denoiser.evaluated
         walk = Walk(denoiser, self.config, cond, generator)
         x = self.run(walk, self.start(walk, count, denoiser.length), steps, on_step)

@@ -24,8 +24,7 @@ from fewstep.denoisers.base import Denoiser
 from fewstep.recipe import with_sampler
 from fewstep.runs.build import usual_steps
 from fewstep.runs.environment import commit
-from fewstep.runs.guide import guide_of
-from fewstep.runs.models import TrainedModel, load_model
+from fewstep.runs.models import TrainedModel, build_component, open_model
 from fewstep.runtime.digest import digest, weights_digest
 from fewstep.runtime.files import publish
 from fewstep.runtime.progress import Narrator
@@ -136,7 +135,7 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
 
 def prepare(run: str, request: SampleRequest) -> Job:
     """Load the model and check the request against it."""
-    model = load_model(run, weights=request.weights)
+    model = open_model(run, weights=request.weights)
     return job_of(model, request, templates(request, model.dataset))
 
 
@@ -149,7 +148,7 @@ def job_of(model: TrainedModel, request: SampleRequest, rows: Tensor | None) -> 
     steps = request.steps or usual_steps(model.recipe)
     sampler = _sampler(model, request, steps)
     sample_templates = None if rows is None else cycle_rows(rows, request.count)
-    denoiser = guide_of(sampler, model.dataset)(model.denoiser)
+    denoiser = sampler.guide(model.denoiser, model.dataset)
     return Job(request, model, denoiser, sampler, steps, _labels(model, denoiser, request), rows, sample_templates)
 
 
@@ -254,7 +253,8 @@ def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler
     unknown = changes.keys() - type(recipe.sampler).model_fields.keys()
     if unknown:
         raise UserError(f"sampler '{recipe.sampler.type}' has no setting '{min(unknown)}'")
-    return SAMPLERS.build((with_sampler(recipe, settings=changes, steps=[steps]) if changes else recipe).sampler)
+    changed = with_sampler(recipe, settings=changes, steps=[steps]) if changes else recipe
+    return build_component(SAMPLERS, changed.sampler)
 
 
 def _labels(model: TrainedModel, denoiser: Denoiser, request: SampleRequest) -> Tensor | None:

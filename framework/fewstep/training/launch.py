@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fewstep.core.errors import FewstepError, UserError
+from fewstep.core.references import Reference, replace_references
 from fewstep.data.base import Dataset
-from fewstep.data.images.vq_tokens import ImageTokenizerSection
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
@@ -26,18 +26,14 @@ from fewstep.runtime.files import rewrite
 from fewstep.training.trainer import FitResult, Trainer
 
 _MAY_CHANGE = {
-    "teacher.run",
     "train.steps",
-    "data.path",
-    "data.images.path",
-    "data.tokenizer.run",
-    "data.prepared",
     "data.readers",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_last",
     "train.device",
 }
+"""Settings that a resumed run may change, beside the places of what it refers to: what lies there is checked."""
 
 
 def launch(
@@ -124,10 +120,11 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
         UserError: the folder holds a run of a different recipe.
     """
     if run.resolved.exists():
-        changed = _differences(
-            loaded.recipe.model_dump(mode="json"), load_run_recipe(run.resolved).model_dump(mode="json")
-        )
-        changed = [key for key in changed if key not in _MAY_CHANGE and not key.startswith("start_from.")]
+        changed = [
+            key
+            for key in _differences(_without_places(loaded.recipe), _without_places(load_run_recipe(run.resolved)))
+            if key not in _MAY_CHANGE
+        ]
         if changed:
             raise UserError(
                 f"run '{run.path}' was made by another recipe (different: {', '.join(changed)}); "
@@ -141,31 +138,33 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
         shutil.copy(plugin, run.plugins / plugin.name)
 
 
+def _without_places(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data without the places that it refers to, which may have moved since."""
+    return replace_references(recipe, lambda named: "").model_dump(mode="json")
+
+
 def _with_real_runs(loaded: LoadedRecipe) -> LoadedRecipe:
     """Put the very folder in the place of `.../latest`, so that the run says which networks it began with.
+
+    What samplers and metrics name may not be there yet, and then stays as it is.
 
     Raises:
         UserError: there is no such run.
     """
-    teacher = loaded.recipe.teacher
-    changes: dict[str, Any] = {"start_from": {role: _real(run) for role, run in loaded.recipe.start_from.items()}}
-    if teacher:
-        changes["teacher"] = teacher.model_copy(update={"run": _real(teacher.run)})
-    data = loaded.recipe.data
-    tokenizer = getattr(data, "tokenizer", None)
-    if isinstance(tokenizer, ImageTokenizerSection):
+
+    def real(named: Reference) -> str:
+        if named.kind == "file":
+            return named.value
+        path = Path(named.value)
         try:
-            real = tokenizer.model_copy(update={"run": _real(tokenizer.run)})
+            exported = path.suffix == ".safetensors" or is_exported(path)
+            return str((path if exported else RunDir.open(path).path).absolute())
         except UserError as error:
-            raise UserError(f"data.tokenizer.run: {error}") from None
-        changes["data"] = data.model_copy(update={"tokenizer": real})
-    return replace(loaded, recipe=loaded.recipe.model_copy(update=changes))
+            if named.key.split(".")[0] in ("sampler", "evaluate"):
+                return named.value
+            raise UserError(f"{named.key}: {error}") from None
 
-
-def _real(run: str) -> str:
-    path = Path(run)
-    exported = path.suffix == ".safetensors" or is_exported(path)
-    return str((path if exported else RunDir.open(path).path).absolute())
+    return replace(loaded, recipe=replace_references(loaded.recipe, real))
 
 
 def _resumed(recipe: Recipe, resume: str, run_dir: str | None) -> RunDir | None:

@@ -16,7 +16,7 @@ from fewstep.objectives.base import RoleSpec
 from fewstep.processes.base import ForwardProcess
 from fewstep.recipe.models import Recipe
 from fewstep.runs.build import build_denoiser
-from fewstep.runs.models import TrainedModel, load_model
+from fewstep.runs.models import TrainedModel, open_model
 
 _FREE = {"activation_checkpointing", "attention", "dropout"}
 """Settings of a backbone that its weights do not depend on."""
@@ -36,7 +36,7 @@ def build_roles(
     built: dict[str, NetworkDenoiser] = {}
     if "teacher" in roles:
         assert recipe.teacher is not None
-        model = load_model(recipe.teacher.run, weights=recipe.teacher.weights, device="cpu")
+        model = open_model(recipe.teacher.run, weights=recipe.teacher.weights, device="cpu")
         teacher = _Origin(model, f"teacher '{model.path}'")
         teacher.check(recipe, dataset)
         built["teacher"] = model.denoiser
@@ -58,7 +58,7 @@ def _named_origin(role: str, recipe: Recipe, dataset: Dataset) -> _Origin | None
     run = recipe.start_from.get(role)
     if run is None:
         return None
-    model = load_model(run, device="cpu")
+    model = open_model(run, device="cpu")
     origin = _Origin(model, f"the run '{model.path}' of start_from.{role}")
     origin.check(recipe, dataset)
     return origin

@@ -29,7 +29,7 @@ from fewstep.runs.checkpoint import (
     save_checkpoint,
 )
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import build_dataset
+from fewstep.runs.models import build_component, build_dataset
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 from fewstep.runtime.seeding import derived_seed, generator_for
@@ -76,7 +76,7 @@ class Trainer:
         self.device = resolve_device(recipe.train.device)
         self.dataset = dataset or build_dataset(recipe)
         self.process = build_process(recipe, self.dataset)
-        self.objective: Objective = OBJECTIVES.build(recipe.objective)
+        self.objective: Objective = build_component(OBJECTIVES, recipe.objective)
         wanted = recipe.label_input or self.objective.roles["student"].scores == "labels"
         labels = self.dataset.labels if wanted else None
         self.labels = None if labels is None else labels.to(self.device)
@@ -260,7 +260,7 @@ class Trainer:
         return Watch(
             section,
             dataset=self.dataset,
-            sampler=SAMPLERS.build(self.recipe.sampler),
+            sampler=build_component(SAMPLERS, self.recipe.sampler),
             steps=usual_steps(self.recipe),
             total=self.recipe.train.steps,
             seed=self.recipe.seed,

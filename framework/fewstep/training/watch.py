@@ -16,7 +16,6 @@ from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.network import evaluating
 from fewstep.recipe.models import WatchSection
-from fewstep.runs.guide import guide_of
 from fewstep.runtime.seeding import generator_for
 from fewstep.samplers.base import Sampler
 from fewstep.sampling.labels import condition_on, labels_like_data
@@ -48,7 +47,7 @@ class Watch:
     ) -> None:
         self.section, self.sampler, self.steps, self.seed = section, sampler, steps, seed
         self.due = {round(total * i / section.times) for i in range(1, section.times + 1)}
-        self._dataset, self._guide = dataset, guide_of(sampler, dataset)
+        self._dataset = dataset
         self._expected = disagreement(dataset.train[: max(section.samples, 2048)].long(), dataset.spec.vocab_size)
 
     @torch.no_grad()
@@ -57,7 +56,7 @@ class Watch:
         counted = student.nfe, student.evaluated
         generator = generator_for(self.seed, "watch", student.device)
         count = self.section.samples
-        denoiser = self._guide(student)
+        denoiser = self.sampler.guide(student, self._dataset)
         cond = condition_on(labels_like_data(denoiser, self._dataset, count, self.seed), student.device)
         with evaluating(student), _averaged(student, ema):
             drawn = self.sampler.sample(denoiser, count, steps=self.steps, generator=generator, cond=cond).x

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from fewstep.core.errors import UserError
+from fewstep.core.references import references
 from fewstep.likelihood.causal_lm import PREFIX
 from fewstep.runs.exported import is_exported
 from fewstep.runs.folder import RunDir
@@ -18,8 +20,6 @@ from fewstep.runtime.hashing import sha256
 
 _READ = (".json", ".txt", ".model", ".jinja", ".safetensors")
 """What is read of a model's folder: settings, tokenizer, weights. Pages, pictures and pickled weights are not."""
-_NAMES = ("run", "file")
-"""Keys of samplers' settings whose values are runs, exports and files."""
 
 
 def contents_digest(reference: str) -> str | None:
@@ -42,14 +42,10 @@ def contents_digest(reference: str) -> str | None:
     return _folder(reference, path) if is_exported(path) else _run(RunDir.open(path))
 
 
-def named_digests(settings: Any) -> dict[str, str]:
+def named_digests(settings: BaseModel) -> dict[str, str]:
     """Digests of what a sampler's settings name, such as the run of a classifier or a file of steps, by those names."""
-    found: dict[str, str] = {}
-    for key, value in settings.items() if isinstance(settings, dict) else ():
-        if key in _NAMES and isinstance(value, str) and Path(value).exists():
-            found[value] = contents_digest(value) or ""
-        found |= named_digests(value)
-    return found
+    named = [found.value for found in references(settings) if found.kind != "file" or Path(found.value).is_file()]
+    return {name: contents_digest(name) or "" for name in named if Path(name).exists()}
 
 
 def _folder(reference: str, folder: Path) -> str:

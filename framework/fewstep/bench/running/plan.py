@@ -14,6 +14,7 @@ from fewstep.bench.suites.needs import lacking
 from fewstep.bench.suites.suite import CaseSpec, LoadedSuite, Suite
 from fewstep.core.component import ComponentConfig, did_you_mean
 from fewstep.core.errors import Problem, RecipeError, UserError
+from fewstep.core.references import Reference, references, replace_references
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.data.synthetic.source import Source
 from fewstep.metrics.base import MetricConfig, ToScore
@@ -105,7 +106,7 @@ class Plan:
     @property
     def references(self) -> dict[str, PreparedCase]:
         """Cases whose models metrics ask, by name; the first training of each."""
-        named = {getattr(metric, "reference", None) for metric in self.suite.metrics}
+        named = {found.value for metric in self.suite.metrics for found in references(metric)}
         return {case.name: case for case in reversed(self.cases) if case.name in named}
 
     def metrics(self, *, by: Literal["run", "digest"]) -> list[dict[str, Any]]:
@@ -114,16 +115,18 @@ class Plan:
         Digests of references from outside are made of their files at each call, for nothing else tells that weights
         were replaced.
         """
-        found = [metric.model_dump(mode="json") for metric in self.suite.metrics]
-        outside: dict[str, str] = {}
-        for metric in found:
-            name: str = metric.get("reference") or ""
-            case = self.references.get(name)
-            if case:
-                metric["reference"] = str(case.run.path) if by == "run" else case.digest
-            elif name and by == "digest":
-                metric["reference"] = outside[name] = outside.get(name) or contents_digest(name) or name
-        return found
+        cases, outside = self.references, dict[str, str]()
+
+        def stands_for(named: Reference) -> str:
+            name = named.value
+            if name in cases:
+                return str(cases[name].run.path) if by == "run" else cases[name].digest
+            if by == "digest" and (named.kind != "file" or Path(name).is_file()):
+                outside[name] = outside.get(name) or contents_digest(name) or name
+            return outside.get(name, name)
+
+        metrics = [replace_references(metric, stands_for) for metric in self.suite.metrics]
+        return [metric.model_dump(mode="json") for metric in metrics]
 
     @property
     def digest(self) -> str:
@@ -195,11 +198,9 @@ class _Planner:
         dataset = self._data(index, recipe.recipe)
         if dataset is None:
             return
-        settings = recipe.recipe.model_dump(mode="json")
-        if teacher:
-            settings["teacher"]["run"] = teacher.digest
-        settings["start_from"] = {role: case.digest for role, case in origins.items() if case}
-        facts = {"recipe": settings, "data": dataset.fingerprint, "oracle": spec.oracle}
+        learned_from = {str(case.run.path): case.digest for case in (teacher, *origins.values()) if case}
+        settings = replace_references(recipe.recipe, lambda named: learned_from.get(named.value, named.value))
+        facts = {"recipe": settings.model_dump(mode="json"), "data": dataset.fingerprint, "oracle": spec.oracle}
         if self.code is not None:
             facts |= {"code": self.code, "plugins": plugin_versions(recipe.recipe.plugins)}
         digest = digest_of(facts)
@@ -254,15 +255,16 @@ class _Planner:
         """Metrics can score these data, and what they refer to is there."""
         names = [case.name for case in self.loaded.suite.cases if not case.oracle]
         for index, config in enumerate(self.loaded.suite.metrics):
-            reference = getattr(config, "reference", None)
-            outside = reference and (reference.startswith("hf:") or Path(reference).exists())
-            if reference and reference not in names and not outside:
-                message = f"no case, run or file named '{reference}'{did_you_mean(reference, names) or ''}"
-                self.problems.append(self.loaded.problem(("metrics", index, "reference"), message))
-            asked = next((case for case in self.cases.values() if case.name == reference), None)
-            if asked and asked.lacks:
-                message = f"case '{reference}' is skipped here, so that nothing can be measured: {asked.lacks}"
-                self.problems.append(self.loaded.problem(("metrics", index, "reference"), message))
+            for named in references(config):
+                reference, key = named.value, undotted(f"metrics[{index}].{named.key}")
+                outside = reference.startswith("hf:") or Path(reference).exists()
+                if reference not in names and not outside:
+                    message = f"no case, run or file named '{reference}'{did_you_mean(reference, names) or ''}"
+                    self.problems.append(self.loaded.problem(key, message))
+                asked = next((case for case in self.cases.values() if case.name == reference), None)
+                if asked and asked.lacks:
+                    message = f"case '{reference}' is skipped here, so that nothing can be measured: {asked.lacks}"
+                    self.problems.append(self.loaded.problem(key, message))
             for message in self._refusals(config):
                 self.problems.append(self.loaded.problem(("metrics", index), message))
 

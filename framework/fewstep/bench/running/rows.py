@@ -20,6 +20,7 @@ from fewstep.bench.running.speed import time_drawing, train_tokens_per_second
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.bench.suites.sweep import swept_text
 from fewstep.core.errors import OperationError
+from fewstep.core.references import replace_references
 from fewstep.data.base import Dataset
 from fewstep.data.synthetic.source import Source
 from fewstep.denoisers.base import Denoiser
@@ -30,8 +31,7 @@ from fewstep.grids.files import read_grid_file
 from fewstep.metrics.base import DrawnFrom
 from fewstep.runs.build import build_process
 from fewstep.runs.folder import RunDir
-from fewstep.runs.guide import guide_of
-from fewstep.runs.models import load_model
+from fewstep.runs.models import build_component, open_model
 from fewstep.runtime.seeding import generator_for
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.sampling.draw import draw
@@ -85,7 +85,7 @@ def plan_slots(plan: Plan) -> list[Slot]:
         return Slot(case.name, case.train_seed, steps, seed, digest_of(facts), sampler, sweep)
 
     slots = [_real_slot(plan, seed, common) for seed in suite.seeds]
-    outside = {case.id: named_digests(case.recipe.sampler.model_dump(mode="json")) for case in plan.cases}
+    outside = {case.id: named_digests(case.recipe.sampler) for case in plan.cases}
     for case in plan.cases:
         slots += [slot(case, steps, seed) for steps in case.spec.steps for seed in suite.seeds]
         if sweep := case.spec.sweep:
@@ -108,7 +108,7 @@ def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, Any]:
     return settings
 
 
-def open_model(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ()) -> Model:
+def open_case(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ()) -> Model:
     """The trained network of a case, or its source's oracle, with the recipe's sampler.
 
     Those of `metrics` that judge models are measured.
@@ -116,17 +116,17 @@ def open_model(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ()
     Steps that are to be searched for it are found first, and kept in the folder of its run.
     """
     config, section = case.recipe.sampler, case.recipe.evaluate
-    sampler = SAMPLERS.build(_with_searched_steps(case) if case.spec.grid_search else config)
+    sampler = build_component(SAMPLERS, _with_searched_steps(case) if case.spec.grid_search else config)
     if case.spec.oracle:
         assert isinstance(dataset, Source)
         oracle = exact_denoiser(dataset, build_process(case.recipe, dataset))
         judged = judge(DrawnFrom(oracle, case.recipe), dataset, metrics)
         return Model(oracle, sampler, section.batch_size, section.precision, None, judged)
     device = case.recipe.train.device
-    denoiser = load_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
+    denoiser = open_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
     parameters = sum(weight.numel() for weight in denoiser.parameters())
     judged = judge(DrawnFrom(denoiser, case.recipe), dataset, metrics)
-    guided = guide_of(sampler, dataset)(denoiser)
+    guided = sampler.guide(denoiser, dataset)
     return Model(guided, sampler, section.batch_size, section.precision, parameters, judged)
 
 
@@ -240,11 +240,10 @@ def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:
 
 def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> CaseResult:
     """What is known about a case's model."""
-    resolved, trained = case.recipe.model_dump(mode="json"), not case.spec.oracle
-    if case.recipe.teacher:
-        resolved["teacher"]["run"] = _relative(case.recipe.teacher.run, plan.folder)
+    trained = not case.spec.oracle
+    inside = replace_references(case.recipe, lambda named: _relative(named.value, plan.folder))
+    resolved = inside.model_dump(mode="json")
     resolved["sampler"] = sampler_settings(plan, case)
-    resolved["start_from"] = {role: _relative(run, plan.folder) for role, run in case.recipe.start_from.items()}
     return CaseResult(
         name=case.name,
         train_seed=case.train_seed,

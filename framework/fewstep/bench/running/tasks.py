@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from fewstep.bench.results.results import Row
 from fewstep.bench.running.plan import Plan, PreparedCase
-from fewstep.bench.running.rows import Slot, measure, open_model, trained_steps
+from fewstep.bench.running.rows import Slot, measure, open_case, trained_steps
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.bench.suites.sweep import swept_text
 from fewstep.core.errors import FewstepError
@@ -95,7 +95,7 @@ class TaskRunner:
 
     def _sample(self, task: Task, case: PreparedCase | None, slots: Sequence[Slot]) -> None:
         metrics = self.plan.metrics(by="run") if slots else []
-        model = open_model(case, self.plan.dataset, metrics) if case else None
+        model = open_case(case, self.plan.dataset, metrics) if case else None
         if model:
             self.reporter.opened(task, model.parameters)
         for slot in slots:
