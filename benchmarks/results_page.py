@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fewstep.bench.report.tables import Grid
 from fewstep.bench.results.results import ClaimResult, Results
-from fewstep.bench.results.summary import shown
+from fewstep.bench.results.summary import estimate_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/results.md"
@@ -59,7 +59,7 @@ def page() -> str:
     sets = [(file.parent.name, file.stem, Results.load(file)) for file in files]
     sets = [(suite, stem, results) for suite, stem, results in sets if not results.suite.quick]
     header = ["suite", "data", "value", "student", "its NFE: value", "teacher's NFE: value", "verdict", "trainings"]
-    teachers = Grid(header, [row for suite, _, results in sets for row in teacher_rows(suite, results)], words=7)
+    teachers = Grid(header, [row for suite, _, results in sets for row in teacher_rows(suite, results)], text_columns=7)
     header = [
         "suite",
         "value",
@@ -70,9 +70,9 @@ def page() -> str:
         "worse than",
         "trainings",
     ]
-    others = Grid(header, [row for suite, _, results in sets for row in other_rows(suite, results)], words=7)
+    others = Grid(header, [row for suite, _, results in sets for row in other_rows(suite, results)], text_columns=7)
     header = ["suite", "what is compared", "samples", "trainings", "expectations that hold", "numbers"]
-    suites = Grid(header, [suite_row(*one) for one in sets], words=2)
+    suites = Grid(header, [suite_row(*one) for one in sets], text_columns=2)
     counts = Counter(verdict for row in teachers.rows for verdict in VERDICTS.values() if verdict in row[6])
     better, level, worse = (counts[verdict] for verdict in VERDICTS.values())
     summary = f"{better} students are better than their teacher, {level} not significantly different, {worse} worse."
@@ -150,7 +150,7 @@ def verdict(claim: ClaimResult) -> str:
 def measured(results: Results, case: str, steps: int, name: str) -> str:
     """NFE and value of a case at a number of steps."""
     summary = results.find(case, steps)
-    return f"{summary.nfe}: {shown(summary.values[name])}" if summary else ""
+    return f"{summary.nfe}: {estimate_text(summary.values[name])}" if summary else ""
 
 
 def value(results: Results, name: str) -> str:

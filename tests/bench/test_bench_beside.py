@@ -13,7 +13,7 @@ from fewstep.bench.report.compare import compare_results
 from fewstep.bench.report.leaderboard import merge
 from fewstep.bench.report.tables import Grid, conclusion, console_table, markdown, ordered, value_grid
 from fewstep.bench.results.results import Results
-from fewstep.bench.results.summary import shown, shown_with
+from fewstep.bench.results.summary import estimate_text, value_text
 from fewstep.bench.running.runner import run_suite
 from fewstep.bench.suites.suite import load_suite
 from fewstep.cli.main import main
@@ -52,7 +52,7 @@ def results(folder: Path) -> Results:
 def entropy(results: Results, case: str, steps: int | None) -> str:
     summary = results.find(case, steps)
     assert summary
-    return shown(summary.values["gen_entropy"])
+    return estimate_text(summary.values["gen_entropy"])
 
 
 def run(*arguments: str) -> None:
@@ -122,7 +122,7 @@ def test_console(results: Results, folder: Path, capsys: pytest.CaptureFixture[s
     text = captured.get()
     assert "gen_ppl ↓ / gen_entropy by NFE" in text
     values = results.find("teacher", 2).values
-    assert f"{shown(values['gen_ppl'])} / {shown(values['gen_entropy'])}" in text
+    assert f"{estimate_text(values['gen_ppl'])} / {estimate_text(values['gen_entropy'])}" in text
     run_suite(str(folder.parent / "suite.yaml"), str(folder))
     lines = [line for line in capsys.readouterr().out.splitlines() if ": gen_ppl" in line]
     assert len(lines) >= 4
@@ -163,7 +163,7 @@ def test_a_headline_that_stands_alone_stays_alone(finished: Path) -> None:
     assert results.diversity is None
     assert "with gen_" not in conclusion(results)
     summary = results.find("teacher", 2)
-    assert shown_with(summary.values, "ngram_tv", {}) == shown(summary.values["ngram_tv"])
+    assert value_text(summary.values, "ngram_tv", {}) == estimate_text(summary.values["ngram_tv"])
 
 
 def test_order_of_columns() -> None:

@@ -95,7 +95,7 @@ def test_outcomes_by_standard_errors() -> None:
         "student at 4 steps: score 1.300 ± 0.058, was 1.100 ± 0.058 (worse by 0.2, allowed: 0.163)",
         "teacher at 8 steps: score was 0.3, and is missing now",
     ]
-    assert "1 worse, 1 missing now, 1 level, 1 new" in found.markdown("base")
+    assert "1 worse, 1 missing now, 1 within the allowed difference, 1 new" in found.markdown("base")
     assert compare_results(made_up(BEFORE), made_up(now), {}).changes[0].outcome == "better"
 
 
@@ -188,5 +188,5 @@ def test_budgets_that_differ_are_told() -> None:
     results = made_up(BEFORE)
     assert budgets(results.model_copy(update={"cases": alike})) == ""
     assert budgets(results.model_copy(update={"cases": apart})) == (
-        "Budgets differ: b took 2.5 times as many evaluations of networks in its training as a (2,500 and 1,000)."
+        "Budgets differ: the training of b took 2.5 times the network evaluations of a (2,500 and 1,000)."
     )

@@ -67,7 +67,7 @@ def test_the_report_says_what_was_measured(finished: Path, results: Results) -> 
     assert page.count("<figure>") == 6
     assert "fewstep distill ./student.yaml --teacher runs/teacher-" in page
     assert "backbone:\n  type: transformer" in page
-    assert "Other than that of teacher:" in page
+    assert "Differences from the recipe of teacher:" in page
     assert '<td class="word">objective.type</td><td class="word">denoising</td><td class="word">dmmd</td>' in page
     assert "real samples" in page
 

@@ -44,7 +44,7 @@ def test_unknown_metric(write_suite: Write) -> None:
     ("headline", "message"),
     [
         ("ngram_t", "no value of these metrics named 'ngram_t'; did you mean 'ngram_tv'?"),
-        ("exact_nll", "neither high nor low is better for 'exact_nll'; values that compare: ngram_tv"),
+        ("exact_nll", "neither high nor low is better for 'exact_nll'; comparable values: ngram_tv"),
     ],
 )
 def test_headline_must_be_a_value_that_compares(write_suite: Write, headline: str, message: str) -> None:
@@ -53,7 +53,7 @@ def test_headline_must_be_a_value_that_compares(write_suite: Write, headline: st
 
 @pytest.mark.parametrize("key", ["headline", "diversity"])
 def test_a_value_of_models_is_no_headline(write_suite: Write, key: str) -> None:
-    message = "'bound_bits' judges models, whatever their number of steps; name a value of samples"
+    message = "'bound_bits' is a value of models, not of samples; name a value of samples"
     metrics = [{"type": "ngram_distance", "order": 2}, "likelihood_bound"]
     assert problems(write_suite(metrics=metrics, **{key: "bound_bits"}))[key] == message
 
@@ -118,7 +118,7 @@ def test_a_teacher_is_an_earlier_trained_case(write_suite: Write) -> None:
     assert "must come before" in found["cases[0].teacher"]
     assert "no case named 'nobody'" in found["cases[1].teacher"]
     assert "must be a trained model" in found["cases[3].teacher"]
-    assert "learns from nobody" in found["cases[4].teacher"]
+    assert "has no teacher and no training" in found["cases[4].teacher"]
     assert "must be a trained model" in found["cases[5].start_from.student"]
     assert "must come before" in found["cases[5].start_from.auxiliary"]
 

@@ -8,7 +8,7 @@ import pytest
 from tiny_suite import made_up_row, made_up_summary
 
 from fewstep.bench.results.results import ClaimResult, Estimate
-from fewstep.bench.results.summary import compare, estimate, judge, shown, summarise
+from fewstep.bench.results.summary import compare, estimate, estimate_text, judge, summarise
 from fewstep.bench.suites.suite import ClaimSpec
 
 
@@ -149,4 +149,4 @@ def test_a_side_that_was_not_measured() -> None:
     ],
 )
 def test_numbers_are_shown_to_the_place_of_their_error(mean: float, stderr: float | None, text: str) -> None:
-    assert shown(Estimate(mean=mean, stderr=stderr, n=3)) == text
+    assert estimate_text(Estimate(mean=mean, stderr=stderr, n=3)) == text

@@ -68,13 +68,13 @@ def problems(source: str) -> dict[str, str]:
     [
         ({"temprature": [1, 2]}, [2], ".temprature", "unknown key 'temprature'; did you mean 'temperature'?"),
         ({}, [2], "", "give values of temperature, of top_p, or of each: sweep: {temperature: [0.7, 0.85, 1.0]}"),
-        ({"temperature": [1, 2], "top_p": [0.5]}, [2], ".top_p", "a curve takes two values at least"),
-        ({"temperature": [1]}, [2], ".temperature", "a curve takes two values at least"),
+        ({"temperature": [1, 2], "top_p": [0.5]}, [2], ".top_p", "a curve needs at least two values"),
+        ({"temperature": [1]}, [2], ".temperature", "a curve needs at least two values"),
         ({"temperature": [0.5, 1, 0.5]}, [2], ".temperature", "0.5 is listed twice"),
         ({"temperature": [0.5, 0]}, [2], ".temperature[1]", "should be greater than 0, not 0"),
         ({"top_p": [0.5, 1.5]}, [2], ".top_p[1]", "should be less than or equal to 1, not 1.5"),
         ({"temperature": 0.5}, [2], ".temperature", "should be a list"),
-        ({"top_p": [0.5, 1]}, [2, 4], "", "say at which number of steps, with `steps: N` in it; the case is measured"),
+        ({"top_p": [0.5, 1]}, [2, 4], "", "add `steps: N`, the number of steps of the sweep; the case is measured"),
         ({"top_p": [0.5, 1], "steps": 8}, [2, 4], ".steps", "the case is not measured at 8 steps; it is at 2, 4"),
     ],
 )
@@ -89,7 +89,7 @@ def test_mistakes_are_told_where_they_are(
 
 def test_a_sweep_needs_a_value_of_diversity(write_suite: Write) -> None:
     found = problems(write_suite(**{**SWEPT, "diversity": None}))
-    message = "it is drawn as quality against diversity: name a value with the suite's `diversity`"
+    message = "its plot is quality against diversity: name a value with the suite's `diversity`"
     assert found == {"cases[0].sweep": message, "cases[1].sweep": message}
 
 
@@ -235,7 +235,7 @@ def test_quick_takes_the_ends(write_suite: Write) -> None:
     sweeps = [case.sweep for case in suite.cases]
     ends = [{"temperature": (0.05, 3.0)}, {"temperature": (0.1, 0.5), "top_p": (0.5, 0.9)}]
     assert [sweep and sweep.settings for sweep in sweeps] == ends
-    assert [sweep and sweep.at(case.steps) for sweep, case in zip(sweeps, suite.cases, strict=True)] == [2, 2]
+    assert [sweep and sweep.step_count(case.steps) for sweep, case in zip(sweeps, suite.cases, strict=True)] == [2, 2]
     kept = load_suite(write_suite(**SWEPT, quick={"samples": 8}), quick=True).suite.cases[0].sweep
     assert kept
     assert kept.steps == 4

@@ -1,4 +1,4 @@
-"""Results against earlier ones of the same suite: what became better, what became worse."""
+"""Results compared with earlier results of the same suite."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal
 
 from fewstep.bench.report.tables import ARROWS, Grid
 from fewstep.bench.results.results import Estimate, Results, Summary
-from fewstep.bench.results.summary import compare, shown
+from fewstep.bench.results.summary import compare, estimate_text
 from fewstep.bench.suites.suite import Suite
 from fewstep.core.errors import UserError
 
 _SAME = 1e-6
-"""Relative difference that counts as none where there is neither a tolerance nor a spread."""
+"""Relative difference that counts as none, without a tolerance and without a standard error."""
 
 Outcome = Literal["better", "level", "worse", "gone", "new", "unknown", "beside"]
-"""`beside`: not compared, but shown with the value before it, which is not to be seen alone."""
+"""`beside`: not compared; the row shows the value that stands beside the previous one."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One value of a case at one number of steps, then and now; None where it was not measured."""
+    """One value of a case at one number of steps, before and now; None where it was not measured."""
 
     case: str
     steps: int | None
@@ -29,7 +29,7 @@ class Change:
     before: Estimate | None
     now: Estimate | None
     allowed: float | None
-    """How much worse it may be; None if nothing says."""
+    """Allowed deterioration; None without a tolerance and a standard error."""
     outcome: Outcome
 
     @property
@@ -37,31 +37,31 @@ class Change:
         """`student at 4 steps: ngram_tv 0.31, was 0.25 (worse by 0.06, allowed: 0.02)`."""
         where = f"{self.case} at {self.steps} steps: {self.value}"
         if self.now is None or self.before is None:
-            return f"{where} was {shown(self.before) if self.before else 'not measured'}, and is missing now"
+            before = estimate_text(self.before) if self.before else "not measured"
+            return f"{where} was {before}, and is missing now"
         apart = abs(self.now.mean - self.before.mean)
-        return (
-            f"{where} {shown(self.now)}, was {shown(self.before)} (worse by {apart:.3g}, allowed: {self.allowed:.3g})"
-        )
+        change = f"{estimate_text(self.now)}, was {estimate_text(self.before)}"
+        return f"{where} {change} (worse by {apart:.3g}, allowed: {self.allowed:.3g})"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All values that are better one way."""
+    """Changes of all values with a better direction."""
 
     changes: tuple[Change, ...]
     directions: dict[str, str]
 
     @property
     def regressions(self) -> list[str]:
-        """What is worse than allowed, or was not measured any more."""
+        """Texts of values that are worse than allowed, or missing now."""
         return [change.text for change in self.changes if change.outcome in ("worse", "gone")]
 
     def markdown(self, base: str) -> str:
-        """What changed, in a sentence and a table."""
-        counts = {outcome: sum(change.outcome == outcome for change in self.changes) for outcome in _WORDS}
-        parts = [f"{count} {_WORDS[outcome]}" for outcome, count in counts.items() if count]
+        """The changes as a sentence and a table."""
+        counts = {outcome: sum(change.outcome == outcome for change in self.changes) for outcome in _OUTCOME_TEXT}
+        parts = [f"{count} {_OUTCOME_TEXT[outcome]}" for outcome, count in counts.items() if count]
         header = ["case", "steps", "value", "before", "now", "difference", "allowed", ""]
-        grid = Grid(header, [self._row(change) for change in self.changes], words=3)
+        grid = Grid(header, [self._row(change) for change in self.changes], text_columns=3)
         return f"Compared with `{base}`: {', '.join(parts) or 'nothing in common'}.\n\n{grid.markdown()}\n"
 
     def _row(self, change: Change) -> list[str]:
@@ -71,34 +71,34 @@ class Comparison:
             change.case,
             str(change.steps),
             change.value + ARROWS[self.directions[change.value]],
-            shown(before) if before else "",
-            shown(now) if now else "",
+            estimate_text(before) if before else "",
+            estimate_text(now) if now else "",
             difference,
             "" if change.allowed is None else f"{change.allowed:.3g}",
             change.outcome,
         ]
 
 
-_WORDS: dict[Outcome, str] = {
+_OUTCOME_TEXT: dict[Outcome, str] = {
     "worse": "worse",
     "gone": "missing now",
     "better": "better",
-    "level": "level",
+    "level": "within the allowed difference",
     "new": "new",
     "unknown": "not judged (one seed and no tolerance)",
 }
 
 
 def check_comparable(base: Results, suite: Suite, data: str, quick: bool) -> None:
-    """Whether a run of `suite` can be compared with earlier results; asked before anything is trained.
+    """Check that a run of `suite` compares with earlier results. Called before anything is trained.
 
     Raises:
-        UserError: it cannot, and why.
+        UserError: another suite, other data, or another number of samples.
     """
     if base.suite.name != suite.name or base.suite.quick != quick:
         kind = "a quick run" if base.suite.quick else "a full run"
         raise UserError(
-            f"--compare: the earlier results are {kind} of suite '{base.suite.name}'; numbers do not compare"
+            f"--compare: the earlier results are {kind} of suite '{base.suite.name}'; the numbers are not comparable"
         )
     if base.suite.data is not None and base.suite.data != data:
         raise UserError("--compare: the earlier results are about other data (another fingerprint)")
@@ -109,12 +109,12 @@ def check_comparable(base: Results, suite: Suite, data: str, quick: bool) -> Non
 
 
 def compare_results(now: Results, base: Results, tolerances: dict[str, float]) -> Comparison:
-    """Compare every value that is better one way, of every case and number of steps.
+    """Compare all values with a better direction, for every case and number of steps.
 
-    Real samples are left out, and cases that are skipped on this machine.
+    Leaves out real samples, and cases that are skipped on this machine.
 
-    A value may be worse by its tolerance if it has one, else by two standard errors of the difference. Where neither is
-    known, as with one seed, it is level if it is the same, and otherwise not judged.
+    A value may be worse by its tolerance, or by two standard errors of the difference without one. If neither is
+    known, as with one seed, an equal value is level and any other is not judged.
     """
     ways = {name: way for name, way in now.directions.items() if way != "info"}
     skipped = {case.case for case in now.skipped}

@@ -1,4 +1,4 @@
-"""Results of many runs as one ranking: of the same data, and of as many samples a row."""
+"""One ranking of the results of several runs with the same data and the same number of samples a row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from fewstep.bench.report.tables import ARROWS, REAL, Grid, budget, commits, ordered, titled
 from fewstep.bench.results.results import Results, Summary, digest_of, results_file
-from fewstep.bench.results.summary import shown
+from fewstep.bench.results.summary import estimate_text
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.core.component import did_you_mean
 from fewstep.core.errors import UserError
@@ -25,7 +25,7 @@ class Entry:
 
     @property
     def model(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         case = self.results.case(self.summary.case)
         if case is None:
             return REAL
@@ -42,22 +42,22 @@ class Leaderboard:
     entries: tuple[Entry, ...]
 
     def grid(self) -> Grid:
-        """As a table."""
+        """The ranking as a table."""
         names = ordered(self.directions, self.value, self.beside)
         header = ["model", "suite", "data", "hardware", "commit", "NFE"]
         header += [name + ARROWS[self.directions[name]] for name in names] + ["evaluations"]
-        return Grid(header, [self._row(entry, names) for entry in self.entries], words=5)
+        return Grid(header, [self._row(entry, names) for entry in self.entries], text_columns=5)
 
     def _row(self, entry: Entry, names: Sequence[str]) -> list[str]:
         results, summary = entry.results, entry.summary
         suite = results.suite.name + (" (quick)" if results.suite.quick else "")
         about = [entry.model, suite, data_of(results)[:8], str(results.environment["hardware"]), commits(results)]
-        values = [shown(summary.values[name]) if name in summary.values else "" for name in names]
+        values = [estimate_text(summary.values[name]) if name in summary.values else "" for name in names]
         case = results.case(summary.case)
         return [*about, "" if summary.nfe is None else str(summary.nfe), *values, budget(case) if case else ""]
 
     def plain(self) -> list[dict[str, Any]]:
-        """As plain data."""
+        """The ranking as plain data."""
         return [
             {
                 "model": entry.model,
@@ -74,62 +74,62 @@ class Leaderboard:
 
 
 def merge(sources: Sequence[str | Path], *, value: str | None = None, data: str | None = None) -> Leaderboard:
-    """Rank what several runs measured.
+    """Rank the results of several runs.
 
     Args:
-        sources: results, as files or as folders.
-        value: to rank by; the headline value of all of them if left out.
-        data: first digits of a fingerprint; results of other data are left out.
+        sources: results, as files or folders.
+        value: to rank by; their common headline value if left out.
+        data: first digits of a fingerprint; ignores results of other data.
 
     Raises:
-        UserError: results cannot be read, or are of different data, or of different numbers of samples, or have no
-            value in common that is better one way.
+        UserError: unreadable results, different data, different numbers of samples, or no common value with a better
+            direction.
     """
-    found = [(str(source), Results.load(results_file(source))) for source in sources]
+    loaded = [(str(source), Results.load(results_file(source))) for source in sources]
     if data:
-        kept = [(source, results) for source, results in found if data_of(results).startswith(data)]
-        if not kept:
-            known = ", ".join(dict.fromkeys(data_of(results)[:8] for _, results in found))
+        selected = [(source, results) for source, results in loaded if data_of(results).startswith(data)]
+        if not selected:
+            known = ", ".join(dict.fromkeys(data_of(results)[:8] for _, results in loaded))
             raise UserError(f"--data: no results of data '{data}'; known: {known}")
-        found = kept
-    _alike(found)
-    directions = {name: way for _, results in found for name, way in results.directions.items()}
-    value = _ranked_by(found, directions, value)
+        loaded = selected
+    _check_same_conditions(loaded)
+    directions = {name: way for _, results in loaded for name, way in results.directions.items()}
+    value = _ranking_value(loaded, directions, value)
     entries = [
         Entry(results, source, summary)
-        for source, results in found
+        for source, results in loaded
         for summary in results.summary
         if value in summary.values and summary.case != REFERENCE
     ]
     sign = -1 if directions[value] == "higher" else 1
     ranked = sorted(entries, key=lambda entry: sign * entry.summary.values[value].mean)
-    beside = {name: other for _, results in found for name, other in results.beside.items()}
+    beside = {name: other for _, results in loaded for name, other in results.beside.items()}
     return Leaderboard(value, directions, beside, tuple(ranked))
 
 
 def data_of(results: Results) -> str:
-    """Fingerprint of the data; in results of version 1, which do not say, a digest of their settings."""
+    """Fingerprint of the data; for results of version 1, which have none, a digest of the data's settings."""
     return results.suite.data or "set-" + digest_of(results.cases[0].resolved["data"] if results.cases else None)[:12]
 
 
-def _alike(found: Sequence[tuple[str, Results]]) -> None:
-    """Values compare: the same data, and as many samples in each row."""
+def _check_same_conditions(loaded: Sequence[tuple[str, Results]]) -> None:
+    """Values are comparable: the same data, and the same number of samples in each row."""
     by_data: dict[str, list[str]] = {}
     by_samples: dict[int, list[str]] = {}
-    for source, results in found:
+    for source, results in loaded:
         by_data.setdefault(data_of(results), []).append(source)
         by_samples.setdefault(results.suite.samples, []).append(source)
     if len(by_data) > 1:
-        told = "; ".join(f"{digest[:8]}: {', '.join(sources)}" for digest, sources in by_data.items())
-        raise UserError(f"these results are of different data, which do not rank ({told}); choose some with --data")
+        groups = "; ".join(f"{digest[:8]}: {', '.join(sources)}" for digest, sources in by_data.items())
+        raise UserError(f"these results are of different data, which do not rank ({groups}); choose one with --data")
     if len(by_samples) > 1:
-        told = "; ".join(f"{count}: {', '.join(sources)}" for count, sources in by_samples.items())
-        raise UserError(f"these results have different numbers of samples in a row, on which values depend ({told})")
+        groups = "; ".join(f"{count}: {', '.join(sources)}" for count, sources in by_samples.items())
+        raise UserError(f"these results have different numbers of samples in a row, on which values depend ({groups})")
 
 
-def _ranked_by(found: Sequence[tuple[str, Results]], directions: dict[str, str], value: str | None) -> str:
+def _ranking_value(loaded: Sequence[tuple[str, Results]], directions: dict[str, str], value: str | None) -> str:
     if value is None:
-        headlines = list(dict.fromkeys(results.headline for _, results in found))
+        headlines = list(dict.fromkeys(results.headline for _, results in loaded))
         if len(headlines) > 1:
             raise UserError(f"these results have different headline values; choose one with --value: {headlines}")
         return headlines[0]

@@ -1,4 +1,4 @@
-"""What a person gets to see of results: files, and the last lines on the console."""
+"""Outputs of a suite: files, and the last lines on the console."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def write_outputs(results: Results, folder: Path) -> None:
 
 
 def draw_pictures(results: Results, folder: Path) -> list[Path]:
-    """Write every picture that is drawn of numbers alone, `quality_vs_nfe.png` first; their paths."""
-    drawn = [draw_plot(results, folder / "quality_vs_nfe.png")]
+    """Write all plots, `quality_vs_nfe.png` first. Returns their paths."""
+    paths = [draw_plot(results, folder / "quality_vs_nfe.png")]
     if results.diversity:
-        drawn.append(draw_diversity_plot(results, folder / "quality_vs_diversity.png"))
+        paths.append(draw_diversity_plot(results, folder / "quality_vs_diversity.png"))
     if results.frontier:
-        drawn.append(draw_frontier_plot(results, folder / "frontier.png"))
-    return drawn
+        paths.append(draw_frontier_plot(results, folder / "frontier.png"))
+    return paths
 
 
 def announce(results: Results, folder: Path, say: Callable[[str], None]) -> None:
-    """Tell a person what came out, and where to look."""
+    """Print the results and their places on the console."""
     from rich.console import Console
 
-    # Away from a terminal there is no width to keep to.
+    # A pipe or a file has no width.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     with console.capture() as captured:
         console.print(console_table(results))

@@ -1,4 +1,4 @@
-"""What sets a case's recipe apart from that of the case it builds on."""
+"""Differences between the recipes of a case and of the case that it builds on."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from fewstep.bench.report.tables import Grid
 from fewstep.bench.results.results import CaseResult, Results
 
 _ELSEWHERE = ("name", "seed", "teacher", "start_from")
-"""Keys that a table of models shows, or that differ in any case."""
+"""Keys that the table of models shows, or that always differ."""
 
 
 def base_of(results: Results, case: CaseResult) -> CaseResult | None:
-    """The case whose model it samples, else its teacher, else the first case of the suite; None for that one."""
+    """The case whose model it samples, else its teacher, else the first case of the suite; None for the first."""
     name = case.model or case.teacher
     base = results.case(name, case.train_seed) or results.case(name) if name else results.cases[0]
     return None if base is None or base.name == case.name else base
 
 
 def recipe_diff(base: CaseResult, case: CaseResult) -> Grid:
-    """Keys whose values differ, dotted, with both values; a section of another type is one row a key."""
+    """Dotted keys with different values, and both values. A section of another type has one row a key."""
     old, new = (_flat(c.resolved) for c in (base, case))
     keys = [key for key in dict.fromkeys([*new, *old]) if old.get(key) != new.get(key)]
     rows = [[key, old.get(key, "–"), new.get(key, "–")] for key in keys if key.split(".")[0] not in _ELSEWHERE]
-    return Grid(["key", base.name, case.name], rows, words=3)
+    return Grid(["key", base.name, case.name], rows, text_columns=3)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:

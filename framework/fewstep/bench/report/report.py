@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page, without scripts and without anything from a network."""
+"""The report: one self-contained HTML page, without scripts and without external files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from fewstep.bench.report.tables import (
     value_grid,
 )
 from fewstep.bench.results.results import CaseResult, ClaimResult, Results, Row
-from fewstep.bench.suites.sweep import swept_text
+from fewstep.bench.suites.sweep import sweep_text
 from fewstep.recipe.yaml_loader import dump_yaml
 
 _TEXT_SHOWN = 6000
-"""Characters of a text sheet that are shown."""
+"""Number of characters shown of a text sheet."""
 _LONG = 40
-"""Characters from which on a table's cell may be broken over lines."""
+"""Number of characters above which a cell of a table may wrap."""
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #59636e; --page: #ffffff; --box: #f3f5f7; --line: #d5dae0;
@@ -44,7 +44,7 @@ h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.4rem 0; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 0.6rem; }
 .soft, figcaption { color: var(--soft); font-size: 0.9rem; }
 .note { border-left: 4px solid var(--bad); padding: 0.5rem 0.9rem; background: var(--box); }
-.seen { font-size: 1.1rem; }
+.conclusion { font-size: 1.1rem; }
 ul { padding-left: 0; list-style: none; }
 li { margin: 0.45rem 0; padding-left: 1.7rem; text-indent: -1.7rem; }
 li b { display: inline-block; width: 1.7rem; text-indent: 0; }
@@ -72,21 +72,21 @@ summary { cursor: pointer; padding: 0.3rem 0; }
 
 
 def write_report(results: Results, folder: Path) -> Path:
-    """Write `report.html` from the results and the pictures that lie beside them."""
+    """Write `report.html` from the results and the pictures in their folder."""
     suite = results.suite
     parts = [
         f"<h1>{escape(suite.title)}</h1>",
         f'<p class="soft">suite {escape(suite.name)}, {escape(results.date)}, '
         f"{escape(str(results.environment['hardware']))}</p>",
         *(f'<p class="note">{escape(note)}</p>' for note in notes(results)),
-        f'<p class="seen">{escape(conclusion(results))}</p>',
+        f'<p class="conclusion">{escape(conclusion(results))}</p>',
         _claims(results.claims),
         "<h2>Quality by evaluations</h2>",
         _plot(folder / "quality_vs_nfe.png", "quality by number of evaluations"),
         *_diversity(results, folder),
         *_frontier(results, folder),
         "<h2>All values</h2>",
-        f'<p class="soft">{escape(_how_measured(results))}</p>',
+        f'<p class="soft">{escape(_conditions(results))}</p>',
         _table(value_grid(results)),
         f"<h2>Samples</h2>{_sheets(results, folder)}",
         f"<h2>Models</h2>{_table(model_grid(results))}",
@@ -120,12 +120,12 @@ def _claims(claims: tuple[ClaimResult, ...]) -> str:
     return f"<ul>{''.join(items)}</ul>" if items else ""
 
 
-def _how_measured(results: Results) -> str:
+def _conditions(results: Results) -> str:
     return (
         f"{results.suite.samples} samples in each row; {spread(results)}. ↓ lower is better, ↑ higher is better; "
-        f"values without an arrow are for comparison with those of the {REAL}, which are fresh draws where the data's "
-        "law is known, and otherwise training samples (so that they count as copies). NFE: network evaluations, "
-        "counted by the network."
+        f"values without an arrow are for comparison with the {REAL}. These are exact draws if the data's distribution "
+        "is known, else training samples (so that they count as copies). NFE: network evaluations, counted by the "
+        "network."
     )
 
 
@@ -134,7 +134,7 @@ def _table(grid: Grid) -> str:
         return "".join(f'<{tag} class="{kind(i, cell)}">{escape(cell)}</{tag}>' for i, cell in enumerate(row))
 
     def kind(column: int, cell: str) -> str:
-        return "number" if column >= grid.words else "word long" if len(cell) > _LONG else "word"
+        return "number" if column >= grid.text_columns else "word long" if len(cell) > _LONG else "word"
 
     head, rows = cells("th", grid.header), "".join(f"<tr>{cells('td', row)}</tr>" for row in grid.rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -148,49 +148,49 @@ def _sheets(results: Results, folder: Path) -> str:
             continue
         caption = _caption(results, row)
         if row.sheet.endswith(".png"):
-            shown = _image(folder / row.sheet, caption)
+            sheet = _image(folder / row.sheet, caption)
         else:
             text = (folder / row.sheet).read_text(encoding="utf-8")
-            shown = f"<pre>{escape(text[:_TEXT_SHOWN])}{' …' if len(text) > _TEXT_SHOWN else ''}</pre>"
-        figures.append(f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>")
+            sheet = f"<pre>{escape(text[:_TEXT_SHOWN])}{' …' if len(text) > _TEXT_SHOWN else ''}</pre>"
+        figures.append(f"<figure>{sheet}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<div class="sheets">{"".join(figures)}</div>'
 
 
 def _caption(results: Results, row: Row) -> str:
     case = results.case(row.case)
-    who = case.label if case else REAL
+    label = case.label if case else REAL
     where = "" if row.nfe is None else f", {row.nfe} NFE"
-    where += "" if row.sweep is None else f", {swept_text(row.sweep)}"
+    where += "" if row.sweep is None else f", {sweep_text(row.sweep)}"
     names = (results.headline, results.beside.get(results.headline))
-    told = "".join(f"{name} {row.values[name]:.4g}, " for name in names if name in row.values)
-    return f"{who}{where}: {told}seed {row.seed}"
+    scores = "".join(f"{name} {row.values[name]:.4g}, " for name in names if name in row.values)
+    return f"{label}{where}: {scores}seed {row.seed}"
 
 
 def _diversity(results: Results, folder: Path) -> list[str]:
-    """The second picture, if the suite has one."""
+    """Section with the plot of quality by diversity, if the suite has one."""
     if results.diversity is None:
         return []
     return ["<h2>Quality by diversity</h2>", _plot(folder / "quality_vs_diversity.png", "quality by diversity")]
 
 
 def _plot(path: Path, alt: str) -> str:
-    """A plot as wide as it was drawn; where there is less room, it can be moved in its box and read."""
+    """A plot in its own width. On a narrow page it scrolls in its box, so that it stays readable."""
     pixels = int.from_bytes(path.read_bytes()[16:20], "big")
     return f'<div class="plot" style="--inches: {pixels / DOTS:.1f}">{_image(path, alt)}</div>'
 
 
 def _frontier(results: Results, folder: Path) -> list[str]:
-    """The third picture and its table, if settings were swept."""
+    """Section with the frontiers and their table, if settings were swept."""
     if not results.frontier:
         return []
-    told = (
-        "Each curve is one model at one number of evaluations, as a setting of its sampler is swept; the values beside "
-        "its points are those of the setting, and the band is a standard error over seeds both ways."
+    legend = (
+        "Each curve is one model at one number of evaluations, over values of a setting of its sampler. The labels of "
+        "points are these values. The band is a standard error over seeds in both directions."
     )
     return [
         "<h2>Frontiers: quality by diversity</h2>",
-        _plot(folder / "frontier.png", "quality by diversity as a setting is swept"),
-        f'<p class="soft">{told}</p>',
+        _plot(folder / "frontier.png", "quality by diversity over values of a setting"),
+        f'<p class="soft">{legend}</p>',
         _table(frontier_grid(results)),
     ]
 
@@ -201,7 +201,7 @@ def _image(path: Path, alt: str) -> str:
 
 
 def _recipes(results: Results) -> list[str]:
-    """Complete recipes, folded, each after what sets it apart from the case that it builds on."""
+    """Complete recipes, folded, each after its differences from the case that it builds on."""
     return [
         f"<details><summary>Recipe of {escape(case.name)}, with every default</summary>"
         f"{_difference(results, case)}<pre>{escape(dump_yaml(case.resolved))}</pre></details>"
@@ -216,5 +216,5 @@ def _difference(results: Results, case: CaseResult) -> str:
         return ""
     grid = recipe_diff(base, case)
     if not grid.rows:
-        return f'<p class="soft">The same as that of {escape(base.name)}.</p>'
-    return f'<p class="soft">Other than that of {escape(base.name)}:</p>{_table(grid)}'
+        return f'<p class="soft">Identical to the recipe of {escape(base.name)}.</p>'
+    return f'<p class="soft">Differences from the recipe of {escape(base.name)}:</p>{_table(grid)}'

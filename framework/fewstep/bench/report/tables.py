@@ -1,4 +1,4 @@
-"""Results in words and tables: for Markdown, for the report, and for the console."""
+"""Results as text and tables: for Markdown, for the report, and for the console."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewstep.bench.results.results import CaseResult, Estimate, Results, Summary, model_id
-from fewstep.bench.results.summary import shown, shown_with
+from fewstep.bench.results.summary import estimate_text, value_text
 from fewstep.bench.suites.suite import REFERENCE
-from fewstep.bench.suites.sweep import swept_text
+from fewstep.bench.suites.sweep import sweep_text
 from fewstep.runtime.progress import clock
 
 if TYPE_CHECKING:
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
 REAL = "real samples"
-"""What the reference row is called in tables."""
-_ALIKE = 1.1
-"""Ratio of the largest to the smallest budget that is not worth a word."""
-BUDGET = "Evaluations: samples that went through a network in the training, each time that one did, the teacher's too."
-"""What a training costs, in words."""
+"""Name of the reference row in tables."""
+_EQUAL_BUDGETS = 1.1
+"""Ratio of the largest to the smallest budget below which budgets count as equal."""
+BUDGET = "Evaluations: samples that networks evaluated in the training, the teacher included; each evaluation counts."
+"""Explanation of the budget of a training."""
 QUICK_NOTE = "This was a quick run: it shows that the suite runs, and its numbers say nothing about the models."
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts, whose first `words` columns are no numbers."""
+    """A table of texts. The first `text_columns` columns are text, the others are numbers."""
 
     header: list[str]
     rows: list[list[str]]
-    words: int = 1
+    text_columns: int = 1
 
     def latex(self) -> str:
-        """The table for LaTeX, with the package booktabs."""
-        columns = "".join("l" if index < self.words else "r" for index in range(len(self.header)))
+        """The table in LaTeX; needs the package booktabs."""
+        columns = "".join("l" if index < self.text_columns else "r" for index in range(len(self.header)))
         lines = [" & ".join(map(_tex, line)) + r" \\" for line in (self.header, *self.rows)]
         body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
         return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
 
     def markdown(self) -> str:
         """The table as Markdown."""
-        align = ["---" if index < self.words else "---:" for index in range(len(self.header))]
+        align = ["---" if index < self.text_columns else "---:" for index in range(len(self.header))]
         lines = [self.header, align, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -62,9 +62,9 @@ def _tex(text: str) -> str:
 
 
 def value_grid(results: Results) -> Grid:
-    """All values: rows are cases by NFE, columns are values with the way that is better.
+    """All values: rows are cases by NFE, columns are values with an arrow in the better direction.
 
-    What judges models has no value for real samples, nor for models that it cannot judge.
+    A value of models is empty for real samples, and for models that it does not apply to.
     """
     rows = [
         [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe), *_values(results, summary)]
@@ -74,12 +74,12 @@ def value_grid(results: Results) -> Grid:
 
 
 def frontier_grid(results: Results) -> Grid:
-    """All values of sweeps: rows are cases by the value that is swept."""
+    """All values of sweeps: rows are cases by the swept value."""
     rows = [
-        [_titled(results, point), swept_text(point.sweep), str(point.nfe), *_values(results, point)]
+        [_titled(results, point), sweep_text(point.sweep), str(point.nfe), *_values(results, point)]
         for point in results.frontier
     ]
-    return Grid(["model", "setting", "NFE", *_value_header(results)], rows, words=2)
+    return Grid(["model", "setting", "NFE", *_value_header(results)], rows, text_columns=2)
 
 
 def _columns(results: Results) -> list[str]:
@@ -91,29 +91,31 @@ def _value_header(results: Results) -> list[str]:
 
 
 def _values(results: Results, summary: Summary) -> list[str]:
-    return [shown(summary.values[name]) if name in summary.values else "" for name in _columns(results)]
+    return [estimate_text(summary.values[name]) if name in summary.values else "" for name in _columns(results)]
 
 
 def ordered(names: Iterable[str], first: str, beside: Mapping[str, str]) -> list[str]:
-    """Names of values as columns: `first`, then the rest as they come, each followed by what stands beside it."""
-    found: dict[str, None] = {}
+    """Names of values as columns: `first`, then the others in order, each followed by the value beside it."""
+    columns: dict[str, None] = {}
     known = list(names)
     for name in sorted(known, key=lambda name: name != first):
-        found[name] = None
+        columns[name] = None
         if beside.get(name) in known:
-            found[beside[name]] = None
-    return list(found)
+            columns[beside[name]] = None
+    return list(columns)
 
 
 def model_grid(results: Results) -> Grid:
-    """What the models are; evaluations are samples that networks saw in training, each time that they did."""
+    """The models. Evaluations are samples that networks evaluated in training; each evaluation counts."""
     header = ["model", "recipe", "teacher", "commit", "parameters", "training steps", "evaluations", "training time"]
     header += ["training tokens/s", "training memory, MB"]
-    return Grid(header, [_model_row(case) for case in results.cases if case.model is None], words=4)
+    return Grid(header, [_model_row(case) for case in results.cases if case.model is None], text_columns=4)
 
 
 def _model_row(case: CaseResult) -> list[str]:
-    parameters = "none (exact law)" if case.oracle else "" if case.parameters is None else f"{case.parameters:,}"
+    parameters = (
+        "none (exact distribution)" if case.oracle else "" if case.parameters is None else f"{case.parameters:,}"
+    )
     seconds = "" if case.train_seconds is None else clock(case.train_seconds)
     recipe = " ".join([case.recipe, *(f"--set {change}" for change in _changes(case))])
     steps = "" if case.train_steps is None else f"{case.train_steps:,}"
@@ -124,34 +126,34 @@ def _model_row(case: CaseResult) -> list[str]:
 
 
 def budget(case: CaseResult) -> str:
-    """Samples that went through a network in its training, each time that one did."""
+    """Samples that networks evaluated in the case's training; each evaluation counts."""
     return f"{case.logged['evaluations']:,.0f}" if "evaluations" in case.logged else ""
 
 
 def budgets(results: Results) -> str:
-    """One sentence about how far the budgets of trainings with a teacher lie apart; nothing if they are alike."""
+    """One sentence about the largest and smallest budget of trainings with a teacher; empty for equal budgets."""
     spent = {c.id: c.logged["evaluations"] for c in results.cases if c.teacher and c.model is None and c.logged}
     spent = {name: count for name, count in spent.items() if count}
     if not spent:
         return ""
     least, most = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)
     ratio = spent[most] / spent[least]
-    if ratio < _ALIKE:
+    if ratio < _EQUAL_BUDGETS:
         return ""
     return (
-        f"Budgets differ: {most} took {ratio:.1f} times as many evaluations of networks in its training as {least} "
+        f"Budgets differ: the training of {most} took {ratio:.1f} times the network evaluations of {least} "
         f"({spent[most]:,.0f} and {spent[least]:,.0f})."
     )
 
 
 def _changes(case: CaseResult) -> list[str]:
-    """What `--set` says to train the very model."""
+    """Arguments of `--set` that train the same model."""
     origins = [f"start_from.{role}={run}" for role, run in case.resolved.get("start_from", {}).items()]
     return [*case.set, *origins, *([] if case.train_seed is None else [f"seed={case.train_seed}"])]
 
 
 def titled(name: str, label: str) -> str:
-    """`student (D-MMD, noise input)`, or the label alone if it contains the name."""
+    """`student (D-MMD, noise input)`, or only the label if it contains the name."""
     plain = [re.sub(r"[-_]", " ", text).casefold() for text in (name, label)]
     return label if plain[0] in plain[1] else f"{name} ({label})"
 
@@ -162,18 +164,18 @@ def _titled(results: Results, summary: Summary) -> str:
 
 
 def short(commit: str | None) -> str:
-    """A commit's first digits, and whether there were changes on top of it."""
+    """First digits of a commit, with its mark of uncommitted changes."""
     digits, plus, changes = (commit or "unknown").partition("+")
     return digits[:10] + plus + changes
 
 
 def commits(results: Results) -> str:
-    """Every commit that rows were measured at."""
+    """All commits of the rows' measurements."""
     return ", ".join(sorted({short(row.commit) for row in results.rows})) or short(results.commit)
 
 
 def conclusion(results: Results) -> str:
-    """One sentence about all that was seen of trained models."""
+    """One sentence about the trained models."""
     value = results.headline
     trained = {case.name for case in results.cases if not case.oracle}
     measured = [s for s in results.summary if s.case in trained]
@@ -186,40 +188,40 @@ def conclusion(results: Results) -> str:
         parts.append(f"with the fewest evaluations it is {_where(results, first)}")
     real = results.find(REFERENCE, None)
     if real and value in real.values:
-        parts.append(f"real samples score {shown_with(real.values, value, results.beside)}")
+        parts.append(f"real samples score {value_text(real.values, value, results.beside)}")
     text = "; ".join(filter(None, parts)) + "."
     return text[0].upper() + text[1:]
 
 
 def _expectations(results: Results) -> str:
     judged = [claim for claim in results.claims if claim.holds is not None]
-    open_ = len(results.claims) - len(judged)
+    unmeasured = len(results.claims) - len(judged)
     parts = [f"{sum(bool(claim.holds) for claim in judged)} of {len(judged)} expectations hold"] if judged else []
-    if open_:
-        what = "" if judged else " expectations" if open_ > 1 else " expectation"
-        parts.append(f"{open_}{what} could not be measured in this run")
+    if unmeasured:
+        noun = "" if judged else " expectations" if unmeasured > 1 else " expectation"
+        parts.append(f"{unmeasured}{noun} could not be measured in this run")
     return ", ".join(parts)
 
 
-def _best(results: Results, among: list[Summary]) -> Summary:
+def _best(results: Results, summaries: list[Summary]) -> Summary:
     sign = 1 if results.direction == "lower" else -1
-    return min(among, key=lambda summary: sign * summary.values[results.headline].mean)
+    return min(summaries, key=lambda summary: sign * summary.values[results.headline].mean)
 
 
 def _where(results: Results, summary: Summary) -> str:
-    value = shown_with(summary.values, results.headline, results.beside)
+    value = value_text(summary.values, results.headline, results.beside)
     return f"{value} ({summary.case} at {summary.nfe} NFE)"
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader must know before the numbers: reduced, or cases that failed."""
-    found = [QUICK_NOTE] if results.suite.quick else []
-    found += [f"Case '{case.case}' was skipped: {case.reason}." for case in results.skipped]
-    return [*found, *(f"Case '{failure.case}' is not complete: {failure.reason}" for failure in results.failures)]
+    """Notes before the numbers: a quick run, skipped cases, incomplete cases."""
+    lines = [QUICK_NOTE] if results.suite.quick else []
+    lines += [f"Case '{case.case}' was skipped: {case.reason}." for case in results.skipped]
+    return [*lines, *(f"Case '{failure.case}' is not complete: {failure.reason}" for failure in results.failures)]
 
 
 def commands(results: Results) -> list[str]:
-    """How to repeat all of it, then single models."""
+    """Commands that repeat the suite, then those of single models."""
     lines = [results.suite.command, "", "# single models, from the folder of these results"]
     for case in results.cases:
         if case.run is None:
@@ -230,15 +232,15 @@ def commands(results: Results) -> list[str]:
         if steps and case == results.case(case.name):
             grid = case.resolved["sampler"].get("grid", {}) if case.model else {}
             if "file" in grid:
-                searched = ",".join(str(count) for count in steps)
-                lines.append(shlex.join(["fewstep", "grid", case.run, "--steps", searched, "--out", grid["file"]]))
+                counts = ",".join(str(count) for count in steps)
+                lines.append(shlex.join(["fewstep", "grid", case.run, "--steps", counts, "--out", grid["file"]]))
             sampler = ["--sampler", json.dumps(case.resolved["sampler"])] if case.model else []
             lines.append(shlex.join(["fewstep", "sample", case.run, "-n", "50", "--steps", str(steps[0]), *sampler]))
     return lines
 
 
 def _training(results: Results, case: CaseResult) -> list[str]:
-    """The command that trains a case's model."""
+    """Command that trains a case's model."""
     teacher = results.case(case.teacher, case.train_seed) if case.teacher else None
     verb = ["distill", case.recipe, "--teacher", str(teacher.run)] if teacher else ["train", case.recipe]
     return ["fewstep", *verb, *(part for change in _changes(case) for part in ("--set", change))]
@@ -256,22 +258,22 @@ def environment_lines(results: Results) -> list[str]:
         lines.append(f"plugins: {', '.join(environment['plugins'])}")
     lines += [f"commit: {commits(results)}", f"date: {results.date}"]
     lines += [f"sampling seeds: {', '.join(map(str, results.suite.seeds))}"]
-    trained = results.suite.train_seeds
-    return [*lines, f"seeds of training: {', '.join(map(str, trained))}"] if trained else lines
+    seeds = results.suite.train_seeds
+    return [*lines, f"seeds of training: {', '.join(map(str, seeds))}"] if seeds else lines
 
 
 def spread(results: Results) -> str:
-    """What stands behind a ±."""
+    """Explanation of the numbers after ±."""
     seeds, trainings = len(results.suite.seeds), len(results.suite.train_seeds or ())
-    sampled = f"{seeds} sampling seed{'s' if seeds > 1 else ''}"
+    sampling = f"{seeds} sampling seed{'s' if seeds > 1 else ''}"
     if trainings > 1:
-        each = f"over {trainings} trainings, each with its mean over {sampled}"
-        return f"mean ± standard error {each} (where nothing is trained, over sampling seeds)"
-    return f"mean ± standard error over {sampled} of one training" if seeds > 1 else "one seed, so no spread"
+        scope = f"over {trainings} trainings, each with its mean over {sampling}"
+        return f"mean ± standard error {scope} (where nothing is trained, over sampling seeds)"
+    return f"mean ± standard error over {sampling} of one training" if seeds > 1 else "one seed, so no standard error"
 
 
 def markdown(results: Results) -> str:
-    """All of `results.md`."""
+    """Text of `results.md`."""
     suite = results.suite
     parts = [
         f"# {suite.title}",
@@ -291,9 +293,9 @@ def markdown(results: Results) -> str:
 
 
 def console_table(results: Results) -> Group:
-    """The headline value, with what stands beside it: cases by NFE.
+    """The headline value and the value beside it: cases by NFE.
 
-    Lines of their own, since a table would break its title to its width.
+    The title is a line of its own, since a table would wrap its title to its width.
     """
     from rich import box
     from rich.console import Group
@@ -307,14 +309,14 @@ def console_table(results: Results) -> Group:
     for count in counts:
         table.add_column(str(count), justify="right")
     for case in dict.fromkeys(s.case for s in results.summary if s.nfe is not None):
-        found = {s.nfe: _cell(s.values, results) for s in results.summary if s.case == case}
-        table.add_row(case, *(found.get(count, "") for count in counts))
+        cells = {s.nfe: _cell(s.values, results) for s in results.summary if s.case == case}
+        table.add_row(case, *(cells.get(count, "") for count in counts))
     real = results.find(REFERENCE, None)
     last = [f"{REAL}: {_cell(real.values, results)}"] if real and results.headline in real.values else []
     return Group(f"{name} by NFE", table, *last)
 
 
 def _cell(values: Mapping[str, Estimate], results: Results) -> str:
-    """The headline value, and what stands beside it after a stroke."""
+    """The headline value, and after a slash the value beside it."""
     other = results.beside.get(results.headline, "")
-    return " / ".join(shown(values[name]) for name in (results.headline, other) if name in values)
+    return " / ".join(estimate_text(values[name]) for name in (results.headline, other) if name in values)

@@ -1,4 +1,4 @@
-"""Results of a suite: a versioned file that says what was measured, on what, and how to measure it again."""
+"""Results of a suite: a versioned file with the values, the machine, and the commands that repeat the measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fewstep.core.errors import UserError
 VERSION = 4
 _READABLE = (1, 2, 3, 4)
 Verdict = Literal["better", "level", "worse"]
-"""Outcome of a comparison: beyond two standard errors of the difference, or within."""
+"""Outcome of a comparison: better or worse by more than two standard errors of the difference, else level."""
 
 
 def digest_of(value: Any) -> str:
@@ -26,56 +26,56 @@ def digest_of(value: Any) -> str:
 
 
 def model_id(case: str, train_seed: int | None) -> str:
-    """A name for one training of a case: `student`, or `student-s1` where seeds of training are told apart."""
+    """Name of one training of a case: `student`, or `student-s1` for a suite with seeds of training."""
     return case if train_seed is None else f"{case}-s{train_seed}"
 
 
 def results_file(path: str | Path) -> Path:
-    """The results in a folder, or the file itself."""
+    """Path of the results file: in a folder, or the file itself."""
     return Path(path) / "results.json" if Path(path).is_dir() else Path(path)
 
 
 class SuiteInfo(Strict):
-    """What was run."""
+    """The suite of the results, and its conditions."""
 
     name: str
     title: str
-    digest: str = Field(description="changes with what is measured and with every model")
-    quick: bool = Field(description="reduced by --quick: the numbers show that the suite runs and nothing else")
+    digest: str = Field(description="changes with the conditions and with every model")
+    quick: bool = Field(description="reduced by --quick: the numbers show only that the suite runs")
     seeds: tuple[int, ...] = Field(description="sampling seeds")
     train_seeds: tuple[int, ...] | None = Field(None, description="seeds of training; null for the recipes' own")
-    samples: int = Field(description="samples asked for in each row")
+    samples: int = Field(description="samples of each row")
     command: str
     data: str | None = Field(None, description="fingerprint of the data; null in version 1")
     code: str | None = Field(
         None,
-        description="digest of the code that models and rows are keyed by; null in version 1, which had no such key",
+        description="digest of the code, part of the keys of models and rows; null in version 1, which had no such key",
     )
 
 
 class CaseResult(Strict):
-    """One model; a case that is trained with several seeds has several."""
+    """One model. A case with several seeds of training has several."""
 
     name: str
-    train_seed: int | None = Field(None, description="seed that the suite trained it with, if it sets one")
+    train_seed: int | None = Field(None, description="seed of training, if the suite sets it")
     label: str
     recipe: str = Field(description="as the suite names it")
     set: tuple[str, ...] = Field(description="changes to that recipe")
-    digest: str = Field(description="changes with anything that the model depends on")
-    teacher: str | None = Field(description="case that it learned from")
+    digest: str = Field(description="changes with everything that the model depends on")
+    teacher: str | None = Field(description="case of its teacher")
     oracle: bool
-    model: str | None = Field(None, description="case whose model this is, if it has none of its own")
+    model: str | None = Field(None, description="case whose model it samples, if it has no model itself")
     parameters: int | None = Field(description="weights of the sampled network; null if it was not trained")
     train_steps: int | None
     train_seconds: float | None = Field(description="time in the training loop, over all sessions")
     train_tokens_per_second: float | None = Field(
         None,
-        description="tokens that training steps took, by the median over the stretches of the log; null for too few",
+        description="training speed, the median over the intervals of the log; null for too few intervals",
     )
     run: str | None = Field(description="run folder, relative to this file")
-    commit: str | None = Field(description="of fewstep, when it was trained")
+    commit: str | None = Field(description="of fewstep, at the training")
     logged: dict[str, float] = Field(
-        default_factory=dict, description="last line of the training's log, such as losses and output entropies"
+        default_factory=dict, description="last line of the training log, such as losses and output entropies"
     )
     resolved: dict[str, Any] = Field(
         description="the recipe with every default; the teacher's run relative to this file"
@@ -90,28 +90,28 @@ class Row(Strict):
     """The values of one set of samples; `steps` and `nfe` are null for real samples."""
 
     key: str = Field(
-        description="digest of all that the values depend on; rows with the same key are not measured again"
+        description="digest of everything that the values depend on; a row with the same key is not measured again"
     )
     case: str
     train_seed: int | None = Field(None, description="seed of training of the model, if the suite sets one")
     steps: int | None
-    nfe: int | float | None = Field(description="evaluations that a sample took on average, counted by the network")
+    nfe: int | float | None = Field(description="mean network evaluations of a sample, counted by the network")
     seed: int
     samples: int
     seconds: float = Field(description="time to draw the samples")
     sampler: dict[str, Any] | None
     sweep: dict[str, float] | None = Field(
-        None, description="the setting of the sampler that a sweep set; null for a row of none"
+        None, description="the sampler's setting that the sweep changed; null for a row without a sweep"
     )
     values: dict[str, float]
     sheet: str | None = Field(description="picture or text of samples, relative to this file")
-    commit: str | None = Field(description="of fewstep, when the row was measured")
+    commit: str | None = Field(description="of fewstep, at the measurement")
 
 
 class Estimate(Strict):
     """Mean over `n` seeds and its standard error (standard deviation / sqrt(n)); no error with one seed.
 
-    With several seeds of training they are what is counted, each with its mean over sampling seeds.
+    With several seeds of training, `n` counts these, and each contributes its mean over sampling seeds.
     """
 
     mean: float
@@ -132,13 +132,13 @@ class Summary(Strict):
 
 
 class FrontierPoint(Summary):
-    """The rows of one case with one value of the setting that is swept, over seeds."""
+    """The rows of one case with one value of the swept setting, over seeds."""
 
-    sweep: dict[str, float] = Field(description="that setting and its value")
+    sweep: dict[str, float] = Field(description="the swept setting and its value")
 
 
 class ClaimResult(Strict):
-    """One expectation and what was measured; null where a side is missing."""
+    """One expectation and its measurement; null where a side is missing."""
 
     case: str
     steps: int
@@ -150,15 +150,15 @@ class ClaimResult(Strict):
     theirs: Estimate | None
     difference: float | None = Field(description="ours - theirs")
     stderr: float | None = Field(
-        description="of the difference, paired by seeds of training if there are several; null if no side has a spread"
+        description="of the difference, paired by several seeds of training; null if neither side has a standard error"
     )
     verdict: Verdict | None
     holds: bool | None
-    text: str = Field(description="all of it as one sentence")
+    text: str = Field(description="the result as one sentence")
 
 
 class Failure(Strict):
-    """A case that was not completed, and why; perhaps because its teacher was not."""
+    """An incomplete case and the reason, which may be an incomplete teacher."""
 
     case: str
     reason: str
@@ -171,14 +171,14 @@ class Results(Strict):
     suite: SuiteInfo
     complete: bool = Field(description="false while the suite runs, after it was stopped, and if a case failed")
     environment: dict[str, Any] = Field(description="versions, hardware, threads")
-    commit: str | None = Field(description="of fewstep, when this file was last written")
-    date: str = Field(description="when this file was last written, UTC")
+    commit: str | None = Field(description="of fewstep, at the last write of this file")
+    date: str = Field(description="time of the last write of this file, UTC")
     headline: str
-    diversity: str | None = Field(None, description="value that the headline is plotted against, if there is one")
-    direction: Literal["lower", "higher"] = Field(description="which way the headline is better")
+    diversity: str | None = Field(None, description="value of the second plot of the headline, if there is one")
+    direction: Literal["lower", "higher"] = Field(description="better direction of the headline")
     directions: dict[str, str] = Field(description="every value: lower or higher is better, or info (neither)")
     beside: dict[str, str] = Field(
-        {}, description="values that are not to be seen alone, and which other value stands beside each"
+        {}, description="values that say nothing alone, and the value that stands beside each"
     )
     cases: tuple[CaseResult, ...]
     rows: tuple[Row, ...]
@@ -186,14 +186,14 @@ class Results(Strict):
     frontier: tuple[FrontierPoint, ...] = Field((), description="points of sweeps, which are not in the summary")
     claims: tuple[ClaimResult, ...]
     failures: tuple[Failure, ...]
-    skipped: tuple[Failure, ...] = Field((), description="cases that need what this machine lacks, and what that is")
+    skipped: tuple[Failure, ...] = Field((), description="cases that this machine cannot run, and the missing need")
 
     @classmethod
     def load(cls, path: str | Path) -> Results:
         """Read a results file.
 
         Raises:
-            UserError: there is none, it is damaged, or another version of fewstep wrote it.
+            UserError: no such file, a damaged file, or a file of another version of fewstep.
         """
         path = Path(path)
         try:
@@ -207,21 +207,21 @@ class Results(Strict):
             known = f"{', '.join(map(str, _READABLE[:-1]))} and {_READABLE[-1]}"
             raise UserError(f"'{path}' has schema_version {version!r}, this fewstep reads {known}; use another folder")
         try:
-            return cls.model_validate({**raw, "schema_version": VERSION})  # 1 lacks what may be null
+            return cls.model_validate({**raw, "schema_version": VERSION})  # keys that older versions lack have defaults
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(map(str, first["loc"]))
             raise UserError(f"'{path}' is damaged ({key}: {first['msg']}); delete it to measure again") from None
 
     def save(self, path: Path) -> None:
-        """Write the file in one move, so that it is whole at any moment."""
+        """Write the file atomically, so that it is complete at any moment."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
         partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
 
-    def timeless(self) -> dict[str, Any]:
-        """Plain data without what another run of the same suite has differently: times, dates, and the command."""
+    def without_times(self) -> dict[str, Any]:
+        """Plain data without times, speeds, dates and the command, so that two runs of a suite compare equal."""
         from fewstep.training.loggers import VOLATILE
 
         plain = self.model_dump(mode="json", exclude={"date": True, "suite": {"command"}})
@@ -238,10 +238,10 @@ class Results(Strict):
         return plain
 
     def find(self, case: str, steps: int | None) -> Summary | None:
-        """The summary of one case at one number of steps."""
+        """Summary of one case at one number of steps."""
         return next((s for s in self.summary if (s.case, s.steps) == (case, steps)), None)
 
     def case(self, name: str, train_seed: int | None = None) -> CaseResult | None:
-        """A case's model, if it got so far; the first of several, or that of a seed of training."""
+        """Model of a case: the first one, or that of a seed of training; None if it is not in the results."""
         models = (case for case in self.cases if case.name == name)
         return next((case for case in models if train_seed in (None, case.train_seed)), None)

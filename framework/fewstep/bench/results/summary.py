@@ -1,4 +1,4 @@
-"""Means over seeds, and expectations judged by them."""
+"""Means over seeds, and the expectations of a suite compared with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from fewstep.bench.suites.suite import ClaimSpec
 _MARGIN = 2.0
 """Standard errors that a difference must exceed to count."""
 
-_FOUND: dict[Verdict, str] = {"better": "better", "level": "no difference beyond two standard errors", "worse": "worse"}
+_VERDICT_TEXT: dict[Verdict, str] = {
+    "better": "better",
+    "level": "no difference beyond two standard errors",
+    "worse": "worse",
+}
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -22,9 +26,9 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def summarise(rows: Iterable[Row]) -> list[Summary]:
-    """Rows that differ in their seeds only, joined; in order of first appearance. Those of sweeps are left out.
+    """Join rows that differ only in their seeds, in order of first appearance. Leaves out rows of sweeps.
 
-    Where there are several seeds of training, each counts once, with its mean over sampling seeds.
+    Each of several seeds of training counts once, with its mean over sampling seeds.
     """
     groups: dict[tuple[str, int | None], list[Row]] = {}
     for row in rows:
@@ -34,7 +38,7 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
 
 
 def summarise_sweeps(rows: Iterable[Row]) -> list[FrontierPoint]:
-    """The same of the rows of sweeps, which differ in what is swept as well."""
+    """Join the rows of sweeps that differ only in their seeds."""
     groups: dict[tuple[str, int | None, tuple[tuple[str, float], ...]], list[Row]] = {}
     for row in rows:
         if row.sweep is not None:
@@ -49,18 +53,18 @@ def _summary(case: str, steps: int | None, rows: Sequence[Row]) -> Summary:
     seeds = dict.fromkeys(row.train_seed for row in rows if row.train_seed is not None)
     trainings = {seed: _means([row for row in rows if row.train_seed == seed]) for seed in seeds}
     single = len(trainings) < 2
-    each = [row.values for row in rows] if single else list(trainings.values())
+    samples = [row.values for row in rows] if single else list(trainings.values())
     return Summary(
         case=case,
         steps=steps,
-        nfe=None if rows[0].nfe is None else _whole(statistics.fmean(row.nfe or 0 for row in rows)),
-        values={name: estimate([values[name] for values in each]) for name in rows[0].values},
+        nfe=None if rows[0].nfe is None else _integer_or_rounded(statistics.fmean(row.nfe or 0 for row in rows)),
+        values={name: estimate([values[name] for values in samples]) for name in rows[0].values},
         trainings={} if single else trainings,
     )
 
 
-def _whole(number: float) -> int | float:
-    """As an integer if it is one; else to two places."""
+def _integer_or_rounded(number: float) -> int | float:
+    """An integer if the number is one, else two decimal places."""
     return int(number) if number.is_integer() else round(number, 2)
 
 
@@ -71,14 +75,14 @@ def _means(rows: Sequence[Row]) -> dict[str, float]:
 def judge(
     claim: ClaimSpec, value: str, direction: str, summaries: Sequence[Summary], beside: Mapping[str, str] | None = None
 ) -> ClaimResult:
-    """Measure one expectation; `beside` are values that are not to be told alone.
+    """Compare the two sides of an expectation; `beside` names the value that stands beside each value.
 
-    The difference of the means is compared with two standard errors of it, sqrt(se_1^2 + se_2^2); where there is
-    only one seed, that side's error is unknown and counts as 0. Sides that were trained with the same several seeds
-    are compared seed by seed, since a student shares the luck of its teacher.
+    The difference of the means is compared with two standard errors of it, 2 sqrt(se_1^2 + se_2^2). The standard
+    error of a side with one seed is unknown and counts as 0. Sides with the same several seeds of training are
+    compared seed by seed, since the errors of a student and its teacher are correlated.
     """
-    found = {(s.case, s.steps): s for s in summaries}
-    ours, theirs = (found.get(side) for side in claim.sides)
+    by_side = {(s.case, s.steps): s for s in summaries}
+    ours, theirs = (by_side.get(side) for side in claim.sides)
     result = {**claim.model_dump(), "at": claim.sides[1][1], "value": value}
     if ours is None or theirs is None:
         text = f"{_at(*claim.sides[0])} against {_at(*claim.sides[1])}: not measured in this run."
@@ -88,9 +92,9 @@ def judge(
     difference, error = _difference(ours, theirs, value)
     verdict = compare(difference, error or 0.0, direction)
     holds = verdict == "better" if claim.expect == "better" else verdict != "worse"
-    first, second = (shown_with(side.values, value, beside or {}) for side in (ours, theirs))
+    first, second = (value_text(side.values, value, beside or {}) for side in (ours, theirs))
     sides = f"{_at(ours.case, ours.nfe)}: {value} {first}, {_at(theirs.case, theirs.nfe)}: {second}"
-    text = f"{sides}: {_FOUND[verdict]}."
+    text = f"{sides}: {_VERDICT_TEXT[verdict]}."
     text += f" Expected {claim.expect.replace('_', ' ')}: {'holds' if holds else 'does NOT hold'}."
     text += " (One seed, so the spread is unknown.)" if error is None else ""
     measured = {"ours": a, "theirs": b, "difference": difference, "stderr": error, "verdict": verdict, "holds": holds}
@@ -98,29 +102,30 @@ def judge(
 
 
 def compare(difference: float, error: float, direction: str) -> Verdict:
-    """What ours - theirs means if its standard error is `error`."""
+    """Verdict of a difference (ours - theirs) with its standard error."""
     gain = difference if direction == "higher" else -difference
     if gain > _MARGIN * error:
         return "better"
     return "worse" if gain < -_MARGIN * error else "level"
 
 
-def shown(value: Estimate) -> str:
-    """`27.13 ± 0.52`: the error with two digits, the mean to the same place; the mean alone where all seeds agree."""
+def estimate_text(value: Estimate) -> str:
+    """`27.13 ± 0.52`: the error with two digits, the mean with as many decimals; only the mean for an error of 0."""
     if not value.stderr:
         return f"{value.mean:.0f}" if abs(value.mean) >= 1e4 else f"{value.mean:.4g}"
     places = min(8, max(0, 1 - math.floor(math.log10(value.stderr))))
     return f"{value.mean:.{places}f} ± {value.stderr:.{places}f}"
 
 
-def shown_with(values: Mapping[str, Estimate], name: str, beside: Mapping[str, str]) -> str:
-    """A value, with what is to stand beside it: `27.13 ± 0.52`, or `27.13 ± 0.52 with gen_entropy 2.31`."""
+def value_text(values: Mapping[str, Estimate], name: str, beside: Mapping[str, str]) -> str:
+    """A value and the value beside it: `27.13 ± 0.52`, or `27.13 ± 0.52 with gen_entropy 2.31`."""
     other = beside.get(name, "")
-    return f"{shown(values[name])} with {other} {shown(values[other])}" if other in values else shown(values[name])
+    text = estimate_text(values[name])
+    return f"{text} with {other} {estimate_text(values[other])}" if other in values else text
 
 
 def _difference(ours: Summary, theirs: Summary, value: str) -> tuple[float, float | None]:
-    """Ours - theirs and its standard error, None if neither side has a spread."""
+    """Ours - theirs and its standard error; None for the error if neither side has one."""
     if ours.trainings and ours.trainings.keys() == theirs.trainings.keys():
         paired = estimate([means[value] - theirs.trainings[seed][value] for seed, means in ours.trainings.items()])
         return paired.mean, paired.stderr

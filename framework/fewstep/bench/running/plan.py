@@ -56,9 +56,9 @@ class PreparedCase:
         return model_id(self.spec.name, self.train_seed)
 
     @property
-    def needed(self) -> list[str]:
-        """`id`s of the trainings that this one learns from."""
-        return [model_id(name, self.train_seed) for _, name in self.spec.needed]
+    def dependencies(self) -> list[str]:
+        """`id`s of the trainings that must end before this one."""
+        return [model_id(name, self.train_seed) for _, name in self.spec.dependencies]
 
     @property
     def label(self) -> str:

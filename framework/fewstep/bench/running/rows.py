@@ -18,7 +18,7 @@ from fewstep.bench.running.external import named_digests
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.speed import time_drawing, train_tokens_per_second
 from fewstep.bench.suites.suite import REFERENCE
-from fewstep.bench.suites.sweep import swept_text
+from fewstep.bench.suites.sweep import sweep_text
 from fewstep.core.errors import OperationError
 from fewstep.core.references import replace_references
 from fewstep.data.base import Dataset
@@ -89,7 +89,7 @@ def plan_slots(plan: Plan) -> list[Slot]:
     for case in plan.cases:
         slots += [slot(case, steps, seed) for steps in case.spec.steps for seed in suite.seeds]
         if sweep := case.spec.sweep:
-            steps = sweep.at(case.spec.steps)
+            steps = sweep.step_count(case.spec.steps)
             slots += [slot(case, steps, seed, point) for point in sweep.points for seed in suite.seeds]
     return slots
 
@@ -161,7 +161,7 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
         values |= model.judged | (_speed(plan, slot, model) if plan.suite.speed else {})
     wrong = [name for name, value in values.items() if not math.isfinite(value)]
     if wrong:
-        where = ", ".join(filter(None, (f"steps {slot.steps}", swept_text(slot.sweep), f"seed {slot.seed}")))
+        where = ", ".join(filter(None, (f"steps {slot.steps}", sweep_text(slot.sweep), f"seed {slot.seed}")))
         raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} ({where})")
     return Row(
         key=slot.key,

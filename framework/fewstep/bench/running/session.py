@@ -9,13 +9,13 @@ from typing import Any
 
 from fewstep.bench.report.tables import titled
 from fewstep.bench.results.results import CaseResult, Failure, Results, Row, SuiteInfo, model_id
-from fewstep.bench.results.summary import estimate, judge, shown_with, summarise, summarise_sweeps
+from fewstep.bench.results.summary import estimate, judge, summarise, summarise_sweeps, value_text
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.progress import Stage, SuiteClock
 from fewstep.bench.running.rows import Slot, describe_case, plan_slots, trained_steps
 from fewstep.bench.running.tasks import Task, TaskRunner, error_message, evaluations
 from fewstep.bench.suites.suite import REFERENCE
-from fewstep.bench.suites.sweep import swept_text
+from fewstep.bench.suites.sweep import sweep_text
 from fewstep.core.errors import OperationError, UserError
 from fewstep.runs.environment import describe_environment
 
@@ -105,7 +105,7 @@ class Session:
     def needs(self, task: Task) -> list[Task]:
         """Trainings that must end before a task can begin."""
         if task.kind == "train":
-            cases = [self.plan.case(name) for name in self.plan.case(task.model).needed]
+            cases = [self.plan.case(name) for name in self.plan.case(task.model).dependencies]
         else:
             cases = list(self.plan.references.values())
             cases += [] if task.model == REFERENCE else [self.plan.case(task.model)]
@@ -243,13 +243,13 @@ class Session:
         headline, beside = self.suite.headline, self.suite.beside
         scored = [row.values for row in rows if headline in row.values]
         where = "real samples" if rows[0].nfe is None else f"{rows[0].nfe} NFE"
-        where = ", ".join(filter(None, (where, swept_text(rows[0].sweep))))
+        where = ", ".join(filter(None, (where, sweep_text(rows[0].sweep))))
         values = {
             name: estimate([row[name] for row in scored])
             for name in (headline, beside.get(headline))
             if scored and name in scored[0]
         }
-        text = f"{where}: {headline} {shown_with(values, headline, beside)}" if values else f"{where}: scored"
+        text = f"{where}: {headline} {value_text(values, headline, beside)}" if values else f"{where}: scored"
         self.line(task, f"{text}  (measured before)" if reused else text, timed=not reused)
 
     # ------------------------------------------------------------- results

@@ -11,7 +11,7 @@ from fewstep.bench.results.results import Row
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.rows import Slot, measure, open_case, trained_steps
 from fewstep.bench.suites.suite import REFERENCE
-from fewstep.bench.suites.sweep import swept_text
+from fewstep.bench.suites.sweep import sweep_text
 from fewstep.core.errors import FewstepError
 from fewstep.training.launch import fit
 
@@ -112,7 +112,7 @@ class TaskRunner:
             previous = count
             if time.monotonic() - line_time > _LINE_INTERVAL and count < total:
                 line_time = time.monotonic()
-                where = ", ".join(filter(None, (f"{slot.steps} steps", swept_text(slot.sweep), f"seed {slot.seed}")))
+                where = ", ".join(filter(None, (f"{slot.steps} steps", sweep_text(slot.sweep), f"seed {slot.seed}")))
                 self.reporter.line(task, f"{where}: {count}/{total} samples", True)
 
         return progress

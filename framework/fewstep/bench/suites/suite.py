@@ -1,4 +1,4 @@
-"""The suite: one validated YAML file that says which recipes are trained, sampled and compared, and how.
+"""The suite: one validated YAML file with the recipes to train, sample and compare, and the conditions.
 
 Importing this loads no torch.
 """
@@ -23,147 +23,147 @@ from fewstep.recipe.compose import compose
 from fewstep.recipe.yaml_loader import Key, Node, dotted
 
 REFERENCE = "data"
-"""What the row of real samples is called."""
+"""Case name of the rows of real samples."""
 
 SPEED = {"tokens_per_second": "higher", "peak_memory_mb": "lower"}
-"""Values of a suite with `speed`, and which way is better. They depend on the machine."""
+"""Values of a suite with `speed`, and their better direction. They depend on the machine."""
 
 Expectation = Literal["better", "not_worse"]
 
 
-def _some(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _non_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
     # pydantic's own `min_length` would also complain about a list whose only item is wrong.
     if not values:
         raise ValueError("at least one is needed")
     return values
 
 
-Some = AfterValidator(_some)
+NonEmpty = AfterValidator(_non_empty)
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Seed = Annotated[int, Field(ge=0)]
-Steps = Annotated[tuple[PositiveInt, ...], Some]
-Seeds = Annotated[tuple[Seed, ...], Some]
-Found = Iterator[tuple[Key, str]]
+Steps = Annotated[tuple[PositiveInt, ...], NonEmpty]
+Seeds = Annotated[tuple[Seed, ...], NonEmpty]
+Problems = Iterator[tuple[Key, str]]
 
 
 class CaseSpec(Strict):
     """One model, and the numbers of steps to sample it with.
 
-    It is trained by a recipe, or is a source's own oracle, or another case's model once more.
+    The model is trained by a recipe, or is a source's exact oracle, or the model of another case.
     """
 
-    name: Name = Field(description="names it in results, claims and files")
+    name: Name = Field(description="name in results, claims and files")
     recipe: str | None = Field(None, description="shipped recipe, or a path relative to the suite")
-    model: str | None = Field(None, description="earlier case whose model this is; nothing is trained")
+    model: str | None = Field(None, description="earlier case whose model to sample; nothing is trained")
     sampler: Annotated[ComponentConfig | None, From("samplers", optional=True)] = Field(
-        None, description="in the place of the recipe's; with `model`"
+        None, description="replaces the recipe's; with `model`"
     )
-    grid_search: bool = Field(False, description="take the steps that cost the model least (`fewstep grid`)")
+    grid_search: bool = Field(False, description="sample at the step times of least cost (`fewstep grid`)")
     steps: Steps = Field(description="numbers of sampling steps to measure")
     sweep: SweepSpec | None = Field(
-        None, description="also measure it with several values of a setting of its sampler, as a curve"
+        None, description="also measure a curve over several values of a setting of the sampler"
     )
-    label: str | None = Field(None, description="what plots and tables call it; its name if left out")
-    teacher: str | None = Field(None, description="earlier case whose model is this one's teacher")
-    start_from: dict[str, str] = Field({}, description="earlier case whose weights a role starts from, by role name")
+    label: str | None = Field(None, description="label in plots and tables; the name if left out")
+    teacher: str | None = Field(None, description="earlier case whose model is the teacher")
+    start_from: dict[str, str] = Field({}, description="earlier cases whose weights initialise roles, by role name")
     oracle: bool = Field(False, description="sample the data source's exact denoiser; nothing is trained")
-    needs: tuple[Need, ...] = Field(
-        (), description="what the machine must have; where it lacks that, the case is skipped"
-    )
+    needs: tuple[Need, ...] = Field((), description="needs of the case; it is skipped on a machine without them")
     set: tuple[str, ...] = Field((), description="changes to the recipe, such as train.steps=100")
-    quick_set: tuple[str, ...] = Field((), description="further changes to it when the suite is to be quick")
+    quick_set: tuple[str, ...] = Field((), description="further changes to the recipe under --quick")
 
-    def shrunk(self, quick: QuickSpec) -> CaseSpec:
-        """The case as `--quick` runs it."""
-        changed = {"steps": quick.steps or self.steps, "set": (*self.set, *quick.set, *self.quick_set)}
-        return self.model_copy(update={**changed, "sweep": self.sweep and self.sweep.shortened(quick.steps)})
+    def reduced(self, quick: QuickSpec) -> CaseSpec:
+        """The case for `--quick`."""
+        changes = {"steps": quick.steps or self.steps, "set": (*self.set, *quick.set, *self.quick_set)}
+        return self.model_copy(update={**changes, "sweep": self.sweep and self.sweep.reduced(quick.steps)})
 
     @property
-    def needed(self) -> list[tuple[Key, str]]:
-        """Cases that must be trained before this one, and the keys that name them."""
+    def dependencies(self) -> list[tuple[Key, str]]:
+        """Keys that name other cases, and those cases. They must be trained before this one."""
         single: list[tuple[Key, str | None]] = [(("teacher",), self.teacher), (("model",), self.model)]
         named = [(key, name) for key, name in single if name]
         return [*named, *((("start_from", role), name) for role, name in self.start_from.items())]
 
 
 class ClaimSpec(Strict):
-    """An expectation about the headline value, to be measured: `case` at `steps` against another at `at`."""
+    """An expectation about the headline value: `case` at `steps` compared with `against` at `at`."""
 
     case: str
     steps: PositiveInt
     against: str
     at: PositiveInt | None = Field(None, description="steps of the other case; the same if left out")
-    expect: Expectation = Field(description="better: by over two standard errors; not_worse: not worse by so many")
+    expect: Expectation = Field(
+        description="better: by more than two standard errors; not_worse: not worse by more than two"
+    )
 
     @property
     def sides(self) -> tuple[tuple[str, int], tuple[str, int]]:
-        """(case, steps) of both."""
+        """(case, steps) of both sides."""
         return (self.case, self.steps), (self.against, self.at or self.steps)
 
 
 class SpeedSpec(Strict):
-    """How the speed of drawing is measured, beside the metrics."""
+    """Measurement of the sampling speed."""
 
-    repeats: PositiveInt = Field(3, description="timed draws of all samples of a row, after one that is not timed")
+    repeats: PositiveInt = Field(3, description="timed draws of all samples of a row, after one without timing")
 
 
 class QuickSpec(Strict):
-    """What `--quick` changes, so that a suite can be seen to run in a minute."""
+    """Changes of `--quick`, so that a suite can be tried in a minute."""
 
     samples: PositiveInt | None = Field(None, description="samples of each row")
     seeds: Seeds | None = Field(None, description="sampling seeds")
     train_seeds: Seeds | None = Field(None, description="seeds of training")
     steps: Steps | None = Field(None, description="numbers of sampling steps, for every case")
     set: tuple[str, ...] = Field((), description="further changes to every recipe")
-    tolerances: dict[str, NonNegativeFloat] | None = Field(None, description="in the place of the suite's")
+    tolerances: dict[str, NonNegativeFloat] | None = Field(None, description="replace the suite's")
 
 
 class Suite(Strict):
-    """Models of one dataset that are trained, sampled and scored under the same conditions."""
+    """Models of one dataset, trained, sampled and scored under the same conditions."""
 
     schema_version: Literal[1] = Field(1, description="version of this format")
-    name: Name = Field(description="names the folder of the results")
-    title: str = Field(description="one line for the head of report and plot")
-    seeds: Seeds = Field(description="sampling seeds; the spread of a value is over these")
+    name: Name = Field(description="name of the results' folder")
+    title: str = Field(description="one line, the title of report and plot")
+    seeds: Seeds = Field(description="sampling seeds; standard errors are over these")
     train_seeds: Seeds | None = Field(
-        None, description="train each model once for each of these seeds; the spread is then over trainings"
+        None, description="train each model once for each of these seeds; standard errors are then over trainings"
     )
     set: tuple[str, ...] = Field((), description="changes to every recipe, such as data.order=2")
     samples: PositiveInt = Field(description="samples of each row")
-    metrics: Annotated[tuple[Annotated[ComponentConfig, From("metrics")], ...], Some] = Field(description="by name")
-    speed: SpeedSpec | None = Field(
-        None, description="also measure how fast samples are drawn, and the memory that takes"
+    metrics: Annotated[tuple[Annotated[ComponentConfig, From("metrics")], ...], NonEmpty] = Field(
+        description="names, or settings with `type`"
     )
-    headline: str = Field(description="value that is plotted and that claims compare")
-    diversity: str | None = Field(None, description="value that the headline is plotted against, beside NFE")
+    speed: SpeedSpec | None = Field(None, description="also measure the speed of sampling, and its memory")
+    headline: str = Field(description="value of the plot and of the claims")
+    diversity: str | None = Field(None, description="value for a second plot of the headline, in the place of NFE")
     tolerances: dict[str, NonNegativeFloat] = Field(
-        {}, description="how much worse a value may be than in --compare; if left out: two standard errors"
+        {}, description="by how much a value may be worse than in --compare; two standard errors if left out"
     )
-    cases: Annotated[tuple[CaseSpec, ...], Some]
+    cases: Annotated[tuple[CaseSpec, ...], NonEmpty]
     claims: tuple[ClaimSpec, ...] = ()
     quick: QuickSpec | None = None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Suite:
-        found = [
-            *self._names(),
-            *self._seeds(),
-            *self._origins(),
-            *self._teachers(),
-            *self._headline(),
-            *self._diversity(),
-            *self._sweeps(),
-            *self._tolerances(),
-            *self._claims(),
+    def _check(self) -> Suite:
+        problems = [
+            *self._check_names(),
+            *self._check_seeds(),
+            *self._check_origins(),
+            *self._check_teachers(),
+            *self._check_headline(),
+            *self._check_diversity(),
+            *self._check_sweeps(),
+            *self._check_tolerances(),
+            *self._check_claims(),
         ]
-        if found:
-            details = [InitErrorDetails(type=custom_error("suite", m), loc=key, input=None) for key, m in found]
+        if problems:
+            details = [InitErrorDetails(type=custom_error("suite", m), loc=key, input=None) for key, m in problems]
             raise ValidationError.from_exception_data("Suite", details)
         return self
 
     @property
     def directions(self) -> dict[str, str]:
-        """Every value that is measured, and which way is better."""
+        """All measured values, and their better direction."""
         from fewstep.metrics.base import METRICS
 
         ways = {name: way for m in self.metrics for name, way in METRICS.get(m.type).cls.directions.items()}
@@ -171,31 +171,31 @@ class Suite(Strict):
 
     @property
     def beside(self) -> dict[str, str]:
-        """Values that are not to be seen alone, and what stands beside each (`Metric.beside`)."""
+        """Values that say nothing alone, and the value that stands beside each (`Metric.beside`)."""
         from fewstep.metrics.base import METRICS
 
         return {name: other for m in self.metrics for name, other in METRICS.get(m.type).cls.beside.items()}
 
     @property
     def of_models(self) -> frozenset[str]:
-        """Values that judge models and not samples: the same at any number of steps, and missing where none is."""
+        """Values of models and not of samples: equal at all numbers of steps, and missing for real samples."""
         from fewstep.metrics.base import METRICS
 
-        found = (METRICS.get(m.type).cls for m in self.metrics)
-        return frozenset(name for metric in found if metric.of_models for name in metric.directions)
+        metrics = (METRICS.get(m.type).cls for m in self.metrics)
+        return frozenset(name for metric in metrics if metric.of_models for name in metric.directions)
 
-    def shrunk(self) -> Suite:
-        """The suite as `--quick` runs it; itself if it does not say how."""
+    def reduced(self) -> Suite:
+        """The suite for `--quick`; unchanged without a section `quick`."""
         quick = self.quick
         if quick is None:
             return self
-        cases = tuple(case.shrunk(quick) for case in self.cases)
-        changed = {key: getattr(quick, key) for key in ("samples", "seeds", "train_seeds", "tolerances")}
-        kept = {key: value for key, value in changed.items() if value is not None}
-        return self.model_copy(update={"cases": cases, **kept})
+        cases = tuple(case.reduced(quick) for case in self.cases)
+        fields = {key: getattr(quick, key) for key in ("samples", "seeds", "train_seeds", "tolerances")}
+        changes = {key: value for key, value in fields.items() if value is not None}
+        return self.model_copy(update={"cases": cases, **changes})
 
-    def _names(self) -> Found:
-        """Names and steps occur once."""
+    def _check_names(self) -> Problems:
+        """Names and numbers of steps are unique."""
         for index, case in enumerate(self.cases):
             if case.name == REFERENCE:
                 yield ("cases", index, "name"), f"'{REFERENCE}' is the name of the row of real samples; use another"
@@ -205,8 +205,8 @@ class Suite(Strict):
         if self.quick:
             yield from _repeated(("quick", "steps"), self.quick.steps or ())
 
-    def _seeds(self) -> Found:
-        """Seeds occur once, and those of training are set in one place."""
+    def _check_seeds(self) -> Problems:
+        """Seeds are unique, and seeds of training are set in one place."""
         yield from _repeated(("seeds",), self.seeds)
         yield from _repeated(("train_seeds",), self.train_seeds or ())
         if self.quick:
@@ -219,70 +219,76 @@ class Suite(Strict):
                 if _sets_seed(change):
                     yield (*key, number), "the suite's `train_seeds` set the seed of every training; remove one of them"
 
-    def _origins(self) -> Found:
-        """A case says where its model comes from, in one way."""
+    def _check_origins(self) -> Problems:
+        """Each case has exactly one origin of its model."""
         for index, case in enumerate(self.cases):
             key: Key = ("cases", index)
             if (case.recipe is None) == (case.model is None):
-                yield key, "give `recipe`, to train a model, or `model`, to sample that of an earlier case; one of them"
+                yield (
+                    key,
+                    "give `recipe`, to train a model, or `model`, to sample an earlier one; exactly one of them",
+                )
             if case.model is None and case.sampler is not None:
                 yield (
                     (*key, "sampler"),
-                    "goes with `model`; a case that is trained sets its recipe's: set: [sampler.KEY=...]",
+                    "goes with `model`; a case with a recipe changes its sampler by set: [sampler.KEY=...]",
                 )
             if case.model is None and case.grid_search:
-                yield (*key, "grid_search"), "goes with `model`: steps are searched for a model that is trained already"
+                yield (*key, "grid_search"), "goes with `model`: steps are searched for a model of an earlier case"
             for name in ("teacher", "start_from", "oracle", "set", "quick_set") if case.model else ():
                 if getattr(case, name):
                     yield (*key, name), "nothing is trained for a case with `model`; remove it"
 
-    def _teachers(self) -> Found:
-        """What is learned from is an earlier case that is trained."""
+    def _check_teachers(self) -> Problems:
+        """Teachers and origins of weights are earlier cases that are trained."""
         for index, case in enumerate(self.cases):
             earlier = {other.name: other for other in self.cases[:index]}
-            for below, name in case.needed:
+            for below, name in case.dependencies:
                 key: Key = ("cases", index, *below)
                 if case.oracle and not case.model:
-                    yield key, f"an oracle learns from nobody; remove `{below[0]}` or `oracle`"
+                    yield key, f"an oracle has no teacher and no training; remove `{below[0]}` or `oracle`"
                 elif name in earlier:
                     if earlier[name].oracle and below != ("model",):
-                        yield key, f"case '{name}' is an oracle; what is learned from must be a trained model"
+                        yield key, f"case '{name}' is an oracle; it must be a trained model"
                 elif name in [other.name for other in self.cases]:
-                    yield key, f"case '{name}' must come before the case that learns from it"
+                    yield key, f"case '{name}' must come before this case, which needs it"
                 else:
                     yield key, _unknown("case", name, list(earlier))
 
-    def _headline(self) -> Found:
-        """It is a value that a metric returns, and one way is better."""
+    def _check_headline(self) -> Problems:
+        """The headline is a value of a metric with a better direction."""
         ways = self.directions
         if self.headline not in ways:
             yield ("headline",), _unknown("value of these metrics", self.headline, list(ways))
         elif ways[self.headline] == "info":
-            judged = ", ".join(name for name, way in ways.items() if way != "info") or "none"
-            yield ("headline",), f"neither high nor low is better for '{self.headline}'; values that compare: {judged}"
+            comparable = ", ".join(name for name, way in ways.items() if way != "info") or "none"
+            yield (
+                ("headline",),
+                f"neither high nor low is better for '{self.headline}'; comparable values: {comparable}",
+            )
         elif self.headline in self.of_models:
-            yield ("headline",), _of_model(self.headline)
+            yield ("headline",), _model_value(self.headline)
 
-    def _diversity(self) -> Found:
-        """It is a value that a metric returns."""
+    def _check_diversity(self) -> Problems:
+        """The diversity is a value of a metric, of samples."""
         if self.diversity is not None and self.diversity not in self.directions:
             yield ("diversity",), _unknown("value of these metrics", self.diversity, list(self.directions))
         elif self.diversity is not None and self.diversity in self.of_models:
-            yield ("diversity",), _of_model(self.diversity)
+            yield ("diversity",), _model_value(self.diversity)
 
-    def _sweeps(self) -> Found:
-        """They fit their cases, and there is what their curves are drawn against."""
+    def _check_sweeps(self) -> Problems:
+        """Sweeps fit their cases, and the suite names a value to plot the curves against."""
         for index, case in enumerate(self.cases):
             if case.sweep is None:
                 continue
             for key, message in case.sweep.problems(case.steps):
                 yield ("cases", index, "sweep", *key), message
             if self.diversity is None and self.headline not in self.beside:
-                message = "it is drawn as quality against diversity: name a value with the suite's `diversity`"
+                message = "its plot is quality against diversity: name a value with the suite's `diversity`"
                 yield ("cases", index, "sweep"), message
 
-    def _tolerances(self) -> Found:
-        """They are about values that a metric returns and that are better one way."""
+    def _check_tolerances(self) -> Problems:
+        """Tolerances name values of metrics with a better direction."""
         ways = self.directions
         places: list[tuple[Key, str]] = [(("tolerances",), name) for name in self.tolerances]
         places += [(("quick", "tolerances"), name) for name in (self.quick and self.quick.tolerances) or ()]
@@ -292,8 +298,8 @@ class Suite(Strict):
             elif ways[name] == "info":
                 yield (*key, name), "neither high nor low is better, so it is not compared; remove it"
 
-    def _claims(self) -> Found:
-        """Both sides are measured, and they are two."""
+    def _check_claims(self) -> Problems:
+        """Both sides of a claim are measured, and they differ."""
         steps = {case.name: case.steps for case in self.cases}
         for index, claim in enumerate(self.claims):
             places = (("case", "steps"), ("against", "at" if claim.at else "steps"))
@@ -312,7 +318,7 @@ class Suite(Strict):
 
 @dataclass(frozen=True)
 class LoadedSuite:
-    """A valid suite, reduced by then if it is to be quick, and where each of its values stands."""
+    """A valid suite (already reduced if `quick`), and the position of each value in its file."""
 
     suite: Suite
     source: str
@@ -323,50 +329,50 @@ class LoadedSuite:
     """Further changes to every recipe, from the command line."""
 
     def problem(self, key: Key, message: str) -> Problem:
-        """A problem at the value that `key` names, or at what surrounds it."""
+        """A problem at the value of `key`, or at the innermost section that exists."""
         return self.root.follow(key)[0].problem(message, dotted(key))
 
     def set_key(self, index: int, number: int) -> Key:
-        """Where the `number`-th change (from 1) of the case at `index` was written."""
-        place = number - 1
+        """Key of the `number`-th change (from 1) of the case at `index`."""
+        position = number - 1
         for key in (("set",), ("cases", index, "set"), ("quick", "set")):
             node, depth = self.root.follow(key)
             count = len(node.value) if depth == len(key) else 0
-            if place < count:
-                return (*key, place)
-            place -= count
-        return ("cases", index, "quick_set", place)
+            if position < count:
+                return (*key, position)
+            position -= count
+        return ("cases", index, "quick_set", position)
 
 
 def load_suite(source: str, *, quick: bool = False, sets: Sequence[str] = ()) -> LoadedSuite:
-    """Read a suite, a path or a shipped name; `sets` are changes to every recipe.
+    """Read a suite by its path or shipped name; `sets` are changes to every recipe.
 
     Raises:
-        RecipeError: everything that is wrong with it, or `quick` is asked of a suite that does not say how.
+        RecipeError: all problems of the suite; or `quick` for a suite without a section `quick`.
         UserError: `sets` has a seed, and the suite has seeds of training.
     """
     path, name = locate("suite", source)
     suite, root = validate_file(name, Suite), compose(Path(name), name)
     if quick and suite.quick is None:
-        raise RecipeError([root.problem("--quick needs a section `quick:` that says what to reduce")])
+        raise RecipeError([root.problem("--quick needs a section `quick:` with the reduced values")])
     if suite.train_seeds and any(_sets_seed(change) for change in sets):
         raise UserError("--set seed: the suite trains with seeds of its own (train_seeds); leave it out")
-    return LoadedSuite(suite.shrunk() if quick else suite, source, path, root, quick, tuple(sets))
+    return LoadedSuite(suite.reduced() if quick else suite, source, path, root, quick, tuple(sets))
 
 
 def _sets_seed(change: str) -> bool:
     return change.partition("=")[0].strip() == "seed"
 
 
-def _repeated(key: Key, values: Sequence[int]) -> Found:
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-        yield key, f"{twice[0]} is listed twice"
+def _repeated(key: Key, values: Sequence[int]) -> Problems:
+    duplicates = sorted({value for value in values if values.count(value) > 1})
+    if duplicates:
+        yield key, f"{duplicates[0]} is listed twice"
 
 
-def _of_model(name: str) -> str:
-    return f"'{name}' judges models, whatever their number of steps; name a value of samples"
+def _model_value(name: str) -> str:
+    return f"'{name}' is a value of models, not of samples; name a value of samples"
 
 
-def _unknown(what: str, name: str, known: Sequence[str]) -> str:
-    return f"no {what} named '{name}'{did_you_mean(name, known) or ';'} known: {', '.join(known) or 'none'}"
+def _unknown(label: str, name: str, known: Sequence[str]) -> str:
+    return f"no {label} named '{name}'{did_you_mean(name, known) or ';'} known: {', '.join(known) or 'none'}"
