@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from fewstep.bench.results.results import Results
+from fewstep.bench.running import speed
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.runner import run_suite
 from fewstep.bench.suites import needs
 from fewstep.bench.suites.suite import REFERENCE, SPEED, load_suite
 from fewstep.core.errors import RecipeError
 from fewstep.runtime.memory import peak_megabytes, reset_peak
-from fewstep.samplers.rates import speed
 
 Write = Callable[..., str]
 CPU = torch.device("cpu")
