@@ -129,7 +129,11 @@ def test_the_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
     sources = {p.relative_to(ROOT / "framework").as_posix() for p in (ROOT / "framework").rglob("*.py")}
     assert len(sources) > 50
     assert sources <= names
-    assert {"fewstep/py.typed", f"fewstep-{fewstep.__version__}.dist-info/licenses/LICENSE"} <= names
+    assert {
+        "fewstep/py.typed",
+        "fewstep/__init__.pyi",
+        f"fewstep-{fewstep.__version__}.dist-info/licenses/LICENSE",
+    } <= names
     files = {
         f"{place}/{path.relative_to(ROOT / folder).as_posix()}": path.read_bytes()
         for folder, place in SHIPPED.items()

@@ -15,7 +15,6 @@ import typer
 
 from fewstep.cli.output import echo_json
 from fewstep.core.version import __version__
-from fewstep.recipe.shipped import PACKAGE
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
 
 
 def _python() -> list[Finding]:
+    from fewstep.recipe.shipped import PACKAGE
+
     interpreter = f"{platform.python_version()} at {sys.executable}"
     return [
         Finding("python", sys.version_info >= (3, 10), interpreter, "fewstep needs Python 3.10 or newer"),

@@ -15,8 +15,8 @@ from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.convert.layouts import LAYOUTS, Layout, NetworkTensors, bare_names, from_public
 from fewstep.convert.reading import Checkpoint, read_checkpoint
 from fewstep.convert.report import compare
-from fewstep.core.component import did_you_mean
 from fewstep.core.errors import UserError
+from fewstep.core.names import did_you_mean
 from fewstep.recipe import dump_recipe, load_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.runs.checkpoint import EXPORT_FORMAT, export_weights

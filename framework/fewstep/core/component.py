@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from fewstep.core.names import did_you_mean
 from fewstep.core.recipe_view import RecipeView
 from fewstep.core.references import OpenedModel, Opener, Refuses
 
@@ -21,16 +21,6 @@ _SHAPES = {
     "dict_type": "should be keys with values",
     "tuple_type": "should be a list",
 }
-
-
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest of `known`, or an empty string."""
-    names = list(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.55)
-    if not near:  # "nosie" is closer to the first word of "noise_input" than to all of it
-        words = {full.split("_")[0]: full for full in reversed(names)}
-        near = [words[word] for word in difflib.get_close_matches(str(name), words, n=1, cutoff=0.75)]
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def custom_error(kind: str, message: str) -> PydanticCustomError:

@@ -9,14 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import packages_distributions, version
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from fewstep.core.component import Component
 from fewstep.core.errors import FewstepError
 from fewstep.core.version import __version__
 
-T = TypeVar("T", bound=Component)
+if TYPE_CHECKING:
+    from fewstep.core.component import Component
+
+T = TypeVar("T", bound="Component")
 
 
 class RegistryError(FewstepError, ValueError):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from fewstep.core.component import did_you_mean
 from fewstep.core.errors import UserError
+from fewstep.core.names import did_you_mean
 from fewstep.core.registry import Registry
 
 _PLACES = {

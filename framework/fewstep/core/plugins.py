@@ -20,9 +20,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from fewstep.core.component import did_you_mean
 from fewstep.core.entries import distribution_of, record_origin, undo_registrations_on_failure
 from fewstep.core.errors import UserError
+from fewstep.core.names import did_you_mean
 
 GROUP = "fewstep.plugins"
 

@@ -11,8 +11,9 @@ from typing import Any, Generic
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails
 
-from fewstep.core.component import ComponentConfig, custom_error, did_you_mean
+from fewstep.core.component import ComponentConfig, custom_error
 from fewstep.core.entries import Entry, RegistryError, T, _registries
+from fewstep.core.names import did_you_mean
 from fewstep.core.plugins import failure_notes, load_entry_points
 from fewstep.core.references import Opener
 

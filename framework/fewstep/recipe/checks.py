@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from fewstep.core.component import ComponentConfig, did_you_mean
+from fewstep.core.component import ComponentConfig
 from fewstep.core.kinds import registry
+from fewstep.core.names import did_you_mean
 from fewstep.recipe.yaml_loader import Key, dotted
 
 if TYPE_CHECKING:

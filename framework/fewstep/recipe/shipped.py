@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from fewstep.core.component import did_you_mean
 from fewstep.core.errors import UserError
+from fewstep.core.names import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 """The package's folder."""

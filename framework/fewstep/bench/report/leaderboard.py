@@ -11,8 +11,8 @@ from fewstep.bench.report.tables import ARROWS, REAL, Grid, budget, commits, ord
 from fewstep.bench.results.results import Results, Summary, digest_of, results_file
 from fewstep.bench.results.summary import estimate_text
 from fewstep.bench.suites.suite import REFERENCE
-from fewstep.core.component import did_you_mean
 from fewstep.core.errors import UserError
+from fewstep.core.names import did_you_mean
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from fewstep.bench.running.code import plugin_versions
 from fewstep.bench.running.external import contents_digest
 from fewstep.bench.suites.needs import lacking
 from fewstep.bench.suites.suite import CaseSpec, LoadedSuite, Suite
-from fewstep.core.component import ComponentConfig, did_you_mean
+from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import Problem, RecipeError, UserError
+from fewstep.core.names import did_you_mean
 from fewstep.core.references import Reference, references, replace_references
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.data.synthetic.source import Source

@@ -15,9 +15,10 @@ from pydantic_core import InitErrorDetails
 
 from fewstep.bench.suites.needs import Need
 from fewstep.bench.suites.sweep import SweepSpec
-from fewstep.core.component import ComponentConfig, Strict, custom_error, did_you_mean
+from fewstep.core.component import ComponentConfig, Strict, custom_error
 from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.core.fields import From
+from fewstep.core.names import did_you_mean
 from fewstep.recipe import locate, validate_file
 from fewstep.recipe.compose import compose
 from fewstep.recipe.yaml_loader import Key, Node, dotted

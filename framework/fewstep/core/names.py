@@ -1,0 +1,16 @@
+"""The nearest known name to one that is not known, for messages. Loads no pydantic, so that the command starts fast."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of `known`, or an empty string."""
+    names = list(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.55)
+    if not near:  # "nosie" is closer to the first word of "noise_input" than to all of it
+        words = {full.split("_")[0]: full for full in reversed(names)}
+        near = [words[word] for word in difflib.get_close_matches(str(name), words, n=1, cutoff=0.75)]
+    return f"; did you mean '{near[0]}'?" if near else ""
