@@ -33,6 +33,7 @@ from size_table import PAGE as SIZES
 from fewstep.cli.main import app
 from fewstep.core.kinds import KINDS, registry
 from fewstep.recipe.models import Recipe
+from fewstep.recipe.shipped import shipped_recipes
 
 PAGES = all_pages()
 MOST_UNRUN = 8
@@ -143,6 +144,11 @@ def test_every_metric_has_what_fools_it_once() -> None:
     page = component_tables.PAGES["metrics"].read_text(encoding="utf-8")
     judged = first_cells(page.partition("## What fools a metric")[2].partition("\n\nFor images")[0])
     assert sorted(judged) == registry("metrics").names()
+
+
+def test_the_table_of_recipes_has_every_recipe() -> None:
+    rows = [line for line in (ROOT / "recipes/README.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    assert set(re.findall(r"`([\w-]+)`", "\n".join(rows))) == set(shipped_recipes())
 
 
 def first_cells(table: str) -> list[str]:
