@@ -48,6 +48,7 @@ def test_gaussian_positions_are_independent() -> None:
     assert abs(correlation(build(type="gaussian"), 0, 1)) < 0.02
 
 
+@pytest.mark.medium
 def test_pyramid_positions_share_the_levels_whose_cell_they_share() -> None:
     """Four levels of 8x8: cells of 1, 2, 4 and 8 pixels. Equal weights make the correlation a count of levels."""
     noise = build(type="pyramid", channels=64)
@@ -58,6 +59,7 @@ def test_pyramid_positions_share_the_levels_whose_cell_they_share() -> None:
     assert correlation(build(type="pyramid", levels=2), 0, 63) == pytest.approx(0.0, abs=0.02)
 
 
+@pytest.mark.medium
 def test_weights_scale_the_levels_and_keep_the_variance() -> None:
     def variance(noise: NoiseInput) -> Tensor:
         return noise(5000, torch.Generator().manual_seed(1)).var()

@@ -130,6 +130,7 @@ def test_a_denoiser_without_blocks_is_refused(source: Markov) -> None:
         )
 
 
+@pytest.mark.medium
 def test_blocks_of_one_token_learn_the_transitions(source: Markov) -> None:
     """Trained autoregressively on the source, in seconds: its rows are those of the transition matrix."""
     torch.manual_seed(0)

@@ -66,6 +66,7 @@ def by_rank() -> Tensor:
     return torch.diff(sums, prepend=torch.zeros(1, dtype=torch.float64))
 
 
+@pytest.mark.medium
 def test_two_stages_keep_rare_symbols() -> None:
     """Two million masks, of which two thousand are revealed."""
     counts = one_step(2**21, seed=0)

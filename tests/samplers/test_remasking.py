@@ -132,6 +132,7 @@ CONVERGING: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("name", "config"), CONVERGING)
 def test_the_law_converges_with_the_steps(name: str, config: dict[str, Any]) -> None:
     """A correlated source: total variation falls with the steps, down to what exact samples have."""

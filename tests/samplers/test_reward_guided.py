@@ -67,6 +67,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().sum() / 2)
 
 
+@pytest.mark.medium
 def test_many_candidates_draw_from_the_law_that_the_reward_speaks_for() -> None:
     """Importance samples of each step; a few go part of the way, and one candidate is ancestral sampling."""
     laws = {m: law_of({"tilted": 0.0, "candidates": m}, Exact(), steps=24) for m in (1, 4, 48)}
@@ -101,6 +102,7 @@ def test_given_tokens_stay() -> None:
     assert (x < V).all()
 
 
+@pytest.mark.medium
 def test_a_run_rewards_its_own_student(tmp_path: Path) -> None:
     """From the command's point of view; and what is not a reward is refused in a sentence."""
     small = ["data.vocab_size=8", "data.length=8", "train.steps=4", "train.log_every=2"]

@@ -51,6 +51,7 @@ def test_blocks_without_masks_are_left_out() -> None:
     assert blocks_to_draw(masks, 9).tolist() == [[True], [True]]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("inner", "size", "steps"), [("ancestral", 1, L), ("first_hitting", 2, L), ("ancestral", 3, 200)]
 )
