@@ -9,7 +9,6 @@ import pytest
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.testing.objectives import check_objective
 
-
 SMALL: dict[str, dict[str, Any]] = {"rectified": {"pairs": 64, "teacher_steps": 4}}
 """Settings of objectives whose defaults take a minute before the first step."""
 

@@ -106,6 +106,7 @@ def elsewhere(folder: Path, names: dict[str, int]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.medium
 def test_exports_draw_the_same_in_a_process_without_the_run_and_the_data(tmp_path: Path) -> None:
     home, away = tmp_path / "home", tmp_path / "away"
     for folder in (home, away):
@@ -125,6 +126,7 @@ def test_exports_draw_the_same_in_a_process_without_the_run_and_the_data(tmp_pat
     assert elsewhere(away, steps) == wanted
 
 
+@pytest.mark.medium
 def test_what_the_sampler_asks_and_reads_comes_along(train: Train, tmp_path: Path) -> None:
     """A reward's network, a classifier's, and the file of a measured grid."""
     teacher = train("markov-teacher", "teacher", *SHORT, *TINY, "data.size=64")
@@ -284,6 +286,7 @@ def test_nothing_is_written_over_and_nothing_half_is_left(exported: Path, tmp_pa
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.medium
 def test_a_plugin_in_a_file_stays_behind_and_is_asked_for(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
