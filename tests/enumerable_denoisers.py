@@ -15,7 +15,7 @@ from fewstep.objectives.dmmd import DMMD
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.network import TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 
 V, L = 3, 2
 
@@ -23,7 +23,7 @@ V, L = 3, 2
 class Table(Denoiser):
     """One row of logits for every state of the sequence and every position: the freest denoiser there is."""
 
-    def __init__(self, process: ForwardProcess, seed: int, length: int = L) -> None:
+    def __init__(self, process: DiscreteProcess, seed: int, length: int = L) -> None:
         super().__init__(process, length)
         rng = Generator().manual_seed(seed)
         shape = (process.num_states**length, length, process.vocab_size)
@@ -48,7 +48,7 @@ class Table(Denoiser):
 class TimedOracle(Denoiser):
     """E[x | z_t] of a single token with a known law, plus a bias a state on its logits to take gradients at."""
 
-    def __init__(self, process: ForwardProcess, law: Tensor) -> None:
+    def __init__(self, process: DiscreteProcess, law: Tensor) -> None:
         super().__init__(process, 1)
         self.law = law
         self.bias = nn.Parameter(torch.zeros(process.num_states, V, dtype=torch.float64))
@@ -72,7 +72,7 @@ class JointOracle(Denoiser):
 
     device = torch.device("cpu")  # type: ignore[assignment]
 
-    def __init__(self, process: ForwardProcess, length: int, law: Tensor) -> None:
+    def __init__(self, process: DiscreteProcess, length: int, law: Tensor) -> None:
         super().__init__(process, length)
         self.every = torch.tensor(list(itertools.product(range(process.vocab_size), repeat=length)))
         self.law = law

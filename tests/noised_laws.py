@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.base import NOTHING, Denoiser
-from fewstep.processes.base import ForwardProcess
+from fewstep.processes.base import DiscreteProcess
 from fewstep.runtime.streams import Randomness
 from fewstep.samplers.walk import Step, Walk, WalkSampler
 from fewstep.schedules.base import NoiseSchedule
@@ -23,7 +23,7 @@ def level(schedule: NoiseSchedule, t: float) -> float:
     return float(schedule.alpha(torch.tensor(t, dtype=torch.float64)))
 
 
-def kernel(process: ForwardProcess, keep: float) -> Tensor:
+def kernel(process: DiscreteProcess, keep: float) -> Tensor:
     """q(z_t | z_s) with alpha_{t|s} = keep, float64 [S (z_s), S (z_t)]; its first V rows are q(z_t | x) for alpha_t."""
     size = process.num_states
     noise = torch.full((size,), 1 / size, dtype=torch.float64)
@@ -32,7 +32,7 @@ def kernel(process: ForwardProcess, keep: float) -> Tensor:
     return keep * torch.eye(size, dtype=torch.float64) + (1 - keep) * noise
 
 
-def law_at(process: ForwardProcess, law: Tensor, t: float) -> Tensor:
+def law_at(process: DiscreteProcess, law: Tensor, t: float) -> Tensor:
     """Law of z_t, float64 [S] * L, for data of law `law`, float64 [V] * L."""
     token = kernel(process, level(process.schedule, t))[: process.vocab_size]
     for _ in range(law.ndim):
@@ -52,7 +52,7 @@ def distance(x: Tensor, source: Markov) -> float:
     return float((found - source.ngram_probs(x.shape[1]).flatten()).abs().sum() / 2)
 
 
-def noised(process: ForwardProcess, x: Tensor, t: float, generator: Generator) -> Tensor:
+def noised(process: DiscreteProcess, x: Tensor, t: float, generator: Generator) -> Tensor:
     """z_t of clean samples x."""
     return process.corrupt(x, torch.full((len(x),), t), generator=generator).x_t
 

@@ -33,7 +33,8 @@ from .pipeline import Pipeline as Pipeline
 from .predictions.base import Prediction as Prediction
 from .predictions.base import rowwise as rowwise
 from .processes.base import PROCESSES as PROCESSES
-from .processes.base import ForwardProcess as ForwardProcess
+from .processes.base import DiscreteProcess as DiscreteProcess
+from .processes.base import Process as Process
 from .processes.base import ProcessConfig as ProcessConfig
 from .recipe import load_recipe as load_recipe
 from .recipe.models import Recipe as Recipe

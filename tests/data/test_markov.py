@@ -12,7 +12,7 @@ from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.exact import exact_denoiser
 from fewstep.metrics.base import METRICS
 from fewstep.predictions.condition import Condition, Prefix
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.samplers.base import SAMPLERS
 from fewstep.testing.statistics import assert_same_law
 
@@ -52,7 +52,7 @@ def test_samples_follow_the_law(source: Markov) -> None:
     assert_same_law(torch.bincount(index, minlength=V**L), source.log_likelihood(sequences()).exp(), "draw")
 
 
-def posterior_by_enumeration(source: Markov, process: ForwardProcess, z: Tensor, t: float) -> Tensor:
+def posterior_by_enumeration(source: Markov, process: DiscreteProcess, z: Tensor, t: float) -> Tensor:
     """p(x_i = c | z_t) by summing over all sequences: float64 [L, V]."""
     alpha = float(process.schedule.alpha(torch.tensor([t], dtype=torch.float64)))
     x = sequences()

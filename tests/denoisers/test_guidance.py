@@ -17,7 +17,7 @@ from fewstep.objectives.dmmd import DMMD
 from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.network import HeadPrediction, TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.samplers.base import SAMPLERS
 
 CLASSES = 2
@@ -84,7 +84,7 @@ def test_it_is_computed_in_chunks_like_any_other(monkeypatch: pytest.MonkeyPatch
 class Labelled(Table):
     """A table of logits for every class, the last for none, told by the condition."""
 
-    def __init__(self, process: ForwardProcess, seed: int) -> None:
+    def __init__(self, process: DiscreteProcess, seed: int) -> None:
         super().__init__(process, seed)
         rng = Generator().manual_seed(seed + 100)
         self.extra = torch.randn(CLASSES + 1, *self.logits.shape, generator=rng, dtype=torch.float64)

@@ -17,7 +17,7 @@ from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.exact import exact_denoiser
 from fewstep.grids.base import GRIDS
 from fewstep.likelihood.bounds import bound, prior_divergence
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.runtime.streams import SampleStreams
 
 V, L = 3, 3
@@ -148,7 +148,7 @@ def pairs(times: list[float]) -> list[tuple[float, float]]:
     return list(itertools.pairwise(times))
 
 
-def with_signal(name: str, size: int, eps: float) -> ForwardProcess:
+def with_signal(name: str, size: int, eps: float) -> DiscreteProcess:
     """A process that keeps `eps` of the signal at t = 1; no schedule that ships keeps so much."""
     process = PROCESSES.build(name, vocab_size=size)
     process.schedule = SimpleNamespace(alpha=lambda t: 1 - (1 - eps) * t)  # type: ignore[assignment]
@@ -180,7 +180,7 @@ def test_the_prior_costs_what_is_left_of_the_signal() -> None:
         exact = float(torch.distributions.kl_divergence(q, prior))
         assert prior_divergence(process) == pytest.approx(exact, abs=1e-9)
     assert prior_divergence(process) > 1, "most of log 5"
-    masked: ForwardProcess = PROCESSES.build("masked", vocab_size=5)
+    masked: DiscreteProcess = PROCESSES.build("masked", vocab_size=5)
     assert prior_divergence(masked) == 0
 
 

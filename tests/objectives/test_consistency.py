@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext
 from fewstep.objectives.consistency import Consistency, step_on_path
 from fewstep.objectives.parts.gaussian_dual import induced_alpha
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.testing.objectives import check_objective
 from fewstep.testing.statistics import assert_same_law
 
@@ -27,7 +27,7 @@ def build(**config: object) -> Consistency:
     return objective
 
 
-def pairs(process: ForwardProcess, x: int, t: float, s: float, many: int) -> tuple[Tensor, Tensor]:
+def pairs(process: DiscreteProcess, x: int, t: float, s: float, many: int) -> tuple[Tensor, Tensor]:
     """Coupled z_t and z_s of one clean token, LongTensor [many]."""
     rng = Generator().manual_seed(5)
     x0 = torch.full((many, 1), x)
@@ -90,7 +90,7 @@ def test_the_induced_schedule_is_the_integral(gamma: float) -> None:
         assert alpha == pytest.approx((size * wins - 1) / (size - 1), abs=1e-9)
 
 
-def context(process: ForwardProcess, **roles: TimedOracle) -> StepContext:
+def context(process: DiscreteProcess, **roles: TimedOracle) -> StepContext:
     streams = {name: Generator().manual_seed(seed) for seed, name in enumerate(("time", "noise", "sample"))}
     return StepContext(dict(roles), process, streams, torch.device("cpu"))
 

@@ -16,7 +16,7 @@ from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext
 from fewstep.objectives.didi import DiDi, draw_trajectory, log_ratio
 from fewstep.predictions.condition import Condition
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.recipe import load_recipe
 from fewstep.testing.objectives import check_objective
 
@@ -30,7 +30,7 @@ TAU, T = 0.6, 0.3
 class ScoreTable(NetworkClassifier):
     """Two scores for every state of the sequence: the freest discriminator there is."""
 
-    def __init__(self, process: ForwardProcess) -> None:
+    def __init__(self, process: DiscreteProcess) -> None:
         Denoiser.__init__(self, process, L)
         self.scores = nn.Parameter(torch.zeros(process.num_states**L, 2, dtype=torch.float64))
 

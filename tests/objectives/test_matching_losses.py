@@ -15,7 +15,7 @@ from fewstep.objectives.dmmd import DMMD
 from fewstep.objectives.matching.losses import CrossEntropyLoss, PosteriorLoss, mean_log_ratio
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.network import TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 
 FORMS = ["cross_entropy", "squared_error", "posterior"]
 STEP = 0.05
@@ -26,7 +26,7 @@ def dense(table: Table, z: Tensor) -> Tensor:
     return table.logits[table.index(z)].softmax(-1)
 
 
-def plugged(process: ForwardProcess, x: Tensor, z: Tensor, s: Tensor) -> Tensor:
+def plugged(process: DiscreteProcess, x: Tensor, z: Tensor, s: Tensor) -> Tensor:
     """Posterior of a step from s to s - STEP, from the definition (method: arXiv 2603.20155, section 2)."""
     states = process.num_states
     prior = torch.zeros(states, dtype=torch.float64)
@@ -43,7 +43,7 @@ def plugged(process: ForwardProcess, x: Tensor, z: Tensor, s: Tensor) -> Tensor:
     return weights / weights.sum(-1, keepdim=True)
 
 
-def reference(form: str, process: ForwardProcess, x: Tensor, q: Tensor, z: Tensor, s: Tensor) -> Tensor:
+def reference(form: str, process: DiscreteProcess, x: Tensor, q: Tensor, z: Tensor, s: Tensor) -> Tensor:
     """L(x, q) [B, L] from its definition."""
     if form == "cross_entropy":
         return -(x * q.log()).sum(-1)
@@ -53,7 +53,7 @@ def reference(form: str, process: ForwardProcess, x: Tensor, q: Tensor, z: Tenso
     return -(pi_x * pi_q.clamp_min(1e-30).log()).sum(-1) / STEP
 
 
-def predicted(process: ForwardProcess, z: Tensor) -> Tensor:
+def predicted(process: DiscreteProcess, z: Tensor) -> Tensor:
     return process.to_predict(z).double()
 
 
@@ -96,7 +96,7 @@ def test_auxiliary(form: str, process: str, target: str) -> None:
     assert roles["student"].logits.grad is None
 
 
-def predictions(process: ForwardProcess, count: int, batch: int = 50) -> tuple[Tensor, list[Prediction]]:
+def predictions(process: DiscreteProcess, count: int, batch: int = 50) -> tuple[Tensor, list[Prediction]]:
     rng = Generator().manual_seed(3)
     z = torch.randint(process.num_states, (batch, L), generator=rng)
     tables = [

@@ -15,7 +15,7 @@ from fewstep.denoisers.exact import exact_denoiser
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.network import TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.recipe import parse_recipe
 from fewstep.samplers.base import SAMPLERS, StepState
 from fewstep.samplers.first_hitting import events_until, hitting_levels
@@ -30,7 +30,7 @@ class Watched(Denoiser):
 
     device = torch.device("cpu")  # type: ignore[assignment]
 
-    def __init__(self, process: ForwardProcess, length: int) -> None:
+    def __init__(self, process: DiscreteProcess, length: int) -> None:
         super().__init__(process, length)
         self.asked: list[tuple[Tensor, Tensor, Tensor]] = []
 

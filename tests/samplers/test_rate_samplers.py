@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.exact import exact_denoiser
 from fewstep.predictions.network import TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.samplers.analytic import tweedie_rows
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.euler import EulerSampler
@@ -31,22 +31,22 @@ BOTH = pytest.mark.parametrize("name", ["masked", "uniform"])
 RATES = pytest.mark.parametrize("sampler", ["euler", "tau_leaping"])
 
 
-def process_of(name: str, eps: float = 1e-4) -> ForwardProcess:
+def process_of(name: str, eps: float = 1e-4) -> DiscreteProcess:
     return PROCESSES.build({"type": name, "schedule": {"type": "linear", "eps": eps}}, vocab_size=V)
 
 
-def states(process: ForwardProcess) -> list[int]:
+def states(process: DiscreteProcess) -> list[int]:
     """States in which a token is predicted."""
     return [V] if process.carry_over else list(range(V))
 
 
-def posterior(process: ForwardProcess, z: int, t: float) -> Tensor:
+def posterior(process: DiscreteProcess, z: int, t: float) -> Tensor:
     """p(x | z_t) of one token of the law LAW, float64 [V]."""
     joint = LAW * kernel(process, level(process.schedule, t))[:V, z]
     return joint / joint.sum()
 
 
-def enumerated_rates(process: ForwardProcess, p: Tensor, z: int, t: float) -> Tensor:
+def enumerated_rates(process: DiscreteProcess, p: Tensor, z: int, t: float) -> Tensor:
     """Rate of z -> y, y != z, float64 [S]: forward rate of y -> z times E_{x ~ p}[q_t(y | x) / q_t(z | x)]."""
     time = torch.tensor(t, dtype=torch.float64)
     alpha, slope = float(process.schedule.alpha(time)), float(process.schedule.alpha_prime(time))

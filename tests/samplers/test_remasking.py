@@ -20,7 +20,7 @@ from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.exact import exact_denoiser
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.network import TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.recipe import load_recipe
 from fewstep.runtime.streams import Randomness, SampleStreams
 from fewstep.samplers import remdm
@@ -52,7 +52,7 @@ def sampler_of(config: dict[str, Any]) -> WalkSampler:
     return sampler
 
 
-def process_of(name: str, vocab_size: int = V, eps: float = 1e-4) -> ForwardProcess:
+def process_of(name: str, vocab_size: int = V, eps: float = 1e-4) -> DiscreteProcess:
     return PROCESSES.build({"type": name, "schedule": {"type": "linear", "eps": eps}}, vocab_size=vocab_size)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition, Prefix
-from fewstep.processes.base import ForwardProcess
+from fewstep.processes.base import Process
 from fewstep.runtime.streams import Randomness
 
 NOTHING = Condition()
@@ -27,7 +27,7 @@ class Denoiser(nn.Module, ABC):
     all others.
     """
 
-    def __init__(self, process: ForwardProcess, length: int, block_size: int | None = None) -> None:
+    def __init__(self, process: Process, length: int, block_size: int | None = None) -> None:
         super().__init__()
         self.process = process
         self.length = length
@@ -66,7 +66,7 @@ class Denoiser(nn.Module, ABC):
         """Predict clean tokens.
 
         Args:
-            x_t: noised ids [B, L].
+            x_t: a state of the process: noised ids [B, L], or vectors [B, L, S] of a continuous one.
             t: times [B] in [0, 1]; [B, L] where blocks have times of their own.
             s: times [B] that the step from t leads to, for denoisers that are told (two-time networks).
             cond: what else the prediction depends on.

@@ -13,11 +13,11 @@ from fewstep.denoisers.base import Denoiser
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.network import TablePrediction
-from fewstep.processes.base import ForwardProcess
+from fewstep.processes.base import Process
 from fewstep.runtime.streams import Randomness
 
 
-def exact_denoiser(source: Source, process: ForwardProcess, block_size: int | None = None) -> MarkovOracle:
+def exact_denoiser(source: Source, process: Process, block_size: int | None = None) -> MarkovOracle:
     """The denoiser of a source that returns E_q[x | z_t] without having learned anything.
 
     Args:
@@ -32,7 +32,7 @@ class MarkovOracle(Denoiser):
     With a block size they are those of one block given the clean tokens before it and nothing of what comes after.
     """
 
-    def __init__(self, chain: Chain, length: int, process: ForwardProcess, block_size: int | None = None) -> None:
+    def __init__(self, chain: Chain, length: int, process: Process, block_size: int | None = None) -> None:
         super().__init__(process, length, block_size)
         vocab, self.order = process.vocab_size, chain.order
         # [oldest token, the others of a context, next token]: a step forgets the first and appends the last.
@@ -44,7 +44,7 @@ class MarkovOracle(Denoiser):
         return self.transition.device
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
-        evidence = self._evidence(x_t, t)
+        evidence = self.process.evidence(x_t, t)
         batch, length, vocab = evidence.shape
         # The sequence is a window into a stationary chain: the walk starts with the context before its first token.
         context, left = self._before(cond, batch), []
@@ -56,7 +56,8 @@ class MarkovOracle(Denoiser):
             seen = after.view(batch, -1, vocab) * evidence[:, i, None]
             marginals.append((left[i] * seen).sum(1))
             after = normalised(torch.einsum("brv,arv->bar", seen, self.transition).flatten(1))
-        return TablePrediction(normalised(torch.stack(marginals[::-1], 1)).log(), x_t, self.process.to_predict(x_t))
+        log_p, process = normalised(torch.stack(marginals[::-1], 1)).log(), self.process
+        return TablePrediction(log_p, process.shown(x_t), process.to_predict(x_t))
 
     def _step(self, context: Tensor) -> Tensor:
         """Law of the context after one more token, from that of the context before it: [B, C] to [B, C / V, V]."""
@@ -79,12 +80,3 @@ class MarkovOracle(Denoiser):
             digit = torch.arange(len(self.initial)) // self.process.vocab_size**place % self.process.vocab_size
             law = law * (digit == token[:, None])
         return normalised(law)
-
-    def _evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """q(z_i | x_i = c) for every c, up to a factor (float64 [B, L, V])."""
-        vocab = self.process.vocab_size
-        alpha = self.process.schedule.alpha(t.double())[:, None, None]
-        same = x_t[..., None] == torch.arange(vocab, device=x_t.device)
-        if not self.process.carry_over:
-            return alpha * same + (1 - alpha) / vocab
-        return torch.where(self.process.to_predict(x_t)[..., None], 1.0, same.double())

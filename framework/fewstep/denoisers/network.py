@@ -20,7 +20,7 @@ from fewstep.denoisers.base import Denoiser
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition, Prefix
 from fewstep.predictions.network import HeadPrediction
-from fewstep.processes.base import ForwardProcess
+from fewstep.processes.base import Process
 from fewstep.runtime.streams import Randomness
 
 
@@ -30,7 +30,7 @@ class NetworkDenoiser(Denoiser):
     def __init__(
         self,
         backbone: Backbone,
-        process: ForwardProcess,
+        process: Process,
         noise_input: NoiseInput | None = None,
         step_input: StepInput | None = None,
         label_input: LabelInput | None = None,
@@ -69,8 +69,10 @@ class NetworkDenoiser(Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
         hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
-        where = torch.ones_like(x_t, dtype=torch.bool) if cond.everywhere else self.process.to_predict(x_t)
-        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, x_t, where)
+        where = self.process.to_predict(x_t)
+        if cond.everywhere:
+            where = torch.ones_like(where)
+        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, self.process.shown(x_t), where)
 
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:
         if not isinstance(self.backbone, BlockBackbone):
@@ -87,7 +89,7 @@ class NetworkDenoiser(Denoiser):
             first = 0 if cond.prefix is None else cond.prefix.length
             residual = self.noise_input(x_t.shape[0], generator)[:, :, first : first + x_t.shape[1]]
         for told in self._told(t, s, cond):
-            here = told.expand(1, *x_t.shape, -1)
+            here = told.expand(1, *x_t.shape[:2], -1)
             residual = here if residual is None else torch.cat((residual[:1] + here, residual[1:]))
         return residual
 

@@ -12,6 +12,7 @@ from fewstep.grids.base import GRIDS
 from fewstep.grids.files import Costs, GridFile, Walk, write_grid_file
 from fewstep.grids.search import cheapest_paths, path_cost
 from fewstep.likelihood.step_costs import Posterior, StepCosts
+from fewstep.processes.base import DiscreteProcess
 from fewstep.runs.models import TrainedModel, Weights, open_model, with_data
 from fewstep.runtime.progress import Narrator, Progress
 
@@ -40,6 +41,8 @@ def grid_run(
     model = open_model(run, weights=weights)
     if model.denoiser.block_size is not None:
         raise UserError(f"run '{model.path}' goes block by block; grids are measured for models of whole samples")
+    if not isinstance(model.denoiser.process, DiscreteProcess):
+        raise UserError(f"run '{model.path}' has process '{model.recipe.process.type}'; grids are measured for ids")
     data, labels = _data(model, samples)
     posterior: Posterior = getattr(model.recipe.sampler, "posterior", "drawn")
     costs = StepCosts(

@@ -22,7 +22,7 @@ from fewstep.likelihood.autoregressive import token_nll
 from fewstep.likelihood.step_costs import Posterior, step_divergence
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.predictions.condition import Condition
-from fewstep.processes.base import TINY, ForwardProcess
+from fewstep.processes.base import TINY, DiscreteProcess, discrete
 from fewstep.processes.masked import MaskedProcess
 from fewstep.processes.uniform import UniformProcess
 from fewstep.runtime.streams import SampleStreams, uniform
@@ -150,7 +150,7 @@ def bound(
     masks never shows a token. There q's first state is drawn from the prior, which costs nothing, and the first step
     bears it.
     """
-    process, cond = denoiser.process, Condition(labels, context=None if denoiser.block_size is None else x)
+    process, cond = discrete(denoiser.process), Condition(labels, context=None if denoiser.block_size is None else x)
     total = torch.full((len(x),), x.shape[1] * prior_divergence(process), dtype=torch.float64, device=x.device)
     for look in _looks(times, evaluations, streams, x):
         z = process.corrupt(x, look.t, generator=streams).x_t
@@ -172,7 +172,7 @@ def bound(
     return total
 
 
-def prior_divergence(process: ForwardProcess) -> float:
+def prior_divergence(process: DiscreteProcess) -> float:
     """KL(q(z_1 | x) || p(z_1)) of one token in nats; 0 for masks, where the first step bears it (see `bound`)."""
     if process.carry_over:
         return 0.0
@@ -204,7 +204,7 @@ def _looks(times: Sequence[float], evaluations: int | None, streams: SampleStrea
         yield _Look(walk[at], walk[at + 1], at == 0, torch.full_like(walk[at], end - begin))
 
 
-def _revealed(process: ForwardProcess, nll: Tensor, z: Tensor, look: _Look) -> Tensor:
+def _revealed(process: DiscreteProcess, nll: Tensor, z: Tensor, look: _Look) -> Tensor:
     """KL of a step that reveals masks [B, L]: what is revealed costs its `nll`, and nothing else does.
 
     A step reveals with p = (alpha_s - alpha_t) / (1 - alpha_t), the last one all. In the first step q reveals with

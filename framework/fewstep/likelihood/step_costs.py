@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 
 from fewstep.denoisers.base import Denoiser
 from fewstep.predictions.condition import Condition
-from fewstep.processes.base import TINY, ForwardProcess, posterior_rows
+from fewstep.processes.base import TINY, DiscreteProcess, Process, discrete, posterior_rows
 from fewstep.runtime.progress import Progress
 from fewstep.runtime.seeding import generator_for
 
@@ -108,10 +108,10 @@ class StepCosts:
         return torch.stack(costs).cpu()
 
     def _step_rows(self, log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
-        return (step_divergence(self.denoiser.process, log_p, x0, z, t, s, self.posterior),)
+        return (step_divergence(discrete(self.denoiser.process), log_p, x0, z, t, s, self.posterior),)
 
 
-def revealed_share(process: ForwardProcess, t: float, s: float) -> float:
+def revealed_share(process: Process, t: float, s: float) -> float:
     """(alpha_s - alpha_t) / (1 - alpha_t), the chance that a step reveals a mask: all of them in the last step."""
     if s == 0:
         return 1.0
@@ -120,7 +120,7 @@ def revealed_share(process: ForwardProcess, t: float, s: float) -> float:
 
 
 def step_divergence(
-    process: ForwardProcess, log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor, posterior: Posterior
+    process: DiscreteProcess, log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor, posterior: Posterior
 ) -> Tensor:
     """KL(q(z_s | z_t, x) || p(z_s | z_t)) of single tokens, in nats (float64 [n]).
 
@@ -137,7 +137,7 @@ def step_divergence(
     return torch.where(true > 0, true * (true.clamp_min(TINY).log() - model.clamp_min(TINY).log()), 0.0).sum(-1)
 
 
-def drawn_rows(process: ForwardProcess, p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+def drawn_rows(process: DiscreteProcess, p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """sum_x p(x) q(z_s | z_t, x) of single tokens (float64 [n, S]), without a row for every x.
 
     q is linear in x up to its normaliser, which only tells x = z_t from all others: both parts are plugged in alone.

@@ -19,7 +19,7 @@ from fewstep.core.component import Component
 from fewstep.core.registry import Registry
 from fewstep.denoisers.base import NOTHING, Denoiser
 from fewstep.predictions.condition import Condition
-from fewstep.processes.base import ForwardProcess
+from fewstep.processes.base import Process
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class StepContext:
     """
 
     roles: Mapping[str, Denoiser]
-    process: ForwardProcess
+    process: Process
     generators: Mapping[str, Generator]
     device: torch.device
     step: int = 0

@@ -17,7 +17,7 @@ from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Ph
 from fewstep.objectives.parts.divergence import Divergence, divergence
 from fewstep.objectives.parts.gaussian_dual import induced_alpha
 from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
-from fewstep.processes.base import PROCESSES, ForwardProcess, per_token
+from fewstep.processes.base import PROCESSES, Process, per_token
 from fewstep.runtime.streams import uniform
 
 
@@ -108,7 +108,7 @@ class Consistency(Objective):
 
 
 def step_on_path(
-    process: ForwardProcess, x0: Tensor, z_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator | None
+    process: Process, x0: Tensor, z_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator | None
 ) -> Tensor:
     """z_s of the path whose noise is that of z_t (LongTensor [B, L]): a token turns clean once, and else stays.
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, StepContext
 from fewstep.objectives.matching.losses import matching_loss
 from fewstep.objectives.parts.noised_data import NoisedDataConfig, noised_data
 from fewstep.objectives.parts.weighting import loss_weight
-from fewstep.processes.base import per_token
+from fewstep.processes.base import PROCESSES, discrete, per_token
 
 
 @OBJECTIVES.register("denoising")
@@ -25,6 +27,7 @@ class Denoising(Objective):
     L tokens of the batch.
     """
 
+    spaces = frozenset({"discrete", "continuous"})
     likelihood = True
 
     class Config(NoisedDataConfig):
@@ -33,6 +36,15 @@ class Denoising(Objective):
             "cross_entropy", description="of x, or of the posterior of a short step (traditional uniform diffusion)"
         )
         posterior_step: float = Field(0.01, gt=0, lt=1, description="length of that step")
+
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            process = recipe.process.type
+            if PROCESSES.get(process).cls.space == "discrete":
+                return
+            if self.loss == "posterior":
+                yield "loss", f"posteriors are of processes of ids, and {process} has none; set loss to cross_entropy"
+            if self.weighting == "elbo":
+                yield "weighting", f"no likelihood bound is known for the process {process}; set weighting to constant"
 
     config: Config
 
@@ -43,9 +55,8 @@ class Denoising(Objective):
         nll = prediction.nll(batch.x0)
         value: Tensor = nll
         if c.loss == "posterior":
-            value = matching_loss("posterior", ctx.process, corrupted.x_t, t, c.posterior_step).fit(
-                batch.x0, prediction
-            )
+            form = matching_loss("posterior", discrete(ctx.process), corrupted.x_t, t, c.posterior_step)
+            value = form.fit(batch.x0, prediction)
         loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * value)
         noised = corrupted.noised.sum().clamp_min(1)
         return LossOutput(loss, {"nll_noised": (nll.detach() * corrupted.noised).sum() / noised})

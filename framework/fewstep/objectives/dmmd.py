@@ -22,7 +22,7 @@ from fewstep.objectives.matching.times import TimeLaw, typical_steps
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.shaping import shape
-from fewstep.processes.base import per_token
+from fewstep.processes.base import discrete, per_token
 
 
 @OBJECTIVES.register("dmmd")
@@ -111,7 +111,7 @@ class DMMD(Objective):
 
         # 3. The losses of the roles whose turn it is.
         weight = per_token(loss_weight(c, s, ctx.process.schedule))
-        form = matching_loss(c.loss, ctx.process, step.z_s, s, c.posterior_step)
+        form = matching_loss(c.loss, discrete(ctx.process), step.z_s, s, c.posterior_step)
         losses: dict[str, Tensor] = {}
         if "student" in phase.train:
             losses["student_loss"] = ctx.mean(weight * form.student(student, auxiliary, teacher))

@@ -21,7 +21,7 @@ from fewstep.objectives.matching.student_step import StudentStep, Target, check_
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import rowwise
 from fewstep.predictions.draws import expectation
-from fewstep.processes.base import per_token
+from fewstep.processes.base import discrete, per_token
 
 
 @OBJECTIVES.register("dmmd_instant")
@@ -108,7 +108,7 @@ class DMMDInstant(Objective):
             value = made.cross_entropy(step.prediction.shaped(Tensor.detach)) if soft else made.nll(step.x)
             loss = (weight * value).mean()
             if self.config.centred:
-                z_s = ctx.process.posterior_sample(
+                z_s = discrete(ctx.process).posterior_sample(
                     batch.x0, step.z_t, step.t, step.s, generator=ctx.generators["sample"]
                 )
                 loss = loss - (weight * teacher(z_s, step.s, cond=batch.cond).nll(batch.x0)).mean()

@@ -1,6 +1,7 @@
 """Forward processes: how clean tokens turn into noise, and one exact step back.
 
-Shapes: B batch, L tokens, V clean vocabulary, S states (V, plus one for [MASK] where there is one).
+A process is discrete, if its states are ids, or continuous, if they are vectors. Shapes: B batch, L tokens, V clean
+vocabulary, S states (V, plus one for [MASK] where there is one) or numbers of a vector.
 """
 
 from __future__ import annotations
@@ -28,29 +29,36 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Corrupted:
-    """Noised tokens `x_t` (LongTensor [B, L]) and where noise replaced the data (`noised`, BoolTensor [B, L])."""
+    """A noised state `x_t` (ids [B, L], or float [B, L, S]) and the tokens that noise has reached (`noised`, BoolTensor
+    [B, L]): for ids those that it replaced."""
 
     x_t: Tensor
     noised: Tensor
 
 
 class ProcessConfig(ComponentConfig):
-    """Settings of every process."""
+    """Settings of every process: `schedule`, whose alpha(t) is the share of the signal at time t."""
 
     schedule: Annotated[ComponentConfig, From("schedules")] = Field("linear", validate_default=True)
 
 
-class ForwardProcess(Component, ABC):
-    """z_t ~ Cat(alpha_t x + (1 - alpha_t) pi), independently per token (arXiv 2603.20155, section 2).
+class Process(Component, ABC):
+    """What noise does to a sample, independently per token: all that samplers, denoisers and most losses need.
 
-    Times `t`, `s` are float tensors [B] (or [B, L], for schedules that depend on the position), s <= t.
+    A state is ids [B, L] (`space` "discrete", see `DiscreteProcess`) or vectors [B, L, S] ("continuous"). Times `t`
+    and `s` are float tensors [B], or [B, L] where positions have times of their own, s <= t.
+
+    Args:
+        vocab_size: V.
     """
 
     Config: ClassVar[type[ProcessConfig]] = ProcessConfig
     config: ProcessConfig
-    space: ClassVar[str] = "discrete"
-    carry_over: ClassVar[bool]
+    space: ClassVar[str]
+    carry_over: ClassVar[bool] = False
     """True if a token that is not noise is known to be clean, so that predictions copy it."""
+    greedy_tail: ClassVar[int] = 0
+    """Last steps that take the likeliest symbol, unless the sampler's `greedy_tail` says otherwise."""
 
     def __init__(self, config: ProcessConfig, *, vocab_size: int) -> None:
         super().__init__(config)
@@ -60,15 +68,54 @@ class ForwardProcess(Component, ABC):
     @property
     @abstractmethod
     def num_states(self) -> int:
-        """S: how many symbols `x_t` can take."""
+        """S: how many symbols `x_t` can take, or numbers in one of its vectors; what backbones embed."""
 
     @abstractmethod
     def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Randomness) -> Tensor:
-        """Draw x_1 (LongTensor of `shape`)."""
+        """Draw x_1 for `shape` [B, L]: ids [B, L], or vectors [B, L, S]."""
 
     @abstractmethod
     def corrupt(self, x0: Tensor, t: Tensor, *, generator: Randomness) -> Corrupted:
         """Draw z_t ~ q(z_t | x). `x0` is ids [B, L], or probabilities [B, L, V] for soft data."""
+
+    @abstractmethod
+    def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+        """A step from the state at t to one at s, given a prediction of the clean tokens."""
+
+    @abstractmethod
+    def to_predict(self, x_t: Tensor) -> Tensor:
+        """Where a prediction is needed (BoolTensor [B, L]): at masks, or everywhere."""
+
+    @abstractmethod
+    def shown(self, x_t: Tensor) -> Tensor:
+        """A state as ids [B, L], for people, callbacks and tokens that are known."""
+
+    @abstractmethod
+    def hold(self, x_t: Tensor, given: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
+        """The state at t with given tokens in it.
+
+        Args:
+            given: LongTensor [B, L], -1 where a token is free and the state stays as it is.
+        """
+
+    @abstractmethod
+    def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """q(z_i | x_i = c) for every symbol c, up to a positive factor for each token: float64 [B, L, V].
+
+        With it every source whose distribution is known has an exact denoiser of the process.
+        """
+
+
+class DiscreteProcess(Process):
+    """States are ids: z_t ~ Cat(alpha_t x + (1 - alpha_t) pi), each token by itself (arXiv 2603.20155, section 2)."""
+
+    space: ClassVar[str] = "discrete"
+
+    def shown(self, x_t: Tensor) -> Tensor:
+        return x_t
+
+    def hold(self, x_t: Tensor, given: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
+        return torch.where(given >= 0, given, x_t)
 
     def kept(self, t: Tensor, s: Tensor) -> Tensor:
         """alpha_{t|s} = alpha_t / alpha_s: chance that no noise falls on a token between s and t, float64."""
@@ -80,10 +127,6 @@ class ForwardProcess(Component, ABC):
         u = uniform(x_s.shape, generator, device=x_s.device)
         noise = self.prior((x_s.shape[0], x_s.shape[1]), device=x_s.device, generator=generator)
         return torch.where(u < per_token(self.kept(t, s)), x_s, noise)
-
-    @abstractmethod
-    def to_predict(self, x_t: Tensor) -> Tensor:
-        """Where a prediction is needed (BoolTensor [B, L]): at masks, or everywhere."""
 
     @abstractmethod
     def posterior_probs(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -98,12 +141,23 @@ class ForwardProcess(Component, ABC):
         return self.posterior_sample(prediction.sample(generator=generator), x_t, t, s, generator=generator)
 
 
+def discrete(process: Process) -> DiscreteProcess:
+    """The process, which must be one of ids.
+
+    Raises:
+        ValueError: it is continuous.
+    """
+    if not isinstance(process, DiscreteProcess):
+        raise ValueError(f"this needs a process of ids, and {process.config.type} is {process.space}")
+    return process
+
+
 def per_token(level: Tensor) -> Tensor:
     """Make a level of shape [B] broadcast over tokens ([B, 1]); one of shape [B, L] stays."""
     return level if level.ndim == 2 else level[:, None]
 
 
-def posterior_rows(process: ForwardProcess, probs: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+def posterior_rows(process: DiscreteProcess, probs: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """q(z_s | z_t, x) of single tokens: probabilities [N, V], ids [N] and times [N] -> float64 [N, S]."""
     return process.posterior_probs(probs[:, None], z[:, None], t, s)[:, 0]
 
@@ -120,4 +174,4 @@ def soft_rows(x0: Tensor, vocab_size: int) -> Tensor:
     return x0.double() if x0.is_floating_point() else one_hot(x0, vocab_size).double()
 
 
-PROCESSES: Registry[ForwardProcess] = Registry("process", ForwardProcess, "fewstep.processes")
+PROCESSES: Registry[Process] = Registry("process", Process, "fewstep.processes")

@@ -16,7 +16,7 @@ from fewstep.processes.base import (
     PROCESSES,
     TINY,
     Corrupted,
-    ForwardProcess,
+    DiscreteProcess,
     ProcessConfig,
     hard_ids,
     per_token,
@@ -26,7 +26,7 @@ from fewstep.runtime.streams import Randomness, uniform
 
 
 @PROCESSES.register("masked")
-class MaskedProcess(ForwardProcess):
+class MaskedProcess(DiscreteProcess):
     """Absorbing diffusion: each token is kept with probability alpha(t), else it is [MASK].
 
     The stationary distribution is one-hot on [MASK] (arXiv 2603.20155, section 2; MDLM, arXiv 2406.07524).
@@ -59,6 +59,10 @@ class MaskedProcess(ForwardProcess):
 
     def to_predict(self, x_t: Tensor) -> Tensor:
         return x_t == self.mask_id
+
+    def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
+        same = x_t[..., None] == torch.arange(self.vocab_size, device=x_t.device)
+        return torch.where(self.to_predict(x_t)[..., None], 1.0, same.double())
 
     def unmask_prob(self, t: Tensor, s: Tensor) -> Tensor:
         """(alpha_s - alpha_t) / (1 - alpha_t): chance that a mask at t is revealed by s, in [0, 1]."""

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fewstep.processes.base import PROCESSES, Corrupted, ForwardProcess, ProcessConfig, hard_ids, per_token, soft_rows
+from fewstep.processes.base import PROCESSES, Corrupted, DiscreteProcess, ProcessConfig, hard_ids, per_token, soft_rows
 from fewstep.runtime.streams import Randomness, integers, uniform
 
 
 @PROCESSES.register("uniform")
-class UniformProcess(ForwardProcess):
+class UniformProcess(DiscreteProcess):
     """Uniform diffusion: each token is kept with probability alpha(t), else replaced by a uniform draw.
 
     The stationary distribution is 1/V on every symbol (arXiv 2603.20155, section 2).
@@ -45,6 +45,11 @@ class UniformProcess(ForwardProcess):
 
     def to_predict(self, x_t: Tensor) -> Tensor:
         return torch.ones_like(x_t, dtype=torch.bool)
+
+    def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
+        alpha = per_token(self.schedule.alpha(t.double()))[..., None]
+        same = x_t[..., None] == torch.arange(self.vocab_size, device=x_t.device)
+        return alpha * same + (1 - alpha) / self.vocab_size
 
     def posterior_probs(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         keep, swap, alpha_s = self._levels(t, s)

@@ -13,7 +13,7 @@ from fewstep.denoisers.autoencoder import NetworkAutoencoder
 from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import OBJECTIVES, RoleSpec
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, Process
 from fewstep.recipe.models import Recipe
 from fewstep.runtime.seeding import derived_seed
 
@@ -24,13 +24,13 @@ def usual_steps(recipe: Recipe) -> int:
     return usual or max(recipe.evaluate.steps)
 
 
-def build_process(recipe: Recipe, dataset: Dataset) -> ForwardProcess:
+def build_process(recipe: Recipe, dataset: Dataset) -> Process:
     """The recipe's process over the dataset's vocabulary."""
     return PROCESSES.build(recipe.process, vocab_size=dataset.spec.vocab_size)
 
 
 def build_denoiser(
-    recipe: Recipe, dataset: Dataset, process: ForwardProcess, role: RoleSpec, *, purpose: str = "student"
+    recipe: Recipe, dataset: Dataset, process: Process, role: RoleSpec, *, purpose: str = "student"
 ) -> NetworkDenoiser:
     """A freshly initialised network for a role; `purpose` names the random stream of its initial weights. A label input
     goes into every network."""

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from fewstep.predictions.draws import pick
-from fewstep.processes.base import ForwardProcess, posterior_rows
+from fewstep.processes.base import DiscreteProcess, posterior_rows
 from fewstep.runtime.streams import uniform
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
@@ -33,7 +33,7 @@ class AnalyticSampler(WalkSampler):
     config: Config
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
-        process, prediction = walk.denoiser.process, walk.predict(x, step)
+        process, prediction = walk.discrete, walk.predict(x, step)
         if step.last:
             return prediction.sample(generator=walk.generator)
         levels = uniform(x.shape, walk.generator, device=x.device)
@@ -46,7 +46,7 @@ class AnalyticSampler(WalkSampler):
         return x.masked_scatter(prediction.where, drawn)
 
 
-def tweedie_rows(process: ForwardProcess, log_p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+def tweedie_rows(process: DiscreteProcess, log_p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """p(z_s | z_t) of single tokens that are predicted, float64 [N, S].
 
     Masked: [u p | 1 - u], with u the chance of a reveal. Uniform: exp(dsigma Q) = a I + (1 - a) / V 11^T with

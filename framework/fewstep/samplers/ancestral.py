@@ -6,7 +6,7 @@ Shapes: B batch, L tokens, S states.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -29,6 +29,8 @@ class AncestralSampler(WalkSampler):
     one.
     """
 
+    spaces: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
+
     class Config(WalkConfig):
         type: Literal["ancestral"] = "ancestral"
         posterior: Literal["drawn", "plugged"] = Field(
@@ -42,8 +44,12 @@ class AncestralSampler(WalkSampler):
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             yield from super().check_recipe(recipe)
-            uniform = not PROCESSES.get(recipe.process.type).cls.carry_over
-            if self.precision != "two_stage" and uniform and self.posterior == "drawn":
+            process = PROCESSES.get(recipe.process.type).cls
+            if process.space != "discrete":
+                for key, usual in (("posterior", "drawn"), ("precision", "two_stage")):
+                    if getattr(self, key) != usual:
+                        yield key, f"the {recipe.process.type} process has no posterior of ids; set {key} to {usual}"
+            elif self.precision != "two_stage" and not process.carry_over and self.posterior == "drawn":
                 yield "precision", "a row of outcomes given drawn tokens is never formed; set posterior to plugged"
 
     config: Config
@@ -54,5 +60,5 @@ class AncestralSampler(WalkSampler):
         if c.precision != "two_stage" or (c.posterior == "plugged" and not process.carry_over):
             precision: JointPrecision = "joint_fp64" if c.precision == "two_stage" else c.precision
             now, then = walk.times(x, step.t, step.s)
-            return draw_joint(process, prediction, x, now, then, walk.generator, precision, last=step.last)
+            return draw_joint(walk.discrete, prediction, x, now, then, walk.generator, precision, last=step.last)
         return walk.take(prediction, x, step)

@@ -21,7 +21,7 @@ from fewstep.runtime.streams import Randomness
 
 @dataclass(frozen=True)
 class StepState:
-    """What a sampler shows its `on_step` callback: step index (from 0), times t -> s, and tokens z_s [B, L]."""
+    """What a sampler shows its `on_step` callback: step index (from 0), times t -> s, and z_s as tokens [B, L]."""
 
     index: int
     t: float

@@ -27,6 +27,7 @@ class BlockAncestralSampler(AncestralSampler):
     of them computes S tokens, not L: with n blocks it is about 1 / n of an evaluation of a whole sample.
     """
 
+    spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
     gives_context: ClassVar[bool] = True
 
     class Config(AncestralSampler.Config):

@@ -43,9 +43,9 @@ class CorrectorSampler(WalkSampler):
 
 def add_noise(walk: Walk, x: Tensor, step: Step) -> Tensor:
     """z_t ~ q(z_t | z_s), or q(z_t | x) after the last step, in which tokens that are given stay; LongTensor [B, L]."""
-    process, (now, then) = walk.denoiser.process, walk.times(x, step.t, step.s)
+    process, (now, then) = walk.discrete, walk.times(x, step.t, step.s)
     if step.last:
         noised = process.corrupt(x, now, generator=walk.generator).x_t
     else:
         noised = process.corrupt_further(x, then, now, generator=walk.generator)
-    return walk.hold(noised)
+    return walk.hold(noised, step.t)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.predictions.base import Prediction
-from fewstep.processes.base import ForwardProcess, posterior_rows
+from fewstep.processes.base import DiscreteProcess, posterior_rows
 from fewstep.processes.masked import MaskedProcess
 from fewstep.runtime.streams import Randomness, uniform
 
@@ -20,7 +20,7 @@ JointPrecision = Literal["joint_fp64", "joint_safe", "joint_fp32"]
 
 
 def draw_joint(
-    process: ForwardProcess,
+    process: DiscreteProcess,
     prediction: Prediction,
     x: Tensor,
     now: Tensor,
@@ -56,7 +56,7 @@ def draw_joint(
     return x.masked_scatter(prediction.where, drawn)
 
 
-def _log_rows(process: ForwardProcess, log_p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
+def _log_rows(process: DiscreteProcess, log_p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """log q(z_s | z_t, probabilities of x) [N, S] in the precision of log_p; for masks, without leaving logarithms."""
     if not isinstance(process, MaskedProcess):
         return posterior_rows(process, log_p.exp(), z, t, s).log().to(log_p.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.draws import draw_at
-from fewstep.processes.base import TINY, ForwardProcess
+from fewstep.processes.base import TINY, DiscreteProcess
 from fewstep.runtime.streams import Randomness, uniform
 from fewstep.samplers.walk import Step, Walk, WalkSampler
 
@@ -36,11 +36,11 @@ class JumpSampler(WalkSampler):
         prediction = walk.predict(x, step)
         if step.last:
             return prediction.sample(generator=walk.generator)
-        process, (now,) = walk.denoiser.process, walk.times(x, step.t)
+        process, (now,) = walk.discrete, walk.times(x, step.t)
         return jump(process, prediction, x, now, step.t - step.s, self.chance, generator=walk.generator)
 
 
-def speed(process: ForwardProcess, t: Tensor) -> Tensor:
+def speed(process: DiscreteProcess, t: Tensor) -> Tensor:
     """What a rate is a multiple of: beta_t = -alpha' / (1 - alpha), or sigma'_t / V = -alpha' / (V alpha); float64 [B].
 
     Where nothing of the data is left, sigma' is infinite and this is a huge number.
@@ -90,7 +90,7 @@ def leave(
 
 
 def jump(
-    process: ForwardProcess,
+    process: DiscreteProcess,
     prediction: Prediction,
     x: Tensor,
     t: Tensor,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.core.recipe_view import RecipeView
 from fewstep.predictions.base import Prediction
-from fewstep.processes.base import TINY, ForwardProcess
+from fewstep.processes.base import TINY, Process
 from fewstep.runtime.streams import uniform
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
@@ -123,7 +123,7 @@ class RemdmSampler(WalkSampler):
             case _:
                 return torch.minimum(c.strength * (t * (1 - t)) ** 0.25 * forward, most)
 
-    def held(self, process: ForwardProcess, t: float) -> float:
+    def held(self, process: Process, t: float) -> float:
         """Time of the schedule at time t of the loop: from 1 down to that of alpha_on, there, then down to 0."""
         c = self.config
         hold = float(process.schedule.time_of(torch.tensor(c.alpha_on, dtype=torch.float64)))

@@ -85,7 +85,7 @@ class RewardGuidedSampler(WalkSampler):
             raise ValueError("this sampler names a reward: wrap the denoiser by `guide`")
         if step.index < round(self.config.tilted * step.count):
             return walk.take(self._tilted(prediction, denoiser.reward, walk, x, step), x, step)
-        found = torch.stack([walk.hold(walk.take(prediction, x, step)) for _ in range(self.config.candidates)])
+        found = torch.stack([walk.with_given(walk.take(prediction, x, step)) for _ in range(self.config.candidates)])
         (then,) = walk.times(x, step.s)
         scores = torch.stack([denoiser.reward.score(z, then.float(), walk.cond) for z in found], 1)  # [B, M]
         chosen = draw_at(scores.double().log_softmax(1), uniform((len(x),), walk.generator, device=x.device))

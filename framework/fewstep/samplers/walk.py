@@ -28,7 +28,7 @@ from fewstep.grids.base import GRIDS
 from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.shaping import row_maps
-from fewstep.processes.base import PROCESSES
+from fewstep.processes.base import PROCESSES, DiscreteProcess, discrete
 from fewstep.processes.masked import MaskedProcess
 from fewstep.runtime.streams import Randomness, SampleStreams
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
@@ -57,7 +57,11 @@ class WalkConfig(ComponentConfig):
     classifier: ClassifierSection | None = Field(
         None, description="guide a network that is told no labels by a classifier; masks only; null for none"
     )
-    greedy_tail: int = Field(0, ge=0, description="so many last steps take the likeliest symbol and draw nothing")
+    greedy_tail: int | None = Field(
+        None,
+        ge=0,
+        description="so many last steps take the likeliest symbol and draw nothing; null: the process's own",
+    )
     grid: Annotated[ComponentConfig, From("grids")] = Field(
         "linear", validate_default=True, description="times of the steps"
     )
@@ -95,6 +99,15 @@ class Walk:
     memory: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def discrete(self) -> DiscreteProcess:
+        """The process of samplers that need states to be ids.
+
+        Raises:
+            ValueError: it is continuous.
+        """
+        return discrete(self.denoiser.process)
+
+    @property
     def masked(self) -> MaskedProcess:
         """The process of samplers that fill in masks (`masks_only`).
 
@@ -107,18 +120,30 @@ class Walk:
         return process
 
     def start(self, count: int, length: int) -> Tensor:
-        """Noise, but for what is given (LongTensor [B, L])."""
+        """Noise, but for what is given: a state of the process at t = 1."""
         process, device = self.denoiser.process, self.denoiser.device
-        return self.hold(process.prior((count, length), device=device, generator=self.generator))
+        return self.hold(process.prior((count, length), device=device, generator=self.generator), 1.0)
 
-    def hold(self, x: Tensor) -> Tensor:
-        """x with the given tokens in their places."""
+    def hold(self, x: Tensor, t: float) -> Tensor:
+        """The state at time t with the given tokens in their places."""
         given = self.cond.given
-        return x if given is None else torch.where(given >= 0, given, x)
+        if given is None:
+            return x
+        return self.denoiser.process.hold(x, given, *self.times(x, t), generator=self.generator)
+
+    def with_given(self, ids: Tensor) -> Tensor:
+        """Tokens [B, L] with the given ones in their places."""
+        given = self.cond.given
+        return ids if given is None else torch.where(given >= 0, given, ids)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """A state as tokens (LongTensor [B, L]), the given ones in their places."""
+        return self.with_given(self.denoiser.process.shown(x))
 
     def free(self, x: Tensor) -> Tensor:
         """Where tokens are not given (BoolTensor [B, L])."""
-        return torch.ones_like(x, dtype=torch.bool) if self.cond.given is None else self.cond.given < 0
+        given = self.cond.given
+        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if given is None else given < 0
 
     def masks(self, x: Tensor) -> Tensor:
         """Where tokens are still to be filled in (BoolTensor [B, L]); a place may be held at a mask for later."""
@@ -143,7 +168,10 @@ class Walk:
         return prediction
 
     def take(self, prediction: Prediction, x: Tensor, step: Step) -> Tensor:
-        """The ancestral draw z_s ~ q(z_s | z_t, x) with x ~ prediction, and x in the last step (LongTensor [B, L])."""
+        """The process's own step: for ids the ancestral draw z_s ~ q(z_s | z_t, x) with x ~ prediction.
+
+        In the last step x itself (LongTensor [B, L]).
+        """
         if step.last:
             return prediction.sample(generator=self.generator)
         now, then = self.times(x, step.t, step.s)
@@ -156,7 +184,8 @@ class Walk:
 
     def shaping(self, step: Step) -> tuple[RowMap, ...]:
         """What the settings do to a prediction before a token is drawn."""
-        greedy = step.count - step.index <= self.config.greedy_tail
+        tail = self.config.greedy_tail
+        greedy = step.count - step.index <= (self.denoiser.process.greedy_tail if tail is None else tail)
         return row_maps(temperature_=self.config.temperature, top_p_=self.config.top_p, greedy=greedy)
 
 
@@ -177,7 +206,7 @@ class WalkSampler(Sampler):
 
     @abstractmethod
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
-        """z_s from z_t, both LongTensor [B, L]; the last step must leave no noise."""
+        """z_s from z_t, both states of the process; the last step leaves no noise and ends in tokens [B, L]."""
 
     @torch.no_grad()
     def sample(
@@ -198,15 +227,16 @@ class WalkSampler(Sampler):
         return Samples(x, (denoiser.evaluated - before) / count)
 
     def start(self, walk: Walk, count: int, length: int) -> Tensor:
-        """What samples are made of: noise, but for what is given (LongTensor [B, L])."""
+        """What samples are made of, a state of the process: noise, but for what is given."""
         return walk.start(count, length)
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
-        """Clean tokens from noise, both LongTensor [B, L]."""
+        """Clean tokens (LongTensor [B, L]) from noise, a state of the process."""
         for step in self.steps(steps):
-            x = walk.hold(self.step(walk, x, step))
+            x = self.step(walk, x, step)
+            x = walk.with_given(x) if step.last else walk.hold(x, step.s)
             if on_step is not None:
-                on_step(StepState(step.index, step.t, step.s, x))
+                on_step(StepState(step.index, step.t, step.s, x if step.last else walk.shown(x)))
         return x
 
     def steps(self, count: int) -> Iterator[Step]:

@@ -7,23 +7,27 @@ from torch import Tensor
 
 from fewstep.core.registry import Raw
 from fewstep.predictions.network import TablePrediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, DiscreteProcess
+from fewstep.testing.continuous import certain, check_continuous
 from fewstep.testing.statistics import assert_same_law
 
 _DRAWS = 20_000
 
 
 def check_process(config: Raw, *, vocab_size: int = 4) -> None:
-    """Assert that a discrete process keeps the contract of `ForwardProcess`.
+    """Assert that a process keeps the contract of `DiscreteProcess`, or of `Process` where its states are vectors.
 
     Args:
         config: name, mapping or config of a registered process.
-        vocab_size: small, since states are enumerated.
+        vocab_size: small, since symbols are enumerated.
 
     Raises:
         AssertionError: naming what differs.
     """
     process = PROCESSES.build(config, vocab_size=vocab_size)
+    if not isinstance(process, DiscreteProcess):
+        check_continuous(process)
+        return
     _check_corrupt(process)
     _check_corrupt_further(process)
     _check_prior(process)
@@ -31,10 +35,13 @@ def check_process(config: Raw, *, vocab_size: int = 4) -> None:
         _check_posterior_is_bayes(process, t, s)
         _check_posterior_draws(process, t, s)
     _check_step_back_at_zero(process)
+    for t in (0.2, 0.7, 1.0):
+        _check_evidence(process, t)
     _check_shapes(process)
+    _check_times_by_position(process)
 
 
-def _marginal(process: ForwardProcess, x0: Tensor, t: float) -> Tensor:
+def _marginal(process: DiscreteProcess, x0: Tensor, t: float) -> Tensor:
     """q(z_t | x) for each clean token: float64 [V, S], from alpha and the prior's law."""
     alpha = process.schedule.alpha(torch.tensor([t], dtype=torch.float64))
     law = _prior_law(process)
@@ -42,7 +49,7 @@ def _marginal(process: ForwardProcess, x0: Tensor, t: float) -> Tensor:
     return alpha * clean + (1 - alpha) * law
 
 
-def _prior_law(process: ForwardProcess) -> Tensor:
+def _prior_law(process: DiscreteProcess) -> Tensor:
     law = torch.zeros(process.num_states, dtype=torch.float64)
     if process.num_states > process.vocab_size:
         law[process.vocab_size :] = 1 / (process.num_states - process.vocab_size)
@@ -51,7 +58,7 @@ def _prior_law(process: ForwardProcess) -> Tensor:
     return law
 
 
-def _check_corrupt(process: ForwardProcess) -> None:
+def _check_corrupt(process: DiscreteProcess) -> None:
     rng = torch.Generator().manual_seed(1)
     tokens = torch.arange(process.vocab_size)
     for t in (0.0, 0.3, 0.8, 1.0):
@@ -68,7 +75,7 @@ def _check_corrupt(process: ForwardProcess) -> None:
     assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), law, "corrupt of soft data")
 
 
-def _check_corrupt_further(process: ForwardProcess) -> None:
+def _check_corrupt_further(process: DiscreteProcess) -> None:
     """q(z_t | z_s) after q(z_s | x) is q(z_t | x)."""
     rng = torch.Generator().manual_seed(6)
     tokens = torch.arange(process.vocab_size)
@@ -82,14 +89,14 @@ def _check_corrupt_further(process: ForwardProcess) -> None:
             assert_same_law(counts, _marginal(process, token, t), f"corrupt to s={s}, then to t={t}")
 
 
-def _check_prior(process: ForwardProcess) -> None:
+def _check_prior(process: DiscreteProcess) -> None:
     drawn = process.prior((_DRAWS, 2), device="cpu", generator=torch.Generator().manual_seed(2))
     assert drawn.shape == (_DRAWS, 2)
     assert drawn.dtype == torch.long
     assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), _prior_law(process), "prior")
 
 
-def _joint(process: ForwardProcess, x0: Tensor, t: float, s: float) -> Tensor:
+def _joint(process: DiscreteProcess, x0: Tensor, t: float, s: float) -> Tensor:
     """q(z_s, z_t | x) by the Markov property of the forward process: float64 [S_s, S_t]."""
     alpha_t, alpha_s = (process.schedule.alpha(torch.tensor([time], dtype=torch.float64)) for time in (t, s))
     ratio = alpha_t / alpha_s
@@ -97,7 +104,7 @@ def _joint(process: ForwardProcess, x0: Tensor, t: float, s: float) -> Tensor:
     return _marginal(process, x0, s)[:, None] * step
 
 
-def _check_posterior_is_bayes(process: ForwardProcess, t: float, s: float) -> None:
+def _check_posterior_is_bayes(process: DiscreteProcess, t: float, s: float) -> None:
     times = [torch.tensor([v], dtype=torch.float64) for v in (t, s)]
     for token in range(process.vocab_size):
         joint = _joint(process, torch.tensor(token), t, s)
@@ -109,7 +116,7 @@ def _check_posterior_is_bayes(process: ForwardProcess, t: float, s: float) -> No
             torch.testing.assert_close(got, joint[:, state] / evidence, rtol=1e-9, atol=1e-12)
 
 
-def _check_posterior_draws(process: ForwardProcess, t: float, s: float) -> None:
+def _check_posterior_draws(process: DiscreteProcess, t: float, s: float) -> None:
     rng = torch.Generator().manual_seed(3)
     for token in (0, process.vocab_size - 1):
         for state in {0, process.vocab_size - 1, process.num_states - 1}:
@@ -122,7 +129,7 @@ def _check_posterior_draws(process: ForwardProcess, t: float, s: float) -> None:
             assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), law, f"posterior {t}->{s}")
 
 
-def _check_step_back_at_zero(process: ForwardProcess) -> None:
+def _check_step_back_at_zero(process: DiscreteProcess) -> None:
     """The last step, to s = 0, leaves nothing but clean tokens if alpha(0) = 1."""
     alpha = process.schedule.alpha(torch.zeros(1, dtype=torch.float64))
     if alpha < 1:
@@ -135,7 +142,29 @@ def _check_step_back_at_zero(process: ForwardProcess) -> None:
     assert (out < process.vocab_size).all(), "a step to s = 0 must leave clean tokens only"
 
 
-def _check_shapes(process: ForwardProcess) -> None:
+def _check_evidence(process: DiscreteProcess, t: float) -> None:
+    """q(z_t | x = c) for every c, up to a factor."""
+    marginals = _marginal(process, torch.arange(process.vocab_size), t)
+    reachable = marginals.sum(0) > 0
+    states = torch.arange(process.num_states)[reachable]
+    got = process.evidence(states[:, None], torch.full((len(states),), t, dtype=torch.float64))[:, 0]
+    law = marginals[:, reachable].T
+    torch.testing.assert_close(got / got.sum(-1, keepdim=True), law / law.sum(-1, keepdim=True), rtol=1e-9, atol=1e-12)
+
+
+def _check_times_by_position(process: DiscreteProcess) -> None:
+    """A step back with a time for each position is at each one the step back with that time."""
+    x0, states = torch.zeros(_DRAWS, 2, dtype=torch.long), torch.full((_DRAWS, 2), process.num_states - 1)
+    t, s = (torch.tensor(times, dtype=torch.float64).expand(_DRAWS, 2) for times in ((0.9, 0.5), (0.6, 0.2)))
+    prediction = certain(process, x0, states)
+    drawn = process.step_back(states, prediction, t, s, generator=torch.Generator().manual_seed(7))
+    law = process.posterior_probs(x0[:1], states[:1], t[:1], s[:1])[0]
+    for place in range(2):
+        counts = torch.bincount(drawn[:, place], minlength=process.num_states)
+        assert_same_law(counts, law[place], f"a step back at position {place} with times by position")
+
+
+def _check_shapes(process: DiscreteProcess) -> None:
     x0 = torch.randint(process.vocab_size, (2, 5))
     by_token = torch.rand(2, 5)
     out = process.corrupt(x0, by_token, generator=None)

@@ -10,7 +10,7 @@ from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.exact import exact_denoiser
 from fewstep.predictions.condition import Condition
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, Process
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
 from fewstep.testing.statistics import assert_same_law
@@ -28,7 +28,7 @@ def check_sampler(config: Raw, *, steps: int = 128, exact: bool = False) -> None
     """
     source = Markov(Markov.Config(vocab_size=2, length=3, successors=1, smoothing=0.4, size=8))
     sampler = SAMPLERS.build(config)
-    for name in ("masked",) if sampler.masks_only else ("masked", "uniform"):
+    for name in _processes(sampler):
         process = PROCESSES.build(name, vocab_size=2)
         _check_contract(sampler, source, process)
         _check_given(sampler, source, process)
@@ -37,7 +37,18 @@ def check_sampler(config: Raw, *, steps: int = 128, exact: bool = False) -> None
             _check_exact(sampler, source, process, steps)
 
 
-def _oracle(sampler: Sampler, source: Markov, process: ForwardProcess) -> Denoiser:
+def _processes(sampler: Sampler) -> list[str]:
+    """Processes of the spaces that it declares: masked and uniform ids, and whatever is registered of vectors."""
+    names = ["masked"] if sampler.masks_only else ["masked", "uniform"]
+    if "discrete" not in sampler.spaces:
+        names = []
+    if "continuous" in sampler.spaces:
+        names += [entry.name for entry in PROCESSES.entries() if entry.cls.space == "continuous"]
+    assert names, f"no process is registered of the spaces {sorted(sampler.spaces)}"
+    return names
+
+
+def _oracle(sampler: Sampler, source: Markov, process: Process) -> Denoiser:
     return exact_denoiser(source, process, block_size=1 if sampler.gives_context else None)
 
 
@@ -45,12 +56,12 @@ def _usual_steps(sampler: Sampler) -> int:
     return sampler.only_steps or 4
 
 
-def _draw(sampler: Sampler, source: Markov, process: ForwardProcess, count: int, steps: int, seed: int) -> Samples:
+def _draw(sampler: Sampler, source: Markov, process: Process, count: int, steps: int, seed: int) -> Samples:
     generator = torch.Generator().manual_seed(seed)
     return sampler.sample(_oracle(sampler, source, process), count, steps=steps, generator=generator)
 
 
-def _check_contract(sampler: Sampler, source: Markov, process: ForwardProcess) -> None:
+def _check_contract(sampler: Sampler, source: Markov, process: Process) -> None:
     for steps in filter(sampler.takes, (1, 2, 5)):
         states: list[StepState] = []
         oracle = _oracle(sampler, source, process)
@@ -71,7 +82,7 @@ def _check_contract(sampler: Sampler, source: Markov, process: ForwardProcess) -
     assert not torch.equal(other.x, _draw(sampler, source, process, 64, usual, 2).x), "seeds must matter"
 
 
-def _check_given(sampler: Sampler, source: Markov, process: ForwardProcess) -> None:
+def _check_given(sampler: Sampler, source: Markov, process: Process) -> None:
     """Tokens that are given stand in every state."""
     generator = torch.Generator().manual_seed(4)
     given = torch.randint(-1, 2, (24, source.spec.length), generator=generator)
@@ -91,7 +102,7 @@ def _check_given(sampler: Sampler, source: Markov, process: ForwardProcess) -> N
         compare(out.x, "the result")
 
 
-def _check_streams(sampler: Sampler, source: Markov, process: ForwardProcess) -> None:
+def _check_streams(sampler: Sampler, source: Markov, process: Process) -> None:
     """Each sample depends on its own stream: batches of any size hold the same samples."""
 
     def draw(numbers: range) -> Tensor:
@@ -103,7 +114,7 @@ def _check_streams(sampler: Sampler, source: Markov, process: ForwardProcess) ->
     assert torch.equal(draw(range(16)), torch.cat(parts)), "samples depend on the size of the batch"
 
 
-def _check_exact(sampler: Sampler, source: Markov, process: ForwardProcess, steps: int) -> None:
+def _check_exact(sampler: Sampler, source: Markov, process: Process, steps: int) -> None:
     law = source.ngram_probs(3).flatten()
     drawn = _draw(sampler, source, process, 4000, steps, 3).x
     assert int(drawn.max()) < process.vocab_size, f"noise is left in the samples of {steps} steps"

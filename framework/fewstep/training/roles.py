@@ -13,7 +13,7 @@ from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import RoleSpec
-from fewstep.processes.base import ForwardProcess
+from fewstep.processes.base import Process
 from fewstep.recipe.models import Recipe
 from fewstep.runs.build import build_denoiser
 from fewstep.runs.models import TrainedModel, open_model
@@ -23,7 +23,7 @@ _FREE = {"activation_checkpointing", "attention", "dropout"}
 
 
 def build_roles(
-    recipe: Recipe, roles: Mapping[str, RoleSpec], dataset: Dataset, process: ForwardProcess
+    recipe: Recipe, roles: Mapping[str, RoleSpec], dataset: Dataset, process: Process
 ) -> dict[str, NetworkDenoiser]:
     """Every role's network.
 

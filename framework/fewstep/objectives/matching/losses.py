@@ -19,7 +19,7 @@ from torch.nn.functional import one_hot
 
 from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.draws import expectation
-from fewstep.processes.base import TINY, ForwardProcess, per_token, posterior_rows
+from fewstep.processes.base import TINY, DiscreteProcess, per_token, posterior_rows
 
 LossName = Literal["cross_entropy", "squared_error", "posterior"]
 
@@ -90,7 +90,7 @@ class PosteriorLoss(MatchingLoss):
         step: ds, the length of the step; it ends at 0 at the latest.
     """
 
-    process: ForwardProcess
+    process: DiscreteProcess
     z_s: Tensor
     s: Tensor
     step: float
@@ -124,7 +124,7 @@ class PosteriorLoss(MatchingLoss):
         return self._rows(log_p, z, s).clamp_min(TINY).log()
 
 
-def matching_loss(name: LossName, process: ForwardProcess, z_s: Tensor, s: Tensor, step: float) -> MatchingLoss:
+def matching_loss(name: LossName, process: DiscreteProcess, z_s: Tensor, s: Tensor, step: float) -> MatchingLoss:
     """The loss of that name, for tokens z_s at times s."""
     if name == "posterior":
         return PosteriorLoss(process, z_s, s, step)

@@ -16,7 +16,7 @@ from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import Batch, StepContext
 from fewstep.objectives.matching.times import TimeLaw, draw_times
 from fewstep.predictions.base import Prediction
-from fewstep.processes.base import PROCESSES, ForwardProcess
+from fewstep.processes.base import PROCESSES, Process, discrete
 
 Renoise = Literal["posterior", "forward", "forward_soft"]
 Target = Literal["auto", "soft", "hard"]
@@ -66,14 +66,14 @@ def student_step(
     rng = ctx.generators["sample"]
     x = prediction.sample(generator=rng)
     if renoise == "posterior":
-        z_s = ctx.process.posterior_sample(x, z_t, t, s, generator=rng)
+        z_s = discrete(ctx.process).posterior_sample(x, z_t, t, s, generator=rng)
     else:
         source = prediction.sample(generator=rng) if renoise == "forward_soft" else x
         z_s = ctx.process.corrupt(source, s, generator=rng).x_t
     return StudentStep(prediction, x, z_t, z_s, t, s, s - (t - end))
 
 
-def soft_targets(target: Target, process: ForwardProcess) -> bool:
+def soft_targets(target: Target, process: Process) -> bool:
     """Whether the student's probabilities stand for its tokens in other networks' losses; auto: where that is right."""
     return target == "soft" or (target == "auto" and process.carry_over)
 

@@ -1,0 +1,140 @@
+"""Conformance of continuous processes: noise, steps back and evidence are those of one and the same process.
+
+Shapes: N draws, B batch, L tokens, V vocabulary, S numbers of a vector.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot
+
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.network import TablePrediction
+from fewstep.processes.base import Process
+from fewstep.testing.statistics import SIGMAS
+
+_DRAWS = 20_000
+
+
+def check_continuous(process: Process) -> None:
+    """Assert that a process of vectors keeps the contract of `Process`.
+
+    Raises:
+        AssertionError: naming what differs.
+    """
+    _check_shapes(process)
+    _check_ends(process)
+    for t, s in ((0.9, 0.6), (0.5, 0.45), (1.0, 0.3)):
+        _check_step_back(process, t, s)
+    _check_times_by_position(process)
+    for t in (0.3, 0.6, 0.9):
+        _check_evidence(process, t)
+    _check_hold(process)
+
+
+def certain(process: Process, x0: Tensor, x_t: Tensor) -> Prediction:
+    """The prediction that knows the clean tokens x0 (ids [B, L])."""
+    return TablePrediction(one_hot(x0, process.vocab_size).double().log(), process.shown(x_t), process.to_predict(x_t))
+
+
+def _times(t: float) -> Tensor:
+    return torch.full((_DRAWS,), t, dtype=torch.float64)
+
+
+def _tokens(process: Process) -> Tensor:
+    """Every symbol at a place of its own, ids [N, V]."""
+    return torch.arange(process.vocab_size).repeat(_DRAWS, 1)
+
+
+def _assert_same_moments(a: Tensor, b: Tensor, what: str) -> None:
+    """Means, squares and products of neighbours of a and b (both [N, L, S]) agree within what chance explains."""
+    for name, shift in (("mean", None), ("mean square", 0), ("product of neighbours", 1)):
+        values = [x.double() if shift is None else x.double() * x.double().roll(shift, -1) for x in (a, b)]
+        gap = (values[0].mean(0) - values[1].mean(0)).abs()
+        error = ((values[0].var(0) + values[1].var(0)) / len(a)).sqrt()
+        assert bool((gap <= SIGMAS * error + 1e-6).all()), f"{what}: {name} differs by {float(gap.max()):.4f}"
+
+
+def _check_shapes(process: Process) -> None:
+    x0, by_token = torch.randint(process.vocab_size, (2, 5)), torch.rand(2, 5).clamp(0.1, 0.9)
+    prior = process.prior((2, 5), device="cpu", generator=None)
+    assert prior.shape == (2, 5, process.num_states), f"the prior has shape {tuple(prior.shape)}, not [B, L, S]"
+    for t in (by_token, by_token[:, 0]):
+        out = process.corrupt(x0, t, generator=None)
+        back = process.step_back(out.x_t, certain(process, x0, out.x_t), t, t / 2, generator=None)
+        for name, state in (("prior", prior), ("corrupt", out.x_t), ("step_back", back)):
+            assert state.shape == prior.shape, f"{name} gives {tuple(state.shape)} for times of shape {tuple(t.shape)}"
+            assert state.is_floating_point(), f"{name} must give vectors of floats"
+            assert state.isfinite().all(), f"{name} must give finite numbers"
+        assert process.evidence(out.x_t, t).shape == (2, 5, process.vocab_size), "evidence is [B, L, V]"
+        assert out.noised.shape == process.to_predict(out.x_t).shape == (2, 5)
+        assert out.noised.dtype == process.to_predict(out.x_t).dtype == torch.bool
+        shown = process.shown(out.x_t)
+        assert (shown.shape, shown.dtype) == ((2, 5), torch.long), "a state is shown as ids [B, L]"
+        assert int(shown.max()) < process.vocab_size
+
+
+def _check_ends(process: Process) -> None:
+    """Nothing of the data is left at t = 1, and nearly nothing but the data at t = 0."""
+    x0, rng = _tokens(process), Generator().manual_seed(1)
+    clean = process.shown(process.corrupt(x0, _times(0.0), generator=rng).x_t)
+    assert (clean == x0).double().mean() > 0.99, "the state at t = 0 does not show the data"
+    noise = process.prior((_DRAWS, process.vocab_size), device="cpu", generator=rng)
+    _assert_same_moments(process.corrupt(x0, _times(1.0), generator=rng).x_t, noise, "corrupt at t=1 and the prior")
+
+
+def _check_step_back(process: Process, t: float, s: float) -> None:
+    """A step from q(z_t | x) with the prediction x ends in q(z_s | x)."""
+    x0, rng = _tokens(process), Generator().manual_seed(2)
+    x_t = process.corrupt(x0, _times(t), generator=rng).x_t
+    x_s = process.corrupt(x0, _times(s), generator=rng).x_t
+    back = process.step_back(x_t, certain(process, x0, x_t), _times(t), _times(s), generator=rng)
+    _assert_same_moments(back, x_s, f"a step back from {t} to {s} and corrupt at {s}")
+
+
+def _check_times_by_position(process: Process) -> None:
+    """With a time for each position, each one is treated as it is at that time."""
+    x0, rng = torch.zeros(_DRAWS, 2, dtype=torch.long), Generator().manual_seed(5)
+    t, s = (torch.tensor(times, dtype=torch.float64).expand(_DRAWS, 2) for times in ((0.9, 0.5), (0.6, 0.2)))
+    x_t = process.corrupt(x0, t, generator=rng).x_t
+    back = process.step_back(x_t, certain(process, x0, x_t), t, s, generator=rng)
+    for place in range(2):
+        alone = process.corrupt(x0[:, :1], s[:, place], generator=rng).x_t
+        _assert_same_moments(
+            back[:, place : place + 1], alone, f"a step back at position {place} with times by position"
+        )
+        evidence = process.evidence(x_t[:, place : place + 1], t[:, place])
+        torch.testing.assert_close(process.evidence(x_t, t)[:, place : place + 1], evidence)
+
+
+def _check_evidence(process: Process, t: float) -> None:
+    """p(x | z_t) from the evidence, against how often each symbol was there: by what a state shows, and by p itself."""
+    rng = Generator().manual_seed(3)
+    x0 = torch.randint(process.vocab_size, (_DRAWS, 1), generator=rng)
+    x_t = process.corrupt(x0, _times(t), generator=rng).x_t
+    evidence = process.evidence(x_t, _times(t))
+    assert bool((evidence >= 0).all() and (evidence.sum(-1) > 0).all()), "evidence must be positive somewhere"
+    p = (evidence / evidence.sum(-1, keepdim=True))[:, 0]
+    under, shown = one_hot(x0[:, 0], process.vocab_size).double(), process.shown(x_t)[:, 0]
+    for symbol in range(process.vocab_size):
+        cells = [shown == seen for seen in range(process.vocab_size)]
+        cells += [(p[:, symbol] >= low) & (p[:, symbol] < low + 0.2) for low in (0.0, 0.2, 0.4, 0.6, 0.8)]
+        for cell in cells:
+            gap = (under[cell, symbol] - p[cell, symbol]).sum().abs()
+            error = (p[cell, symbol] * (1 - p[cell, symbol])).sum().sqrt()
+            assert gap <= SIGMAS * error + 1e-3, (
+                f"evidence at t={t} is not that of corrupt: off by {gap:.0f} of {cell.sum()}"
+            )
+
+
+def _check_hold(process: Process) -> None:
+    """Given tokens are noised as data are, others stay as they are."""
+    rng = Generator().manual_seed(4)
+    given = _tokens(process)
+    given[:, 0] = -1
+    x = process.prior((_DRAWS, process.vocab_size), device="cpu", generator=rng)
+    held = process.hold(x, given, _times(0.4), generator=rng)
+    assert torch.equal(held[:, 0], x[:, 0]), "hold changes a token that is not given"
+    noised = process.corrupt(given.clamp_min(0), _times(0.4), generator=rng).x_t
+    _assert_same_moments(held[:, 1:], noised[:, 1:], "hold at t=0.4 and corrupt there")
