@@ -150,7 +150,7 @@ def test_what_has_no_likelihood_is_left_out_with_a_word(source: Markov, capsys: 
     assert judge(oracle, source, ["likelihood_bound"]).keys() == {"bound_bits", "bound_bits_stderr", "bound_exact"}
     told = network("transformer", labels=LabelInput(LabelInputConfig(), 3, 16))
     assert judge(DrawnFrom(told, recipe()), source, ["likelihood_bound"]) == {}
-    assert "is told a class, which held-out samples do not carry" in capsys.readouterr().err
+    assert "is conditioned on a class, which held-out samples do not carry" in capsys.readouterr().err
     assert score(source.train[:5], source, ["likelihood_bound"]) == {}, "samples have no such value"
 
 

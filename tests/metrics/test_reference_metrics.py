@@ -176,5 +176,5 @@ def test_a_sketch_keeps_inner_products() -> None:
 
 
 def test_too_few_samples_for_the_batches(source: Markov) -> None:
-    with pytest.raises(UserError, match=r"20 batches need as many samples at least; there are 19, .*lower `batches`"):
+    with pytest.raises(UserError, match=r"20 batches need at least 20 samples; there are 19, .*lower `batches`"):
         gradient_moment(model(), source, source.train[:19])

@@ -1,4 +1,4 @@
-"""Bounds on a model's likelihood, and autoregressive models that metrics ask.
+"""Bounds on a model's likelihood, and autoregressive reference models of metrics.
 
 No file is a component.
 """

@@ -1,7 +1,7 @@
 """Likelihood of autoregressive models: block-autoregressive denoisers of a masked process whose blocks are one token.
 
-Such a denoiser predicts each token from the clean ones before it, so the product of its predictions is a law of whole
-samples, and its logarithm is exact; of any other denoiser there is only a bound. Shapes: B batch, L tokens, D width.
+Such a denoiser predicts each token from the clean ones before it, so the product of its predictions is a distribution
+over whole samples, and its logarithm is exact. Any other denoiser has only a bound. Shapes: B batch, L tokens, D width.
 """
 
 from __future__ import annotations
@@ -16,35 +16,40 @@ from fewstep.predictions.condition import Condition
 from fewstep.predictions.network import HeadPrediction
 
 
-def check_autoregressive(denoiser: Denoiser, words: str) -> None:
-    """Refuse any other kind of denoiser; `words` is what to call it.
+def check_autoregressive(denoiser: Denoiser, label: str) -> None:
+    """Refuse any other kind of denoiser.
+
+    Args:
+        label: name of the denoiser in messages.
 
     Raises:
-        UserError: it predicts more than one token at once, or is told labels.
+        UserError: it predicts more than one token at once, or is conditioned on labels.
     """
     if denoiser.block_size != 1 or not denoiser.process.carry_over:
         raise UserError(
-            f"{words} is no autoregressive model; train one with `process: masked` and "
+            f"{label} is no autoregressive model; train one with `process: masked` and "
             "`backbone: {type: block_transformer, block_size: 1}`, such as recipe text-ar"
         )
     if denoiser.conditioned_on_labels:
-        raise UserError(f"{words} is told labels, which samples do not carry; train one without `label_input`")
+        raise UserError(
+            f"{label} is conditioned on labels, which samples do not carry; train one without `label_input`"
+        )
 
 
 def token_nll(denoiser: Denoiser, x0: Tensor) -> Tensor:
     """-log p(x_i | x_1, ..., x_{i-1}) in nats [B, L], of ids [B, L]; one evaluation, with gradient to the weights."""
-    return _predicted(denoiser, x0).nll(x0)
+    return _predict(denoiser, x0).nll(x0)
 
 
 def last_hidden(denoiser: Denoiser, x0: Tensor) -> Tensor:
-    """The hidden state [B, D] that the last token is predicted from, which has read all others of the ids [B, L]."""
-    predicted = _predicted(denoiser, x0)
-    assert isinstance(predicted, HeadPrediction), "a network of blocks has hidden states"
-    return predicted.hidden[:, -1]
+    """The hidden state [B, D] that predicts the last token of the ids [B, L] from all earlier ones."""
+    prediction = _predict(denoiser, x0)
+    assert isinstance(prediction, HeadPrediction), "a network of blocks has hidden states"
+    return prediction.hidden[:, -1]
 
 
-def _predicted(denoiser: Denoiser, x0: Tensor) -> Prediction:
-    """Each token of the ids [B, L] from those before it."""
+def _predict(denoiser: Denoiser, x0: Tensor) -> Prediction:
+    """Prediction of each token of the ids [B, L] from those before it."""
     masks = torch.full_like(x0, denoiser.process.vocab_size)
     times = torch.ones(len(x0), device=x0.device)
     return denoiser(masks, times, cond=Condition(context=x0))

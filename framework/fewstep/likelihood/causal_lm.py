@@ -16,25 +16,26 @@ from fewstep.data.base import Dataset
 from fewstep.likelihood.references import Encoded, Reference
 
 PREFIX = "hf:"
-"""What the name of such a reference begins with."""
+"""Prefix of the name of such a reference."""
 
 PINNED = {
     "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
     "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
 }
-"""Commits of models that papers compare by, taken where none is named."""
+"""Default commits of models that papers compare by."""
 
 
 class CausalLM(Reference):
     """A causal language model that reads the text of samples by its own tokenizer, or their ids.
 
-    As is usual for GPT-2, the first token of a sample is given and not scored, and what goes beyond the model's
-    context is cut off. Likelihoods are per token of the model, so they compare only with those of the same model.
+    As is usual for GPT-2, the first token of a sample is context and not scored, and tokens beyond the model's context
+    length are cut off. Likelihoods are per token of the model, so they compare only with those of the same model.
 
     Args:
         model: from transformers' AutoModelForCausalLM.
         tokenizer: of the model; None if it reads ids.
-        dataset: that the samples are of; it turns them into text.
+        dataset: the samples' dataset, which decodes them to text.
+        label: name of the reference in messages.
 
     Raises:
         UserError: the model reads ids and has fewer symbols than the data.
@@ -42,14 +43,14 @@ class CausalLM(Reference):
 
     scores_first: ClassVar[bool] = False
 
-    def __init__(self, model: Any, tokenizer: Any, dataset: Dataset, words: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, dataset: Dataset, label: str) -> None:
         self.network = model.requires_grad_(False).eval().float()
         self.tokenizer = tokenizer
         self.dataset = dataset
         self.context = getattr(model.config, "max_position_embeddings", None)
         if tokenizer is None and model.config.vocab_size < dataset.spec.vocab_size:
             raise UserError(
-                f"{words} knows {model.config.vocab_size} symbols and the data have {dataset.spec.vocab_size}; with "
+                f"{label} knows {model.config.vocab_size} symbols and the data have {dataset.spec.vocab_size}; with "
                 "`reads: ids` it must be a model of these data"
             )
 
@@ -76,7 +77,7 @@ class CausalLM(Reference):
     def features(self, encoded: Encoded) -> Tensor:
         ids, model = encoded.ids.to(self.device), cast(Any, self.network)
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        # All tokens but the first count, so their number is the place of the last one.
+        # All tokens but the first are counted, so their number is the index of the last one.
         return hidden[torch.arange(len(ids)), encoded.counted.sum(1)]
 
 
@@ -84,7 +85,8 @@ def load_causal_lm(name: str, dataset: Dataset, *, reads: Literal["text", "ids"]
     """The model that `hf:FOLDER`, `hf:NAME` or `hf:NAME@COMMIT` names; weights are read from safetensors only.
 
     Raises:
-        UserError: transformers is not installed, no such model, a name without a commit, or data without text.
+        UserError: transformers is not installed, the model does not exist, the name has no commit, or the data have no
+            text.
     """
     from fewstep.runtime.device import resolve_device
 
@@ -115,10 +117,10 @@ def load_causal_lm(name: str, dataset: Dataset, *, reads: Literal["text", "ids"]
 
 def _source(name: str) -> tuple[str, str | None]:
     """Folder or name of a model, and its commit; None for a folder."""
-    given = name.removeprefix(PREFIX)
-    if Path(given).is_dir():
-        return given, None
-    source, _, commit = given.partition("@")
+    path = name.removeprefix(PREFIX)
+    if Path(path).is_dir():
+        return path, None
+    source, _, commit = path.partition("@")
     revision = commit or PINNED.get(source)
     if revision is None:
         known = ", ".join(PREFIX + pinned for pinned in PINNED)

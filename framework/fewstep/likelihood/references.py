@@ -1,4 +1,4 @@
-"""Reference models of metrics: laws of token sequences whose log-likelihood and its gradient can be asked.
+"""Reference models of metrics: distributions over token sequences with a log-likelihood and its gradient.
 
 Shapes: B samples, L tokens of the data, T tokens of the reference, D its width.
 """
@@ -21,26 +21,26 @@ from fewstep.runtime.digest import weights_digest
 
 @dataclass(frozen=True)
 class Encoded:
-    """Samples as a reference reads them: `ids` (LongTensor [B, T]), of which those in `counted` (BoolTensor [B, T])
-    are scored."""
+    """Samples as tokens of a reference: `ids` (LongTensor [B, T]), and the mask `counted` (BoolTensor [B, T]) of the
+    tokens that are scored."""
 
     ids: Tensor
     counted: Tensor
 
     @property
     def tokens(self) -> int:
-        """How many tokens are scored."""
+        """Number of scored tokens."""
         return int(self.counted.sum())
 
     def split(self, size: int) -> Iterator[Encoded]:
-        """So many samples at a time."""
+        """Parts of up to `size` samples."""
         yield from (Encoded(*part) for part in zip(self.ids.split(size), self.counted.split(size), strict=True))
 
 
 class Reference(ABC):
-    """An autoregressive model that metrics ask; its weights do not change.
+    """An autoregressive model that metrics compare by; its weights do not change.
 
-    `network` is what holds the weights, and `scores_first` says whether the first token of a sample is scored too.
+    `network` holds the weights. `scores_first` says whether the first token of a sample is scored too.
     """
 
     network: torch.nn.Module
@@ -48,7 +48,7 @@ class Reference(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of its weights."""
         return next(self.network.parameters()).device
 
     @abstractmethod
@@ -57,18 +57,18 @@ class Reference(ABC):
 
     @abstractmethod
     def nll(self, encoded: Encoded) -> Tensor:
-        """-log p of each token given those before it, in nats [B, T], 0 where none is scored; with gradient."""
+        """-log p of each token given those before it, in nats [B, T], 0 for unscored tokens; with gradient."""
 
     def features(self, encoded: Encoded) -> Tensor:
-        """Its hidden state where a sample ends, which has read the sample (float [B, D]).
+        """Hidden state at the end of each sample (float [B, D]).
 
         Raises:
-            UserError: it is a law without hidden states.
+            UserError: this kind of reference has no hidden states.
         """
         raise UserError(f"a reference of type {type(self).__name__} has no hidden states to compare samples by")
 
     def same_weights_as(self, generator: Denoiser) -> bool:
-        """Whether a generator of samples has the very weights of the reference."""
+        """Whether a generator of samples has the weights of the reference, with or without guidance around it."""
         while isinstance(generator, DenoiserAround):
             generator = generator.denoiser
         sizes = [[weight.shape for weight in network.parameters()] for network in (generator, self.network)]
@@ -79,14 +79,14 @@ class DenoiserReference(Reference):
     """A block-autoregressive denoiser with blocks of one token, trained on the data that are scored.
 
     Args:
-        words: what errors call it.
+        label: name of the reference in messages.
 
     Raises:
-        UserError: it predicts more than one token at once, or is told labels.
+        UserError: it predicts more than one token at once, or is conditioned on labels.
     """
 
-    def __init__(self, denoiser: Denoiser, words: str) -> None:
-        check_autoregressive(denoiser, words)
+    def __init__(self, denoiser: Denoiser, label: str) -> None:
+        check_autoregressive(denoiser, label)
         self.network: Denoiser = denoiser
 
     def encode(self, samples: Tensor) -> Encoded:

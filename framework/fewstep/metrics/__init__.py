@@ -1,4 +1,4 @@
-"""Metrics: samples, or what draws them, to numbers.
+"""Metrics: numbers that judge samples, or the model that draws them.
 
 No file is a component.
 """

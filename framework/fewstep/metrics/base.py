@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DrawnFrom:
-    """What draws the samples: a network, or a source's exact denoiser, without what a sampler adds to it; and the
-    recipe, which has the sampler and the objective."""
+    """The model that draws the samples: a network, or a source's exact denoiser, without the additions of a sampler.
+
+    The recipe states the sampler and the objective.
+    """
 
     denoiser: Denoiser
     recipe: Recipe
@@ -33,12 +35,12 @@ class DrawnFrom:
 
 @dataclass(frozen=True)
 class ToScore:
-    """What a metric would score, as far as that is known when it is asked whether it can.
+    """The data and the model that a metric is asked to score. `MetricConfig.refuses` decides from it.
 
     Args:
-        data: kind of data that samples are of. A recipe that is read knows nothing else.
-        here: whether it is about to be computed, so that packages and files must be on this machine.
-        model: what draws the samples, for a metric of models that is about to measure it.
+        data: kind of data of the samples. While a recipe is read, nothing else is known.
+        here: whether the metric is about to be computed, so that packages and files must be on this machine.
+        model: the model that draws the samples, for a metric of models that is about to measure it.
     """
 
     data: type[Dataset]
@@ -50,7 +52,7 @@ class MetricConfig(ComponentConfig):
     """Settings of every metric."""
 
     def refuses(self, to_score: ToScore) -> str | None:
-        """Why the metric cannot score that, in one clause, or None if it can."""
+        """Reason why the metric cannot score this, in one clause; None if it can."""
         return None
 
     def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
@@ -59,12 +61,12 @@ class MetricConfig(ComponentConfig):
 
 
 class Metric(Component, ABC):
-    """Scores samples against a dataset: feed batches to `update`, then read `compute`.
+    """Scores samples against a dataset: pass batches to `update`, then call `compute`.
 
-    `directions` names every value that `compute` returns and which way is better ("info": neither).
+    `directions` maps the name of every value of `compute` to the better direction ("info": neither).
 
     Raises:
-        UserError: it cannot score these data, or something that it needs is not here.
+        UserError: the metric cannot score these data, or a package or file that it needs is missing.
     """
 
     Config: ClassVar[type[MetricConfig]] = MetricConfig
@@ -72,9 +74,9 @@ class Metric(Component, ABC):
 
     directions: ClassVar[Mapping[str, Literal["lower", "higher", "info"]]]
     beside: ClassVar[Mapping[str, str]] = {}
-    """Values that say nothing alone, and which other one stands beside each wherever people see it."""
+    """Values that mislead alone -> the value that is shown beside each of them."""
     of_models: ClassVar[bool] = False
-    """Whether it judges what draws the samples, and no samples (`ModelMetric`)."""
+    """Whether it judges the model that draws the samples, and no samples (`ModelMetric`)."""
 
     def __init__(self, config: MetricConfig, *, dataset: Dataset) -> None:
         super().__init__(config)
@@ -104,38 +106,38 @@ class Metric(Component, ABC):
         """Add samples (LongTensor [N, L])."""
 
     def update_labelled(self, samples: Tensor, labels: Tensor | None) -> None:
-        """What scoring calls: `update`, for a metric to which it matters which class [N] was asked for, if any was."""
+        """Add samples with the classes [N] that they were conditioned on, None without; by default plain `update`."""
         self.update(samples)
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The values over everything added since construction."""
+        """The values over all samples added since construction."""
 
 
 class CollectingMetric(Metric):
-    """A metric of all samples together: it keeps them (`seen`, LongTensors [N, L] on the CPU) until `compute`."""
+    """A metric of all samples together: it stores them (`batches`, LongTensors [N, L] on the CPU) until `compute`."""
 
     def __init__(self, config: MetricConfig, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.seen: list[Tensor] = []
+        self.batches: list[Tensor] = []
 
     def update(self, samples: Tensor) -> None:
-        self.seen.append(samples.cpu())
+        self.batches.append(samples.cpu())
 
     @property
     def samples(self) -> Tensor:
-        """All of them, LongTensor [N, L]."""
-        return torch.cat(self.seen)
+        """All samples so far, LongTensor [N, L]."""
+        return torch.cat(self.batches)
 
 
 class ModelMetric(Metric):
-    """A metric of what draws the samples, not of samples: measured once a model, whatever the number of steps."""
+    """A metric of the model that draws the samples, measured once for all numbers of sampling steps."""
 
     of_models: ClassVar[bool] = True
 
     def __init__(self, config: MetricConfig, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.found: dict[str, float] = {}
+        self.values: dict[str, float] = {}
 
     @abstractmethod
     def measure(self, model: DrawnFrom) -> dict[str, float]:
@@ -143,13 +145,13 @@ class ModelMetric(Metric):
 
     def look_at(self, model: DrawnFrom) -> None:
         """Measure a model; `compute` then returns its values."""
-        self.found = self.measure(model)
+        self.values = self.measure(model)
 
     def update(self, samples: Tensor) -> None:
-        """Samples do not matter."""
+        """Ignore the samples."""
 
     def compute(self) -> dict[str, float]:
-        return self.found
+        return self.values
 
 
 METRICS: Registry[Metric] = Registry("metric", Metric, "fewstep.metrics")

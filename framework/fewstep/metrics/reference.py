@@ -1,4 +1,4 @@
-"""Metrics that ask a reference model: an autoregressive network of the same data, or of text in general."""
+"""Metrics that compare by a reference model: an autoregressive network of the same data, or of text in general."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ class ReferenceConfig(MetricConfig):
     batch_size: int = Field(100, ge=1, description="samples that the reference reads at once")
     reads: Literal["text", "ids"] = Field(
         "text",
-        description="what a Hugging Face model reads: samples' text, by its own tokenizer, or their ids as they are",
+        description="input of a Hugging Face model: the samples' text, by its own tokenizer, or their ids",
     )
 
 
 class ReferenceMetric(CollectingMetric):
-    """Keeps the samples, and compares them with as many real ones: held-out data, or else training data.
+    """Stores the samples, and compares them with the same number of real ones: held-out data, or else training data.
 
     Args:
-        reference: takes the place of what `config.reference` names; a denoiser must be an autoregressive one.
+        reference: an open model in the place of the one that `config.reference` names; a denoiser must be
+            autoregressive.
 
     Raises:
         UserError: the reference cannot be loaded, knows other data, or is no autoregressive model.
@@ -45,7 +46,7 @@ class ReferenceMetric(CollectingMetric):
     Config: ClassVar[type[ReferenceConfig]]
     config: ReferenceConfig
     misled_by_own_samples: ClassVar[bool] = False
-    """Whether samples of the reference itself score well whatever they are like."""
+    """Whether the reference's own samples score well regardless of their quality."""
 
     def __init__(
         self, config: ReferenceConfig, *, dataset: Dataset, reference: Denoiser | Reference | None = None
@@ -64,11 +65,11 @@ class ReferenceMetric(CollectingMetric):
         return real_samples(self.dataset, count)
 
     def warn_of(self, generator: Denoiser) -> None:
-        """Say on standard error if what drew the samples is the reference, where that makes the value worthless."""
+        """Warn on standard error if the generator is the reference itself and the value is worthless then."""
         if self.misled_by_own_samples and self.reference.same_weights_as(generator):
             print(
                 f"warning: {self.config.type}: the samples are those of its reference '{self.config.reference}', which "
-                "score low whatever they are like; judge this model by another reference",
+                "score low regardless of their quality; judge this model by another reference",
                 file=sys.stderr,
                 flush=True,
             )
@@ -81,13 +82,13 @@ def real_samples(dataset: Dataset, count: int) -> Tensor:
 
 
 def real_images(dataset: Dataset, count: int) -> Tensor:
-    """Those samples as images (float [N, C, H, W]) before they became tokens; the data are images."""
+    """The samples of `real_samples` as images before tokenization (float [N, C, H, W]); the data must be images."""
     images = dataset.originals(real_rows(dataset, count), held_out=dataset.held_out is not None)
     assert images is not None
     return images
 
 
 def real_rows(dataset: Dataset, count: int) -> Tensor:
-    """Where those are in the held-out data, or else in the training data."""
+    """Row numbers of `real_samples` in the held-out data, or else in the training data (LongTensor [N])."""
     source = dataset.train if dataset.held_out is None else dataset.held_out
     return torch.randperm(len(source), generator=generator_for(0, "metric/real"))[:count]

@@ -1,4 +1,4 @@
-"""Whether samples are of the class that was asked for."""
+"""Agreement of samples with the class that they were conditioned on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fewstep.metrics.images.features import classifier_for, needs_labelled_image
 
 @METRICS.register("class_accuracy")
 class ClassAccuracy(Metric):
-    """Share of samples that a small classifier assigns to the class they were asked for (it errs itself: see real)."""
+    """Share of samples that a small classifier assigns to their class (it errs too: see the value of real samples)."""
 
     directions: ClassVar = {"class_accuracy": "higher"}
 

@@ -14,7 +14,7 @@ from fewstep.metrics.images.features import classifier_for, needs_labelled_image
 
 @METRICS.register("class_coverage")
 class ClassCoverage(Metric):
-    """Classes that at least 1 % of the samples fall into, and the entropy of their shares (a collapse shows here)."""
+    """Number of classes that hold at least 1 % of the samples, and the entropy of the shares; both show a collapse."""
 
     directions: ClassVar = {"classes_covered": "higher", "class_entropy": "higher"}
 

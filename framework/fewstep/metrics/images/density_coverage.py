@@ -11,12 +11,12 @@ from fewstep.metrics.images.manifolds import coverage, density
 
 @METRICS.register("density_coverage")
 class DensityCoverage(ManifoldMetric):
-    """How many real balls hold a sample, over k, and the share of real balls that hold any (arXiv 2002.09797).
+    """Number of real balls that hold a sample, over k, and the share of real balls that hold any (arXiv 2002.09797).
 
-    In the features of a classifier trained on these data, so figures compare only within one dataset and sample count.
-    Real samples have a density of 1 on average and, with k = 5, a coverage of 0.97. Density is fooled by samples that
-    crowd where real ones do, and exceeds 1 there; coverage by copies of training data, if those are what it is
-    measured against. `nearest_neighbour` tells copies.
+    The features are those of a classifier trained on these data, so figures compare only within one dataset and sample
+    count. Real samples have a density of 1 on average and, with k = 5, a coverage of 0.97. Samples that crowd where
+    real ones do fool density, which then exceeds 1. Copies of training data fool coverage if it is measured against
+    training data; `nearest_neighbour` detects copies.
     """
 
     directions: ClassVar = {"density": "info", "coverage": "higher"}

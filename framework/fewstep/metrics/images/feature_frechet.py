@@ -33,13 +33,13 @@ class FeatureFrechet(Metric):
         super().__init__(config, dataset=dataset)
         self.classifier = classifier_for(dataset)
         self.real = self._features(dataset.originals(slice(None)))
-        self.seen: list[Tensor] = []
+        self.batches: list[Tensor] = []
 
     def update(self, samples: Tensor) -> None:
-        self.seen.append(self._features(self.dataset.to_images(samples.cpu())))
+        self.batches.append(self._features(self.dataset.to_images(samples.cpu())))
 
     def compute(self) -> dict[str, float]:
-        return {"feature_frechet": frechet_distance(torch.cat(self.seen), self.real)}
+        return {"feature_frechet": frechet_distance(torch.cat(self.batches), self.real)}
 
     def _features(self, images: Tensor | None) -> Tensor:
         assert images is not None

@@ -15,14 +15,14 @@ class ManifoldConfig(MetricConfig):
     """Settings of metrics on manifolds."""
 
     neighbours: int = Field(5, ge=1, description="k: a ball reaches to the k-th nearest neighbour")
-    most: int = Field(10_000, ge=2, description="samples that are compared, the first ones, with as many real ones")
+    most: int = Field(10_000, ge=2, description="first samples that are compared, with the same number of real ones")
 
     def refuses(self, to_score: ToScore) -> str | None:
         return needs_labelled_images(to_score.data)
 
 
 class ManifoldMetric(CollectingMetric):
-    """Gives features [N, F] of samples and of as many real ones, by a classifier of these data."""
+    """Compares features [N, F] of samples and of the same number of real ones, by a classifier of these data."""
 
     config: ManifoldConfig
 
@@ -30,7 +30,7 @@ class ManifoldMetric(CollectingMetric):
         """Features of samples and of real samples.
 
         Raises:
-            UserError: there are too few of one for their k-th nearest neighbours.
+            UserError: either set is too small for k-th nearest neighbours.
         """
         samples = self.samples[: self.config.most]
         dataset = self.dataset
@@ -40,7 +40,7 @@ class ManifoldMetric(CollectingMetric):
                 f"{self.config.type}: {len(samples)} samples and {len(real)} real ones are "
                 f"too few for neighbours up to number {self.config.neighbours}; draw more, or lower `neighbours`"
             )
-        made = dataset.to_images(samples)
-        assert made is not None
+        images = dataset.to_images(samples)
+        assert images is not None
         classifier = classifier_for(dataset)
-        return classifier.features(made), classifier.features(real)
+        return classifier.features(images), classifier.features(real)

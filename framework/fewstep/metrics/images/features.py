@@ -17,11 +17,11 @@ from fewstep.runtime.seeding import derived_seed, generator_for
 _SEED = 0
 _EPOCHS = 12
 _UPDATES = 1000
-"""No more epochs are begun after these, which is enough for data that are larger than the digits."""
+"""No epoch starts after this number of updates, which is enough for data larger than the digits."""
 _BATCH = 128
 _FEATURES = 64
 _CHUNK = 4096
-"""Images that go through the network at once: all of MNIST would take gigabytes."""
+"""Images in one pass through the network: all of MNIST would take gigabytes."""
 
 
 class Classifier(nn.Module):
@@ -50,12 +50,12 @@ class Classifier(nn.Module):
 
 
 def classifier_for(dataset: Dataset) -> Classifier:
-    """The classifier of a labelled image dataset: trained once a process, always from the same seed."""
+    """The classifier of a labelled image dataset, trained once per process, always from the same seed."""
     return _trained(DatasetKey(dataset))
 
 
 class DatasetKey:
-    """Lets a cache tell datasets apart by content."""
+    """Key of a cache that distinguishes datasets by content."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

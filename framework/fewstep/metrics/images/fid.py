@@ -24,7 +24,7 @@ from fewstep.metrics.images.features import DatasetKey
 from fewstep.runtime.hashing import sha256
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-"""Of torch-fidelity's file of weights, those of the network that FID was defined with."""
+"""SHA-256 of torch-fidelity's file of weights, those of the network that defines FID."""
 
 
 @METRICS.register("fid")
@@ -32,10 +32,10 @@ class Fid(CollectingMetric):
     """Frechet Inception Distance to all training images (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
 
     Mean and covariance of the 2,048 features of the Inception network of 2015 in torch-fidelity's conversion, by
-    torchmetrics; images are resized as the original graph does. Grey ones are given in three equal channels.
+    torchmetrics. Images are resized as in the original graph. Grey images are repeated in three channels.
 
-    Fooled by copies. It falls with the number of samples (papers take 50,000), so figures compare only for the same
-    number; small images are blown up to 299 pixels, which Inception never saw.
+    Copies fool it. It falls with the number of samples (papers take 50,000), so figures compare only for the same
+    number. Small images are enlarged to 299 pixels, and Inception was not trained on such images.
     """
 
     directions: ClassVar = {"fid": "lower"}
@@ -45,7 +45,7 @@ class Fid(CollectingMetric):
         weights: str | None = Field(
             None, description="file of torch-fidelity's Inception weights; downloaded once if left out"
         )
-        batch_size: int = Field(50, ge=1, description="images that the network sees at once")
+        batch_size: int = Field(50, ge=1, description="images that the network reads at once")
 
         def refuses(self, to_score: ToScore) -> str | None:
             if to_score.data.kind != "image":
@@ -69,7 +69,7 @@ class Fid(CollectingMetric):
 
 
 def pictures(dataset: Dataset, tokens: Tensor, size: int) -> Iterator[Tensor]:
-    """Images of tokens [N, L] as Inception takes them, bytes [n, 3, H, W], so many at a time."""
+    """Images of tokens [N, L] as Inception reads them, bytes [n, 3, H, W] with n up to `size`."""
     for part in tokens.split(size):
         images = dataset.to_images(part.long())
         assert images is not None
@@ -78,7 +78,7 @@ def pictures(dataset: Dataset, tokens: Tensor, size: int) -> Iterator[Tensor]:
 
 @lru_cache(maxsize=2)
 def _with_training_images(key: DatasetKey, weights: str | None, size: int) -> Any:
-    """torchmetrics' distance that has seen the training images, which it does once a process."""
+    """torchmetrics' distance with the statistics of the training images, computed once per process."""
     distance, dataset = inception(weights), key.dataset
     for first in range(0, len(dataset), size):
         for images in pictures(dataset, dataset.train[first : first + size], size):
@@ -87,7 +87,7 @@ def _with_training_images(key: DatasetKey, weights: str | None, size: int) -> An
 
 
 def inception(weights: str | None) -> Any:
-    """torchmetrics' FrechetInceptionDistance that has seen nothing, on a GPU where there is one.
+    """torchmetrics' FrechetInceptionDistance without any images yet, on a GPU if there is one.
 
     Raises:
         UserError: a package is missing, or the weights can neither be read nor downloaded.
@@ -102,17 +102,17 @@ def inception(weights: str | None) -> Any:
     _check_weights(file)
     try:
         # Without anti-aliasing images are resized as by TensorFlow's graph, with which FID was defined.
-        found = FrechetInceptionDistance(
+        distance = FrechetInceptionDistance(
             2048, reset_real_features=False, feature_extractor_weights_path=str(file), antialias=False
         )
     except (RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(":")
         raise UserError(f"fid: weights: '{file}' does not fit torch-fidelity's Inception ({reason})") from None
-    return found.to(resolve_device("auto"))
+    return distance.to(resolve_device("auto"))
 
 
 def _missing() -> str | None:
-    """Which package cannot be imported, and what to do."""
+    """Message that names the missing package and the command that installs it; None if none is missing."""
     try:
         import torch_fidelity  # noqa: F401
         import torchmetrics.image.fid  # noqa: F401
@@ -122,10 +122,10 @@ def _missing() -> str | None:
 
 
 def _downloaded() -> Path:
-    """torch-fidelity's file of weights in torch's cache, downloaded if it is not there.
+    """torch-fidelity's file of weights in torch's cache, downloaded on first use.
 
     Raises:
-        UserError: it cannot be.
+        UserError: the download fails.
     """
     from torch_fidelity import feature_extractor_inceptionv3 as origin
 
@@ -143,10 +143,10 @@ def _downloaded() -> Path:
 
 
 def _check_weights(file: Path) -> None:
-    """Read the file as tensors and nothing else, since torch-fidelity would run whatever is pickled in it.
+    """Read the file as tensors only, since torch-fidelity would execute any pickle in it.
 
     Raises:
-        UserError: it holds something else.
+        UserError: the file holds no tensors.
     """
     try:
         torch.load(file, map_location="cpu", weights_only=True)

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 _CHUNK = 512
-"""Points whose distances to all others are in memory at once."""
+"""Points whose distances to all other points are in memory at once."""
 
 
 def radii(points: Tensor, k: int) -> Tensor:
     """Distance of each point [N, F] to its k-th nearest other one (float64 [N])."""
     if len(points) <= k:
         raise ValueError(f"{len(points)} points have no {k}-th nearest neighbour")
-    # The nearest of all is the point itself.
-    found = [distances(part, points).kthvalue(k + 1, dim=1).values for part in points.split(_CHUNK)]
-    return torch.cat(found)
+    # k + 1, since the nearest point of all is the point itself.
+    parts = [distances(part, points).kthvalue(k + 1, dim=1).values for part in points.split(_CHUNK)]
+    return torch.cat(parts)
 
 
 def precision(samples: Tensor, real: Tensor, k: int) -> float:
     """Share of samples [N, F] within the manifold of real ones [M, F] (Kynkäänniemi et al. 2019, eq. 1 and 2).
 
-    Recall is the same with the sides exchanged.
+    Recall is the same function with its arguments exchanged.
     """
     reach = radii(real, k)
     inside = [(distances(part, real) <= reach).any(1) for part in samples.split(_CHUNK)]
@@ -33,7 +33,7 @@ def precision(samples: Tensor, real: Tensor, k: int) -> float:
 
 
 def density(samples: Tensor, real: Tensor, k: int) -> float:
-    """Real balls that hold a sample, on average over samples, over k (Naeem et al. 2020, eq. 3); may exceed 1."""
+    """Mean over samples of the number of real balls that hold it, over k (Naeem et al. 2020, eq. 3); may exceed 1."""
     reach = radii(real, k)
     holding = [(distances(part, real) <= reach).sum(1) for part in samples.split(_CHUNK)]
     return float(torch.cat(holding).double().mean()) / k

@@ -1,4 +1,4 @@
-"""Distance of samples to the training set: memorisation made visible."""
+"""Distance of samples to the training set, which shows memorisation."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from fewstep.metrics.base import METRICS, Metric, MetricConfig
 class NearestNeighbour(Metric):
     """Mean distance from a sample to its nearest training sample, and the share of exact copies.
 
-    Images: Euclidean distance of pixels in [0, 1]. Other data: share of tokens that differ. `nn_data` is the same
-    distance for training samples, each to its nearest other one: samples far below it are memorised.
+    The distance of images is Euclidean, of pixels in [0, 1]; that of other data is the share of tokens that differ.
+    `nn_data` is the same distance for training samples, each to its nearest other one. Samples far below it are
+    memorised.
     """
 
     directions: ClassVar = {"nn_distance": "info", "nn_data": "info", "copies": "lower"}
@@ -54,6 +55,6 @@ class NearestNeighbour(Metric):
         }
 
     def _data_distance(self) -> float:
-        """Second smallest distance of up to 1,000 training samples (the smallest is to themselves)."""
+        """Mean over up to 1,000 training samples of the second smallest distance (the smallest is to themselves)."""
         parts = self.reference[:1000].split(256)
         return float(torch.cat([self._distances(part).topk(2, largest=False).values[:, 1] for part in parts]).mean())

@@ -15,9 +15,9 @@ from fewstep.metrics.images.manifolds import precision
 class PrecisionRecall(ManifoldMetric):
     """Share of samples on the manifold of real ones, and of real ones on that of samples (arXiv 1904.06991).
 
-    In the features of a classifier trained on these data, so figures compare only within one dataset and sample count.
-    Precision is fooled by copies and by one good picture, which is what recall is for; recall by a few samples far off,
-    whose balls reach over everything, which is what `density_coverage` is for.
+    The features are those of a classifier trained on these data, so figures compare only within one dataset and sample
+    count. Copies, or one good picture, fool precision; recall shows that. A few samples far off, whose balls reach over
+    everything, fool recall; `density_coverage` is robust to them.
     """
 
     directions: ClassVar = {"precision": "higher", "recall": "higher"}

@@ -1,4 +1,4 @@
-"""What is lost where images become tokens: a floor below which no model of the tokens comes.
+"""Loss of the image tokenizer: no model of the tokens scores below it.
 
 Shapes: M images.
 """
@@ -20,12 +20,12 @@ from fewstep.metrics.reference import real_images, real_samples
 
 @METRICS.register("reconstruction")
 class Reconstruction(Metric):
-    """How far real images are from what their tokens are shown as, and how many tokens they use; samples do not matter.
+    """Distance of real images from their decoded tokens, and the number of tokens in use; it ignores samples.
 
     `reconstruction_rmse` is the root mean square difference of pixels in [0, 1], `reconstruction_frechet` the Frechet
     distance in the features of `feature_frechet`, of held-out images if there are any. `tokens_used` is the share of
-    the vocabulary that occurs in the training data, `token_perplexity` how many equally frequent tokens would vary as
-    much. Data whose tokens are the pixels lose nothing: it is meant for `vq_tokens`.
+    the vocabulary that occurs in the training data. `token_perplexity` is exp of the entropy of the tokens'
+    frequencies. The metric is meant for `vq_tokens`: data whose tokens are the pixels lose nothing.
     """
 
     directions: ClassVar = {
@@ -54,13 +54,13 @@ class Reconstruction(Metric):
     def _values(self) -> dict[str, float]:
         dataset = self.dataset
         real = real_images(dataset, self.config.most)
-        made = dataset.to_images(real_samples(dataset, self.config.most))
-        assert made is not None
+        decoded = dataset.to_images(real_samples(dataset, self.config.most))
+        assert decoded is not None
         features = classifier_for(dataset).features
         tokens, symbols = dataset.train[:].long(), dataset.spec.vocab_size
         return {
-            "reconstruction_rmse": float((made - real).double().square().mean().sqrt()),
-            "reconstruction_frechet": frechet_distance(features(made), features(real)),
+            "reconstruction_rmse": float((decoded - real).double().square().mean().sqrt()),
+            "reconstruction_frechet": frechet_distance(features(decoded), features(real)),
             "tokens_used": len(tokens.unique()) / symbols,
             "token_perplexity": float(perplexity(tokens, symbols)),
         }

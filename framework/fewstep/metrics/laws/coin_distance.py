@@ -1,4 +1,4 @@
-"""Distance of coin samples to the law of coins that always agree."""
+"""Distance of coin samples to the distribution of coins that always agree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 class CoinDistance(Metric):
     """Total-variation distance to fair coins that always agree, with the shares of all-heads and all-tails.
 
-    Independent coins are at 0.5, and so is a generator that always draws heads; 0 is exact.
+    Independent coins score 0.5, and so does a generator that always draws heads; 0 is exact.
     """
 
     directions: ClassVar = {"coin_tv": "lower", "heads": "info", "tails": "info"}

@@ -1,4 +1,4 @@
-"""Negative log-likelihood of samples under the law that they should follow."""
+"""Negative log-likelihood of samples under the true distribution."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ExactNLL(Metric):
 
         def refuses(self, to_score: ToScore) -> str | None:
             known = issubclass(to_score.data, Source)
-            return None if known else "it needs a source whose law is known (markov)"
+            return None if known else "it needs a source whose distribution is known (markov)"
 
     config: Config
 

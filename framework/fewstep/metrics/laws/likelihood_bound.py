@@ -1,4 +1,4 @@
-"""Bits that a model takes to encode held-out data.
+"""Number of bits in which a model encodes held-out data.
 
 Shapes: N samples, L tokens.
 """
@@ -27,13 +27,14 @@ from fewstep.runtime.seeding import generator_for
 class LikelihoodBound(ModelMetric):
     """Negative ELBO on held-out data in bits a token: bits per dimension of images, per character of characters.
 
-    A value of the model and of no samples, so it is the same at any number of steps. `bound_bits` is an upper bound on
-    -log2 p(x) / L, of ancestral sampling in `steps` equal steps (D3PM, arXiv 2107.03006, eq. 1); for an autoregressive
-    model it is exact, and `bound_exact` is 1. Data are the held-out samples, or fresh draws where the law is known.
+    It measures the model and no samples, so it is the same at any number of sampling steps. `bound_bits` is an upper
+    bound on -log2 p(x) / L, of ancestral sampling in `steps` equal steps (D3PM, arXiv 2107.03006, eq. 1). For an
+    autoregressive model it is exact, and `bound_exact` is 1. Data are the held-out samples, or fresh draws of a known
+    distribution.
 
-    Not fooled by repetition, which perplexity of samples rewards, and blind to the sampler: it says nothing about
-    samples in few steps. Students that learn to draw and not to predict have none. `bound_bits_stderr` counts samples
-    as independent, which overlapping windows of one text are not.
+    Repetition does not fool it, unlike perplexity of samples. It is blind to the sampler, so it says nothing about
+    samples in few steps. Students that learn to draw and not to predict have no bound. `bound_bits_stderr` counts
+    samples as independent, which overlapping windows of one text are not.
     """
 
     directions: ClassVar = {"bound_bits": "lower", "bound_bits_stderr": "info", "bound_exact": "info"}
@@ -41,14 +42,14 @@ class LikelihoodBound(ModelMetric):
     class Config(MetricConfig):
         type: Literal["likelihood_bound"] = "likelihood_bound"
         per: Literal["token", "character"] = Field(
-            "token", description="what bits are counted by; characters of the text that the tokens stand for"
+            "token", description="unit that bits are divided by: tokens, or characters of the decoded text"
         )
         of: Literal["held_out", "train"] = Field(
-            "held_out", description="which data; training samples a model may know by heart"
+            "held_out", description="which data; a model may know training samples by heart"
         )
-        samples: int = Field(512, ge=2, description="real samples that are scored, as many as there are")
+        samples: int = Field(512, ge=2, description="most real samples that are scored")
         steps: int = Field(1024, ge=1, description="steps of the walk; more make the bound tighter")
-        evaluations: int = Field(32, ge=1, description="steps looked at for each sample, chosen at random, unbiased")
+        evaluations: int = Field(32, ge=1, description="steps evaluated for each sample, chosen at random, unbiased")
         batch_size: int = Field(64, ge=1, description="samples scored at once")
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
@@ -61,7 +62,7 @@ class LikelihoodBound(ModelMetric):
             if model is None:
                 return None
             if model.denoiser.conditioned_on_labels:
-                return f"'{model.recipe.name}' is told a class, which held-out samples do not carry"
+                return f"'{model.recipe.name}' is conditioned on a class, which held-out samples do not carry"
             return unscored(model)
 
     config: Config
@@ -79,13 +80,13 @@ class LikelihoodBound(ModelMetric):
         return {"bound_bits": mean, "bound_bits_stderr": error, "bound_exact": float(scores.exact)}
 
     def _units(self, rows: Tensor) -> Tensor:
-        """What bits of each sample are divided by, float64 [N]."""
+        """Number of tokens or characters of each sample, which its bits are divided by: float64 [N]."""
         if self.config.per == "token":
             return torch.full((len(rows),), rows.shape[1], dtype=torch.float64)
         return torch.tensor([len(text) for text in self.dataset.to_text(rows)], dtype=torch.float64)
 
     def _rows(self) -> Tensor:
-        """LongTensor [N, L], always the same."""
+        """The real samples that are scored, LongTensor [N, L]; always the same rows."""
         data, count = self.dataset, self.config.samples
         if self.config.of == "train":
             order = torch.randperm(len(data.train), generator=generator_for(0, "likelihood_bound/train"))
@@ -96,15 +97,15 @@ class LikelihoodBound(ModelMetric):
             return data.draw(count, generator_for(0, "likelihood_bound/draw"))
         raise UserError(
             f"likelihood_bound: data '{data.config.type}' hold no samples out; hold some out (data.held_out, where the "
-            "data have it), or measure what was trained on, which may be known by heart, with `of: train`"
+            "data have it), or measure the training data, which a model may know by heart, with `of: train`"
         )
 
 
 def ratio(bits: Tensor, units: Tensor) -> tuple[float, float]:
     """Bits a unit over all samples, sum of `bits` [N] over sum of `units` [N], and its standard error to first order.
 
-    With one number of units in all samples these are mean and standard error of the mean.
+    If all samples have the same number of units, these are mean and standard error of the mean.
     """
     mean = bits.sum() / units.sum()
-    left = bits - mean * units
-    return float(mean), float(left.std() * len(bits) ** 0.5 / units.sum())
+    residuals = bits - mean * units
+    return float(mean), float(residuals.std() * len(bits) ** 0.5 / units.sum())

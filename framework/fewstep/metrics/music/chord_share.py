@@ -1,4 +1,4 @@
-"""How many chords of the samples are chords of the training data."""
+"""Share of the samples' chords that occur in the training data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fewstep.metrics.music.chords import needs_music, slots
 class ChordShare(Metric):
     """Share of slots whose chord, the exact pitches of all voices, occurs somewhere in the training data.
 
-    Voices that were drawn without each other make chords that nobody wrote. `chord_share_held_out` is the value of
-    held-out music: below it chords are wrong; far above it, they are only those of the training data.
+    Voices drawn independently make chords that nobody wrote. `chord_share_held_out` is the value of held-out music.
+    Below it chords are wrong; far above it they are copies of the training data.
     """
 
     directions: ClassVar = {"chord_share": "higher", "chord_share_held_out": "info"}
@@ -33,17 +33,17 @@ class ChordShare(Metric):
     def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.known = torch.unique(self._chords(dataset.train[:]))
-        self.found = self.count = 0
+        self.matches = self.count = 0
 
     def update(self, samples: Tensor) -> None:
         chords = self._chords(samples)
-        self.found += int(torch.isin(chords, self.known).sum())
+        self.matches += int(torch.isin(chords, self.known).sum())
         self.count += chords.numel()
 
     def compute(self) -> dict[str, float]:
         assert self.dataset.held_out is not None
         held_out = torch.isin(self._chords(self.dataset.held_out[:]), self.known)
-        return {"chord_share": self.found / self.count, "chord_share_held_out": float(held_out.double().mean())}
+        return {"chord_share": self.matches / self.count, "chord_share_held_out": float(held_out.double().mean())}
 
     def _chords(self, samples: Tensor) -> Tensor:
         """One number for each chord, LongTensor [slots of all samples]."""

@@ -1,4 +1,4 @@
-"""How chords follow one another, compared with the training data."""
+"""Frequencies of chord changes, compared with the training data."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class ChordTransitions(Metric):
     """Total-variation distance between the frequencies of chord changes in the samples and in the training data.
 
     A chord is the set of pitch classes that sound in one slot. A change is a pair (set, next set) of two successive
-    slots of a sample whose sets differ; pairs that are transpositions of each other count as one kind, since pieces
+    slots of a sample whose sets differ. Pairs that are transpositions of each other count as one kind, since pieces
     stand in all keys. With p and q the shares of each kind among all changes of the samples and of the training data,
-    `chord_tv` is sum |p - q| / 2, and 1 where samples never change. `chord_tv_held_out` is what as many windows of
-    held-out music score (all of them, if there are fewer): it depends on the number of samples, as `chord_tv` does.
-    `chord_changes` is the share of successive slots that change, `chord_changes_data` that of the training data:
-    how much moves, which the distance does not see.
+    `chord_tv` is sum |p - q| / 2, and 1 if samples never change. `chord_tv_held_out` is the score of the same number of
+    windows of held-out music (all of them, if there are fewer), since both values depend on the number of samples.
+    `chord_changes` is the share of successive slots that change, `chord_changes_data` that of the training data; the
+    distance does not see this share.
     """
 
     directions: ClassVar = {
@@ -43,23 +43,23 @@ class ChordTransitions(Metric):
 
     def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.law = chord_changes(dataset.train[:], dataset)
-        self.seen: list[Tensor] = []
+        self.reference = chord_changes(dataset.train[:], dataset)
+        self.batches: list[Tensor] = []
         self.samples = 0
 
     def update(self, samples: Tensor) -> None:
-        self.seen.append(chord_changes(samples, self.dataset))
+        self.batches.append(chord_changes(samples, self.dataset))
         self.samples += len(samples)
 
     def compute(self) -> dict[str, float]:
-        seen, held_out = torch.cat(self.seen), self.dataset.held_out
+        changes, held_out = torch.cat(self.batches), self.dataset.held_out
         assert held_out is not None
         order = torch.randperm(len(held_out), generator=generator_for(0, "chord_transitions"))[: self.samples]
         return {
-            "chord_tv": total_variation(seen, self.law),
-            "chord_tv_held_out": total_variation(chord_changes(held_out[order], self.dataset), self.law),
-            "chord_changes": self._share(seen, self.samples),
-            "chord_changes_data": self._share(self.law, len(self.dataset)),
+            "chord_tv": total_variation(changes, self.reference),
+            "chord_tv_held_out": total_variation(chord_changes(held_out[order], self.dataset), self.reference),
+            "chord_changes": self._share(changes, self.samples),
+            "chord_changes_data": self._share(self.reference, len(self.dataset)),
         }
 
     def _share(self, changes: Tensor, samples: int) -> float:

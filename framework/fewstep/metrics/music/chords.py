@@ -1,4 +1,4 @@
-"""What the metrics of music share: chords and how they follow one another.
+"""Chords and chord changes, which the metrics of music share.
 
 Shapes: N samples, L tokens, T slots, V symbols; a pitch-class set is a number below 4096, bit p for pitch class p.
 """
@@ -27,7 +27,7 @@ def slots(samples: Tensor, dataset: Dataset) -> Tensor:
 
 
 def pitch_class_sets(samples: Tensor, dataset: Dataset) -> Tensor:
-    """Which pitch classes sound in each slot, in whatever voice and octave: LongTensor [N, T]."""
+    """The set of pitch classes that sound in each slot, in any voice and octave: LongTensor [N, T]."""
     pitches: Tensor = dataset.pitches  # type: ignore[attr-defined]
     bits = torch.where(pitches < 0, 0, 1 << (pitches.clamp_min(0) % _CLASSES))
     sounding = bits[slots(samples, dataset)]
@@ -38,20 +38,21 @@ def pitch_class_sets(samples: Tensor, dataset: Dataset) -> Tensor:
 
 
 def chord_changes(samples: Tensor, dataset: Dataset) -> Tensor:
-    """Every place where the pitch-class set changes from one slot to the next, up to transposition.
+    """All changes of the pitch-class set from one slot to the next, up to transposition.
 
     Returns:
-        One number for each change, LongTensor [changes]: the same for two changes if and only if some transposition
-        turns both sets of one into those of the other.
+        One number for each change, LongTensor [changes]. Two changes have the same number if and only if one
+        transposition maps both sets of one change to those of the other.
     """
     sets = pitch_class_sets(samples, dataset)
     before, after = sets[:, :-1], sets[:, 1:]
     changed = before != after
-    pairs = [_turned(before[changed], by) << _CLASSES | _turned(after[changed], by) for by in range(_CLASSES)]
+    pairs = [_transpose(before[changed], by) << _CLASSES | _transpose(after[changed], by) for by in range(_CLASSES)]
+    # The smallest number among the twelve transpositions names their class.
     return torch.stack(pairs).amin(0)
 
 
-def _turned(sets: Tensor, semitones: int) -> Tensor:
-    """Pitch-class sets, transposed."""
+def _transpose(sets: Tensor, semitones: int) -> Tensor:
+    """Pitch-class sets transposed by 0 to 11 semitones; bits beyond the octave wrap around."""
     wide = sets << semitones
     return (wide | wide >> _CLASSES) & ((1 << _CLASSES) - 1)

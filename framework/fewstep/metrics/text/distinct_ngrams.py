@@ -16,8 +16,8 @@ from fewstep.metrics.text.ngrams import ngram_numbers
 class DistinctNgrams(CollectingMetric):
     """Distinct n-grams over all n-grams of the samples together (distinct-n, arXiv 1510.03055), for n = 1 to 4.
 
-    `_data` is the share of as many real samples. It falls as samples grow in number, so compare only for one number.
-    Fooled by noise: random tokens score higher than data do, so it stands beside a value of quality.
+    `_data` is the share of the same number of real samples. The share falls with the number of samples, so compare only
+    at one number. Noise fools it: random tokens score higher than data, so read it with a value of quality.
     """
 
     directions: ClassVar = {f"distinct_{n}{end}": "info" for n in (1, 2, 3, 4) for end in ("", "_data")}

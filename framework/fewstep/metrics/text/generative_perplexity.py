@@ -20,8 +20,8 @@ class GenerativePerplexity(ReferenceMetric):
 
     With a Hugging Face model the tokens are those of the model, and the first of each sample is not scored.
 
-    Fooled by samples that repeat what is likely, so the entropy of the token counts within a sample (nats) always
-    stands beside it, and both values of real samples: good samples agree with those in both.
+    Samples that repeat likely tokens fool it. So the entropy of the token counts within a sample (nats) always stands
+    beside it, and both values of real samples too; good samples agree with real ones in both.
     """
 
     directions: ClassVar = {
@@ -39,11 +39,11 @@ class GenerativePerplexity(ReferenceMetric):
 
     def compute(self) -> dict[str, float]:
         samples = self.samples
-        found = {}
+        values = {}
         for end, tokens in (("", samples), ("_data", self.real(len(samples)))):
-            found[f"gen_ppl{end}"] = math.exp(self._mean_nll(tokens))
-            found[f"gen_entropy{end}"] = float(row_entropy(tokens, self.dataset.spec.vocab_size).mean())
-        return {name: found[name] for name in self.directions}
+            values[f"gen_ppl{end}"] = math.exp(self._mean_nll(tokens))
+            values[f"gen_entropy{end}"] = float(row_entropy(tokens, self.dataset.spec.vocab_size).mean())
+        return {name: values[name] for name in self.directions}
 
     @torch.no_grad()
     def _mean_nll(self, tokens: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Gradient Moment: whether a reference model would learn anything else from samples than from data.
+"""Gradient Moment: whether a reference model would learn the same from samples as from data.
 
 Shapes: B batches of samples, P weights of the reference.
 """
@@ -21,25 +21,25 @@ from fewstep.metrics.text.moments import GradientMoments
 from fewstep.runtime.seeding import generator_for
 
 _LAYER_BATCHES = 8
-"""Batches of training samples from which the weights of layers are taken."""
+"""Batches of training samples that the scales of layers are estimated from."""
 
 
 @METRICS.register("gradient_moment")
 class GradientMoment(ReferenceMetric):
     """|E_samples[grad log p(x)] - E_data[grad log p(x)]|^2 for a reference p (arXiv 2603.20155, section 5, eq. 14).
 
-    log p is the mean over tokens and the gradient is by all weights of p. Zero if p cannot tell samples from data to
-    first order. Estimated without bias, so it may come out below zero, from all pairs of independent batches:
-    (|sum d|^2 - sum |d|^2) / (B (B - 1)), with d the difference of the gradients of one batch of samples and one of
-    data. `_samples` and `_data` are the same without subtracting the other, which for a reference that was trained to
-    the end on endless data would be 0 for data.
+    log p is the mean over tokens, and the gradient is with respect to all weights of p. The value is zero if p cannot
+    tell samples from data to first order. The estimate is unbiased, so it may be negative. It uses all pairs of
+    independent batches: (|sum d|^2 - sum |d|^2) / (B (B - 1)), with d the difference of the gradients of one batch of
+    samples and one of data. `_samples` and `_data` are the same estimate of one side alone; `_data` would be 0 for a
+    reference trained to convergence on endless data.
 
-    Fooled by samples of the reference itself: they score low whatever the reference is like, also where it knows the
-    data badly. A warning is printed where the generator has the reference's weights. What the reference cannot tell
-    apart (long-range structure, for a small one) is not seen either.
+    Samples of the reference itself fool it: they score low even if the reference knows the data badly. A warning is
+    printed if the generator has the reference's weights. The value is also blind to differences that the reference
+    cannot see, such as long-range structure for a small one.
 
-    Two vectors as long as the weights are held, and no gradient is kept. In processes of one torch.distributed group,
-    each with the same samples, the pairs are divided among them.
+    Memory holds two vectors as long as the weights, and no gradient. In one torch.distributed group, whose processes
+    all have the same samples, the pairs are divided among the processes.
     """
 
     directions: ClassVar = {
@@ -52,7 +52,7 @@ class GradientMoment(ReferenceMetric):
 
     class Config(ReferenceConfig):
         type: Literal["gradient_moment"] = "gradient_moment"
-        batches: int = Field(20, ge=4, description="independent batches on each side, as many as there are samples for")
+        batches: int = Field(20, ge=4, description="independent batches on each side")
         precondition: Literal["none", "layers"] = Field(
             "none",
             description="layers: count each layer in units of the variance of one training sample's gradient in it",
@@ -69,7 +69,7 @@ class GradientMoment(ReferenceMetric):
         batches, size = self.config.batches, min(len(samples), len(real)) // self.config.batches
         if not size:
             raise UserError(
-                f"gradient_moment: {batches} batches need as many samples at least; there are {len(samples)}, "
+                f"gradient_moment: {batches} batches need at least {batches} samples; there are {len(samples)}, "
                 f"and {len(real)} real ones; lower `batches`"
             )
         pairs = ((rows[first : first + size] for rows in (samples, real)) for first in range(0, batches * size, size))
@@ -77,9 +77,9 @@ class GradientMoment(ReferenceMetric):
         moments = gradient_moments(
             self.reference, pairs, batch_size=self.config.batch_size, dtype=self._dtype, scales=scales
         )
-        moment, ours, theirs = moments.values()
-        found = (moment, moments.standard_error(), ours, theirs)
-        return dict(zip(self.directions, found, strict=True))
+        moment, of_samples, of_data = moments.values()
+        values = (moment, moments.standard_error(), of_samples, of_data)
+        return dict(zip(self.directions, values, strict=True))
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -88,16 +88,16 @@ class GradientMoment(ReferenceMetric):
     def _layer_scales(self, size: int) -> list[float]:
         """For each weight tensor 1 / the standard deviation of one training sample's gradient in its layer.
 
-        They come from training samples that are always the same and not from those that are scored, so products of
-        different pairs stay unbiased.
+        They come from a fixed set of training samples, not from the scored ones, so products of different pairs stay
+        unbiased.
         """
         order = torch.randperm(len(self.dataset.train), generator=generator_for(0, "gradient_moment/layers"))
         rows = self.dataset.train[order[: _LAYER_BATCHES * size]].long()
-        found = [
+        gradients = [
             batch_gradient(self.reference, part, batch_size=self.config.batch_size, dtype=self._dtype)
             for part in rows.chunk(_LAYER_BATCHES)
         ]
-        return layer_scales([name for name, _ in self.reference.network.named_parameters()], found, len(rows))
+        return layer_scales([name for name, _ in self.reference.network.named_parameters()], gradients, len(rows))
 
 
 def gradient_moments(
@@ -113,18 +113,18 @@ def gradient_moments(
     Within a torch.distributed group every process takes its share of the pairs and returns the sums over all.
 
     Args:
-        scales: what to multiply the gradient by each weight tensor with.
+        scales: one factor for the gradient of each weight tensor.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     moments = GradientMoments()
     for index, pair in enumerate(pairs):
         if index % world != rank:
             continue
-        ours, theirs = (batch_gradient(reference, rows, batch_size=batch_size, dtype=dtype) for rows in pair)
-        for vector in (ours, theirs):
+        of_samples, of_data = (batch_gradient(reference, rows, batch_size=batch_size, dtype=dtype) for rows in pair)
+        for vector in (of_samples, of_data):
             for part, scale in zip(vector, scales or (), strict=False):
                 part *= scale
-        moments.add(ours, theirs)
+        moments.add(of_samples, of_data)
     if world > 1:
         moments.gather()
     return moments
@@ -143,7 +143,7 @@ def batch_gradient(
         raise UserError("gradient_moment: a batch of samples has no token to score; lower `batches`")
     weights = list(reference.network.parameters())
     totals = [torch.zeros_like(weight, dtype=dtype) for weight in weights]
-    wanted = [weight.requires_grad for weight in weights]
+    flags = [weight.requires_grad for weight in weights]
     reference.network.requires_grad_(True)
     try:
         for part in encoded.split(batch_size):
@@ -154,8 +154,8 @@ def batch_gradient(
                 if grad is not None:
                     total += grad
     finally:
-        for weight, before in zip(weights, wanted, strict=True):
-            weight.requires_grad_(before)
+        for weight, flag in zip(weights, flags, strict=True):
+            weight.requires_grad_(flag)
     return totals
 
 
@@ -163,8 +163,8 @@ def layer_scales(names: Sequence[str], gradients: Sequence[Sequence[Tensor]], sa
     """1 / the standard deviation of one sample's gradient within the layer that each weight tensor belongs to.
 
     Args:
-        names: names of the tensors; those that agree up to the first number are one layer, without a number those of
-            one module.
+        names: names of the tensors. Tensors whose names agree up to the first number form a layer; without a number,
+            the tensors of one module do.
         gradients: mean gradients of equal batches, `samples` samples in all.
     """
     variances: dict[str, float] = {}
@@ -172,8 +172,8 @@ def layer_scales(names: Sequence[str], gradients: Sequence[Sequence[Tensor]], sa
         parts = torch.stack([vector[index].double() for vector in gradients])
         variances[_layer(name)] = variances.get(_layer(name), 0.0) + float(parts.var(0).sum())
     size = samples / len(gradients)
-    found = [variances[_layer(name)] * size for name in names]
-    return [variance**-0.5 if variance > 0 else 0.0 for variance in found]
+    per_sample = [variances[_layer(name)] * size for name in names]
+    return [variance**-0.5 if variance > 0 else 0.0 for variance in per_sample]
 
 
 def _layer(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Longest span of a sample that was copied from the training data.
+"""Longest span of a sample that is copied from the training data.
 
 Shapes: N samples, M training samples, L tokens, V symbols.
 """
@@ -25,8 +25,8 @@ _CHUNK = 1 << 21
 class LongestCopy(Metric):
     """Tokens in the longest span of a sample that stands, token for token, in one training sample, at any place.
 
-    Mean and maximum over the samples. `longest_copy_data` is the mean for real samples that were not searched: the
-    held-out ones if the data have such, else the last tenth of the training samples (500 at most) in the rest. A
+    The values are mean and maximum over the samples. `longest_copy_data` is the mean for real samples: the held-out
+    ones, or else the last tenth of the training samples (500 at most), searched in the other training samples. A
     generator far above it recites.
     """
 
@@ -39,18 +39,18 @@ class LongestCopy(Metric):
 
     def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.seen: list[Tensor] = []
+        self.spans: list[Tensor] = []
 
     @cached_property
     def _train(self) -> Tensor:
-        """All training samples, which may have to be read and widened."""
+        """All training samples as int64; cached, since they may have to be read and widened."""
         return self.dataset.train[:].long()
 
     def update(self, samples: Tensor) -> None:
-        self.seen.append(longest_spans(samples.cpu(), self._train))
+        self.spans.append(longest_spans(samples.cpu(), self._train))
 
     def compute(self) -> dict[str, float]:
-        spans = torch.cat(self.seen).double()
+        spans = torch.cat(self.spans).double()
         return {
             "longest_copy": float(spans.mean()),
             "longest_copy_max": float(spans.max()),
@@ -58,7 +58,7 @@ class LongestCopy(Metric):
         }
 
     def _reference(self) -> tuple[Tensor, Tensor]:
-        """Real samples, and those to search them in."""
+        """Real samples, and the training samples to search them in."""
         train, held_out = self._train, self.dataset.held_out
         if held_out is None:
             last = min(_REFERENCES, -(-len(train) // 10))
@@ -70,9 +70,9 @@ class LongestCopy(Metric):
 def longest_spans(samples: Tensor, source: Tensor) -> Tensor:
     """Length of the longest span of each sample that occurs within a row of `source`.
 
-    Spans are compared by 64-bit polynomial hashes, so that one length takes one pass over the source. What holds for
-    a length holds for all shorter ones, so lengths are found by bisection, all samples that ask for one length at a
-    time; the passes are at most L, mostly few.
+    Spans are compared by 64-bit polynomial hashes, so that one length takes one pass over the source. If a span of some
+    length occurs, so do shorter ones; bisection therefore finds the longest. All samples that try the same length share
+    a pass, so there are at most L passes and mostly few.
 
     Args:
         samples: LongTensor [N, L].
@@ -89,24 +89,24 @@ def longest_spans(samples: Tensor, source: Tensor) -> Tensor:
     def occurs(rows: Tensor, length: int) -> Tensor:
         return _any_span_occurs(prefixes[rows], source_prefixes, length)
 
-    return _bisected(len(samples), samples.shape[1], occurs)
+    return _bisect(len(samples), samples.shape[1], occurs)
 
 
-def _bisected(count: int, longest: int, occurs: Callable[[Tensor, int], Tensor]) -> Tensor:
+def _bisect(count: int, longest: int, occurs: Callable[[Tensor, int], Tensor]) -> Tensor:
     """Largest length from 0 to `longest` for which `occurs(rows, length)` is true, LongTensor [count]."""
     low, high = torch.zeros(count, dtype=torch.long), torch.full((count,), longest)
     while bool((low < high).any()):
         middle = (low + high + 1) // 2
         for length in torch.unique(middle[low < high]).tolist():
             rows = ((low < high) & (middle == length)).nonzero()[:, 0]
-            found = occurs(rows, length)
-            low[rows[found]] = length
-            high[rows[~found]] = length - 1
+            hits = occurs(rows, length)
+            low[rows[hits]] = length
+            high[rows[~hits]] = length - 1
     return low
 
 
 def _random_values(count: int) -> Tensor:
-    """A random 64-bit number for each symbol, so that the hashes of short spans differ as well."""
+    """A random 64-bit number for each symbol, so that the hashes of short spans also differ."""
     return torch.randint(-(2**63), 2**63 - 1, (count,), generator=generator_for(0, "longest_copy/hash"))
 
 
@@ -135,5 +135,5 @@ def _any_span_occurs(prefixes: Tensor, source_prefixes: Tensor, length: int) -> 
 
 
 def _signed(number: int) -> int:
-    """The 64-bit number as torch's signed integers hold it."""
+    """An unsigned 64-bit number as the signed one with the same bits, since torch has no uint64 arithmetic."""
     return number - 2**64 if number >= 2**63 else number

@@ -1,4 +1,4 @@
-"""Sums over pairs of gradients from which Gradient Moment and its standard error follow, no gradient being kept.
+"""Running sums over pairs of gradients, for Gradient Moment and its standard error; no gradient is stored.
 
 Shapes: B pairs of batches, P weights of the reference in several tensors, K numbers of a sketch.
 """
@@ -12,19 +12,19 @@ from torch import Tensor
 from torch import distributed as dist
 
 _SKETCH = 1 << 16
-"""Numbers that are kept of each pair's difference, for the standard error alone."""
+"""Numbers stored of each pair's difference, for the standard error alone."""
 _CHUNK = 1 << 22
-"""Weights whose places in a sketch are held in memory at once."""
+"""Weights whose places in a sketch are in memory at once."""
 
 Vector = Sequence[Tensor]
-"""A vector [P] as the tensors that it is made of."""
+"""A vector [P] in several tensors."""
 
 
 class GradientMoments:
     """Squared lengths of E[ours], E[theirs] and E[ours - theirs], from independent pairs (ours, theirs).
 
-    Holds two vectors of length P, three numbers, and K numbers a pair. What two of them have seen can be merged, and
-    what the processes of a group have seen can be gathered, so pairs may be divided among processes.
+    It holds two vectors of length P, three numbers, and K numbers a pair. Two objects can be merged, and those of the
+    processes of a group can be gathered, so pairs may be divided among processes.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class GradientMoments:
         self.sketches: list[Tensor] = []
 
     def add(self, ours: Vector, theirs: Vector) -> None:
-        """Another independent pair."""
+        """Add another independent pair."""
         differences = [a - b for a, b in zip(ours, theirs, strict=True)]
         self.count += 1
         self.squares += torch.tensor([_inner(v, v) for v in (differences, ours, theirs)], dtype=torch.float64)
@@ -46,7 +46,7 @@ class GradientMoments:
             self._add_sums(ours, theirs)
 
     def merge(self, other: GradientMoments) -> None:
-        """Take over the pairs that another one has seen."""
+        """Add the pairs of another object."""
         if other.sums is None:
             return
         self.count += other.count
@@ -58,7 +58,7 @@ class GradientMoments:
             self._add_sums(*other.sums)
 
     def gather(self) -> None:
-        """In every process of torch's default group: what all of them have seen. Each must have seen a pair."""
+        """Sum over all processes of torch's default group, each of which must have at least one pair."""
         assert self.sums is not None, "a process without a pair"
         device = self.sums[0][0].device
         facts = torch.cat((torch.tensor([self.count], dtype=torch.float64), self.squares)).to(device)
@@ -67,9 +67,10 @@ class GradientMoments:
             dist.all_reduce(tensor)
         counts = [torch.zeros(1, dtype=torch.long, device=device) for _ in range(dist.get_world_size())]
         dist.all_gather(counts, torch.tensor([self.count], device=device))
-        ours = torch.stack(self.sketches).to(device)
-        padded = ours.new_zeros(max(int(n) for n in counts), ours.shape[1])
-        padded[: len(ours)] = ours
+        own = torch.stack(self.sketches).to(device)
+        # all_gather needs tensors of one shape, so processes with fewer pairs pad theirs.
+        padded = own.new_zeros(max(int(n) for n in counts), own.shape[1])
+        padded[: len(own)] = own
         parts = [torch.zeros_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
         self.sketches = [row for part, n in zip(parts, counts, strict=True) for row in part[: int(n)].cpu()]
@@ -86,7 +87,7 @@ class GradientMoments:
         return first, second, third
 
     def standard_error(self) -> float:
-        """Of the first of `values`, from the inner products of the sketches."""
+        """Standard error of the first of `values`, from the inner products of the sketches."""
         vectors = torch.stack(self.sketches).double()
         return pair_mean_error(vectors @ vectors.T)
 
@@ -119,9 +120,10 @@ def pair_mean_error(products: Tensor) -> float:
 
 
 def sketch(vector: Vector, size: int = _SKETCH) -> Tensor:
-    """K numbers [K] whose inner products are those of the vectors [P] on average (count sketch); all of a short vector.
+    """K numbers [K] whose inner products are those of the vectors [P] on average (count sketch).
 
-    Every number of the vector is added, with a random sign, to a random place; both are the same for all vectors.
+    A vector of at most K numbers is its own sketch. Otherwise every number is added, with a random sign, to a random
+    place; signs and places are the same for all vectors.
     """
     if sum(part.numel() for part in vector) <= size:
         return torch.cat([part.flatten() for part in vector]).cpu()

@@ -1,4 +1,4 @@
-"""Distance of n-gram frequencies to a known law."""
+"""Distance of n-gram frequencies to a known distribution."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fewstep.runtime.seeding import generator_for
 
 @METRICS.register("ngram_distance")
 class NgramDistance(Metric):
-    """Total-variation distance between the n-gram frequencies of the samples and their exact law.
+    """Total-variation distance between the n-gram frequencies of the samples and their exact probabilities.
 
-    `ngram_tv_floor` is what as many exact samples score: no generator can be told to be better than that.
+    `ngram_tv_floor` is the score of the same number of exact samples. Values below it cannot be distinguished.
     """
 
     directions: ClassVar = {"ngram_tv": "lower", "ngram_tv_floor": "info"}
@@ -28,15 +28,16 @@ class NgramDistance(Metric):
         order: int = Field(4, ge=1, le=6, description="tokens in an n-gram")
 
         def refuses(self, to_score: ToScore) -> str | None:
-            return None if issubclass(to_score.data, Source) else "it needs a source whose law is known (markov)"
+            known = issubclass(to_score.data, Source)
+            return None if known else "it needs a source whose distribution is known (markov)"
 
     config: Config
 
     def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         assert isinstance(dataset, Source)
-        self.law = dataset.ngram_probs(self.config.order).flatten()
-        self.counts = torch.zeros_like(self.law)
+        self.probs = dataset.ngram_probs(self.config.order).flatten()
+        self.counts = torch.zeros_like(self.probs)
         self.samples = 0
 
     def update(self, samples: Tensor) -> None:
@@ -53,7 +54,7 @@ class NgramDistance(Metric):
         for offset in range(self.config.order):
             window = tokens[:, offset : offset + index.shape[1]]
             index = index * self.dataset.spec.vocab_size + window
-        return torch.bincount(index.flatten(), minlength=len(self.law)).double()
+        return torch.bincount(index.flatten(), minlength=len(self.probs)).double()
 
     def _distance(self, counts: Tensor) -> float:
-        return float((counts / counts.sum() - self.law).abs().sum() / 2)
+        return float((counts / counts.sum() - self.probs).abs().sum() / 2)

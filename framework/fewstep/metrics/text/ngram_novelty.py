@@ -1,4 +1,4 @@
-"""Share of n-grams that do not stand in the training data."""
+"""Share of n-grams that do not occur in the training data."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SIZES = (2, 4, 8)
 class NgramNovelty(CollectingMetric):
     """Share of the samples' n-grams that occur in no training sample, for n = 2, 4 and 8 (arXiv 2111.09509).
 
-    `_data` is the share of as many held-out samples; data without held-out samples have none that are unseen, and there
-    it is that of the last tenth of the training samples in the rest. Far below it a generator recites. Fooled by noise,
-    which is novel, so it stands beside a value of quality; `longest_copy` tells how long the recited spans are.
+    `_data` is the share of the same number of held-out samples. Without held-out samples it is that of the last tenth
+    of the training samples against the other nine tenths. A generator far below it recites. Noise is novel and fools
+    it, so read it with a value of quality; `longest_copy` measures the length of recited spans.
     """
 
     directions: ClassVar = {f"novel_{n}{end}": "info" for n in _SIZES for end in ("", "_data")}
@@ -34,18 +34,18 @@ class NgramNovelty(CollectingMetric):
         samples, train = self.samples, self.dataset.train[:].long()
         if self.dataset.held_out is None:
             cut = len(train) - max(1, len(train) // 10)
-            real, rest = train[cut:], train[:cut]
+            real, reference = train[cut:], train[:cut]
         else:
-            real, rest = real_samples(self.dataset, len(samples)), train
+            real, reference = real_samples(self.dataset, len(samples)), train
         return {
             f"novel_{n}{end}": novelty(rows, source, n)
             for n in _SIZES
-            for end, rows, source in (("", samples, train), ("_data", real, rest))
+            for end, rows, source in (("", samples, train), ("_data", real, reference))
         }
 
 
 def novelty(samples: Tensor, source: Tensor, n: int) -> float:
-    """Share of the n-grams of samples [N, L] that stand in no row of `source` [M, L]; 0 where samples are shorter."""
+    """Share of the n-grams of samples [N, L] that occur in no row of `source` [M, L]; 0 if n > L."""
     if samples.shape[1] < n:
         return 0.0
     ours, theirs = ngram_numbers(samples, source, n=n)

@@ -12,8 +12,11 @@ from torch import Tensor
 def ngram_numbers(*sources: Tensor, n: int) -> list[Tensor]:
     """A number for every n-gram of each source (LongTensor [N, L] -> [N, L + 1 - n]), the same for the same n-gram.
 
-    Numbers are from 0 on, without gaps over all sources together; they are found one token at a time, so nothing grows
-    with the vocabulary to the power of n, and no two n-grams share one.
+    Numbers start at 0 and have no gaps over all sources together. N-grams grow one token at a time and are numbered
+    again each time. So nothing grows with the vocabulary to the power of n, and no two n-grams share a number.
+
+    Raises:
+        ValueError: n exceeds the length of a source.
     """
     if n > min(source.shape[1] for source in sources):
         raise ValueError(f"no {n}-grams in {min(source.shape[1] for source in sources)} tokens")

@@ -1,4 +1,4 @@
-"""How alike samples are to each other."""
+"""Similarity of samples to each other."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fewstep.metrics.text.ngrams import ngram_numbers
 
 @METRICS.register("self_bleu")
 class SelfBleu(CollectingMetric):
-    """Mean BLEU of each sample against all others (Texygen, arXiv 1802.01886): high where samples repeat each other.
+    """Mean BLEU of each sample against all others (Texygen, arXiv 1802.01886): high if samples repeat each other.
 
-    BLEU is the geometric mean of the clipped precisions of n-grams of 1 to `order` tokens, 0 if one of them is 0, as
-    Papineni et al. (2002) define it; all samples are as long, so there is no brevity penalty. `self_bleu_data` is that
-    of as many real samples. It grows with the number of samples, so compare only for one number. Fooled by noise, which
-    repeats nothing, so it stands beside a value of quality.
+    BLEU is the geometric mean of the clipped precisions of n-grams of 1 to `order` tokens, 0 if one of them is 0
+    (Papineni et al. 2002). All samples have the same length, so there is no brevity penalty. `self_bleu_data` is the
+    value of the same number of real samples. It grows with the number of samples, so compare only at one number. Noise
+    repeats nothing and fools it, so read it with a value of quality.
     """
 
     directions: ClassVar = {"self_bleu": "info", "self_bleu_data": "info"}
@@ -29,7 +29,7 @@ class SelfBleu(CollectingMetric):
     class Config(MetricConfig):
         type: Literal["self_bleu"] = "self_bleu"
         order: int = Field(4, ge=1, le=8, description="tokens of the longest n-grams")
-        most: int = Field(500, ge=2, description="samples that are compared, the first ones; time grows with this")
+        most: int = Field(500, ge=2, description="first samples that are compared; time grows with this")
 
     config: Config
 
@@ -38,8 +38,8 @@ class SelfBleu(CollectingMetric):
         if len(samples) < 2:
             raise UserError("self_bleu: one sample has no other to be compared with; draw more")
         order = min(self.config.order, samples.shape[1])
-        found = [self_bleu(rows, order) for rows in (samples, real_samples(self.dataset, len(samples)))]
-        return dict(zip(self.directions, found, strict=True))
+        values = [self_bleu(rows, order) for rows in (samples, real_samples(self.dataset, len(samples)))]
+        return dict(zip(self.directions, values, strict=True))
 
 
 def self_bleu(samples: Tensor, order: int) -> float:
@@ -51,11 +51,12 @@ def self_bleu(samples: Tensor, order: int) -> float:
 
 
 def _clipped_precision(numbers: Tensor) -> Tensor:
-    """Share of each row's n-grams that are matched, each as often as some other row has it (float64 [N])."""
+    """Share of each row's n-grams that some other row matches, clipped at that row's count (float64 [N])."""
     rows = torch.arange(len(numbers))[:, None].expand_as(numbers)
     keys, counts = torch.unique(torch.stack((numbers, rows)).flatten(1), dim=1, return_counts=True)
     grams, owners = keys
-    # The largest and the second largest count of every n-gram over the rows; a row's own does not count for it.
+    # The largest and the second largest count of every n-gram over the rows: a row's own count does not serve as its
+    # reference, so the row with the largest count is compared with the second largest.
     order = torch.argsort(counts, descending=True, stable=True)
     order = order[torch.argsort(grams[order], stable=True)]
     starts = torch.ones_like(grams, dtype=torch.bool)
@@ -65,7 +66,7 @@ def _clipped_precision(numbers: Tensor) -> Tensor:
     ranked = counts[order]
     second = torch.where(last - first > 1, ranked[(first + 1).clamp_max(len(grams) - 1)], 0)
     place = torch.cumsum(starts, 0) - 1
-    others = torch.where(starts, second[place], ranked[first][place])
-    matched = torch.minimum(ranked, others).double()
+    references = torch.where(starts, second[place], ranked[first][place])
+    matched = torch.minimum(ranked, references).double()
     totals = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, owners[order], matched)
     return totals / numbers.shape[1]
