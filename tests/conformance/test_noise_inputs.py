@@ -83,7 +83,7 @@ def test_weights_and_levels_must_agree() -> None:
         "noise_input": {"type": "pyramid", "weights": [1.0, 2.0]},
         "train": {"steps": 1},
     }
-    with pytest.raises(Exception, match=r"noise_input\.levels: say how many levels the 2 weights are for"):
+    with pytest.raises(Exception, match=r"noise_input\.levels: set the number of levels that the 2 weights are for"):
         parse_recipe(raw)
     raw["noise_input"] = {"type": "pyramid", "levels": 3, "weights": [1.0, 2.0]}
     with pytest.raises(Exception, match=r"noise_input\.weights: 2 weights for 3 levels; give one a level"):

@@ -1,7 +1,7 @@
-"""Label input: tells a network which class is asked for, or that none is.
+"""Label input: conditions a network on a class, or on none.
 
-Like a step input it is an adapter beside the backbone, and it starts at zero: a network of a labelled recipe begins
-as the one without labels. Unlike it, all roles have one, and who starts from the teacher takes over its labels too.
+Like a step input it is an adapter beside the backbone, and it starts at zero: a network of a labelled recipe starts as
+the network without labels. Unlike a step input, all roles have one, and a role that starts from the teacher copies it.
 
 Shapes: B batch, D width.
 """

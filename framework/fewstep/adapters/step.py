@@ -1,7 +1,7 @@
-"""Step input: tells a student how far its next step goes, so that one student can serve several NFE.
+"""Step input: conditions a student on the length of its next step, so that one student can serve several NFE.
 
-Like a noise input it is an adapter beside the backbone: the teacher's weights fit, and a student starts as its
-teacher where the projection starts at zero.
+Like a noise input it is an adapter beside the backbone. So the teacher's weights fit, and a student starts as its
+teacher if the projection starts at zero.
 
 Shapes: B batch, L tokens, D width.
 """
@@ -16,7 +16,7 @@ from fewstep.core.component import Strict
 from fewstep.processes.base import per_token
 
 SHORTEST = 2.0**-10
-"""Steps below this length are all told as this one."""
+"""Shorter steps are clamped to this length."""
 
 
 class StepInputConfig(Strict):

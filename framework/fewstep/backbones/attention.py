@@ -1,8 +1,8 @@
 """Attention behind one function, with xformers, PyTorch's SDPA or plain operations underneath.
 
-The only file that touches xformers, and the only one that knows which layout each implementation wants.
+No other file imports xformers or knows the layout of an implementation.
 
-Shapes: B batch, L tokens (Lq that ask, Lk that are asked), K heads, Dh head dimension.
+Shapes: B batch, L tokens (Lq queries, Lk keys), K heads, Dh head dimension.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def attention(
     segments: Sequence[int] | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(Dh)) v for each head; every token sees every other unless told otherwise.
+    """softmax(q k^T / sqrt(Dh)) v for each head; without segments or a mask every token sees every other.
 
     Args:
         q: [B, Lq, K, Dh].
         k, v: [B, Lk, K, Dh], of q's dtype.
-        backend: what `resolve_backend` returned: "xformers", "xformers_or_sdpa", "sdpa" or "math".
+        backend: a value of `resolve_backend`: "xformers", "xformers_or_sdpa", "sdpa" or "math".
         segments: lengths of the sequences packed into the row (B = 1, Lq = Lk); tokens see only their own sequence.
-        mask: BoolTensor [Lq, Lk], true where a query sees a key, which each query must do at least once.
+        mask: BoolTensor [Lq, Lk], true where a query sees a key; each query must see at least one.
 
     Returns:
         [B, Lq, K, Dh].
@@ -75,12 +75,12 @@ def attention(
         return _sdpa(q, k, v, mask)
     if backend == "math":
         return _math(q, k, v, mask)
-    raise ValueError(f"unknown attention backend '{backend}'; take what resolve_backend() returns")
+    raise ValueError(f"unknown attention backend '{backend}'; use a value of resolve_backend()")
 
 
 @contextmanager
 def plain_attention() -> Iterator[None]:
-    """Within it attention is spelled out, whatever the backend: fused kernels have no forward-mode derivative."""
+    """Use plain operations within, for any backend, since fused kernels have no forward-mode derivative."""
     token = _PLAIN.set(True)
     try:
         yield
@@ -92,11 +92,11 @@ def plain_attention() -> Iterator[None]:
 def resolve_backend(name: AttentionName, device: str) -> str:
     """The backend that `name` means on a type of device ("cpu", "cuda"); the first answer for each is logged.
 
-    "xformers_or_sdpa" is what auto takes on a GPU: xformers wherever it has an operator for the tensors, which it has
-    not for float64, say, and SDPA elsewhere.
+    On a GPU auto means "xformers_or_sdpa": xformers if it has an operator for the tensors, else SDPA. It has none for
+    float64, for example.
 
     Raises:
-        UserError: xformers was asked for by name, but is not importable or has no operator on this device.
+        UserError: `name` is xformers, which is not importable or has no operator on this device.
     """
     backend: str = name
     if name == "auto":
@@ -113,7 +113,7 @@ def resolve_backend(name: AttentionName, device: str) -> str:
 
 
 def has_xformers() -> bool:
-    """Whether xformers is installed and can be imported; it needs a GPU besides."""
+    """Whether xformers is installed and can be imported; it also needs a GPU."""
     return _import_xformers() is not None
 
 
@@ -138,7 +138,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Spelled out: the reference in tests, and the one that can be differentiated any number of times."""
+    """Attention by plain operations: the reference of tests, and differentiable any number of times."""
     q, k, v = (rearrange(x, "b l k d -> b k l d") for x in (q, k, v))
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if mask is not None:
@@ -156,29 +156,30 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None, m
         bias = _mask_bias(mask, q.dtype).expand(q.shape[0], q.shape[2], -1, -1)
     try:
         out: Tensor = fmha.memory_efficient_attention(q, k, v, attn_bias=bias)
-    except (NotImplementedError, KeyError) as error:  # KeyError: a dtype that it did not think of
+    except (NotImplementedError, KeyError) as error:  # KeyError: a dtype that is missing in its tables
         reason = f"head dimension {q.shape[-1]} in {str(q.dtype).removeprefix('torch.')}{' with a mask' * masked}"
         raise UserError(f"attention: xformers has no operator for {reason}; use `attention: sdpa`") from error
     return out
 
 
 def _mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a mask [Lq, Lk] adds to the scores; rows begin 8 numbers apart or a multiple, as its kernels demand."""
-    room = torch.zeros(mask.shape[0], mask.shape[1] + -mask.shape[1] % 8, dtype=dtype, device=mask.device)
-    return room[:, : mask.shape[1]].masked_fill_(~mask, -math.inf)
+    """Bias [Lq, Lk] of a mask: 0 or -inf. xformers' kernels need a row stride that is a multiple of 8 numbers."""
+    padded = torch.zeros(mask.shape[0], mask.shape[1] + -mask.shape[1] % 8, dtype=dtype, device=mask.device)
+    return padded[:, : mask.shape[1]].masked_fill_(~mask, -math.inf)
 
 
 @functools.cache
 def _import_xformers() -> ModuleType | None:
     """`xformers.ops.fmha`, or None.
 
-    Its import warns when its C++ extensions do not fit this PyTorch; attention does not need them, since it
-    dispatches to PyTorch's own kernels, so those warnings would only alarm. It would refuse every tensor all the same:
-    its wheels are built for one release of CUDA, and beside a PyTorch of another it takes itself for built without any.
+    The import warns if its C++ extensions do not fit this PyTorch. Attention dispatches to PyTorch's own kernels and
+    does not need them, so the warnings are silenced. But xformers would then refuse every tensor: its wheels are built
+    for one release of CUDA, and beside a PyTorch for another release it believes that it was built without CUDA.
+    Setting its flag corrects that.
     """
-    noisy = logging.getLogger("xformers")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    logger = logging.getLogger("xformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -186,7 +187,7 @@ def _import_xformers() -> ModuleType | None:
     except (ImportError, OSError):
         return None
     finally:
-        noisy.setLevel(level)
+        logger.setLevel(level)
     if torch.version.cuda and fmha.cutlass.FwOp.is_available() and hasattr(fmha.common, "_built_with_cuda"):
         fmha.common._built_with_cuda = True
     return fmha

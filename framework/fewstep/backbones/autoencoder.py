@@ -23,11 +23,13 @@ from fewstep.core.recipe_view import RecipeView
 
 
 class AutoencoderConfig(ComponentConfig):
-    """What autoencoders share."""
+    """Settings of every autoencoder."""
 
-    halvings: int = Field(1, ge=0, le=6, description="how often sides are halved; a code stands for 2^n x 2^n pixels")
+    halvings: int = Field(
+        1, ge=0, le=6, description="number n of halvings of a side; a code stands for 2^n x 2^n pixels"
+    )
     codes: int = Field(64, ge=2, le=65536, description="codes in the codebook (K): the vocabulary of the tokens")
-    code_width: int = Field(16, gt=0, description="numbers that a code is made of (E)")
+    code_width: int = Field(16, gt=0, description="numbers in a code (E)")
 
     def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
         if not registry("objectives").get(recipe.objective.type).cls.roles["student"].reconstructs:
@@ -38,10 +40,10 @@ class AutoencoderConfig(ComponentConfig):
 
 
 class Autoencoder(Backbone):
-    """A backbone that reads clean images and gives them back through a grid of codes; it predicts no tokens.
+    """A backbone that reconstructs clean images through a grid of codes; it predicts no tokens.
 
-    What it computes with are values in [0, 1], [B, C, H, W], so it fits images of any number of levels, and of any size
-    that `factor` divides. The codebook is a parameter that no gradient reaches: objective `vq` sets it to averages.
+    It computes with values in [0, 1], [B, C, H, W], so it fits images of any number of levels, and of any size that
+    `factor` divides. The codebook is a parameter without a gradient: objective `vq` sets it to averages.
 
     Raises:
         UserError: the tokens have no grid, or codes do not tile it.
@@ -82,11 +84,11 @@ class Autoencoder(Backbone):
         return levels.to(self.codebook.dtype) / (self.tokens.vocab_size - 1)
 
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Which code is nearest to each of these vectors [..., E]: LongTensor [...]."""
+        """The nearest code of each vector [..., E]: LongTensor [...]."""
         return nearest_code(vectors, self.codebook.detach())
 
     def forward(self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None) -> Tensor:
-        """What becomes of clean images [B, L]: their values [B, L, 1]; t makes no difference."""
+        """Reconstruct clean images [B, L]: their values [B, L, 1]; t makes no difference."""
         codes = self.nearest(self.encode(self.values(x_t)))
         return rearrange(self.decode(self.codebook[codes]), "b c h w -> b (h w c) 1")
 
@@ -94,7 +96,8 @@ class Autoencoder(Backbone):
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Rows of the codebook [K, E] that are nearest to vectors [..., E], by Euclidean distance: LongTensor [...].
 
-    |z - e|^2 = |z|^2 - 2 (z e - |e|^2 / 2), so the largest of z e - |e|^2 / 2; never in less than float32.
+    |z - e|^2 = |z|^2 - 2 (z e - |e|^2 / 2), so the nearest code has the largest z e - |e|^2 / 2. The precision is at
+    least float32.
     """
     with torch.autocast(vectors.device.type, enabled=False):
         codebook = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
@@ -103,11 +106,15 @@ def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def straight_through(vectors: Tensor, codes: Tensor) -> Tensor:
-    """The codes in value, the vectors in gradient (arXiv 1711.00937, 3.2)."""
+    """The codes, with the gradient of the vectors (arXiv 1711.00937, 3.2)."""
     return vectors + (codes - vectors).detach()
 
 
 def perplexity(chosen: Tensor, codes: int) -> Tensor:
-    """exp of the entropy of how often each of so many codes was chosen: as many codes, equally used."""
+    """exp of the entropy of the codes' frequencies: the number of equally used codes with the same entropy.
+
+    Args:
+        chosen: LongTensor of code numbers below `codes`, of any shape.
+    """
     shares = torch.bincount(chosen.flatten(), minlength=codes).double()
     return torch.special.entr(shares / shares.sum()).sum().exp()

@@ -1,4 +1,4 @@
-"""Backbones: networks that know no noise schedule.
+"""Backbones: networks that are independent of the noise schedule.
 
 Shapes: B batch, L tokens, S input states, V output vocabulary, D width.
 """
@@ -17,8 +17,14 @@ from fewstep.core.registry import Registry
 
 @dataclass(frozen=True)
 class TokenSpace:
-    """What a backbone reads and writes: `num_states` input symbols, `vocab_size` output symbols, `length`
-    tokens a sample, and for images the `grid` (height, width, channels) that the tokens fill row by row."""
+    """Input and output of a backbone.
+
+    Args:
+        num_states: input symbols (S).
+        vocab_size: output symbols (V).
+        length: tokens a sample (L).
+        grid: height, width and channels of an image, which its tokens fill row by row; None for other data.
+    """
 
     num_states: int
     vocab_size: int
@@ -29,13 +35,13 @@ class TokenSpace:
 class Backbone(nn.Module, Component, ABC):
     """Maps noised tokens and a time to hidden states; `head` maps rows of hidden states [N, D] to logits [N, V].
 
-    Keeping the two apart lets a `Prediction` apply the head only at the positions that need it. A subclass sets
-    `head`, `width` (D) and `time_conditioned` (whether t makes a difference), and `residual_sites` if it takes
+    The separate head lets a `Prediction` compute logits only at the positions that need them. A subclass sets
+    `head`, `width` (D) and `time_conditioned` (whether t makes a difference), and `residual_sites` if it adds
     residuals in more places than its embedding.
     """
 
     uses_context: ClassVar[bool] = False
-    """Whether it predicts from clean tokens too (`BlockBackbone`)."""
+    """Whether it also predicts from clean tokens (`BlockBackbone`)."""
     reconstructs: ClassVar[bool] = False
     """Whether it gives clean images back and predicts no tokens (`Autoencoder`)."""
 
@@ -56,16 +62,17 @@ class Backbone(nn.Module, Component, ABC):
         Args:
             x_t: ids [B, L], or probabilities over states [B, L, S] (embedded as their mean embedding).
             t: [B], in [0, 1]; ignored unless the backbone is conditioned on time.
-            residual: [R, B, L, D] added to the residual stream (noise input): the first to the token embedding, and if
-                R is `residual_sites`, each further one at its site (before each further block of a transformer).
+            residual: [R, B, L, D] added to the residual stream (noise input). The first is added to the token
+                embedding. If R is `residual_sites`, each further one is added at its site (before each further block
+                of a transformer).
         """
 
     def settled(self, device_type: str) -> dict[str, str]:
-        """What settings that say "auto" come to on this kind of device; told, and stored with the run."""
+        """Resolved values of settings that are "auto", on this kind of device; logged, and stored with the run."""
         return {}
 
     def num_parameters(self) -> int:
-        """How many trainable numbers it holds."""
+        """Number of parameters."""
         return sum(p.numel() for p in self.parameters())
 
 

@@ -29,12 +29,12 @@ Modulations = list[tuple[Tensor, ...]]
 class BlockTransformer(TransformerTrunk, BlockBackbone):
     """Block-autoregressive transformer: bidirectional within a block, which sees the clean blocks before it.
 
-    Training reads noised and clean tokens in one pass (BD3-LM, arXiv 2503.09573, section 3): both copies have the same
-    weights and positions, the clean one is at t = 0, and its last block is left out, since nothing sees it. With
+    Training reads noised and clean tokens in one pass (BD3-LM, arXiv 2503.09573, section 3). Both copies have the same
+    weights and positions. The clean copy is at t = 0, and its last block is left out, since nothing sees it. With
     `block_size` equal to the data's length it is `transformer`, with 1 an autoregressive model.
 
     Raises:
-        UserError: blocks of that size do not fill a sample.
+        UserError: `block_size` does not divide the length of a sample.
     """
 
     class Config(TrunkConfig):
@@ -90,15 +90,15 @@ class BlockTransformer(TransformerTrunk, BlockBackbone):
             if count % self.block_size:
                 raise ValueError(f"{count} tokens are no whole number of blocks of {self.block_size}")
         blocks = places // self.block_size
-        read = _before_last(blocks, segments)
-        where = torch.cat((places, places[read]))
-        x = torch.cat((self.embed(x_t), self.embed(context[:, read])), 1) + self._absolute_at(where)
+        visible = _before_last(blocks, segments)
+        where = torch.cat((places, places[visible]))
+        x = torch.cat((self.embed(x_t), self.embed(context[:, visible])), 1) + self._absolute_at(where)
         if residual is not None:
             residual = F.pad(residual, (0, 0, 0, x.shape[1] - length))
             x = x + residual[0]
         attend = self._context(x, where)
-        attend = replace(attend, mask=block_mask(blocks, read, segments))
-        modulations = self._modulated(t, segments, x.shape[0], length, x.shape[1] - length)
+        attend = replace(attend, mask=block_mask(blocks, visible, segments))
+        modulations = self._block_modulations(t, segments, x.shape[0], length, x.shape[1] - length)
         return self._through_blocks(x, [attend] * len(self.blocks), modulations, residual)[:, :length]
 
     def _one_block(self, x_t: Tensor, t: Tensor, prefix: Prefix, residual: Tensor | None) -> Tensor:
@@ -106,7 +106,7 @@ class BlockTransformer(TransformerTrunk, BlockBackbone):
         x, contexts = self._after(prefix, x_t)
         if residual is not None:
             x = x + residual[0]
-        modulations = self._modulated(t, None, x.shape[0], x.shape[1], 0)
+        modulations = self._block_modulations(t, None, x.shape[0], x.shape[1], 0)
         return self._through_blocks(x, contexts, modulations, residual)
 
     @torch.no_grad()
@@ -114,15 +114,15 @@ class BlockTransformer(TransformerTrunk, BlockBackbone):
         x, contexts = self._after(prefix, block)
         memory: list[tuple[Tensor, Tensor]] = []
         clean = torch.zeros(x.shape[0], device=x.device)
-        modulations = self._modulated(clean, None, x.shape[0], x.shape[1], 0)
-        self._through_blocks(x, [replace(context, kept=memory) for context in contexts], modulations, None)
+        modulations = self._block_modulations(clean, None, x.shape[0], x.shape[1], 0)
+        self._through_blocks(x, [replace(context, memory=memory) for context in contexts], modulations, None)
         return Prefix(torch.cat((prefix.ids, block), 1), tuple(memory))
 
     def _after(self, prefix: Prefix, block: Tensor) -> tuple[Tensor, list[AttentionContext]]:
-        """Embeddings [B, S, D] of the block after the prefix, and how each layer attends to both.
+        """Embeddings [B, S, D] of the block after the prefix, and each layer's context with the prefix as its past.
 
         Raises:
-            ValueError: it is no block, there is no room for it, or this network has not read the prefix.
+            ValueError: the tokens are no block, a sample has no room for it, or another network read the prefix.
         """
         first, size = prefix.length, block.shape[1]
         if size != self.block_size or first % size or first + size > self.tokens.length:
@@ -143,38 +143,38 @@ class BlockTransformer(TransformerTrunk, BlockBackbone):
         return AttentionContext(self.rotations[where], backend, segments=None)
 
     def _absolute_at(self, where: Tensor) -> Tensor | float:
-        """What absolute positions add at the places [N]: [N, D]."""
+        """Absolute position embeddings of the places [N]: [N, D]; 0 without them."""
         return 0.0 if self.absolute is None else self.absolute(self.positions[where])
 
-    def _modulated(
+    def _block_modulations(
         self, t: Tensor, segments: Sequence[int] | None, batch: int, noised: int, clean: int
     ) -> Modulations | None:
         """Modulations that broadcast over L noised tokens at t and R clean ones at 0: [B, L + R, D], or [B, 1, D]."""
         if self.time is None:
             return None
         if t.ndim == 2:
-            found = _times_of_blocks(self.time, t, self.block_size)
+            noised_rows = _times_of_blocks(self.time, t, self.block_size)
         else:
-            found = self._modulations(self.time, t, segments)
+            noised_rows = self._modulations(self.time, t, segments)
         if clean == 0:
-            return found
+            return noised_rows
         at_zero = self._modulations(self.time, torch.zeros(1, device=t.device), None)
         return [
             tuple(
                 torch.cat((a.expand(batch, noised, -1), b.expand(batch, clean, -1)), 1)
-                for a, b in zip(ours, zero, strict=True)
+                for a, b in zip(at_time, zero, strict=True)
             )
-            for ours, zero in zip(found, at_zero, strict=True)
+            for at_time, zero in zip(noised_rows, at_zero, strict=True)
         ]
 
 
 def _times_of_blocks(time: TimeModulation, t: Tensor, size: int) -> Modulations:
-    """Modulations [B, L, D] for times [B, L] that are constant within blocks; computed once a block."""
+    """Modulations [B, L, D] for times [B, L] that are constant within blocks; computed once per block."""
     rows = time(t[:, ::size].flatten())
     return [tuple(part.unflatten(0, (len(t), -1)).repeat_interleave(size, 1) for part in parts) for parts in rows]
 
 
 def _before_last(blocks: Tensor, segments: Sequence[int] | None) -> Tensor:
-    """BoolTensor [L], true for tokens that are not in the last block of their sequence, which nothing sees."""
+    """BoolTensor [L], false for tokens in the last block of their sequence: no block sees them."""
     parts = [blocks] if segments is None else blocks.split(list(segments))
     return torch.cat([part < part[-1] for part in parts])

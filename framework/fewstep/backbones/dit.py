@@ -31,28 +31,30 @@ from fewstep.backbones.transformer_config import TransformerConfig
 from fewstep.backbones.trunk import of_tokens
 
 FREQUENCIES = 256
-"""Sinusoids that a time is embedded in."""
+"""Number of sinusoids of an embedded time."""
 
 LEFT = 1e-3
-"""Signal that is left at t = 1 in the time that the network is told, sigma = -log(1 - (1 - LEFT) t)."""
+"""Signal left at t = 1 in the network's time input, sigma = -log(1 - (1 - LEFT) t)."""
 
 
 @BACKBONES.register("dit")
 class DiT(PacksSequences):
     """Diffusion transformer for text (DDiT of SEDD, arXiv 2310.16834; MDLM, arXiv 2406.07524; Duo, arXiv 2506.10892).
 
-    Bidirectional, pre-norm, rotary, adaLN in every block and before the head. The same parameters under the same names
-    as in the code of MDLM, Duo, SDTT and IDLM, so `fewstep import` reads their checkpoints; the one that differs is
-    `head`, there `output_layer.linear`, which has a row for [MASK] too.
+    Bidirectional, pre-norm, rotary, adaLN in every block and before the head. Parameters have the names of the code of
+    MDLM, Duo, SDTT and IDLM, so `fewstep import` reads their checkpoints. The exception is `head`, there
+    `output_layer.linear`, which also has a row for [MASK].
 
-    Conditioned on time, it is told sigma = -log alpha of the log-linear schedule (Duo). If not, it is told sigma = 0
-    always, as MDLM's are: adaLN is then a constant, but one that was trained.
+    With `time_conditioned` it is conditioned on sigma = -log alpha of the log-linear schedule (Duo). Otherwise sigma is
+    always 0, as in MDLM: adaLN is then a constant, but a trained one.
     """
 
     class Config(TransformerConfig):
         type: Literal["dit"] = "dit"
         cond_width: int = Field(128, gt=0, description="channels of the embedded time (C)")
-        time_conditioned: bool = Field(False, description="told the time (uniform states, Duo), or always sigma = 0")
+        time_conditioned: bool = Field(
+            False, description="condition on the time (uniform states, Duo), or always on sigma = 0"
+        )
         rotary_base: float = Field(10_000.0, gt=1, description="ratio of the fastest to the slowest rotary frequency")
 
     config: Config
@@ -91,22 +93,22 @@ class DiT(PacksSequences):
             check_segments(segments, x.shape[0], x.shape[1])
         backend = resolve_backend(self.config.attention, x.device.type)
         context = AttentionContext(of_tokens(self.rotations, x.shape[1], segments), backend, segments)
-        told = self._told(t, segments)
+        time = self._embed_time(t, segments)
         for index, block in enumerate(self.blocks):
             if residual is not None and index < residual.shape[0]:
                 x = x + residual[index]
-            x = run_block(block, x, context, told, recompute=self.config.activation_checkpointing)
-        hidden: Tensor = self.output_layer(x, told)
+            x = run_block(block, x, context, time, recompute=self.config.activation_checkpointing)
+        hidden: Tensor = self.output_layer(x, time)
         return hidden
 
-    def _told(self, t: Tensor, segments: Sequence[int] | None) -> Tensor:
-        """What adaLN reads: [R, 1, C], or [1, L, C] for packed sequences."""
+    def _embed_time(self, t: Tensor, segments: Sequence[int] | None) -> Tensor:
+        """Embedded time, the input of adaLN: [R, 1, C], or [1, L, C] for packed sequences."""
         if not self.time_conditioned:
             t = t.new_zeros(1)
-        told: Tensor = self.sigma_map(-torch.log1p(t.float() * (LEFT - 1)))
-        if segments is None or len(told) == 1:
-            return told[:, None]
-        return told.repeat_interleave(torch.tensor(segments, device=t.device), 0)[None]
+        time: Tensor = self.sigma_map(-torch.log1p(t.float() * (LEFT - 1)))
+        if segments is None or len(time) == 1:
+            return time[:, None]
+        return time.repeat_interleave(torch.tensor(segments, device=t.device), 0)[None]
 
     def settled(self, device_type: str) -> dict[str, str]:
         return {"attention": resolve_backend(self.config.attention, device_type)}
@@ -135,15 +137,16 @@ class SigmaEmbedding(nn.Module):
 
     def forward(self, sigma: Tensor) -> Tensor:
         with torch.autocast(sigma.device.type, enabled=False):
-            told: Tensor = F.silu(self.mlp(sinusoids(sigma, FREQUENCIES, scale=1.0)))
-        return told
+            features: Tensor = F.silu(self.mlp(sinusoids(sigma, FREQUENCIES, scale=1.0)))
+        return features
 
 
 class DiTBlock(nn.Module):
     """x + gate attention(modulated norm(x)), then the same with an MLP; gates, shifts and scales from the time.
 
-    Unlike `layers.Block`: norms have a gain besides their modulation, adaLN is each block's own, attention's output has
-    no bias, GELU is the tanh approximation, and rotary positions turn channel i together with i + Dh / 2.
+    Unlike in `layers.Block`, norms have a gain beside their modulation, each block has its own adaLN, the output of
+    attention has no bias, GELU is the tanh approximation, and rotary positions rotate channels i and i + Dh / 2
+    together.
     """
 
     def __init__(self, config: DiT.Config) -> None:
@@ -158,9 +161,9 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
         self.adaLN_modulation = nn.Linear(config.cond_width, 6 * width)
 
-    def forward(self, x: Tensor, context: AttentionContext, told: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D]; `told` [R, 1, C] or [1, L, C] broadcasts over tokens or samples."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(told).chunk(6, -1)
+    def forward(self, x: Tensor, context: AttentionContext, time: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D]; `time` [R, 1, C] or [1, L, C] broadcasts over tokens or samples."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(time).chunk(6, -1)
         branch = self._attend(modulate(self.norm1(x), shift1, scale1), context)
         x = torch.addcmul(x, gate1, F.dropout(branch, self.dropout, self.training))
         branch = self.mlp(modulate(self.norm2(x), shift2, scale2))
@@ -184,7 +187,7 @@ class OutputNorm(nn.Module):
         self.norm_final = nn.LayerNorm(width, bias=False)
         self.adaLN_modulation = nn.Linear(cond_width, 2 * width)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D]."""
-        shift, scale = self.adaLN_modulation(told).chunk(2, -1)
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D], with the embedded time [R, 1, C] or [1, L, C]."""
+        shift, scale = self.adaLN_modulation(time).chunk(2, -1)
         return modulate(self.norm_final(x), shift, scale)

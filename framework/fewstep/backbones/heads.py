@@ -12,17 +12,18 @@ from fewstep.backbones.base import TokenSpace
 
 
 class TiedHead(nn.Module):
-    """Logits by the embedding itself (arXiv 1608.05859), with a bias of its own; [MASK] has a row that is not read.
+    """Logits by the embedding's weight (arXiv 1608.05859), with a separate bias; the row of [MASK] is not read.
 
     Args:
-        owner: the module that holds the embedding [S, D], where it is trained and kept.
-        name: what the embedding is called there.
+        owner: the module that holds the embedding [S, D] as its parameter.
+        name: name of that parameter.
         vocab_size: V, at most S.
     """
 
     def __init__(self, owner: nn.Module, name: str, vocab_size: int) -> None:
         super().__init__()
-        # In a tuple it is no submodule of this one: it has one name in the state, and copies follow their own.
+        # A tuple hides the owner from nn.Module: the weight keeps one name in the state dict, and a deep copy of the
+        # network refers to its own embedding.
         self._owner, self._name = (owner,), name
         self.bias = nn.Parameter(owner.get_parameter(name).new_zeros(vocab_size))
 
@@ -37,7 +38,7 @@ class TiedHead(nn.Module):
 
 
 def symbol_head(owner: nn.Module, name: str, tokens: TokenSpace, width: int, *, tied: bool) -> nn.Module:
-    """A linear head [N, D] -> [N, V]; tied to the embedding if asked to, and if it is symbols that it scores."""
+    """A head [N, D] -> [N, V]: tied to the embedding if `tied` and if it scores the input symbols, else linear."""
     if tied and tokens.vocab_size in (tokens.num_states, tokens.num_states - 1):
         return TiedHead(owner, name, tokens.vocab_size)
     return nn.Linear(width, tokens.vocab_size)

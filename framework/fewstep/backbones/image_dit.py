@@ -20,8 +20,8 @@ from fewstep.backbones.trunk import make_block
 class ImageDiT(PatchTransformer):
     """Diffusion transformer over patches of pixels (DiT, arXiv 2212.09748), with rotary positions along both axes.
 
-    A patch of P x P pixels with all their channels is one place of the transformer, which is P^2 C times shorter than
-    that of `image_transformer`; each token is predicted from channels of its own.
+    A patch of P x P pixels with all their channels is one place of the transformer, whose sequence is P^2 C times
+    shorter than that of `image_transformer`. Each token is predicted from its own channels.
     """
 
     class Config(PatchConfig):
@@ -45,11 +45,12 @@ class ImageDiT(PatchTransformer):
     def mix(self, pixels: Tensor, t: Tensor) -> Tensor:
         x = self.patches.gather(pixels)
         context = self.context(x)
-        told: list[tuple[Tensor, ...] | None] = [None] * (len(self.blocks) + 1)
+        modulations: list[tuple[Tensor, ...] | None] = [None] * (len(self.blocks) + 1)
         if self.time is not None:
-            told = [tuple(part[:, None] for part in parts) for parts in self.time(t)]
-        for block, modulation in zip(self.blocks, told[:-1], strict=True):
+            modulations = [tuple(part[:, None] for part in parts) for parts in self.time(t)]
+        for block, modulation in zip(self.blocks, modulations[:-1], strict=True):
             x = run_block(block, x, context, modulation, recompute=self.config.activation_checkpointing)
-        x = self.norm(x) if told[-1] is None else modulate(self.norm(x), *told[-1])
-        # What a token is itself goes around the patches, which are too narrow for it.
+        last = modulations[-1]
+        x = self.norm(x) if last is None else modulate(self.norm(x), *last)
+        # A skip connection carries each token's own embedding, since patches are too narrow for all of them.
         return pixels + self.patches.scatter(x)

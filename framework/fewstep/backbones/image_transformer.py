@@ -24,8 +24,8 @@ from fewstep.core.recipe_view import RecipeView
 class ImageTransformer(TransformerTrunk):
     """Bidirectional transformer over the tokens of an image, with rotary positions along rows and columns.
 
-    Half of each head turns with the row and half with the column (axial rotary embedding, arXiv 2403.13298);
-    tokens of one pixel are told apart by an embedding of their channel.
+    Half of each head rotates with the row and half with the column (axial rotary embedding, arXiv 2403.13298).
+    An embedding of the channel distinguishes the tokens of one pixel.
 
     Raises:
         UserError: the tokens have no grid, or do not fill it.

@@ -1,7 +1,7 @@
-"""What image backbones share: tokens of a grid gathered into pixels or patches, and hidden states scattered to tokens.
+"""Base of image backbones: tokens of a grid gathered into pixels or patches, and hidden states scattered to tokens.
 
 Shapes: B batch, L tokens (H W C, row by row, channels last), D channels a token, P pixels along a patch's side,
-N patches, E channels of the network within.
+N patches, E channels of the inner network.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fewstep.core.recipe_view import RecipeView
 
 
 def check_images(backbone: str, recipe: RecipeView) -> Iterator[tuple[str, str]]:
-    """Backbones of images need data that are images; for `check_recipe` of a backbone's settings."""
+    """Problem of a backbone of images with other data; for `check_recipe` of a backbone's settings."""
     kind = registry("datasets").get(recipe.data.type).cls.kind
     if kind != "image":
         yield "type", f"{backbone} needs image data, and {recipe.data.type} holds {kind}; use transformer"
@@ -43,10 +43,10 @@ class ImageConfig(NetworkConfig):
 
 
 class ImageBackbone(Backbone):
-    """A backbone that reads all tokens of an image at once, whatever the network within does with them.
+    """A backbone that reads all tokens of an image at once; a subclass implements the inner network, `mix`.
 
-    Tokens are embedded in D channels, which is also the width of its hidden states and of residuals. Channels of a
-    pixel are told apart by where they stand in what `mix` is given.
+    Tokens are embedded in D channels, which is also the width of its hidden states and of residuals. The channels of a
+    pixel are concatenated, so their order distinguishes them.
 
     Args:
         width: D.
@@ -70,7 +70,7 @@ class ImageBackbone(Backbone):
 
     @abstractmethod
     def mix(self, pixels: Tensor, t: Tensor) -> Tensor:
-        """Pixels [B, H, W, C D] at times [B] -> the same shape."""
+        """The inner network: pixels [B, H, W, C D] at times [B] -> the same shape."""
 
     def forward(self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None) -> Tensor:
         weight = self.embedding.weight
@@ -86,7 +86,7 @@ class ImageBackbone(Backbone):
 
 
 class Patches(nn.Module):
-    """Pixels to patches and back, each by one linear layer, between which a transformer works.
+    """Pixels to patches and back, each by one linear layer; a transformer stands between them.
 
     Args:
         grid: H, W, C.
@@ -95,7 +95,7 @@ class Patches(nn.Module):
         inner: E.
 
     Raises:
-        UserError: patches of that size do not tile the image.
+        UserError: patches of side P do not tile the image.
     """
 
     def __init__(self, grid: tuple[int, int, int], side: int, width: int, inner: int) -> None:
@@ -132,7 +132,7 @@ class PatchConfig(TransformerConfig, ImageConfig):
 
 
 class PatchTransformer(ImageBackbone):
-    """What transformers over patches share; a subclass makes blocks, and `rotations` of its places."""
+    """Base of transformers over patches; a subclass makes blocks, and `rotations` of its places."""
 
     config: PatchConfig
     rotations: Tensor
@@ -142,7 +142,7 @@ class PatchTransformer(ImageBackbone):
         self.patches = Patches(self.grid, config.patch_size, config.token_width, config.width)
 
     def token_head(self) -> nn.Module:
-        """From the channels of a token to logits."""
+        """A head from the channels of a token to logits."""
         return symbol_head(self.embedding, "weight", self.tokens, self.width, tied=self.config.tie_weights)
 
     def turns(self, coordinates: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ class PatchTransformer(ImageBackbone):
         return rotary_table(coordinates, self.config.width // self.config.heads, self.config.rotary_base)
 
     def context(self, x: Tensor) -> AttentionContext:
-        """How the places of x [B, N, E] see each other: all of them."""
+        """Attention context in which all places of x [B, N, E] see each other."""
         return AttentionContext(self.rotations, resolve_backend(self.config.attention, x.device.type), None)
 
     def settled(self, device_type: str) -> dict[str, str]:

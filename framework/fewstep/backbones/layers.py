@@ -27,7 +27,7 @@ def rotary_table(coordinates: Tensor, head_dim: int, base: float) -> Tensor:
         base: the slowest frequency of an axis is about 1 / base radians a step.
 
     Returns:
-        float32 [L, Dh / 2, 2]: cosine and sine of the angle that each pair of channels is turned by.
+        float32 [L, Dh / 2, 2]: cosine and sine of the rotation angle of each pair of channels.
     """
     pairs = head_dim // (2 * coordinates.shape[1])
     frequencies = base ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
@@ -36,10 +36,10 @@ def rotary_table(coordinates: Tensor, head_dim: int, base: float) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn neighbouring pairs of channels of `x` [B, L, ..., Dh] by the angles in `table` [L, Dh / 2, 2].
+    """Rotate neighbouring pairs of channels of `x` [B, L, ..., Dh] by the angles in `table` [L, Dh / 2, 2].
 
-    One complex product reads and writes each number once; spelled out in real numbers it takes six passes,
-    three times the time on a CPU.
+    One complex product reads and writes each number once. The same in real numbers takes six passes, three times the
+    time on a CPU.
     """
     pairs = torch.view_as_complex(x.to(torch.promote_types(x.dtype, torch.float32)).view(*x.shape[:-1], -1, 2))
     turns = torch.view_as_complex(table)
@@ -56,10 +56,10 @@ def sinusoids(positions: Tensor, channels: int, *, scale: float, base: float = 1
 
 
 def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
-    """Turn channel i of `x` [B, L, ..., Dh] together with channel i + Dh / 2 by the angles in `table` [L, Dh / 2, 2].
+    """Rotate channels i and i + Dh / 2 of `x` [B, L, ..., Dh] together by the angles in `table` [L, Dh / 2, 2].
 
-    `rotate` up to the order of channels; this order is GPT-NeoX's and that of MDLM's and Duo's code. In float32
-    whatever x is: cosines in bfloat16 have two digits, which blurs neighbouring positions.
+    It is `rotate` up to the order of channels; this order is that of GPT-NeoX and of MDLM's and Duo's code. The
+    precision is at least float32: cosines in bfloat16 have two digits, which blurs neighbouring positions.
     """
     shape = (table.shape[0], *[1] * (x.ndim - 3), table.shape[1])
     cos, sin = (part.reshape(shape) for part in table.unbind(-1))
@@ -68,13 +68,13 @@ def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
 
 
 def run_block(block: nn.Module, *args: Any, recompute: bool) -> Tensor:
-    """What a block returns; with `recompute` nothing in it is kept for the backward pass, which runs it again.
+    """Call a block; with `recompute` its activations are not stored, and the backward pass computes them again.
 
-    Dropout draws the same the second time, so gradients are those of a plain call.
+    Dropout draws the same numbers the second time, so gradients are those of a plain call.
     """
     if recompute and torch.is_grad_enabled():
-        again: Tensor = checkpoint(block, *args, use_reentrant=False)
-        return again
+        recomputed: Tensor = checkpoint(block, *args, use_reentrant=False)
+        return recomputed
     out: Tensor = block(*args)
     return out
 
@@ -92,7 +92,7 @@ class TimeModulation(nn.Module):
     """Times -> shifts, scales and gates of every block and of the last norm, all in one matrix product.
 
     adaLN-Zero (DiT, arXiv 2212.09748): the last layer starts at zero, so every block starts as the identity.
-    Gates leave zero at the first step, since their gradient is that of the branch behind them.
+    Gates leave zero at the first step, since their gradient comes from the branch that they multiply.
     """
 
     def __init__(self, width: int, depth: int) -> None:
@@ -116,15 +116,15 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What blocks are told in one forward pass.
+    """Inputs of attention that all tokens of one forward pass share.
 
     Args:
         rotations: [L, Dh / 2, 2].
         backend: implementation of attention.
         segments: packed lengths.
-        mask: BoolTensor [L, P + L], which tokens see which (see `attention`).
-        past: keys and values [B, P, K, Dh] of tokens that were read before.
-        kept: where each block leaves its keys and values [B, P + L, K, Dh], those of the past included.
+        mask: BoolTensor [L, P + L], true where a token sees another (see `attention`).
+        past: keys and values [B, P, K, Dh] of earlier tokens.
+        memory: list to which each block appends its keys and values [B, P + L, K, Dh], including those of the past.
     """
 
     rotations: Tensor
@@ -132,14 +132,14 @@ class AttentionContext:
     segments: Sequence[int] | None
     mask: Tensor | None = None
     past: tuple[Tensor, Tensor] | None = None
-    kept: list[tuple[Tensor, Tensor]] | None = None
+    memory: list[tuple[Tensor, Tensor]] | None = None
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); with time, shifts and scales act on norms and gates on sums.
 
-    The MLP is GELU (exact): at equal size SwiGLU reads and writes more, and on small models memory traffic,
-    not arithmetic, is what costs time.
+    The MLP is GELU (exact). SwiGLU of equal size reads and writes more, and memory traffic, not arithmetic, dominates
+    the time of small models.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, *, qk_norm: bool, modulated: bool, dropout: float) -> None:
@@ -173,8 +173,8 @@ class Block(nn.Module):
         v = v.squeeze(2)
         if context.past is not None:
             k, v = torch.cat((context.past[0], k), 1), torch.cat((context.past[1], v), 1)
-        if context.kept is not None:
-            context.kept.append((k, v))
+        if context.memory is not None:
+            context.memory.append((k, v))
         mixed = attention(q, k, v, backend=context.backend, segments=context.segments, mask=context.mask)
         out: Tensor = self.out(mixed.flatten(2))
         return out

@@ -14,9 +14,9 @@ from fewstep.backbones.base import Backbone
 
 
 class PacksSequences(Backbone):
-    """A backbone that reads a row of several sequences, which do not see each other.
+    """A backbone that can read several sequences in one row, which do not see each other.
 
-    `isinstance(backbone, PacksSequences)` asks for it. `fewstep.testing.check_packing` checks it.
+    Test for it by `isinstance(backbone, PacksSequences)`; `fewstep.testing.check_packing` checks an implementation.
     """
 
     @abstractmethod
@@ -32,5 +32,5 @@ class PacksSequences(Backbone):
             segments: lengths of the sequences packed into the row (B must be 1). Each starts at position 0.
 
         Raises:
-            ValueError: the segments do not fill the row, or one is longer than a sample.
+            ValueError: the segments do not fill the row, or a segment is longer than a sample.
         """

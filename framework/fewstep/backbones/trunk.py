@@ -1,4 +1,4 @@
-"""The transformer that the built-in backbones share; they differ in what they know about positions.
+"""The transformer that the built-in backbones share; they differ in their positions.
 
 Shapes: B batch, L tokens, S input states, D width, A position axes.
 """
@@ -33,12 +33,12 @@ class TrunkConfig(TransformerConfig):
     """Settings of the transformers that share this trunk."""
 
     time_conditioned: bool = Field(
-        False, description="adaLN-Zero on t; masked states tell the time by their number of masks, uniform ones do not"
+        False, description="adaLN-Zero on t; the number of masks shows the time, but uniform states do not show it"
     )
     rotary_base: float = Field(10_000.0, gt=1, description="ratio of the fastest to the slowest rotary frequency")
     positions: Literal["rotary", "rotary_absolute"] = Field(
         "rotary_absolute",
-        description="rotary alone knows distances only, so where all tokens are equal (all masks) all predictions are",
+        description="rotary alone encodes distances only, so equal tokens (all masks) get equal predictions",
     )
 
 
@@ -47,7 +47,7 @@ class TransformerTrunk(PacksSequences):
 
     Args:
         config: settings.
-        tokens: what it reads and writes.
+        tokens: its input and output.
         coordinates: float [L, A], the position of each token on each axis.
     """
 
@@ -75,10 +75,11 @@ class TransformerTrunk(PacksSequences):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal weights of standard deviation 0.02, less at the end of each branch so that their sum stays (GPT-2).
+        """Normal weights of standard deviation 0.02, divided by sqrt(2 depth) at the end of each branch (GPT-2).
 
-        The head is not zero: zero would hide the first step's gradient from everything before it. Time and absolute
-        positions start at zero, as additions to a network that works without them.
+        The division keeps the variance of the sum of all branches. The head is not zero: zero would hide the first
+        step's gradient from all layers before it. Time and absolute positions start at zero, so the network starts
+        without them.
         """
         initialise(self)
         for block in (module for module in self.modules() if isinstance(module, Block)):
@@ -111,7 +112,7 @@ class TransformerTrunk(PacksSequences):
         modulations: Sequence[tuple[Tensor, ...]] | None,
         residual: Tensor | None,
     ) -> Tensor:
-        """Embeddings [B, L, D] -> hidden states, given each block's context, and modulations if there is a time."""
+        """Embeddings [B, L, D] -> hidden states, with one context per block, and modulations if there is a time."""
         for index, block in enumerate(self.blocks):
             x = _with_residual(x, residual, index)
             modulation = None if modulations is None else modulations[index]
@@ -137,7 +138,7 @@ class TransformerTrunk(PacksSequences):
 
 
 def make_block(config: TransformerConfig, *, modulated: bool) -> Block:
-    """One block of the size that `config` says."""
+    """One block of the size in `config`."""
     return Block(
         config.width,
         config.heads,
@@ -160,7 +161,11 @@ def _position_features(coordinates: Tensor, width: int) -> Tensor:
 
 
 def of_tokens(table: Tensor, length: int, segments: Sequence[int] | None) -> Tensor:
-    """Rows of a table over positions for each token of a row; packed sequences all start at position 0."""
+    """Rows of a table over positions, one for each token of a row; packed sequences all start at position 0.
+
+    Raises:
+        ValueError: a sequence is longer than the table.
+    """
     longest = length if segments is None else max(segments)
     if longest > table.shape[0]:
         raise ValueError(

@@ -24,8 +24,8 @@ from fewstep.backbones.layers import initialise, run_block, sinusoids
 class UNet(ImageBackbone):
     """Convolutional U-Net with attention at low resolutions (DDPM, arXiv 2006.11239; D3PM, arXiv 2107.03006).
 
-    Each level halves height and width, rounded up, so any grid will do. Tokens are embedded, not taken for numbers:
-    their order is learned. It mixes far places through its lowest level only, so that one always has attention.
+    Each level halves height and width, rounded up, so it fits any grid. Tokens are embedded, so their order is learned.
+    Only the lowest level mixes distant places, so it always has attention.
     """
 
     class Config(ImageConfig):
@@ -35,7 +35,7 @@ class UNet(ImageBackbone):
             (1, 2, 2), min_length=1, description="channels of each level over width"
         )
         blocks: int = Field(2, ge=1, description="residual blocks of a level on the way down; one more on the way up")
-        attention_levels: int = Field(1, ge=1, description="how many of the lowest levels have attention")
+        attention_levels: int = Field(1, ge=1, description="number of lowest levels that have attention")
         heads: int = Field(4, ge=1, validate_default=True, description="attention heads; must divide width")
         token_width: int = Field(32, gt=0, description="channels that a token is embedded in and predicted from (D)")
         time_conditioned: bool = Field(False, description="t scales and shifts the channels of each block")
@@ -55,26 +55,26 @@ class UNet(ImageBackbone):
         super().__init__(config, tokens=tokens, width=config.token_width)
         pixel = self.grid[2] * config.token_width
         widths = [config.width * factor for factor in config.multipliers]
-        told = 4 * config.width if config.time_conditioned else None
+        time_width = 4 * config.width if config.time_conditioned else None
         self.time: nn.Module | None = None
-        if told is not None:
-            self.time = nn.Sequential(nn.Linear(config.width, told), nn.SiLU(), nn.Linear(told, told))
+        if time_width is not None:
+            self.time = nn.Sequential(nn.Linear(config.width, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
         self.enter = nn.Conv2d(pixel, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        kept, now = [widths[0]], widths[0]
+        skips, now = [widths[0]], widths[0]
         first_attended = len(widths) - config.attention_levels
         for level, width in enumerate(widths):
             for _ in range(config.blocks):
-                self.down.append(Level(now, width, told, config, attended=level >= first_attended))
+                self.down.append(Level(now, width, time_width, config, attended=level >= first_attended))
                 now = width
-                kept.append(now)
+                skips.append(now)
             if level + 1 < len(widths):
                 self.down.append(nn.Conv2d(now, now, 3, stride=2, padding=1))
-                kept.append(now)
-        self.middle = Level(now, now, told, config, attended=True)
+                skips.append(now)
+        self.middle = Level(now, now, time_width, config, attended=True)
         for level, width in reversed(list(enumerate(widths))):
             for _ in range(config.blocks + 1):
-                self.up.append(Level(now + kept.pop(), width, told, config, attended=level >= first_attended))
+                self.up.append(Level(now + skips.pop(), width, time_width, config, attended=level >= first_attended))
                 now = width
         self.norm = _norm(now)
         self.leave = nn.Conv2d(now, pixel, 3, padding=1)
@@ -83,49 +83,53 @@ class UNet(ImageBackbone):
         nn.init.normal_(self.embedding.weight)
 
     def mix(self, pixels: Tensor, t: Tensor) -> Tensor:
-        x = self.enter(pixels.movedim(-1, 1).contiguous())  # forward mode of group norm wants rows that lie together
-        told = None if self.time is None else self.time(sinusoids(t, self.config.width, scale=1000.0))
-        kept = [x]
+        x = self.enter(pixels.movedim(-1, 1).contiguous())  # group norm's forward mode needs contiguous rows
+        time = None if self.time is None else self.time(sinusoids(t, self.config.width, scale=1000.0))
+        skips = [x]
         for part in self.down:
-            x = self._run(part, x, told) if isinstance(part, Level) else part(x)
-            kept.append(x)
-        x = self._run(self.middle, x, told)
+            x = self._run(part, x, time) if isinstance(part, Level) else part(x)
+            skips.append(x)
+        x = self._run(self.middle, x, time)
         for part in self.up:
-            other = kept.pop()
-            if x.shape[2:] != other.shape[2:]:  # a level up; sizes that were rounded come back
-                x = F.interpolate(x, size=other.shape[2:])
-            x = self._run(part, torch.cat((x, other), 1), told)
+            skip = skips.pop()
+            if x.shape[2:] != skip.shape[2:]:  # one level up; the skip has the size from before rounding
+                x = F.interpolate(x, size=skip.shape[2:])
+            x = self._run(part, torch.cat((x, skip), 1), time)
         return pixels + self.leave(F.silu(self.norm(x))).movedim(1, -1)
 
-    def _run(self, part: nn.Module, x: Tensor, told: Tensor | None) -> Tensor:
-        return run_block(part, x, told, recompute=self.config.activation_checkpointing)
+    def _run(self, part: nn.Module, x: Tensor, time: Tensor | None) -> Tensor:
+        return run_block(part, x, time, recompute=self.config.activation_checkpointing)
 
 
 class Level(nn.Module):
-    """A residual block of two convolutions, told the time between them, and attention over all pixels if asked for.
+    """A residual block of two convolutions, modulated by the time between them, and optional attention over all pixels.
 
     Args:
-        given, width: channels that come and go.
-        told: channels of the embedded time, None for none.
+        channels: input channels.
+        width: output channels.
+        time_width: channels of the embedded time; None without time.
         attended: whether pixels see each other.
     """
 
-    def __init__(self, given: int, width: int, told: int | None, config: UNet.Config, *, attended: bool) -> None:
+    def __init__(
+        self, channels: int, width: int, time_width: int | None, config: UNet.Config, *, attended: bool
+    ) -> None:
         super().__init__()
         self.dropout, self.heads = config.dropout, config.heads
-        self.norm1, self.conv1 = _norm(given), nn.Conv2d(given, width, 3, padding=1)
+        self.norm1, self.conv1 = _norm(channels), nn.Conv2d(channels, width, 3, padding=1)
         self.norm2, self.conv2 = _norm(width), nn.Conv2d(width, width, 3, padding=1)
-        self.told = None if told is None else nn.Linear(told, 2 * width)
-        self.straight = nn.Identity() if given == width else nn.Conv2d(given, width, 1)
+        # The name is a state-dict key of stored models.
+        self.told = None if time_width is None else nn.Linear(time_width, 2 * width)
+        self.straight = nn.Identity() if channels == width else nn.Conv2d(channels, width, 1)
         self.norm3 = _norm(width) if attended else None
         self.qkv = nn.Linear(width, 3 * width, bias=False) if attended else None
         self.out = nn.Linear(width, width) if attended else None
 
-    def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
-        """[B, E, H, W] -> [B, E', H, W]."""
+    def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
+        """[B, E, H, W] -> [B, E', H, W], with the embedded time [B, time_width]."""
         y = self.norm2(self.conv1(F.silu(self.norm1(x))))
-        if self.told is not None and told is not None:
-            scale, shift = self.told(F.silu(told))[..., None, None].chunk(2, 1)
+        if self.told is not None and time is not None:
+            scale, shift = self.told(F.silu(time))[..., None, None].chunk(2, 1)
             y = torch.addcmul(shift, y, 1 + scale)
         y = self.conv2(F.dropout(F.silu(y), self.dropout, self.training))
         x = self.straight(x) + y
@@ -141,5 +145,8 @@ class Level(nn.Module):
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """At least eight channels a group: a group of one channel would take a bias away, and on one pixel everything."""
+    """Group norm with at least eight channels a group.
+
+    A group of one channel would cancel its bias, and on a single pixel the whole signal.
+    """
     return nn.GroupNorm(math.gcd(32, channels // 8), channels)

@@ -19,21 +19,25 @@ from fewstep.backbones.trunk import make_block
 
 @BACKBONES.register("uvit")
 class UViT(PatchTransformer):
-    """U-ViT (arXiv 2209.12152): block i hands its output to block depth - 1 - i, through a linear layer of both.
+    """U-ViT (arXiv 2209.12152): a skip connection joins blocks i and depth - 1 - i, through a linear layer of both.
 
-    The time is one more place beside the patches, not a modulation. Positions are learned, and rotary within heads.
+    The time is an extra place beside the patches, not a modulation. Positions are learned, and rotary within heads.
     """
 
     class Config(PatchConfig):
         type: Literal["uvit"] = "uvit"
-        depth: int = Field(5, ge=3, description="blocks, an odd number: as many before the middle one as after it")
-        time_conditioned: bool = Field(False, description="a token that says t stands beside the patches")
+        depth: int = Field(
+            5, ge=3, description="blocks, an odd number: the same number before and after the middle one"
+        )
+        time_conditioned: bool = Field(False, description="add a token with the embedding of t beside the patches")
 
         @field_validator("depth")
         @classmethod
         def _odd(cls, depth: int) -> int:
             if depth % 2 == 0:
-                raise ValueError(f"{depth} is even; there must be as many blocks before the middle one as after it")
+                raise ValueError(
+                    f"{depth} is even; the same number of blocks must stand before and after the middle one"
+                )
             return depth
 
     config: Config
@@ -50,7 +54,7 @@ class UViT(PatchTransformer):
         self.norm = nn.LayerNorm(width)
         self.head = self.token_head()
         turns = self.turns(self.patches.coordinates)
-        if config.time_conditioned:  # the time's place is not turned
+        if config.time_conditioned:  # the time's place is not rotated
             turns = torch.cat((self.turns(torch.zeros(1, 2)), turns))
         self.register_buffer("rotations", turns, persistent=False)
         initialise(self)
@@ -60,16 +64,16 @@ class UViT(PatchTransformer):
     def mix(self, pixels: Tensor, t: Tensor) -> Tensor:
         x = self.patches.gather(pixels) + self.positions
         if self.time is not None:
-            told = self.time(sinusoids(t, self.config.width, scale=1000.0))
-            x = torch.cat((told[:, None].to(x.dtype), x), 1)
+            time = self.time(sinusoids(t, self.config.width, scale=1000.0))
+            x = torch.cat((time[:, None].to(x.dtype), x), 1)
         context = self.context(x)
-        kept: list[Tensor] = []
+        outputs: list[Tensor] = []
         half = len(self.skips)
         for index, block in enumerate(self.blocks):
             if index > half:
-                x = self.skips[index - half - 1](torch.cat((x, kept.pop()), -1))
+                x = self.skips[index - half - 1](torch.cat((x, outputs.pop()), -1))
             x = run_block(block, x, context, None, recompute=self.config.activation_checkpointing)
             if index < half:
-                kept.append(x)
+                outputs.append(x)
         x = self.norm(x) if self.time is None else self.norm(x)[:, 1:]
         return pixels + self.patches.scatter(x)

@@ -24,8 +24,8 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        changed: Tensor = self.body(x)
-        return x + changed
+        branch: Tensor = self.body(x)
+        return x + branch
 
 
 @BACKBONES.register("vq_autoencoder")
@@ -62,5 +62,5 @@ class VqAutoencoder(Autoencoder):
         return vectors.permute(0, 2, 3, 1)
 
     def decode(self, vectors: Tensor) -> Tensor:
-        made: Tensor = self.decoder(vectors.permute(0, 3, 1, 2))
-        return (made + 1) / 2
+        pixels: Tensor = self.decoder(vectors.permute(0, 3, 1, 2))
+        return (pixels + 1) / 2

@@ -1,4 +1,4 @@
-"""Noise schedules: how much of the clean signal is left at time t."""
+"""Noise schedules: the share of the clean signal that is left at time t."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class NoiseSchedule(Component, ABC):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """alpha at t = 0 and at t = 1; a schedule that keeps away from 1 or from 0 states its levels here."""
+        """alpha at t = 0 and at t = 1; a schedule that does not reach 1 or 0 overrides this."""
         return 1.0, 0.0
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Share of signal kept at t: about 1 at t = 0, about 0 at t = 1, strictly decreasing."""
+        """Share of signal left at t: about 1 at t = 0, about 0 at t = 1, strictly decreasing."""
 
     @abstractmethod
     def alpha_prime(self, t: Tensor) -> Tensor:
@@ -28,10 +28,10 @@ class NoiseSchedule(Component, ABC):
 
     @abstractmethod
     def time_of(self, alpha: Tensor) -> Tensor:
-        """The inverse of `alpha`; levels beyond `ends` give the time of the nearer end."""
+        """The inverse of `alpha`; levels beyond `ends` map to the time of the nearer end."""
 
     def noise(self, t: Tensor) -> Tensor:
-        """1 - alpha(t); overridden where the subtraction would lose the digits of small noise."""
+        """1 - alpha(t); override it if the subtraction would lose the digits of small noise."""
         return 1 - self.alpha(t)
 
     def elbo_weight(self, t: Tensor) -> Tensor:

@@ -17,13 +17,13 @@ from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 class Cosine(NoiseSchedule):
     """alpha(t) = (1 - 2 eps) (1 - cos(pi/2 (1 - t))) + eps (MD4, arXiv 2406.04329).
 
-    Weight (1 - 2 eps) (pi/2) sin(pi/2 (1 - t)) / (1 - alpha). Ends 1 - eps and eps. Arrives at noise slowly, so
-    equal steps in t take few tokens at a time while little is known.
+    Weight (1 - 2 eps) (pi/2) sin(pi/2 (1 - t)) / (1 - alpha). Ends 1 - eps and eps. It approaches noise slowly, so a
+    sampler with equal steps in t draws few tokens at a time while the context is small.
     """
 
     class Config(ComponentConfig):
         type: Literal["cosine"] = "cosine"
-        eps: float = Field(1e-4, ge=0, le=0.05, description="how far alpha stays from 1 and from 0 at the ends")
+        eps: float = Field(1e-4, ge=0, le=0.05, description="distance of alpha from 1 and from 0 at the ends")
 
     config: Config
 

@@ -1,4 +1,4 @@
-"""Cosine schedule, the form that falls late."""
+"""Cosine schedule in the form that falls late."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 class CosineSigma(NoiseSchedule):
     """alpha(t) = eps + (1 - eps) cos(pi t / 2) (the cosine noise of MDLM's code, arXiv 2406.07524).
 
-    Weight (pi/2) cot(pi t / 4), whatever eps is. Ends 1 and eps. Leaves the data slowly, where `cosine` leaves it at
-    once.
+    Weight (pi/2) cot(pi t / 4) for every eps. Ends 1 and eps. It leaves the data slowly; `cosine` leaves it at once.
     """
 
     class Config(ComponentConfig):

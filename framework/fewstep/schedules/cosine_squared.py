@@ -17,7 +17,7 @@ from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 class CosineSquared(NoiseSchedule):
     """alpha(t) = eps + (1 - eps) cos^2(pi t / 2) (MDLM's code, arXiv 2406.07524).
 
-    Weight pi cot(pi t / 2), whatever eps is. Ends 1 and eps; slow at both.
+    Weight pi cot(pi t / 2) for every eps. Ends 1 and eps; slow at both.
     """
 
     class Config(ComponentConfig):
@@ -41,6 +41,6 @@ class CosineSquared(NoiseSchedule):
         return (1 - self.config.eps) * torch.sin(math.pi / 2 * t) ** 2
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        # Sine and cosine of the angle are both at hand, so the arctangent is good at either end.
+        # The arctangent of sine and cosine is accurate at both ends; arcsine and arccosine are each poor at one.
         sine, cosine = (1 - alpha).clamp(min=0).sqrt(), (alpha - self.config.eps).clamp(min=0).sqrt()
         return ((2 / math.pi) * torch.atan2(sine, cosine)).clamp(0, 1)

@@ -54,5 +54,5 @@ class Geometric(NoiseSchedule):
         return -torch.expm1(-self._sigma(t))
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        # From log(sigma), so a level of exactly 1 or 0 ends at t = 0 or t = 1 and is no NaN.
+        # Through log(sigma), so a level of exactly 1 or 0 maps to t = 0 or t = 1 and not to NaN.
         return (torch.log(-torch.log(alpha.clamp(0, 1)) / self.config.sigma_min) / self._log_ratio).clamp(0, 1)

@@ -21,7 +21,7 @@ class Linear(NoiseSchedule):
 
     class Config(ComponentConfig):
         type: Literal["linear"] = "linear"
-        eps: float = Field(1e-4, ge=0, le=0.05, description="how far alpha stays from 1 and from 0 at the ends")
+        eps: float = Field(1e-4, ge=0, le=0.05, description="distance of alpha from 1 and from 0 at the ends")
 
     config: Config
 

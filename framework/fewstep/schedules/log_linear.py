@@ -16,7 +16,7 @@ from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 class LogLinear(NoiseSchedule):
     """alpha(t) = 1 - (1 - eps) t: sigma = -log alpha is log-linear (SEDD, arXiv 2310.16834; MDLM, arXiv 2406.07524).
 
-    Weight 1 / t, whatever eps is. Ends 1 and eps.
+    Weight 1 / t for every eps. Ends 1 and eps.
     """
 
     class Config(ComponentConfig):

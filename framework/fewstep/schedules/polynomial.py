@@ -22,8 +22,8 @@ class Polynomial(NoiseSchedule):
 
     class Config(ComponentConfig):
         type: Literal["polynomial"] = "polynomial"
-        exponent: float = Field(2.0, gt=0, le=10, description="n; 1 is the linear schedule, more keeps signal longer")
-        eps: float = Field(1e-4, ge=0, le=0.05, description="how far alpha stays from 1 and from 0 at the ends")
+        exponent: float = Field(2.0, gt=0, le=10, description="n; 1 is the linear schedule, more leaves signal longer")
+        eps: float = Field(1e-4, ge=0, le=0.05, description="distance of alpha from 1 and from 0 at the ends")
 
     config: Config
 

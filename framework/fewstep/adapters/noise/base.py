@@ -1,10 +1,10 @@
 """Noise inputs: fresh Gaussian noise at every evaluation, so that a masked generator can be random.
 
-A masked state says little about the data that it came from, and the all-masked state nothing at all. Without a
-further source of randomness the student's soft output is a fixed function of it and cannot correlate tokens
-(arXiv 2603.20155, section 6.5). The paper leaves size, place and initialisation open.
+A masked state holds little information about its data, and the all-masked state none. Without another source of
+randomness the student's soft output is a fixed function of the state and cannot correlate tokens (arXiv 2603.20155,
+section 6.5). The paper leaves size, place and initialisation open.
 
-A noise input is an adapter beside a backbone, not a part of it: the teacher's weights fit the student's backbone.
+A noise input is an adapter beside a backbone, not a part of it, so the teacher's weights fit the student's backbone.
 
 Shapes: B batch, L tokens, D width, R places of injection.
 """
@@ -38,13 +38,13 @@ class NoiseInputConfig(ComponentConfig):
 
 
 class NoiseInput(nn.Module, Component, ABC):
-    """Draws noise and makes of it what the backbone adds to its residual stream.
+    """Draws noise and maps it to residuals, which the backbone adds to its residual stream.
 
     Args:
         config: settings.
         tokens: the backbone's tokens (their number, and their grid if they are an image).
         width: D of the backbone.
-        sites: places where the backbone takes a residual (`Backbone.residual_sites`).
+        sites: places where the backbone adds a residual (`Backbone.residual_sites`).
     """
 
     def __init__(self, config: ComponentConfig, *, tokens: TokenSpace, width: int, sites: int) -> None:
@@ -56,7 +56,7 @@ class NoiseInput(nn.Module, Component, ABC):
         self.places = sites if everywhere else 1
 
     def projection(self) -> nn.Linear:
-        """A fresh map from `channels` numbers to all places at once."""
+        """A new linear map from `channels` numbers to all places at once."""
         assert isinstance(self.config, NoiseInputConfig)
         linear = nn.Linear(self.config.channels, self.places * self.width, bias=False)
         nn.init.normal_(linear.weight, std=self.config.init_std)
@@ -64,7 +64,7 @@ class NoiseInput(nn.Module, Component, ABC):
 
     @abstractmethod
     def forward(self, count: int, generator: Randomness = None) -> Tensor:
-        """Residuals [R, B, L, D] for `count` samples (B) from noise drawn anew; R is 1, or the backbone's sites."""
+        """Residuals [R, B, L, D] for `count` samples (B) from fresh noise; R is 1, or the backbone's sites."""
 
 
 NOISE_INPUTS: Registry[NoiseInput] = Registry("noise input", NoiseInput, "fewstep.adapters.noise")

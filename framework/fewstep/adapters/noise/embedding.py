@@ -1,4 +1,4 @@
-"""Gaussian noise on the embeddings themselves.
+"""Gaussian noise directly on the embeddings.
 
 Shapes: B batch, L tokens, D width.
 """
@@ -19,7 +19,7 @@ from fewstep.runtime.streams import Randomness, normal
 
 @NOISE_INPUTS.register("embedding")
 class EmbeddingNoise(NoiseInput):
-    """r N(0, I) on every channel of every token's embedding, with nothing to learn (Di[M]O, arXiv 2503.15457).
+    """r N(0, I) on every channel of every token's embedding, without parameters (Di[M]O, arXiv 2503.15457).
 
     The paper has e' = sqrt(1 - r^2) e + r n. Noise inputs add to embeddings and cannot scale them, so the factor
     sqrt(1 - r^2), 0.995 for r = 0.1, is left out.
@@ -35,7 +35,7 @@ class EmbeddingNoise(NoiseInput):
 
     def __init__(self, config: Config, *, tokens: TokenSpace, width: int, sites: int) -> None:
         super().__init__(config, tokens=tokens, width=width, sites=sites)
-        # No weight, but it goes where the network goes.
+        # A buffer, so that it moves to the network's device and dtype; not persistent, since it is a setting.
         self.register_buffer("scale", torch.tensor(self.config.scale), persistent=False)
 
     def forward(self, count: int, generator: Randomness = None) -> Tensor:

@@ -22,22 +22,22 @@ from fewstep.runtime.streams import Randomness, normal
 class PyramidNoise(NoiseInput):
     """Gaussian noise on grids of halving resolution, each through a learned projection (arXiv 2603.20155, 6.5: images).
 
-    Level i has one cell for 2^i x 2^i pixels (2^i tokens of a sequence), and all tokens of a cell share its numbers:
-    coarse levels are choices that whole regions make together, without attention having to arrange it. The paper
-    leaves levels, weights and the way of adding them open. Here each level has its own projection, since what a
-    choice means differs by scale; projecting before enlarging costs next to nothing for coarse levels.
+    Level i has one cell for 2^i x 2^i pixels (2^i tokens of a sequence), and all tokens of a cell share its numbers.
+    So coarse levels are choices that whole regions share, without any work of attention. The paper leaves levels,
+    weights and the way of adding them open. Here each level has its own projection, since the meaning of a choice
+    differs by scale. Projection precedes enlargement, so coarse levels cost next to nothing.
     """
 
     class Config(NoiseInputConfig):
         type: Literal["pyramid"] = "pyramid"
-        levels: int | None = Field(None, ge=1, description="scales; null goes on until one cell holds all")
+        levels: int | None = Field(None, ge=1, description="scales; null: all, until one cell holds the sample")
         weights: tuple[float, ...] | None = Field(
             None, description="factor of each level's noise, finest first; null weighs all levels alike"
         )
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             if self.weights is not None and self.levels is None:
-                yield "levels", f"say how many levels the {len(self.weights)} weights are for"
+                yield "levels", f"set the number of levels that the {len(self.weights)} weights are for"
             elif self.weights is not None and len(self.weights) != self.levels:
                 yield "weights", f"{len(self.weights)} weights for {self.levels} levels; give one a level"
 
@@ -59,7 +59,7 @@ class PyramidNoise(NoiseInput):
         for level, (project, factor) in enumerate(zip(self.project, self.weights, strict=True)):
             cells = (-(-height // 2**level), -(-width // 2**level))
             weight: Tensor = project.weight  # type: ignore[assignment]
-            # The channels of a pixel have numbers of their own at the finest level only.
+            # Channels of a pixel share their numbers, except at the finest level.
             own = channels if level == 0 else 1
             shape = (count, *cells, own, self.config.channels)
             noise = normal(shape, generator, device=weight.device, dtype=weight.dtype)
