@@ -153,6 +153,7 @@ def test_what_people_wrote_is_shown_and_not_run(tmp_path: Path) -> None:
     assert any(HOSTILE in (picture["alt"] or "") for picture in page.all("img"))
 
 
+@pytest.mark.medium
 @pytest.mark.skipif(BROWSER is None, reason="no browser")
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_a_browser_lays_nothing_out_beside_the_screen(tmp_path: Path, width: int) -> None:

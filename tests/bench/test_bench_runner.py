@@ -104,6 +104,7 @@ def test_seeds_and_steps_draw_different_samples_and_the_oracle_beats_an_untraine
     assert results.claims[1].text.startswith("oracle at 2 NFE: ngram_tv ")
 
 
+@pytest.mark.medium
 def test_a_model_for_each_seed_of_training(write_suite: Write, tmp_path: Path) -> None:
     """Each student learns from the teacher of its own seed; an oracle is measured once; one sheet shows them."""
     out = tmp_path / "out"
@@ -152,6 +153,7 @@ def test_a_metric_may_ask_a_case(
     assert (trained, measured) == (["ar"], [REFERENCE, "teacher", "ar"])
 
 
+@pytest.mark.medium
 def test_a_value_of_the_model_stands_in_all_its_rows_and_nowhere_else(write_suite: Write, tmp_path: Path) -> None:
     """Measured once a model; a student that has none, and real samples, leave their cells empty."""
     metric = {"type": "likelihood_bound", "samples": 8, "steps": 4, "evaluations": 2}
@@ -183,6 +185,7 @@ def test_models_of_blocks_are_expected_to_take_longer(write_suite: Write, tmp_pa
     assert (amounts["sample ar"], amounts["sample plain"]) == (2 * 60 * 12, 2 * 60 * 3)
 
 
+@pytest.mark.medium
 def test_a_case_may_start_from_another(write_suite: Write, tmp_path: Path) -> None:
     """A student of another size, from a case that has it; how to repeat it is told with the run it started from."""
     small = {"recipe": "./student.yaml", "teacher": "teacher", "steps": [2]}
@@ -206,6 +209,7 @@ def test_a_case_may_start_from_another(write_suite: Write, tmp_path: Path) -> No
     assert changed.digest != digest, "what a case starts from belongs to it"
 
 
+@pytest.mark.medium
 def test_a_model_is_sampled_once_more_in_another_way(write_suite: Write, tmp_path: Path) -> None:
     cases = [
         {"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]},
@@ -232,6 +236,7 @@ def test_a_model_is_sampled_once_more_in_another_way(write_suite: Write, tmp_pat
     assert "--sampler" in text
 
 
+@pytest.mark.medium
 def test_the_cheapest_steps_are_searched_for_a_trained_model(write_suite: Write, tmp_path: Path) -> None:
     cases = [
         {"name": "teacher", "recipe": "./teacher.yaml", "steps": [2]},
@@ -257,6 +262,7 @@ def test_the_cheapest_steps_are_searched_for_a_trained_model(write_suite: Write,
     assert (folder / grid["file"]).stat().st_mtime_ns == written, "the search is not repeated"
 
 
+@pytest.mark.medium
 def test_where_one_training_fails_the_others_go_on(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -280,6 +286,7 @@ def test_where_one_training_fails_the_others_go_on(
     assert (student.values["ngram_tv"].n, student.trainings) == (1, {})
 
 
+@pytest.mark.medium
 def test_the_console_tells_stages_time_left_and_the_outcome(
     write_suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,6 +338,7 @@ def test_quick_has_a_folder_of_its_own(write_suite: Write, tmp_path: Path, monke
 # ------------------------------------------------------------------- changed
 
 
+@pytest.mark.medium
 def test_a_changed_recipe_is_measured_anew_and_only_that(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -352,6 +360,7 @@ def test_a_changed_recipe_is_measured_anew_and_only_that(
     assert (out / str(old.run)).exists(), "the old run is not touched"
 
 
+@pytest.mark.medium
 def test_other_code_does_everything_anew_unless_it_is_told_not_to(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +395,7 @@ def test_code_is_known_by_its_modules_and_plugins(monkeypatch: pytest.MonkeyPatc
     assert code.plugin_versions([str(plugin), "pytest"])[0] != first[0]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "changes", [{"samples": 50}, {"metrics": [{"type": "ngram_distance", "order": 1}, "exact_nll"]}]
 )
@@ -400,6 +410,7 @@ def test_changed_conditions_measure_all_rows_anew_but_train_nothing(
     assert len(measured) == 18
 
 
+@pytest.mark.medium
 def test_a_row_whose_sheet_is_gone_is_measured_again(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,6 +423,7 @@ def test_a_row_whose_sheet_is_gone_is_measured_again(
     assert (out / "samples" / "oracle-steps2.txt").exists()
 
 
+@pytest.mark.medium
 def test_results_of_another_suite_are_left_alone(write_suite: Write, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_suite(write_suite(), str(out), quick=True)
@@ -424,6 +436,7 @@ def test_results_of_another_suite_are_left_alone(write_suite: Write, tmp_path: P
 # --------------------------------------------------------------- interrupted
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("after", "number"), [(1, signal.SIGINT), (5, signal.SIGTERM), (11, signal.SIGINT)])
 def test_interrupted_sampling_continues_to_the_same_rows(
     finished: Path, write_suite: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int, number: int
@@ -502,6 +515,7 @@ def test_a_case_that_fails_stops_only_those_that_learn_from_it(write_suite: Writ
     assert "Case 'wild' is not complete: " in unescape((tmp_path / "out" / "report.html").read_text())
 
 
+@pytest.mark.medium
 def test_a_failed_case_is_tried_again(write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = write_suite(), tmp_path / "out"
 
@@ -517,6 +531,7 @@ def test_a_failed_case_is_tried_again(write_suite: Write, tmp_path: Path, monkey
     assert load(out).complete
 
 
+@pytest.mark.medium
 def test_a_value_that_is_not_finite_fails_the_case(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -561,6 +576,7 @@ def test_training_time_is_summed_over_sessions(tmp_path: Path) -> None:
     assert train_seconds(run) == 4.5
 
 
+@pytest.mark.medium
 def test_recipes_lie_beside_the_suite_wherever_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "suites").mkdir()
     write_files(tmp_path / "suites", claims=None)
