@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +66,7 @@ def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
 
 
-def run_block(block: nn.Module, *args: Any, recompute: bool) -> Tensor:
+def run_block(block: nn.Module, *args: object, recompute: bool) -> Tensor:
     """Call a block; with `recompute` its activations are not stored, and the backward pass computes them again.
 
     Dropout draws the same numbers the second time, so gradients are those of a plain call.

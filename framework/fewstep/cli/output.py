@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import typer
 
 
-def echo_json(value: Any) -> None:
+def echo_json(value: object) -> None:
     """Print plain data as indented JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def echo_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def echo_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows with the same keys. The first column never wraps."""
     from rich import box
     from rich.console import Console

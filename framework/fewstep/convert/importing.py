@@ -112,7 +112,7 @@ def _layout(request: ImportRequest) -> Layout:
 
 def _settings(
     network: NetworkTensors, checkpoint: Checkpoint, layout: Layout, request: ImportRequest
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The recipe's backbone section: sizes from shapes; heads from rotary frequencies, config.json or --heads."""
     tensors = network.tensors
     blocks = {int(match[1]) for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))}
@@ -171,7 +171,7 @@ def _rotary_base(frequencies: Tensor | None) -> float | None:
 
 
 def _recipe(
-    request: ImportRequest, layout: Layout, settings: dict[str, Any], vocab_size: int, config: Mapping[str, Any]
+    request: ImportRequest, layout: Layout, settings: dict[str, object], vocab_size: int, config: Mapping[str, object]
 ) -> Recipe:
     """The recipe in the file: the layout's process and backbone, over the data of `request.recipe`."""
     if request.recipe is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from fewstep.core.names import did_you_mean
 from fewstep.core.recipe_view import RecipeView
@@ -35,7 +35,7 @@ class Strict(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _suggest_known_keys(cls, raw: Any, handler: ModelWrapValidatorHandler[Strict]) -> Strict:
+    def _suggest_known_keys(cls, raw: object, handler: ModelWrapValidatorHandler[Strict]) -> Strict:
         try:
             return handler(raw)
         except ValidationError as error:
@@ -43,7 +43,7 @@ class Strict(BaseModel):
             raise ValidationError.from_exception_data(error.title, details) from None
 
     @classmethod
-    def _reworded(cls, error: Any) -> InitErrorDetails:
+    def _reworded(cls, error: ErrorDetails) -> InitErrorDetails:
         kind, loc, given, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
         if "text" in context:  # worded by a section below
             message = context["text"]
@@ -103,7 +103,7 @@ class Component:
         key: str,
         *,
         device: str = "cpu",
-        dataset: Any = None,
+        dataset: object = None,
         refuses: Refuses = None,
     ) -> OpenedModel:
         """The model that a setting names (`Annotated[str, Ref("run")]`).

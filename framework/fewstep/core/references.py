@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -24,6 +24,9 @@ Refuses = Callable[[RecipeView], str | None] | None
 """Why a model of a recipe will not do, as a phrase that follows its name ("is no classifier"), or None if it will."""
 ENVIRONMENT = re.compile(r"\$\{env:([^}]*)\}")
 """`${env:NAME}`, which references alone may hold."""
+
+
+S = TypeVar("S", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Ref:
     weights: Literal["ema", "raw"] = "ema"
     weights_key: str | None = None
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(_from_environment, handler(source))
 
 
@@ -65,7 +68,7 @@ def references(section: BaseModel) -> Iterator[Reference]:
         yield Reference(".".join(key), value, ref.kind, ref.role, weights)
 
 
-def replace_references(section: Any, change: Callable[[Reference], str]) -> Any:
+def replace_references(section: S, change: Callable[[Reference], str]) -> S:
     """The section with `change(reference)` in the place of what each reference names."""
     for found in list(references(section)):
         value = change(found)
@@ -113,7 +116,7 @@ class Opener(Protocol):
         """See `Component.open_model`."""
 
 
-def _from_environment(value: Any) -> Any:
+def _from_environment(value: object) -> object:
     """The setting with environment variables in the place of `${env:NAME}`."""
     if not isinstance(value, str):
         return value
@@ -129,13 +132,13 @@ def _walk(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str, Ref, BaseM
         for key, value, ref in _below(getattr(section, name), field.annotation, field.metadata, (name,)):
             if isinstance(value, BaseModel):
                 yield from (((*key, *below), *rest) for below, *rest in _walk(value))  # type: ignore[misc]
-            elif ref is not None:
+            elif ref is not None and isinstance(value, str):
                 yield key, value, ref, section
 
 
 def _below(
-    value: Any, annotation: Any, metadata: Iterable[Any], key: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any, Ref | None]]:
+    value: object, annotation: object, metadata: Iterable[object], key: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], object, Ref | None]]:
     """Sections and marked strings within a value, however its annotation wraps them."""
     annotation, marks = _unwrapped(annotation, metadata)
     if isinstance(value, BaseModel) or (isinstance(value, str) and marks):
@@ -150,7 +153,7 @@ def _below(
             yield from _below(item, inner, marks, (*key, str(index)))
 
 
-def _unwrapped(annotation: Any, metadata: Iterable[Any]) -> tuple[Any, list[Ref]]:
+def _unwrapped(annotation: object, metadata: Iterable[object]) -> tuple[object, list[Ref]]:
     """An annotation without `Annotated` and `| None`, and the marks that were on it."""
     marks = [mark for mark in metadata if isinstance(mark, Ref)]
     while True:

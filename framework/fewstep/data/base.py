@@ -52,7 +52,7 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Any, /) -> Tensor:
+    def __getitem__(self, index: slice | Tensor, /) -> Tensor:
         """Integer rows [B, L]; `[:]` gives all rows, which may be too much for memory."""
 
 
@@ -159,7 +159,7 @@ class Dataset(Component, ABC):
 
     if not TYPE_CHECKING:
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> object:
             if name == "train" and not self.has_data:
                 raise UserError(
                     f"data '{self.config.type}' came with an exported model, without the training data that this needs"
@@ -178,7 +178,7 @@ class Dataset(Component, ABC):
         """Images in [0, 1], float [N, C, H, W], for image data; None otherwise."""
         return None
 
-    def originals(self, rows: Any, *, held_out: bool = False) -> Tensor | None:
+    def originals(self, rows: slice | Tensor, *, held_out: bool = False) -> Tensor | None:
         """Images of training or held-out samples (`rows` as in `train[rows]`) before they became tokens.
 
         They differ from `to_images` only if tokens lose detail.

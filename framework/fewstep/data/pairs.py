@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,7 +50,7 @@ class CouplingStore:
         seed: seed of the draws and of the order.
     """
 
-    def __init__(self, folder: Path, count: int, facts: Mapping[str, Any], seed: int) -> None:
+    def __init__(self, folder: Path, count: int, facts: Mapping[str, object], seed: int) -> None:
         self.folder, self.seed = folder, seed
         self.shard = min(count, SHARD)
         self.shards = -(-count // self.shard)
@@ -142,7 +141,7 @@ def _write(file: Path, pairs: Pairs) -> None:
     _replace(file, lambda part: save_file(tensors, part))
 
 
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+def _replace(file: Path, write: Callable[[Path], object]) -> None:
     """Write a temporary file and move it to its final path."""
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     write(partial)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +102,7 @@ class _Reader(nn.Module):
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, read: Callable[..., Any], *args: Any) -> Any:
+    def forward(self, read: Callable[..., object], *args: object) -> object:
         return read(self.denoiser, *args)
 
 

@@ -50,7 +50,7 @@ def portable(recipe: Recipe, role: str = "student") -> Portable:
     return Portable(strip_absolute_paths(content), networks, files, tuple(Path(name).name for name in code))
 
 
-def strip_absolute_paths(value: Any) -> Any:
+def strip_absolute_paths(value: object) -> Any:
     """Absolute paths cut to `runs/NAME/RUN`, or to the last name: the folders above say who trained it and where."""
     if isinstance(value, dict):
         return {name: strip_absolute_paths(below) for name, below in value.items()}

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors.torch import save_file
@@ -182,7 +182,7 @@ def _rounded(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {n: w.to(dtype, copy=True) if w.is_floating_point() else w.clone() for n, w in state.items()}
 
 
-def _evaluations(model: TrainedModel) -> tuple[dict[str, Any], ...]:
+def _evaluations(model: TrainedModel) -> tuple[dict[str, object], ...]:
     """What was measured of these very weights."""
     file = model.run.evaluate / f"step-{model.step:08d}.json"
     if model.recipe.evaluate.weights != model.weights or not file.is_file():
@@ -190,7 +190,7 @@ def _evaluations(model: TrainedModel) -> tuple[dict[str, Any], ...]:
     return tuple(strip_absolute_paths(json.loads(file.read_text(encoding="utf-8"))))
 
 
-def _environment(model: TrainedModel) -> dict[str, Any]:
+def _environment(model: TrainedModel) -> dict[str, object]:
     """Of the training, as its record tells; its command would tell places."""
     file = model.run.environment
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -183,7 +183,7 @@ class Objective(Component, ABC):
     def after_step(self, phase: Phase, ctx: StepContext) -> None:
         """Called after each optimiser step (teacher refresh, rounds)."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """State that a resumed run needs (round counters); tensors, numbers, strings, lists and dicts."""
         return {}
 

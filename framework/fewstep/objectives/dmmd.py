@@ -138,7 +138,9 @@ class DMMD(Objective):
 
     @staticmethod
     @torch.no_grad()
-    def _measures(phase: Phase, student: Prediction, teacher: Prediction, auxiliary: Prediction) -> dict[str, Any]:
+    def _measures(
+        phase: Phase, student: Prediction, teacher: Prediction, auxiliary: Prediction
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean entropy of the student's output, mean |log auxiliary - log teacher| (auxiliary's turn)."""
         found = {}
         if "student" in phase.train:

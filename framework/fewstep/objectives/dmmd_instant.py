@@ -131,7 +131,7 @@ class DMMDInstant(Objective):
         known = 1 - c.beta**self.gradients_seen
         return {name: g / ((self.mean_square[name] / known).sqrt() + c.eps) for name, g in gradient.items()}
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"gradients_seen": self.gradients_seen, "mean_square": self.mean_square}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -97,7 +97,7 @@ class Rectified(Objective):
         unlike = z_t != x
         return LossOutput(ctx.mean(nll), {"nll_noised": ((nll.detach() * unlike).sum(), unlike.sum())})
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"position": self.store.position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

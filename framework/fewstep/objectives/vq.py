@@ -121,7 +121,7 @@ class Vq(Objective):
         codes = student.backbone.codebook.detach()
         self.restarts = self.codebook.update(codes, vectors, chosen, ctx.generators["sample"])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"counts": self.codebook.counts, "sums": self.codebook.sums, "restarts": self.restarts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -151,7 +151,7 @@ def check_recipe(recipe: Recipe) -> list[tuple[str, str]]:
     return [complaint for check in CHECKS for complaint in check(recipe)]
 
 
-def component_configs(value: Any, key: Key = ()) -> Iterator[tuple[Key, ComponentConfig]]:
+def component_configs(value: object, key: Key = ()) -> Iterator[tuple[Key, ComponentConfig]]:
     """Every component config within a section, at any depth, with its key."""
     if isinstance(value, ComponentConfig):
         yield key, value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -58,7 +58,7 @@ def load_recipe(source: str | Path, sets: Sequence[str] = (), *, teacher: str | 
     return LoadedRecipe(_validate_recipe(root), path, read_text(path, name))
 
 
-def parse_recipe(recipe: str | Mapping[str, Any], *, source: str = "recipe") -> Recipe:
+def parse_recipe(recipe: str | Mapping[str, object], *, source: str = "recipe") -> Recipe:
     """Check a recipe that is no file: YAML text (a checkpoint's metadata) or plain data.
 
     Raises:
@@ -82,7 +82,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def with_sampler(
-    recipe: Recipe, sampler: str | None = None, settings: Mapping[str, Any] | None = None, *, steps: Sequence[int]
+    recipe: Recipe, sampler: str | None = None, settings: Mapping[str, object] | None = None, *, steps: Sequence[int]
 ) -> Recipe:
     """The recipe with another sampler, or with other settings of its sampler, checked like a recipe.
 

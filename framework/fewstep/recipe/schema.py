@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
 
-
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> dict[str, object]:
     """Schema of recipe files, which may be incomplete.
 
     A file with `extends` may leave out any key. Only a file without it has required keys, and only at the top level;
@@ -26,7 +24,7 @@ def recipe_schema() -> dict[str, Any]:
     }
 
 
-def _drop_required(schema: Any) -> None:
+def _drop_required(schema: object) -> None:
     """Make every key of every object optional."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":

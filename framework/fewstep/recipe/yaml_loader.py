@@ -45,14 +45,14 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes every string that this loader, or a YAML 1.1 reader, would read as another type."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
     def represent_line_breaks(self, text: str) -> yaml.Node:
         # Unquoted, NEL and the Unicode separators would be read back as plain line breaks.
         return self.represent_scalar(_TAG + "str", text, style='"' if set(text) & set("\x85\u2028\u2029") else None)
 
-    def represent_short_list(self, items: list[Any]) -> yaml.Node:
+    def represent_short_list(self, items: list[object]) -> yaml.Node:
         nested = any(isinstance(item, list | dict) for item in items)
         return self.represent_sequence(_TAG + "seq", items, flow_style=not nested)
 
@@ -107,7 +107,7 @@ class Node:
         return Problem(self.source, self.line, key, message)
 
 
-def to_node(value: Any, source: str, line: int | None = None) -> Node:
+def to_node(value: object, source: str, line: int | None = None) -> Node:
     """Plain data as nodes that all have this source and line."""
     if isinstance(value, Mapping):
         return Node({key: to_node(item, source, line) for key, item in value.items()}, source, line)
@@ -198,7 +198,7 @@ def load_value(text: str, source: str, *, line: int | None = None, key: Key = ()
     return node
 
 
-def dump_yaml(value: Any) -> str:
+def dump_yaml(value: object) -> str:
     """Plain data as YAML; `load_value` restores equal data."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text

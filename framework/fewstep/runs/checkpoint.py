@@ -23,7 +23,7 @@ _TENSOR = "__tensor__"
 EXPORT_FORMAT = "fewstep/1"
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], *, keep_last: int) -> Path:
+def save_checkpoint(folder: Path, step: int, state: dict[str, object], *, keep_last: int) -> Path:
     """Write `state` as the checkpoint of `step`, then delete all but the newest `keep_last`.
 
     The new folder appears under its name only when it is complete and on disk.
@@ -81,7 +81,7 @@ def load_checkpoint(path: Path, only: str = "") -> dict[str, Any]:
         ) from None
 
 
-def _split(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+def _split(node: object, path: str, tensors: dict[str, Tensor]) -> object:
     """Move tensors out of a tree, leaving their names in place."""
     if isinstance(node, Tensor):
         tensors[path] = node.detach().to("cpu", copy=True).contiguous()
@@ -94,7 +94,7 @@ def _split(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     return node
 
 
-def _join(node: Any, file: Any) -> Any:
+def _join(node: object, file: Any) -> Any:
     if isinstance(node, dict):
         if _TENSOR in node:
             return file.get_tensor(node[_TENSOR])
@@ -104,11 +104,11 @@ def _join(node: Any, file: Any) -> Any:
     return node
 
 
-def _key(key: Any) -> str:
+def _key(key: object) -> str:
     return f"#{key}" if isinstance(key, int) else str(key)
 
 
-def _unkey(key: str) -> Any:
+def _unkey(key: str) -> object:
     return int(key[1:]) if key.startswith("#") else key
 
 

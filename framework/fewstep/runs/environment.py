@@ -7,12 +7,23 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 _VERSIONS = ("torch", "torchvision", "xformers", "numpy", "pydantic", "safetensors")
 
 
-def describe_environment() -> dict[str, Any]:
+class Environment(TypedDict):
+    """Where something was computed."""
+
+    versions: dict[str, str]
+    plugins: list[str]
+    commit: str | None
+    hardware: str
+    threads: int
+    system: str
+
+
+def describe_environment() -> Environment:
     """Versions, hardware, plugins and commit, as far as they can be known."""
     import torch
 

@@ -113,7 +113,7 @@ class Exported:
             UserError: it names a component that is not here.
         """
         text = self.contents[1]["recipe"]
-        content: dict[str, Any] = load_mapping(text, str(self.path / WEIGHTS)).plain()
+        content = load_mapping(text, str(self.path / WEIGHTS)).plain()
         if any(str(name).endswith(".py") for name in content.get("plugins") or ()):
             raise UserError(f"'{self.path}' names a Python file as a plugin; exported models carry no code")
         for key, name in self.config.beside.items():

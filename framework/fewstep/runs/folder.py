@@ -70,12 +70,12 @@ class RunDir:
         return found[-1] if found else None
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, object]:
         """`state` (running, stopped, finished, failed), `step` and `steps`."""
         status: dict[str, Any] = json.loads(self._status.read_text()) if self._status.exists() else {"state": "new"}
         return status
 
-    def set_status(self, state: str, **details: Any) -> None:
+    def set_status(self, state: str, **details: object) -> None:
         """Replace the status in one move."""
         partial = self._status.with_suffix(".partial")
         partial.write_text(json.dumps({"state": state, **details}) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from fewstep.core.errors import OperationError, UserError
 
@@ -27,7 +27,7 @@ def fetch(repo: str, revision: str | None = None, *, patterns: Sequence[str] | N
         return Path(hub.snapshot_download(repo_id=repo, revision=revision, allow_patterns=patterns))
 
 
-def hub_package() -> Any:
+def hub_package() -> ModuleType:
     """The optional package huggingface_hub.
 
     Raises:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +39,7 @@ def animated_count(dataset: Dataset, count: int) -> int:
     return min(count, IMAGES if dataset.spec.grid else TEXTS)
 
 
-def record_frames(draw: Callable[[OnStep], Any], start: Tensor | None) -> list[Frame]:
+def record_frames(draw: Callable[[OnStep], object], start: Tensor | None) -> list[Frame]:
     """The state after each step of `draw`, preceded by the noise that it starts from, if that is known."""
     frames = [] if start is None else [Frame(1.0, start.cpu())]
 

@@ -15,7 +15,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -58,7 +58,7 @@ class JobFolder:
         count: N, the number of samples.
     """
 
-    def __init__(self, path: Path, job: dict[str, Any], count: int) -> None:
+    def __init__(self, path: Path, job: Mapping[str, object], count: int) -> None:
         self.path, self.count = path, count
         self.job: dict[str, Any] = json.loads(json.dumps(job))  # in the form in which it is read back
         self._unfinished = path / _UNFINISHED
@@ -99,7 +99,7 @@ class JobFolder:
         names = summary.get("files", [])
         return bool(names) and all((self.path / name).exists() for name in names) and not self._differences(summary)
 
-    def _start(self, content: dict[str, Any]) -> None:
+    def _start(self, content: dict[str, object]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         with staging_folder(self.path) as folder:
             _write(folder / _JOB, json.dumps(content, indent=2) + "\n")
@@ -126,7 +126,7 @@ class JobFolder:
                 f"continue it with --resume, or delete '{self._unfinished}' to start anew"
             )
 
-    def _differences(self, other: dict[str, Any]) -> list[str]:
+    def _differences(self, other: dict[str, object]) -> list[str]:
         """Differences to another job, as readable phrases."""
         ours, theirs = _flat(self.job), _flat({key: other.get(key) for key in self.job})
         keys = [key for key in {**ours, **theirs} if key not in NOT_COMPARED and ours.get(key) != theirs.get(key)]
@@ -163,7 +163,7 @@ class JobFolder:
 
     # ---------------------------------------------------------------- end
 
-    def join(self, write: Callable[[Path, Batch], dict[str, Any]]) -> bool:
+    def join(self, write: Callable[[Path, Batch], dict[str, object]]) -> bool:
         """Join all batches into the finished folder; False if batches are missing.
 
         Args:
@@ -182,7 +182,7 @@ class JobFolder:
         self.sweep()
         return True
 
-    def _publish(self, folder: Path, summary: dict[str, Any]) -> None:
+    def _publish(self, folder: Path, summary: dict[str, object]) -> None:
         """Move all files of `folder` here, replacing those of an earlier job; `summary` goes into `sample.json`."""
         files = [file for file in folder.rglob("*") if file.is_file() and file.name != _OWNER]
         names = sorted(file.relative_to(folder).as_posix() for file in files)
@@ -246,7 +246,7 @@ def staging_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+def _flat(tree: dict[str, object], above: str = "") -> dict[str, object]:
     """Values by dotted key; lists are values."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -254,7 +254,7 @@ def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
 

@@ -61,7 +61,7 @@ class Job:
     sample_templates: Tensor | None
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """All settings that the samples depend on, as plain data."""
         r, model, rows = self.request, self.model, self.templates
         return {
@@ -193,7 +193,7 @@ def _chunks(numbers: range, size: int) -> Iterator[range]:
         yield numbers[first : first + size]
 
 
-def _finish(folder: Path, batch: Batch, job: Job) -> dict[str, Any]:
+def _finish(folder: Path, batch: Batch, job: Job) -> dict[str, object]:
     """Write the files of all samples; returns facts for `sample.json`."""
     write_samples(folder, batch.tokens, job.labels, job.model.dataset)
     return {

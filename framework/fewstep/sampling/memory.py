@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,7 +25,7 @@ MAX_BATCH = {"cpu": 64, "cuda": 1024}
 """Limits of a batch: larger ones are hardly faster, and an interruption would lose more."""
 
 
-def fitting_batch(denoiser: Denoiser, draw: Callable[[range], Any], count: int) -> int:
+def fitting_batch(denoiser: Denoiser, draw: Callable[[range], object], count: int) -> int:
     """The number of samples that fit into memory together.
 
     Args:
@@ -50,7 +49,13 @@ class LiveMemory(TorchDispatchMode):
         self.peak = self._live = 0
         self._storages: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):

@@ -5,8 +5,6 @@ Shapes: B batch, L tokens, S input states, V output vocabulary, D width.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -66,7 +64,9 @@ def _build(config: Raw, tokens: TokenSpace) -> Backbone:
     """The backbone; one that needs a context gets the same one for all samples, unless it is called with one."""
     model = BACKBONES.build(config, tokens=tokens)
 
-    def give_context(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def give_context(
+        _: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[Tensor, ...], dict[str, object]]:
         places = torch.arange(args[0].shape[1]) % tokens.length
         context = (places * 3 % tokens.vocab_size).expand(args[0].shape[:2])
         return args, {"context": context, **kwargs}

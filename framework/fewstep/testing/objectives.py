@@ -60,7 +60,7 @@ def _processes(config: Raw) -> list[str]:
     return accepted
 
 
-def _recipe(objective: Any, process: str, steps: int, teacher: Path | None) -> Recipe:
+def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None) -> Recipe:
     parsed = OBJECTIVES.parse(objective)
     kind = OBJECTIVES.get(parsed.type).cls
     roles, sampler = kind.roles, kind.sampler or "ancestral"
@@ -179,19 +179,22 @@ def _check_resume(recipe: Recipe, root: Path) -> None:
         _assert_equal(fresh.roles[name].state_dict(), straight.roles[name].state_dict(), f"frozen role {name}")
 
 
-def _metrics(run: RunDir) -> list[dict[str, Any]]:
+def _metrics(run: RunDir) -> list[dict[str, object]]:
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in VOLATILE} for row in rows]
 
 
-def _assert_equal(a: Any, b: Any, path: str) -> None:
+def _assert_equal(a: object, b: object, path: str) -> None:
     if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor), f"{path}: {a!r} against {b!r}"
         assert torch.equal(a, b), f"{path} differs"
     elif isinstance(a, dict):
+        assert isinstance(b, dict), f"{path}: {a!r} against {b!r}"
         assert a.keys() == b.keys(), f"{path}: {a.keys()} against {b.keys()}"
         for key in a:
             _assert_equal(a[key], b[key], f"{path}/{key}")
     elif isinstance(a, (list, tuple)):
+        assert isinstance(b, (list, tuple)), f"{path}: {a!r} against {b!r}"
         assert len(a) == len(b), f"{path}: lengths differ"
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             _assert_equal(x, y, f"{path}/{i}")

@@ -28,7 +28,7 @@ class Ema:
         present = [p.detach() for _, p in module.named_parameters()]
         torch._foreach_lerp_(list(self.weights.values()), present, 1 - decay)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"updates": self.updates, "weights": dict(self.weights)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

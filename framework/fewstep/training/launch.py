@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fewstep.core.errors import FewstepError, UserError
 from fewstep.core.references import Reference, replace_references
@@ -138,7 +137,7 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
         shutil.copy(plugin, run.plugins / plugin.name)
 
 
-def _without_places(recipe: Recipe) -> dict[str, Any]:
+def _without_places(recipe: Recipe) -> dict[str, object]:
     """The recipe as plain data without the places that it refers to, which may have moved since."""
     return replace_references(recipe, lambda named: "").model_dump(mode="json")
 
@@ -177,7 +176,7 @@ def _resumed(recipe: Recipe, resume: str, run_dir: str | None) -> RunDir | None:
     return unfinished[-1] if unfinished else None
 
 
-def _differences(a: Any, b: Any, path: str = "") -> list[str]:
+def _differences(a: object, b: object, path: str = "") -> list[str]:
     """Dotted keys whose values differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         keys = sorted(a.keys() | b.keys())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,7 +107,7 @@ class _Origin:
             raise UserError(f"data: {self.words} was trained with other labels; use its data section")
 
 
-def _differing(theirs: ComponentConfig, ours: ComponentConfig) -> list[tuple[str, Any, Any]]:
+def _differing(theirs: ComponentConfig, ours: ComponentConfig) -> list[tuple[str, object, object]]:
     """Keys that decide what weights mean and whose values differ, with both values."""
     a, b = theirs.model_dump(), ours.model_dump()
     return [(key, a.get(key), b.get(key)) for key in sorted((a.keys() | b.keys()) - _FREE) if a.get(key) != b.get(key)]

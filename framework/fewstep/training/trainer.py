@@ -292,12 +292,12 @@ class Trainer:
         self.sums.clear()
         return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
 
-    def _status(self, state: str, **details: Any) -> None:
+    def _status(self, state: str, **details: object) -> None:
         self.run.set_status(state, step=self.ctx.step, steps=self.recipe.train.steps, **details)
 
     # --------------------------------------------------------------- state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Everything that the next step depends on."""
         return {
             "step": self.ctx.step,
@@ -356,7 +356,7 @@ class Trainer:
             return
         previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-        def ask(number: int, frame: Any) -> None:
+        def ask(number: int, frame: object) -> None:
             self._stop.set()
             signal.signal(number, previous[signal.Signals(number)])
 

@@ -6,11 +6,16 @@ import math
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import Results
 from fewstep.bench.suites.suite import REFERENCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette without its yellow, then darker ones of Tol's; shapes and dashes tell lines apart where
 # colours do not. Their numbers have no common divisor, so that a pair comes again only after 156 cases.
@@ -74,8 +79,8 @@ def _root(results: Results, name: str) -> str:
     return "" if alone else name
 
 
-def begin(height: float, *, columns: Iterable[float] = (1,), width: float = 8.0) -> tuple[Any, Any]:
-    """An empty picture of so many inches, and its axes: one, or a list where `columns` gives several widths."""
+def begin(height: float, *, columns: Iterable[float] = (1,), width: float = 8.0) -> tuple[Figure, list[Axes]]:
+    """An empty picture, width by height in inches, and its axes, one for each relative width of `columns`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -83,10 +88,10 @@ def begin(height: float, *, columns: Iterable[float] = (1,), width: float = 8.0)
     FigureCanvasAgg(figure)
     ratios = list(columns)
     axes = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
-    return figure, axes[0] if len(ratios) == 1 else list(axes)
+    return figure, list(axes)
 
 
-def dress(figure: Any, axes: Any, value_axis: Any, results: Results) -> Any:
+def dress(figure: Figure, axes: Axes, value_axis: Axis, results: Results) -> Figure:
     """Axis of the headline value, title, grid and legend; the picture itself.
 
     Args:
@@ -109,7 +114,7 @@ def dress(figure: Any, axes: Any, value_axis: Any, results: Results) -> Any:
     return figure
 
 
-def save(figure: Any, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     """Write a picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
@@ -125,7 +130,7 @@ def _means(results: Results, name: str) -> list[float]:
     return [s.values[name].mean for s in results.summary if name in s.values]
 
 
-def _scale_values(axes: Any, axis: Any, means: list[float]) -> None:
+def _scale_values(axes: Axes, axis: Axis, means: list[float]) -> None:
     """A logarithmic axis with plain numbers at its ticks, where values span that much."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -138,7 +143,7 @@ def _scale_values(axes: Any, axis: Any, means: list[float]) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def _legend(figure: Any, axes: Any) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     """Below the axes if it is short, else in a column to their right; the picture grows by what it takes."""
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: labels[i] == REAL)

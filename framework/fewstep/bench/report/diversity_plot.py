@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fewstep.bench.report.canvas import GREY, Style, begin, dress, save, styles
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import Estimate, Results
 from fewstep.bench.suites.suite import REFERENCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _ANNOTATED = 4
 """Cases up to which every point has its NFE beside it; of more the labels would cover each other."""
@@ -24,7 +28,7 @@ def draw_diversity_plot(results: Results, path: Path) -> Path:
     return save(diversity_figure(results), path)
 
 
-def diversity_figure(results: Results) -> Any:
+def diversity_figure(results: Results) -> Figure:
     """One line a case through its NFEs, whose dots grow with NFE.
 
     Where a few points far off leave no room to the others, a second panel enlarges the stretch with most of them.
@@ -38,7 +42,6 @@ def diversity_figure(results: Results) -> Any:
         xs.append(values[results.diversity].mean)
     stretch = crowded(xs)
     figure, panels = begin(5.4, columns=(1, 2) if stretch else (1,))
-    panels = panels if stretch else [panels]
     for axes in panels:
         for name, look in looks.items():
             _line(axes, results, name, look, annotate=len(looks) <= _ANNOTATED)
@@ -71,7 +74,7 @@ def _points(results: Results, name: str) -> list[tuple[float, float, float]]:
     return sorted(points, key=lambda point: point[2])
 
 
-def _line(axes: Any, results: Results, name: str, look: Style, *, annotate: bool) -> None:
+def _line(axes: Axes, results: Results, name: str, look: Style, *, annotate: bool) -> None:
     """A case's points, each with its NFE beside it or as its size."""
     points = _points(results, name)
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
@@ -85,7 +88,7 @@ def _line(axes: Any, results: Results, name: str, look: Style, *, annotate: bool
     axes.plot([], [], linewidth=1.2, markersize=7, **look.line)
 
 
-def _enlarge(panels: list[Any], stretch: tuple[float, float]) -> None:
+def _enlarge(panels: list[Axes], stretch: tuple[float, float]) -> None:
     """The second panel shows a stretch of the first, which marks it."""
     room = 0.06 * (stretch[1] - stretch[0])
     low, high = stretch[0] - room, stretch[1] + room

@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fewstep.bench.report.canvas import DASHES, GREY, Style, begin, dress, save, styles
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import FrontierPoint, Results
 from fewstep.bench.suites.suite import REFERENCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import PathPatch
 
 _ANNOTATED = 4
 """Curves up to which every point has its value beside it; of more only the ends have."""
@@ -39,11 +44,11 @@ def draw_frontier_plot(results: Results, path: Path) -> Path:
     return save(frontier_figure(results), path)
 
 
-def frontier_figure(results: Results) -> Any:
+def frontier_figure(results: Results) -> Figure:
     """One curve a case and setting through the values of it, in a band of a standard error in both directions."""
     looks, curves = styles(results), _curves(results)
     settings = list(dict.fromkeys(key for _, key in curves))
-    figure, axes = begin(5.6)
+    figure, (axes,) = begin(5.6)
     for (name, key), points in curves.items():
         words = f"{looks[name].label}, {points[0].nfe:g} NFE" + (f", {key}" if len(settings) > 1 else "")
         look = looks[name]._replace(label=words, linestyle=DASHES[settings.index(key) % len(DASHES)])
@@ -69,14 +74,14 @@ def _curves(results: Results) -> dict[tuple[str, str], list[FrontierPoint]]:
     return {curve: sorted(points, key=lambda point: [*point.sweep.values()]) for curve, points in found.items()}
 
 
-def _curve(axes: Any, points: Sequence[Point], look: Style, *, annotate: bool) -> None:
+def _curve(axes: Axes, points: Sequence[Point], look: Style, *, annotate: bool) -> None:
     """A curve, its band, and the values beside its points."""
     axes.add_patch(_patch(band(points), look.color))
     axes.plot([point.x for point in points], [point.y for point in points], linewidth=1.6, markersize=6.5, **look.line)
     for index, point in enumerate(points):
         if annotate or index in (0, len(points) - 1):
-            place = {"xytext": (5, 5), "textcoords": "offset points", "fontsize": 8, "color": look.color}
-            axes.annotate(f"{point.value:g}", (point.x, point.y), **place)
+            text, place = f"{point.value:g}", (point.x, point.y)
+            axes.annotate(text, place, (5, 5), textcoords="offset points", fontsize=8, color=look.color)
 
 
 def _point(results: Results, point: FrontierPoint) -> Point:
@@ -103,7 +108,7 @@ def band(points: Sequence[Point]) -> list[list[Corner]]:
     return found
 
 
-def _patch(polygons: Sequence[Sequence[Corner]], color: str) -> Any:
+def _patch(polygons: Sequence[Sequence[Corner]], color: str) -> PathPatch:
     """All polygons as one, so that it is no darker where they overlap."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fewstep.bench.report.tables import ARROWS, REAL, Grid, budget, commits, ordered, titled
 from fewstep.bench.results.results import Results, Summary, digest_of, results_file
@@ -56,7 +55,7 @@ class Leaderboard:
         case = results.case(summary.case)
         return [*about, "" if summary.nfe is None else str(summary.nfe), *values, budget(case) if case else ""]
 
-    def plain(self) -> list[dict[str, Any]]:
+    def plain(self) -> list[dict[str, object]]:
         """The ranking as plain data."""
         return [
             {

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fewstep.bench.report.canvas import COLOURS, GREY, MARKERS, Style, begin, dress, save, styles, wrapped
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import Estimate, Results
 from fewstep.bench.suites.suite import REFERENCE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MOST_LINES = 16
 """More cases than these are rows of dots."""
@@ -28,7 +32,7 @@ def draw_plot(results: Results, path: Path) -> Path:
     return save(quality_figure(results), path)
 
 
-def quality_figure(results: Results) -> Any:
+def quality_figure(results: Results) -> Figure:
     """The headline value against NFE: one line a case in a band of a standard error, and the level of real samples.
 
     More cases than lines that can be told apart are rows of dots, one for each NFE.
@@ -36,7 +40,7 @@ def quality_figure(results: Results) -> Any:
     looks = styles(results)
     many = len(looks) > _MOST_LINES
     rows = sum(1 + wrapped(look.label, _ROW_WRAP).count("\n") for look in looks.values())
-    figure, axes = begin(1.9 + 0.2 * rows + 0.08 * len(looks) if many else 5)
+    figure, (axes,) = begin(1.9 + 0.2 * rows + 0.08 * len(looks) if many else 5)
     real = results.find(REFERENCE, None)
     if many:
         _dots(axes, results, looks)
@@ -51,7 +55,7 @@ def quality_figure(results: Results) -> Any:
     return dress(figure, axes, axes.xaxis if many else axes.yaxis, results)
 
 
-def _line(axes: Any, results: Results, name: str, look: Style, *, aside: float) -> None:
+def _line(axes: Axes, results: Results, name: str, look: Style, *, aside: float) -> None:
     """A case's line and band, so many doublings to the right; a single point has bars in the place of a band."""
     points = sorted(((s.nfe or 0, s.values[results.headline]) for s in results.summary if s.case == name), key=_nfe)
     counts, means = [nfe * 2**aside for nfe, _ in points], [value.mean for _, value in points]
@@ -70,7 +74,7 @@ def _nfe(point: tuple[float, Estimate]) -> float:
     return point[0]
 
 
-def _dots(axes: Any, results: Results, looks: dict[str, Style]) -> None:
+def _dots(axes: Axes, results: Results, looks: dict[str, Style]) -> None:
     """A row for each case, from the top down, with a dot for each NFE; dots are alike from one power of 2 to the next.
 
     (A sampler that asks for part of a batch has an NFE of its own, and there are not so many colours.)
@@ -94,7 +98,7 @@ def _dots(axes: Any, results: Results, looks: dict[str, Style]) -> None:
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _nfe_axis(axes: Any, results: Results, *, spread: bool) -> None:
+def _nfe_axis(axes: Axes, results: Results, *, spread: bool) -> None:
     """The horizontal axis of lines."""
     from matplotlib.ticker import NullLocator
 

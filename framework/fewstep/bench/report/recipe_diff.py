@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from fewstep.bench.report.tables import Grid
 from fewstep.bench.results.results import CaseResult, Results
@@ -27,7 +26,7 @@ def recipe_diff(base: CaseResult, case: CaseResult) -> Grid:
     return Grid(["key", base.name, case.name], rows, text_columns=3)
 
 
-def _flat(value: Any, path: str = "") -> dict[str, str]:
+def _flat(value: object, path: str = "") -> dict[str, str]:
     """Dotted keys and their values as text."""
     if isinstance(value, dict) and value:
         inner = [_flat(below, f"{path}.{key}" if path else key) for key, below in value.items()]

@@ -20,7 +20,7 @@ Verdict = Literal["better", "level", "worse"]
 """Outcome of a comparison: better or worse by more than two standard errors of the difference, else level."""
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """SHA-256 of plain data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
@@ -220,7 +220,7 @@ class Results(Strict):
         partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.replace(partial, path)
 
-    def without_times(self) -> dict[str, Any]:
+    def without_times(self) -> dict[str, object]:
         """Plain data without times, speeds, dates and the command, so that two runs of a suite compare equal."""
         from fewstep.training.loggers import VOLATILE
 

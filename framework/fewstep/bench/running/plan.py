@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fewstep.bench.results.results import digest_of, model_id
 from fewstep.bench.running.code import plugin_versions
@@ -110,7 +110,7 @@ class Plan:
         named = {found.value for metric in self.suite.metrics for found in references(metric)}
         return {case.name: case for case in reversed(self.cases) if case.name in named}
 
-    def metrics(self, *, by: Literal["run", "digest"]) -> list[dict[str, Any]]:
+    def metrics(self, *, by: Literal["run", "digest"]) -> list[dict[str, object]]:
         """The suite's metrics as plain data; a reference stands as its run, or as the digest of what it holds.
 
         Digests of references from outside are made of their files at each call, for nothing else tells that weights

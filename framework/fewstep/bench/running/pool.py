@@ -45,7 +45,7 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         for member in self.members:
             member.process.kill()
             member.process.join()
@@ -164,7 +164,9 @@ def _submit_ready(session: Session, pool: Pool, waiting: list[Task]) -> None:
             pool.submit(task, slots)
 
 
-def _deliver(session: Session, task: Task, method: str, arguments: tuple[Any, ...], *, stopping: bool = False) -> None:
+def _deliver(
+    session: Session, task: Task, method: str, arguments: tuple[object, ...], *, stopping: bool = False
+) -> None:
     """Call the session's method that a message names. While stopping, the end of a process is no failure."""
     if method == "end" and stopping:
         arguments = (None,)

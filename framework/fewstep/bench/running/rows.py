@@ -21,6 +21,7 @@ from fewstep.bench.suites.suite import REFERENCE
 from fewstep.bench.suites.sweep import sweep_text
 from fewstep.core.errors import OperationError
 from fewstep.core.references import replace_references
+from fewstep.core.registry import Raw
 from fewstep.data.base import Dataset
 from fewstep.data.synthetic.source import Source
 from fewstep.denoisers.base import Denoiser
@@ -94,13 +95,13 @@ def plan_slots(plan: Plan) -> list[Slot]:
     return slots
 
 
-def _real_slot(plan: Plan, seed: int, common: dict[str, Any]) -> Slot:
+def _real_slot(plan: Plan, seed: int, common: dict[str, object]) -> Slot:
     """A row of real samples."""
     facts = {"case": REFERENCE, "digest": plan.dataset.fingerprint, "steps": None, "seed": seed, "sampler": None}
     return Slot(REFERENCE, None, None, seed, digest_of(facts | common))
 
 
-def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, Any]:
+def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, object]:
     """A case's sampler as plain data; the file of searched steps by its place in the suite's folder."""
     settings: dict[str, Any] = case.recipe.sampler.model_dump(mode="json")
     if case.spec.grid_search:
@@ -108,7 +109,7 @@ def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, Any]:
     return settings
 
 
-def open_case(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ()) -> Model:
+def open_case(case: PreparedCase, dataset: Dataset, metrics: Sequence[Raw] = ()) -> Model:
     """The trained network of a case, or its source's oracle, with the recipe's sampler.
 
     Those of `metrics` that judge models are measured.
@@ -130,7 +131,7 @@ def open_case(case: PreparedCase, dataset: Dataset, metrics: Sequence[Any] = ())
     return Model(guided, sampler, section.batch_size, section.precision, parameters, judged)
 
 
-def _with_searched_steps(case: PreparedCase) -> Any:
+def _with_searched_steps(case: PreparedCase) -> dict[str, object]:
     """The case's sampler with the steps that cost its model least, which are searched once."""
     file, steps = _grid_file(case), case.spec.steps
     if not (file.exists() and set(steps) <= read_grid_file(file).walks.keys()):

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from fewstep.bench.report.compare import check_comparable, compare_results
 from fewstep.bench.report.outputs import announce, write_outputs
@@ -117,7 +116,7 @@ def _code(folder: Path) -> str | None:
     return Results.load(file).suite.code if file.exists() else code_digest()
 
 
-def _setup(jobs: int) -> dict[str, Any] | None:
+def _setup(jobs: int) -> dict[str, int] | None:
     """Numbers of processes and threads; None for this process and its own threads."""
     import torch
 
@@ -157,7 +156,7 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, interrupt)

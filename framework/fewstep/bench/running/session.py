@@ -36,12 +36,12 @@ class Session:
     """
 
     def __init__(
-        self, plan: Plan, command: str, say: Callable[[str], None], setup: dict[str, Any] | None = None
+        self, plan: Plan, command: str, say: Callable[[str], None], setup: dict[str, int] | None = None
     ) -> None:
         self.plan, self.suite, self.command, self.say = plan, plan.suite, command, say
         self.file = plan.folder / "results.json"
-        self.environment = {**describe_environment(), **(setup or {})}
-        self.parallel = 1 if setup is None else int(setup["jobs"])
+        self.environment: dict[str, Any] = {**describe_environment(), **(setup or {})}
+        self.parallel = 1 if setup is None else setup["jobs"]
         self.slots = plan_slots(plan)
         self.rows: dict[str, Row] = {}
         self.cases: dict[str, CaseResult] = {}

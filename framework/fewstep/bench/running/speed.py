@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def train_tokens_per_second(lines: Sequence[dict[str, Any]], tokens: int) -> float | None:
+def train_tokens_per_second(lines: Sequence[Mapping[str, float]], tokens: int) -> float | None:
     """Tokens that a training took per second, by the median over the stretches between two lines of its log.
 
     The stretch up to a session's first line, in which kernels are chosen and memory is had, is left out.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
@@ -32,7 +32,7 @@ SPEED = {"tokens_per_second": "higher", "peak_memory_mb": "lower"}
 Expectation = Literal["better", "not_worse"]
 
 
-def _non_empty(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _non_empty(values: tuple[object, ...]) -> tuple[object, ...]:
     # pydantic's own `min_length` would also complain about a list whose only item is wrong.
     if not values:
         raise ValueError("at least one is needed")

@@ -61,7 +61,7 @@ class ImageTokenizer:
             parts.append(made.clamp(0, 1).float())
         return torch.cat(parts)
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> dict[str, object]:
         """Settings and sizes, as plain data."""
         tokens = self.backbone.tokens
         return {

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -120,7 +120,7 @@ class VqTokens(Dataset):
     def to_images(self, samples: Tensor) -> Tensor:
         return self.tokenizer.decode(samples)
 
-    def originals(self, rows: Any, *, held_out: bool = False) -> Tensor | None:
+    def originals(self, rows: slice | Tensor, *, held_out: bool = False) -> Tensor | None:
         if not self.has_data:
             return super().originals(rows, held_out=held_out)
         return self.images.originals(rows, held_out=held_out)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ def _load(path: Path) -> dict[str, list[Tensor]]:
     return parts
 
 
-def _piece(piece: Any, place: str) -> Tensor:
+def _piece(piece: object, place: str) -> Tensor:
     """One piece, LongTensor [T, 4].
 
     Raises:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
@@ -191,7 +191,7 @@ def _split(row: list[int], end: int) -> list[list[int]]:
     return parts
 
 
-def _settings(config: Corpus.Config) -> dict[str, Any]:
+def _settings(config: Corpus.Config) -> dict[str, object]:
     """All settings that the shards depend on, besides the text."""
     settings = config.model_dump(mode="json", include={*_CONTENT_KEYS, "tokenizer"})
     settings["tokenizer"].pop("path", None)

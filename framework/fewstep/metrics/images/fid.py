@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 from urllib.error import URLError
 
 import torch
@@ -22,6 +22,9 @@ from fewstep.data.base import Dataset
 from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig, ToScore
 from fewstep.metrics.images.features import DatasetKey
 from fewstep.runtime.hashing import sha256
+
+if TYPE_CHECKING:
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """SHA-256 of torch-fidelity's file of weights, those of the network that defines FID."""
@@ -77,7 +80,7 @@ def pictures(dataset: Dataset, tokens: Tensor, size: int) -> Iterator[Tensor]:
 
 
 @lru_cache(maxsize=2)
-def _with_training_images(key: DatasetKey, weights: str | None, size: int) -> Any:
+def _with_training_images(key: DatasetKey, weights: str | None, size: int) -> FrechetInceptionDistance:
     """torchmetrics' distance with the statistics of the training images, computed once per process."""
     distance, dataset = inception(weights), key.dataset
     for first in range(0, len(dataset), size):
@@ -86,7 +89,7 @@ def _with_training_images(key: DatasetKey, weights: str | None, size: int) -> An
     return distance
 
 
-def inception(weights: str | None) -> Any:
+def inception(weights: str | None) -> FrechetInceptionDistance:
     """torchmetrics' FrechetInceptionDistance without any images yet, on a GPU if there is one.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pydantic import Field
@@ -54,7 +55,7 @@ class Rows:
                 if text.strip():
                     yield Document(text, Position(self.number, row + 1, 0), row + 1)
 
-    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, Any]]:
+    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, object]]:
         """The manifest's entry for this source."""
         fingerprint = None if self.size is None else getattr(self.table, "_fingerprint", None)
         return [{"name": self.name, "rows": self.size, "fingerprint": fingerprint}]
@@ -94,7 +95,7 @@ def from_disk(path: Path, field: str, number: int) -> Rows:
         return Rows(library().load_dataset("parquet", data_files=files, split="train"), field, f"'{path}'", number)
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """The `datasets` library.
 
     Raises:

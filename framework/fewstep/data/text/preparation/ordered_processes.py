@@ -9,7 +9,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fewstep.core.errors import OperationError, UserError
 
@@ -35,7 +35,7 @@ def in_order(task: Callable[[T], R], items: Iterable[T], processes: int) -> Iter
     try:
         while len(pool) < processes:
             pool.append(_TaskProcess(task, pool))
-        queue: deque[tuple[_TaskProcess, T]] = deque()
+        queue: deque[tuple[_TaskProcess[T, R], T]] = deque()
         for number, item in enumerate(items):
             process = pool[number % processes]
             if len(queue) == processes:
@@ -49,10 +49,10 @@ def in_order(task: Callable[[T], R], items: Iterable[T], processes: int) -> Iter
             process.stop()
 
 
-class _TaskProcess:
+class _TaskProcess(Generic[T, R]):
     """A process at the far end of a pipe; it ends once the near end is closed everywhere."""
 
-    def __init__(self, task: Callable[[Any], Any], siblings: list[_TaskProcess] | None = None) -> None:
+    def __init__(self, task: Callable[[T], R], siblings: list[_TaskProcess[T, R]] | None = None) -> None:
         # A forked process has plugins and tokenizer at once; outside Linux forking is not safe.
         context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         self._pipe, far_end = context.Pipe()
@@ -61,13 +61,13 @@ class _TaskProcess:
         self._process.start()
         far_end.close()
 
-    def send(self, item: Any) -> None:
+    def send(self, item: T) -> None:
         try:
             self._pipe.send(item)
         except OSError:
             raise self._dead() from None
 
-    def result(self) -> Any:
+    def result(self) -> R:
         try:
             kind, value = self._pipe.recv()
         except (EOFError, OSError):
@@ -76,7 +76,8 @@ class _TaskProcess:
             raise UserError(value)
         if kind == "failure":
             raise OperationError(f"a process failed: {value}")
-        return value
+        result: R = value
+        return result
 
     def _dead(self) -> OperationError:
         self._process.join(5)
@@ -91,7 +92,7 @@ class _TaskProcess:
         self._process.join()
 
 
-def _serve(pipe: Connection, task: Callable[[Any], Any], inherited: list[Connection]) -> None:
+def _serve(pipe: Connection, task: Callable[[T], R], inherited: list[Connection]) -> None:
     """Run the task on items from the pipe until it closes.
 
     A forked process inherits the near ends of its siblings' pipes and of its own. It closes them, since an open copy
@@ -107,7 +108,7 @@ def _serve(pipe: Connection, task: Callable[[Any], Any], inherited: list[Connect
         except (EOFError, OSError):
             return
         try:
-            reply = ("result", task(item))
+            reply: tuple[str, R | str] = ("result", task(item))
         except UserError as error:
             reply = ("user error", str(error))
         except Exception:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,9 @@ from fewstep.data.text.preparation.shards import (
     FORMAT,
     MANIFEST,
     PARTS,
+    Manifest,
     Prepared,
+    ShardEntry,
     read_manifest,
     token_dtype,
     tokenizer_digest,
@@ -85,7 +87,14 @@ class _Batch(NamedTuple):
     closes: bool
 
 
-Encoded = dict[str, tuple[NDArray[Any], NDArray[np.int64]]]
+class _Record(TypedDict):
+    """The shards of one number, and the place in the text after them."""
+
+    shards: list[ShardEntry]
+    after: tuple[int, list[int]]
+
+
+Encoded = dict[str, tuple[NDArray[np.generic], NDArray[np.int64]]]
 """Tokens of each part, and the number of tokens of each document."""
 
 
@@ -113,7 +122,7 @@ def prepare(job: Job, processes: int = 1) -> Prepared:
     return Prepared(job.folder)
 
 
-def check_same(job: Job, manifest: dict[str, Any]) -> None:
+def check_same(job: Job, manifest: Manifest) -> None:
     """Check that a manifest matches the settings of the job and the names and sizes of its files.
 
     Raises:
@@ -125,7 +134,7 @@ def check_same(job: Job, manifest: dict[str, Any]) -> None:
     )
 
 
-def check_settings(folder: Path, settings: dict[str, Any], manifest: dict[str, Any]) -> None:
+def check_settings(folder: Path, settings: dict[str, object], manifest: Manifest) -> None:
     """Check that a folder was prepared with these settings.
 
     Raises:
@@ -140,13 +149,15 @@ def check_settings(folder: Path, settings: dict[str, Any], manifest: dict[str, A
             )
 
 
-def check_sizes(folder: Path, files: Sequence[TextFile], manifest: dict[str, Any]) -> None:
+def check_sizes(folder: Path, files: Sequence[TextFile], manifest: Manifest) -> None:
     """Check that a folder was prepared from these files.
 
     Raises:
         UserError: a file is new, gone, or of another size; the message names the first.
     """
-    before = _sizes_by_name((row["name"], row["bytes"]) for row in manifest["sources"] if "bytes" in row)
+    before = _sizes_by_name(
+        (str(row["name"]), size) for row in manifest["sources"] if isinstance(size := row.get("bytes"), int)
+    )
     current = _sizes_by_name((file.name, file.size) for file in files)
     for name in sorted(current.keys() | before.keys()):
         if current.get(name) != before.get(name):
@@ -179,7 +190,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _record_job(job: Job) -> list[dict[str, Any]]:
+def _record_job(job: Job) -> list[dict[str, object]]:
     """Origins of the documents. They and the settings are recorded, or compared with the earlier record."""
     total, narrator = 0, Narrator("hash of the files", unit="MB")
 
@@ -290,7 +301,7 @@ class Encoder:
         if self.separator is None:
             end = np.array([self.tokenizer.end], dtype=np.int64)
             ids = [np.concatenate([row, end]) for row in ids]
-        parts: dict[str, list[NDArray[Any]]] = defaultdict(list)
+        parts: dict[str, list[NDArray[np.generic]]] = defaultdict(list)
         for text, row in zip(batch.texts, ids, strict=True):
             parts[batch.part or part_of(text, self.share)].append(row)
         dtype = token_dtype(self.tokenizer.vocab_size)
@@ -302,7 +313,7 @@ class Encoder:
 
 def _store_shard(folder: Path, number: int, batches: Sequence[Encoded], after: Place, tokenizer: str) -> None:
     """Write a shard of each part that has documents, then the record that makes them count."""
-    entries = []
+    entries: list[ShardEntry] = []
     for part in PARTS:
         pairs = [encoded[part] for encoded in batches if part in encoded]
         if not pairs:
@@ -317,15 +328,15 @@ def _store_shard(folder: Path, number: int, batches: Sequence[Encoded], after: P
     _write(folder / f"{number:05d}.record", json.dumps({"shards": entries, "after": after}))
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
+def _records(folder: Path) -> list[_Record]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.record"))]
 
 
-def _place(raw: Any) -> Place:
+def _place(raw: tuple[int, list[int]]) -> Place:
     return Place(raw[0], Position(*raw[1]))
 
 
-def _write_manifest(job: Job, tokenizer: Tokenizer, origins: list[dict[str, Any]]) -> None:
+def _write_manifest(job: Job, tokenizer: Tokenizer, origins: list[dict[str, object]]) -> None:
     entries = [entry for record in _records(job.unfinished) for entry in record["shards"]]
     total = {
         part: {key: sum(e[key] for e in entries if e["part"] == part) for key in ("documents", "tokens")}
@@ -334,7 +345,7 @@ def _write_manifest(job: Job, tokenizer: Tokenizer, origins: list[dict[str, Any]
     if not total["train"]["tokens"]:
         raise UserError("data.path: there are no documents to train on; all are empty, or held out")
     files = tokenizer.files()
-    manifest = {
+    manifest: Manifest = {
         "format": FORMAT,
         "settings": job.settings,
         "sources": origins,

@@ -14,7 +14,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,18 +27,56 @@ from fewstep.runtime.hashing import sha256
 FORMAT = 1
 MANIFEST = "manifest.json"
 PARTS = ("train", "held_out")
-_KINDS: dict[str, np.dtype[Any]] = {"U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "I64": np.dtype("<i8")}
+_KINDS: dict[str, np.dtype[np.generic]] = {"U16": np.dtype("<u2"), "U32": np.dtype("<u4"), "I64": np.dtype("<i8")}
 
 
 @dataclass(frozen=True)
 class Shard:
     """One memory-mapped shard: `tokens` (uint16 or uint32 [T]) and `ends` (int64 [D])."""
 
-    tokens: NDArray[Any]
+    tokens: NDArray[np.generic]
     ends: NDArray[np.int64]
 
 
-def token_dtype(vocab_size: int) -> np.dtype[Any]:
+class ShardEntry(TypedDict):
+    """A shard in the manifest."""
+
+    part: str
+    file: str
+    tokens: int
+    documents: int
+    sha256: str
+
+
+class TokenizerEntry(TypedDict):
+    """The tokenizer in the manifest: its settings, the names of its files, and a digest of both."""
+
+    config: dict[str, object]
+    vocab_size: int
+    files: list[str]
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """What a folder of shards holds and was made from."""
+
+    format: int
+    settings: dict[str, object]
+    sources: list[dict[str, object]]
+    tokenizer: TokenizerEntry
+    parts: dict[str, dict[str, int]]
+    shards: list[ShardEntry]
+
+
+class _TensorEntry(TypedDict):
+    """A tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
     """The smallest type that holds every id."""
     return _KINDS["U16"] if vocab_size <= 1 << 16 else _KINDS["U32"]
 
@@ -51,14 +89,14 @@ def tokenizer_digest(config: ComponentConfig, files: dict[str, bytes]) -> str:
     return digest.hexdigest()
 
 
-def write_shard(file: Path, tokens: NDArray[Any], ends: NDArray[np.int64], tokenizer: str) -> None:
+def write_shard(file: Path, tokens: NDArray[np.generic], ends: NDArray[np.int64], tokenizer: str) -> None:
     """Write one shard; the caller moves it to its final path."""
     from safetensors.numpy import save
 
     file.write_bytes(save({"tokens": tokens, "ends": ends}, metadata={"tokenizer": tokenizer}))
 
 
-def open_shard(file: Path, entry: dict[str, Any], tokenizer: str) -> Shard:
+def open_shard(file: Path, entry: ShardEntry, tokenizer: str) -> Shard:
     """Map a shard into memory and compare it with its entry in the manifest.
 
     Raises:
@@ -70,7 +108,7 @@ def open_shard(file: Path, entry: dict[str, Any], tokenizer: str) -> Shard:
         with file.open("rb") as raw:
             (length,) = struct.unpack("<Q", raw.read(8))
             header = json.loads(raw.read(min(length, 1 << 16)))
-        tensors = {name: header[name] for name in ("tokens", "ends")}
+        tensors: dict[str, _TensorEntry] = {name: header[name] for name in ("tokens", "ends")}
         expected_size = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
     except FileNotFoundError:
         raise UserError(f"shard '{file}' is missing; {again}") from None
@@ -91,7 +129,7 @@ def open_shard(file: Path, entry: dict[str, Any], tokenizer: str) -> Shard:
     return Shard(tokens, ends)
 
 
-def _mapped(file: Path, tensor: dict[str, Any], begin: int) -> NDArray[Any]:
+def _mapped(file: Path, tensor: _TensorEntry, begin: int) -> NDArray[Any]:
     offset = begin + tensor["data_offsets"][0]
     return np.memmap(file, dtype=_KINDS[tensor["dtype"]], mode="r", offset=offset, shape=tuple(tensor["shape"]))
 
@@ -139,7 +177,7 @@ class Prepared:
                 raise UserError(f"shard '{self.folder / entry['file']}' is damaged: its SHA-256 is not the manifest's")
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder.
 
     Raises:
@@ -147,7 +185,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        manifest: Manifest = json.loads(file.read_text(encoding="utf-8"))
         version = manifest["format"]
     except OSError:
         raise UserError(f"no prepared data in '{folder}' (it holds no {MANIFEST})") from None

@@ -6,7 +6,7 @@ import hashlib
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from fewstep.data.text.preparation.documents import BEGIN, Document, Position, Rules, read_documents
 from fewstep.data.text.preparation.files import TextFile
@@ -23,7 +23,7 @@ class Stream(Protocol):
 
     def documents(self, start: Position = BEGIN) -> Iterator[Document]: ...
 
-    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, Any]]:
+    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, object]]:
         """The manifest's entries for the origins of the documents; `on_read` gets the bytes of each read."""
 
 
@@ -37,7 +37,7 @@ class Files:
     def documents(self, start: Position = BEGIN) -> Iterator[Document]:
         return read_documents(self.files, self.rules, start)
 
-    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, Any]]:
+    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, object]]:
         return [{"name": file.name, "bytes": file.size, "sha256": file.sha256(on_read)} for file in self.files]
 
 
@@ -85,7 +85,7 @@ class Source:
                 yield SourceDocument(text, part, Place(number, after), before + amount_read)
             before += stream.size or 0
 
-    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, Any]]:
+    def origins(self, on_read: Callable[[int], None]) -> list[dict[str, object]]:
         """Origins of the documents: names, sizes and hashes."""
         return [{"part": part, **row} for stream, part in self.streams for row in stream.origins(on_read)]
 

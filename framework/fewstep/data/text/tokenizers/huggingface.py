@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -87,7 +88,7 @@ class HuggingFaceTokenizer(Tokenizer):
         ]
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # processes share the task; threads do not survive a fork
     try:
         import tokenizers
