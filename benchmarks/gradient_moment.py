@@ -1,12 +1,12 @@
-"""Gradient Moment on known cases: what it says of data, broken data, and a model sampled with less and less variety.
+"""Gradient Moment on known cases: data, damaged data, and a model that is sampled with less and less diversity.
 
     fewstep train text-ar --run-dir runs/ar --set train.steps=800 --set train.batch_size=32
     fewstep train text-ar --run-dir runs/ar-small --set train.steps=600 --set train.batch_size=32 \\
         --set backbone.width=64 --set seed=1
     python benchmarks/gradient_moment.py --reference runs/ar --generator runs/ar-small --out gradient-moment.md
 
-writes a table and, beside it, a picture. Every case has as many rows as `--rows`, against as many rows of data; both
-are drawn with replacement from the data that the reference was not trained on, or from all where none was held out.
+writes a table, and a plot beside it. Every case has `--rows` rows, compared with `--rows` rows of data. Both are drawn
+with replacement from the held-out data, or from all data if none are held out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BATCHES = 20
 
 @dataclass(frozen=True)
 class Row:
-    """A case and what was found of it; entropy in nats, of the tokens within a row."""
+    """A case and its values. The entropy is that of the tokens within a row, in nats."""
 
     case: str
     moment: float
@@ -47,10 +47,10 @@ class Row:
 
 
 class Bench:
-    """Rows of data, and a judge of other rows."""
+    """Rows of data, and the reference model that scores other rows."""
 
     def __init__(self, reference: TrainedModel, rows: int) -> None:
-        self.judge = DenoiserReference(reference.denoiser, "the reference")
+        self.reference = DenoiserReference(reference.denoiser, "the reference")
         held_out = reference.dataset.held_out
         self.pool = reference.dataset.train if held_out is None else held_out
         self.vocab, self.rows = reference.dataset.spec.vocab_size, rows
@@ -62,25 +62,26 @@ class Bench:
 
     def moment(self, samples: Tensor, real: Tensor) -> tuple[float, float]:
         """Value and standard error."""
-        found = gradient_moments(self.judge, zip(samples.chunk(BATCHES), real.chunk(BATCHES), strict=True))
-        return found.values()[0], found.standard_error()
+        moments = gradient_moments(self.reference, zip(samples.chunk(BATCHES), real.chunk(BATCHES), strict=True))
+        return moments.values()[0], moments.standard_error()
 
     def row(self, case: str, samples: Tensor) -> Row:
-        """Judge samples."""
+        """Score samples."""
         with torch.no_grad():
-            nll = sum(float(self.judge.nll(part).double().sum()) for part in self.judge.encode(samples).split(100))
+            batches = self.reference.encode(samples).split(100)
+            nll = sum(float(self.reference.nll(batch).double().sum()) for batch in batches)
         entropy = float(row_entropy(samples, self.vocab).mean())
-        found = Row(case, *self.moment(samples, self.data(1)), math.exp(nll / samples.numel()), entropy)
-        print(f"{case}: {found.moment:.4f} +- {found.error:.4f}", flush=True)
-        return found
+        row = Row(case, *self.moment(samples, self.data(1)), math.exp(nll / samples.numel()), entropy)
+        print(f"{case}: {row.moment:.4f} +- {row.error:.4f}", flush=True)
+        return row
 
     def calibration(self, repeats: int) -> tuple[float, float]:
-        """Data against data, `repeats` times: share of 95 % intervals that hold the truth, 0, and the mean score."""
-        shown, scores = Narrator("repeats"), []
+        """Data against data, `repeats` times: share of 95 % intervals that contain 0 (the truth), and mean score."""
+        narrator, scores = Narrator("repeats"), []
         for index in range(repeats):
             value, error = self.moment(*self.data(1000 + index, 8 * BATCHES).chunk(2))
             scores.append(value / error)
-            shown(index + 1, repeats)
+            narrator(index + 1, repeats)
         return sum(abs(score) < 1.96 for score in scores) / repeats, sum(scores) / repeats
 
 
@@ -91,11 +92,11 @@ def samples_of(model: TrainedModel, rows: int, **settings: float) -> Tensor:
 
 
 def cases(bench: Bench, generator: TrainedModel, reference: TrainedModel) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Names of cases, and what makes their rows."""
+    """Names of cases, and functions that make their rows."""
     fresh = bench.data(2)
     order = torch.rand(fresh.shape, generator=Generator().manual_seed(3)).argsort(1)
     yield "data", lambda: fresh
-    yield "one row of data, again and again", lambda: fresh[:1].expand_as(fresh).contiguous()
+    yield "one row of data, repeated", lambda: fresh[:1].expand_as(fresh).contiguous()
     yield "data, each row shuffled", lambda: fresh.gather(1, order)
     for level in TOP_P:
         yield f"generator, top-p {level}", lambda level=level: samples_of(generator, len(fresh), top_p=level)
@@ -103,34 +104,35 @@ def cases(bench: Bench, generator: TrainedModel, reference: TrainedModel) -> Ite
         yield f"reference itself, temperature {heat}", lambda h=heat: samples_of(reference, len(fresh), temperature=h)
 
 
-def table(rows: list[Row], covered: tuple[float, float], repeats: int, asked: argparse.Namespace) -> str:
-    """Everything as Markdown."""
+def table(rows: list[Row], calibration: tuple[float, float], repeats: int, options: argparse.Namespace) -> str:
+    """The table as Markdown."""
     about = describe_environment()
     lines = [
         "# Gradient Moment on known cases",
         "",
-        f"`python benchmarks/gradient_moment.py --reference {asked.reference} --generator {asked.generator} "
-        f"--rows {asked.rows}`, {about['hardware']}, commit {about['commit']}; how the two were trained stands in "
-        "[the script](../../gradient_moment.py).",
+        f"`python benchmarks/gradient_moment.py --reference {options.reference} --generator {options.generator} "
+        f"--rows {options.rows}`, {about['hardware']}, commit {about['commit']}; "
+        "[the script](../../gradient_moment.py) has the commands that train the two.",
         "",
         "| rows | gradient moment | perplexity | entropy of a row |",
         "|---|---:|---:|---:|",
     ]
     lines += [f"| {r.case} | {r.moment:.4f} ± {r.error:.4f} | {r.perplexity:.2f} | {r.entropy:.2f} |" for r in rows]
-    share, mean = covered
+    share, mean = calibration
     return "\n".join(
         [
             *lines,
             "",
             f"Data against data, {repeats} times with {4 * BATCHES} rows a side: {share:.0%} of the 95 % intervals "
-            f"(two-sided, 1.96 standard errors) held the truth, 0; the mean of value / standard error was {mean:.2f}.",
+            f"(two-sided, 1.96 standard errors) contained 0, the true value; the mean of value / standard error was "
+            f"{mean:.2f}.",
             "",
         ]
     )
 
 
 def picture(rows: list[Row], file: Path) -> None:
-    """Moment and perplexity of the generator over top-p."""
+    """Plot of moment and perplexity of the generator over top-p."""
     swept = rows[3 : 3 + len(TOP_P)]
     figure, left = plt.subplots(figsize=(6, 3.6), layout="constrained")
     left.errorbar(TOP_P, [r.moment for r in swept], yerr=[2 * r.error for r in swept], marker="o", capsize=3)
@@ -144,21 +146,21 @@ def picture(rows: list[Row], file: Path) -> None:
 
 
 def main() -> None:
-    """Measure, and write table and picture."""
+    """Measure, and write table and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", required=True, help="run of an autoregressive model")
-    parser.add_argument("--generator", required=True, help="run of another one of the same data, to be sampled")
-    parser.add_argument("--rows", type=int, default=1000, help="samples a case")
-    parser.add_argument("--repeats", type=int, default=100, help="of data against data")
-    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write; the picture goes beside it")
-    asked = parser.parse_args()
-    reference, generator = open_model(asked.reference), open_model(asked.generator)
-    bench = Bench(reference, asked.rows)
+    parser.add_argument("--generator", required=True, help="run of another model of the same data, to sample")
+    parser.add_argument("--rows", type=int, default=1000, help="rows of a case")
+    parser.add_argument("--repeats", type=int, default=100, help="repeats of data against data")
+    parser.add_argument("--out", type=Path, required=True, help="Markdown file to write; the plot goes beside it")
+    options = parser.parse_args()
+    reference, generator = open_model(options.reference), open_model(options.generator)
+    bench = Bench(reference, options.rows)
     rows = [bench.row(case, make()) for case, make in cases(bench, generator, reference)]
-    text = table(rows, bench.calibration(asked.repeats), asked.repeats, asked)
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(text)
-    picture(rows, asked.out.with_suffix(".png"))
+    text = table(rows, bench.calibration(options.repeats), options.repeats, options)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(text)
+    picture(rows, options.out.with_suffix(".png"))
     print(text)
 
 

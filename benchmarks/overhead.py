@@ -1,8 +1,8 @@
-"""What a step of each sampler costs beyond the network: `python benchmarks/overhead.py --out FILE` writes a table.
+"""Cost of a sampler's step beyond the network: `python benchmarks/overhead.py --out FILE` writes a table.
 
-For each sampler: time of a sampling step, over that of the backbone's bare forward pass (trunk, and head at every
-token) on the same batch. Networks are untrained, since time does not depend on what they know. A predictor that asks
-for part of the batch is charged for that part. Shapes: B batch, L tokens, V vocabulary.
+For each sampler: time of a sampling step divided by the time of the backbone's forward pass (trunk, and head at every
+token) on the same batch. Networks are untrained, since time does not depend on the weights. An evaluation of part of
+the batch counts as that part. Shapes: B batch, L tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NEEDS_SETTINGS = {"semi_autoregressive": {"block_size": 32}}
 
 @dataclass(frozen=True)
 class Size:
-    """A network, and the batch that it is timed on."""
+    """Sizes of a network and of its batch."""
 
     vocab: int
     length: int
@@ -45,32 +45,31 @@ SIZES = (Size(256, 256, 4, 256, 6, 4, steps=16, repeats=3), Size(50_257, 128, 1,
 
 def network(size: Size, process: str) -> NetworkDenoiser:
     """An untrained denoiser."""
-    law = PROCESSES.build(process, vocab_size=size.vocab)
+    noising = PROCESSES.build(process, vocab_size=size.vocab)
     config = {"type": "transformer", "width": size.width, "depth": size.depth, "heads": size.heads}
-    tokens = TokenSpace(law.num_states, size.vocab, size.length)
-    return NetworkDenoiser(BACKBONES.build(config, tokens=tokens), law).eval()
+    tokens = TokenSpace(noising.num_states, size.vocab, size.length)
+    return NetworkDenoiser(BACKBONES.build(config, tokens=tokens), noising).eval()
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """Time of a call; waits for a GPU."""
-    begun = time.perf_counter()
+    """Time of a call, with its work on a GPU."""
+    start = time.perf_counter()
     call()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 @torch.no_grad()
 def ratio(model: NetworkDenoiser, sampler: Sampler, size: Size) -> tuple[float, float]:
-    """Time of an evaluation of the sampler over that of a bare forward pass (trunk, and logits of every token), and
-    how many evaluations a sample took.
+    """Median ratio of a sampler's time per evaluation to the time of a forward pass (trunk, and logits of every
+    token), and the NFE of a sample.
 
-    Each draw is compared with forward passes just before and just after it, since a machine's speed wanders; the median
-    of all draws.
+    Each draw is compared with forward passes immediately before and after it, since the speed of a machine drifts.
     """
     x = model.process.prior((size.batch, size.length), device=model.device, generator=None)
     t = torch.full((size.batch,), 0.5, device=model.device)
-    nfe, found = 0.0, []
+    nfe, ratios = 0.0, []
 
     def forward() -> None:
         model.backbone.head(model.backbone(x, t))
@@ -84,15 +83,15 @@ def ratio(model: NetworkDenoiser, sampler: Sampler, size: Size) -> tuple[float, 
     draw()
     for _ in range(size.repeats):
         before = [seconds(forward) for _ in range(3)]
-        drawn = seconds(draw)
+        sampling = seconds(draw)
         after = [seconds(forward) for _ in range(3)]
-        found.append(drawn / nfe / statistics.median(before + after))
-    return statistics.median(found), nfe
+        ratios.append(sampling / nfe / statistics.median(before + after))
+    return statistics.median(ratios), nfe
 
 
 def rows(size: Size) -> list[tuple[str, str, float, float]]:
     """Process, sampler, NFE and ratio."""
-    found = []
+    table = []
     for process in ("masked", "uniform"):
         model = network(size, process)
         for name in SAMPLERS.names():
@@ -100,13 +99,13 @@ def rows(size: Size) -> list[tuple[str, str, float, float]]:
             if kind.gives_context or (kind.masks_only and process != "masked"):
                 continue
             value, nfe = ratio(model, SAMPLERS.build({"type": name, **NEEDS_SETTINGS.get(name, {})}), size)
-            found.append((process, name, nfe, value))
+            table.append((process, name, nfe, value))
             print(f"V {size.vocab}  {process}  {name}: NFE {nfe:g}, {value:.2f}", flush=True)
-    return found
+    return table
 
 
 def report(tables: dict[Size, list[tuple[str, str, float, float]]]) -> str:
-    """Everything as Markdown."""
+    """The tables as Markdown."""
     about = describe_environment()
     lines = [
         "# Time of a sampling step over the time of a bare forward pass",

@@ -1,11 +1,11 @@
-"""How fast and how flat `fewstep data prepare` is on a text of any size, and whether kills change what it writes.
+"""Speed and memory of `fewstep data prepare` on a text of any size, and its output after interruptions.
 
     python benchmarks/prepare.py --gigabytes 2 --kills 10 --folder FOLDER
 
-The text is made by a seed: documents of sentences, and sentences of words of a Zipf law. It is prepared once
-undisturbed, with the rate and the memory of all processes noted; then again, killed (SIGKILL, the whole process group)
-at random moments and started again each time; all files of both folders must be the same to the byte. Both folders
-and the text are deleted.
+The text is generated from a seed: documents of sentences, with words of a Zipf distribution. It is prepared once
+without interruption, while rate and memory of all processes are recorded. Then it is prepared again, interrupted
+(SIGKILL to the process group) at random moments and restarted each time. All files of both folders must be
+byte-identical. Both folders and the text are deleted.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _WORDS, _LETTERS = 5_000, "etaoinshrdlucmfwypvbgkqjxz"
 
 
 def write_text(file: Path, size: int, seed: int) -> None:
-    """JSON lines, `size` bytes of them: documents of 1 to 100 sentences out of 20,000."""
+    """Write `size` bytes of JSON lines: documents of 1 to 100 sentences out of 20,000."""
     generator = np.random.default_rng(seed)
     words = ["".join(generator.choice(list(_LETTERS), n)) for n in 1 + generator.poisson(4, _WORDS)]
-    drawn = np.minimum(generator.zipf(1.2, 400_000), _WORDS) - 1
-    sentences = [" ".join(words[i] for i in part) + ". " for part in drawn.reshape(-1, 20)]
+    indices = np.minimum(generator.zipf(1.2, 400_000), _WORDS) - 1
+    sentences = [" ".join(words[i] for i in part) + ". " for part in indices.reshape(-1, 20)]
     written = 0
     with file.open("w", encoding="utf-8") as out:
         while written < size:
@@ -52,7 +52,7 @@ def start(recipe: Path, workers: int) -> subprocess.Popen[bytes]:
 
 
 def memory(group: int) -> float:
-    """MiB of all processes of a group that are theirs alone or shared, counted once (PSS); without mapped files."""
+    """Memory of a process group in MiB (PSS, which counts shared pages once), without mapped files."""
     total = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -64,26 +64,26 @@ def memory(group: int) -> float:
     return total / 1024
 
 
-def watch(process: subprocess.Popen[bytes], work: Path) -> list[tuple[float, int, float]]:
+def watch(process: subprocess.Popen[bytes], staging: Path) -> list[tuple[float, int, float]]:
     """(seconds, shards, MiB) twice a second, until the process ends."""
-    begun, seen = time.monotonic(), []
+    start, samples = time.monotonic(), []
     while process.poll() is None:
-        shards = len(list(work.glob("*.record")))
-        seen.append((time.monotonic() - begun, shards, memory(process.pid)))
+        shards = len(list(staging.glob("*.record")))
+        samples.append((time.monotonic() - start, shards, memory(process.pid)))
         time.sleep(0.5)
     if process.returncode:
         raise SystemExit(f"prepare ended with {process.returncode}")
-    return seen
+    return samples
 
 
-def table(seen: list[tuple[float, int, float]]) -> None:
-    """Rate and memory of each fifth of the shards, from the first one that was done on."""
-    last = max(count for _, count, _ in seen)
+def table(samples: list[tuple[float, int, float]]) -> None:
+    """Print rate and memory of each fifth of the shards, after the first one."""
+    last = max(count for _, count, _ in samples)
     edges = sorted({1 + (last - 1) * fifth // 5 for fifth in range(6)})
     print("| shards | seconds | MB/s of text | memory, MiB (largest) |\n|---|---|---|---|")
     for low, high in itertools.pairwise(edges):
-        begin, end = (next(t for t, count, _ in seen if count >= edge) for edge in (low, high))
-        most = max(m for t, _, m in seen if begin <= t <= end)
+        begin, end = (next(t for t, count, _ in samples if count >= edge) for edge in (low, high))
+        most = max(m for t, _, m in samples if begin <= t <= end)
         rate = (high - low) * SHARD / 1e6 / max(end - begin, 1e-9)
         print(f"| {low} to {high} | {end - begin:.0f} | {rate:.1f} | {most:.0f} |", flush=True)
 
@@ -92,8 +92,8 @@ def hashes(folder: Path) -> dict[str, str]:
     return {file.name: sha256(file) for file in sorted(folder.iterdir())}
 
 
-def killed(recipe: Path, folder: Path, kills: int, between: float, workers: int, seed: int) -> int:
-    """Prepare with `kills` kills, each `between` / 2 to 3 `between` / 2 seconds after a start; how many there were."""
+def prepare_interrupted(recipe: Path, folder: Path, kills: int, between: float, workers: int, seed: int) -> int:
+    """Prepare with up to `kills` kills, each 0.5 to 1.5 times `between` seconds after a start. Returns their number."""
     generator, starts = random.Random(seed), 0
     while not folder.exists():
         starts += 1
@@ -117,9 +117,9 @@ def main() -> None:
     parser.add_argument(
         "--between",
         type=float,
-        help="seconds between two kills, on average; all of them in the undisturbed time if left out",
+        help="mean seconds between two kills; if left out, all of them within the time of the first preparation",
     )
-    parser.add_argument("--at-once", action="store_true", help="both at the same time, where time is short")
+    parser.add_argument("--at-once", action="store_true", help="run both preparations at the same time")
     parser.add_argument("--folder", type=Path, required=True)
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
@@ -130,31 +130,29 @@ def main() -> None:
         folders.append(options.folder / name)
         recipe = options.folder / f"{name}.yaml"
         data = {"type": "corpus", "path": str(text), "tokenizer": options.tokenizer, "prepared": str(folders[-1])}
-        rest = {"process": "masked", "backbone": "transformer", "objective": "denoising", "train": {"steps": 1}}
-        recipe.write_text(json.dumps({"name": name, "data": data, **rest}))
+        sections = {"process": "masked", "backbone": "transformer", "objective": "denoising", "train": {"steps": 1}}
+        recipe.write_text(json.dumps({"name": name, "data": data, **sections}))
         recipes.append(recipe)
     kills: list[int] = []
-    usual = 300.0  # a guess, for --at-once
+    duration = 300.0  # an estimate, for --at-once
 
-    def disturbed() -> None:
-        between = options.between or usual / max(1, options.kills)
-        kills.append(killed(recipes[1], folders[1], options.kills, between, options.workers, options.seed))
+    def interrupted() -> None:
+        between = options.between or duration / max(1, options.kills)
+        kills.append(prepare_interrupted(recipes[1], folders[1], options.kills, between, options.workers, options.seed))
 
-    again = threading.Thread(target=disturbed)
+    second = threading.Thread(target=interrupted)
     if options.at_once:
-        again.start()
-    begun = time.monotonic()
-    seen = watch(start(recipes[0], options.workers), options.folder / "plain.unfinished")
-    usual = time.monotonic() - begun
-    print(f"{text.stat().st_size / 1e9:.2f} GB, {options.workers} workers, {options.tokenizer}: {usual:.0f} s")
-    table(seen)
+        second.start()
+    start_time = time.monotonic()
+    samples = watch(start(recipes[0], options.workers), options.folder / "plain.unfinished")
+    duration = time.monotonic() - start_time
+    print(f"{text.stat().st_size / 1e9:.2f} GB, {options.workers} workers, {options.tokenizer}: {duration:.0f} s")
+    table(samples)
     if not options.at_once:
-        again.start()
-    again.join()
+        second.start()
+    second.join()
     same = hashes(folders[0]) == hashes(folders[1])
-    print(
-        f"killed {kills[0]} times: {len(hashes(folders[0]))} files, {'the same' if same else 'DIFFERENT'} to the byte"
-    )
+    print(f"interrupted {kills[0]} times: {len(hashes(folders[0]))} files, {'byte-identical' if same else 'DIFFERENT'}")
     shutil.rmtree(options.folder)
     raise SystemExit(not same)
 

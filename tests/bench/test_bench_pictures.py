@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fewstep.bench.report.canvas import COLOURS, DASHES, MARKERS, ORACLE, styles, wrapped
-from fewstep.bench.report.diversity_plot import crowded, diversity_figure
+from fewstep.bench.report.diversity_plot import dense_interval, diversity_figure
 from fewstep.bench.report.plot import nfe_ticks, quality_figure
 from fewstep.bench.results.results import Estimate, Results, Summary
 
@@ -159,11 +159,11 @@ def test_ticks_of_evaluations_leave_room() -> None:
 
 def test_a_crowd_beside_outliers_has_a_panel_of_its_own() -> None:
     crowd = [1.75 + 0.005 * i for i in range(10)]
-    low, high = crowded([0.0, *crowd]) or (0.0, 0.0)
+    low, high = dense_interval([0.0, *crowd]) or (0.0, 0.0)
     assert (low, high) == (crowd[0], crowd[-1])
-    assert crowded([0.1 * i for i in range(12)]) is None
-    assert crowded([1.0, 1.0]) is None
-    assert crowded([1.0] * 5) is None
+    assert dense_interval([0.1 * i for i in range(12)]) is None
+    assert dense_interval([1.0, 1.0]) is None
+    assert dense_interval([1.0] * 5) is None
     assert len(diversity_figure(Results.load(DISTILLERS)).axes) == 2
     assert len(diversity_figure(made_up(3)).axes) == 1
 

@@ -1,4 +1,4 @@
-"""What all pictures of results share: size, colours and shapes of cases, title, axis of values, legend."""
+"""Common parts of all plots of results: size, colours and shapes of cases, title, axis of values, legend."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette without its yellow, then darker ones of Tol's; shapes and dashes tell lines apart where
-# colours do not. Their numbers have no common divisor, so that a pair comes again only after 156 cases.
+# Okabe and Ito's palette without its yellow, then darker colours of Tol's. Shapes and dashes distinguish lines of
+# similar colours. 13 colours and 12 shapes have no common divisor, so a pair repeats only after 156 cases.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"),
     *("#882255", "#7A7A00", "#8C564B", "#5F4BB6", "#EE8080", "#0B5345"),
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", ">", "h", "d")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
-"""One for each family of cases: a teacher with all that learns from it, or samples it once more."""
+"""One for each family of cases: a teacher, and all cases that learn from it or sample it again."""
 ORACLE: Any = (0, (3, 2))
 
 GREY = "#555555"
 DOTS = 150
-"""Pixels of an inch."""
+"""Pixels per inch."""
 _ROWS_BELOW = 2
-"""Rows of a legend below the picture; a longer one stands to its right."""
+"""Largest number of rows of a legend below the plot; a longer legend stands to its right."""
 _WRAP = 27
-"""Characters of a legend's line."""
+"""Characters in a line of the legend."""
 _LOG_SPAN = 8.0
-"""Ratio of the largest to the smallest value from which on an axis of values is logarithmic."""
+"""Ratio of the largest to the smallest value above which the axis of values is logarithmic."""
 _FEW_TICKS = 300.0
-"""Ratio from which on powers of ten are enough ticks."""
+"""Ratio above which powers of ten are enough ticks."""
 
 
 class Style(NamedTuple):
-    """How the line of a case looks."""
+    """Look of a case's line."""
 
     label: str
     color: str
@@ -51,29 +51,29 @@ class Style(NamedTuple):
 
     @property
     def line(self) -> dict[str, Any]:
-        """As matplotlib's keywords."""
+        """The style as keywords of matplotlib."""
         return {**self._asdict(), "label": wrapped(self.label), "markeredgecolor": "white", "markeredgewidth": 0.5}
 
 
 def styles(results: Results) -> dict[str, Style]:
-    """A look for every case that was measured, in their order; families have dashes of their own."""
+    """A style for each measured case, in order. Each family has its own dashes."""
     names = dict.fromkeys(s.case for s in results.summary if s.case != REFERENCE)
-    known = {name: results.case(name) for name in names}
-    families = list(dict.fromkeys(_root(results, name) for name, case in known.items() if not (case and case.oracle)))
-    found = {}
-    for index, (name, case) in enumerate(known.items()):
+    cases = {name: results.case(name) for name in names}
+    families = list(dict.fromkeys(_root(results, name) for name, case in cases.items() if not (case and case.oracle)))
+    by_case = {}
+    for index, (name, case) in enumerate(cases.items()):
         oracle = case is not None and case.oracle
         dashes = ORACLE if oracle else DASHES[families.index(_root(results, name)) % len(DASHES)]
         label = case.label if case else name
-        found[name] = Style(label, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], dashes)
-    return found
+        by_case[name] = Style(label, COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)], dashes)
+    return by_case
 
 
 def _root(results: Results, name: str) -> str:
-    """The case that a family begins with; cases of which nothing is known (or that stand alone) are one family."""
-    seen = {name}
-    while (case := results.case(name)) and (origin := case.teacher or case.model) and origin not in seen:
-        seen.add(origin)
+    """First case of a family; empty for a case without relatives or results, which all form one family."""
+    visited = {name}
+    while (case := results.case(name)) and (origin := case.teacher or case.model) and origin not in visited:
+        visited.add(origin)
         name = origin
     alone = not any(name in (case.teacher, case.model) for case in results.cases)
     return "" if alone else name
@@ -92,20 +92,20 @@ def begin(height: float, *, columns: Iterable[float] = (1,), width: float = 8.0)
 
 
 def dress(figure: Figure, axes: Axes, value_axis: Axis, results: Results) -> Figure:
-    """Axis of the headline value, title, grid and legend; the picture itself.
+    """Add the axis of the headline value, title, grid and legend. Returns the figure.
 
     Args:
-        axes: of the picture, the first of several.
-        value_axis: of `axes`, the one with the headline value.
+        axes: the first axes of the figure.
+        value_axis: the axis of `axes` with the headline value.
     """
     from matplotlib.text import Text
 
     _scale_values(axes, value_axis, _means(results, results.headline))
     value_axis.set_label_text(f"{results.headline} ({results.direction} is better)", fontsize=11)
-    for each in figure.axes:
-        each.grid(True, color="#dddddd", linewidth=0.8)
-        each.set_axisbelow(True)
-        each.spines[["top", "right"]].set_visible(False)
+    for panel in figure.axes:
+        panel.grid(True, color="#dddddd", linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
     _legend(figure, axes)
     width = figure.get_figwidth()
     figure.suptitle(textwrap.fill(results.suite.title, int(9 * width)), fontsize=13, x=0.012, ha="left")
@@ -115,14 +115,14 @@ def dress(figure: Figure, axes: Axes, value_axis: Axis, results: Results) -> Fig
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a picture."""
+    """Write a figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
 
 
 def wrapped(label: str, width: int = _WRAP) -> str:
-    """A label over several lines if it is long."""
+    """A label, over several lines if it is long."""
     return textwrap.fill(label, width, break_long_words=len(label.split()) == 1)
 
 
@@ -131,20 +131,20 @@ def _means(results: Results, name: str) -> list[float]:
 
 
 def _scale_values(axes: Axes, axis: Axis, means: list[float]) -> None:
-    """A logarithmic axis with plain numbers at its ticks, where values span that much."""
+    """Make the axis logarithmic, with plain numbers at its ticks, if the values span a large ratio."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if not means or min(means) <= 0 or max(means) / min(means) <= _LOG_SPAN:
         return
     (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
-    many = max(means) / min(means) > _FEW_TICKS
-    axis.set_major_locator(LogLocator(subs=(1.0,) if many else (1.0, 2.0, 5.0), numticks=12))
+    sparse = max(means) / min(means) > _FEW_TICKS
+    axis.set_major_locator(LogLocator(subs=(1.0,) if sparse else (1.0, 2.0, 5.0), numticks=12))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Below the axes if it is short, else in a column to their right; the picture grows by what it takes."""
+    """Legend below the axes if it is short, else in a column to their right. The figure grows by its size."""
     handles, labels = axes.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda i: labels[i] == REAL)
     handles, labels = [handles[i] for i in order], [labels[i] for i in order]
@@ -165,12 +165,12 @@ def _legend(figure: Figure, axes: Axes) -> None:
     if below:
         figure.set_figheight(height + 0.2 * (max(lines, default=1) * math.ceil(len(labels) / columns) - 1))
         return
-    # A character takes 0.08 inches at this size, a handle and the room around it one.
+    # At this size a character is about 0.08 inches wide; a handle with its margins is about one inch wide.
     figure.set_figwidth(width + 0.9 + 0.078 * max(len(line) for label in labels for line in label.split("\n")))
     figure.set_figheight(max(height, 0.8 + 0.17 * sum(lines) + 0.11 * len(labels)))
 
 
 def _columns(labels: list[str]) -> int:
-    """As many of the legend's entries as fit beside each other."""
+    """Number of legend entries that fit beside each other."""
     longest = max((len(row) for label in labels for row in label.split("\n")), default=0)
     return max(1, min(len(labels), 92 // (longest + 8)))

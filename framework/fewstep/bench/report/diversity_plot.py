@@ -1,4 +1,4 @@
-"""Quality by diversity as one picture: a model that draws little else than a few good samples lies off to a side."""
+"""Plot of quality by diversity. A model that repeats a few good samples lies far to one side."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ANNOTATED = 4
-"""Cases up to which every point has its NFE beside it; of more the labels would cover each other."""
-_CROWD = 0.9
-"""Part of the points that counts as most of them."""
+"""Largest number of cases with labels of NFE at every point; more labels would overlap."""
+_MOST = 0.9
+"""Fraction of the points that counts as most of them."""
 _CROWDED = 0.35
-"""Part of the axis within which most points may lie before that part has a panel of its own."""
+"""Largest fraction of the axis that gets an enlarged panel if most points lie within it."""
 
 
 def draw_diversity_plot(results: Results, path: Path) -> Path:
-    """Write the headline value against the suite's value of diversity as a picture."""
+    """Write the plot of the headline value against the suite's value of diversity."""
     return save(diversity_figure(results), path)
 
 
 def diversity_figure(results: Results) -> Figure:
-    """One line a case through its NFEs, whose dots grow with NFE.
+    """One line a case through its NFEs. The dots grow with NFE.
 
-    Where a few points far off leave no room to the others, a second panel enlarges the stretch with most of them.
+    If a few distant points compress the others, a second panel enlarges the interval with most of the points.
     """
     assert results.diversity is not None
     looks = styles(results)
@@ -40,42 +40,42 @@ def diversity_figure(results: Results) -> Figure:
     values: dict[str, Estimate] = real.values if real else {}
     if results.diversity in values:
         xs.append(values[results.diversity].mean)
-    stretch = crowded(xs)
-    figure, panels = begin(5.4, columns=(1, 2) if stretch else (1,))
+    interval = dense_interval(xs)
+    figure, panels = begin(5.4, columns=(1, 2) if interval else (1,))
     for axes in panels:
         for name, look in looks.items():
             _line(axes, results, name, look, annotate=len(looks) <= _ANNOTATED)
         if {results.diversity, results.headline} <= values.keys():
             x, y = (values[value].mean for value in (results.diversity, results.headline))
             axes.plot([x], [y], linestyle="none", marker="*", markersize=15, color=GREY, label=REAL)
-    if stretch:
-        _enlarge(panels, stretch)
-    (figure.supxlabel if stretch else panels[0].set_xlabel)(_explained(results), fontsize=11)
+    if interval:
+        _enlarge(panels, interval)
+    (figure.supxlabel if interval else panels[0].set_xlabel)(_axis_label(results), fontsize=11)
     return dress(figure, panels[0], panels[0].yaxis, results)
 
 
-def crowded(xs: list[float]) -> tuple[float, float] | None:
-    """The shortest stretch that holds most of the points, if it is but a small part of what all of them take."""
+def dense_interval(xs: list[float]) -> tuple[float, float] | None:
+    """Shortest interval with most of the points, if it is a small part of the interval of all; else None."""
     xs = sorted(xs)
-    count = int(_CROWD * len(xs))
+    count = int(_MOST * len(xs))
     if count < 3:
         return None
     low, high = min(((xs[i], xs[i + count - 1]) for i in range(len(xs) - count + 1)), key=lambda s: s[1] - s[0])
-    room = 0.35 * (high - low)
-    close = [x for x in xs if low - room <= x <= high + room]
-    low, high = min(close), max(close)
+    margin = 0.35 * (high - low)
+    near = [x for x in xs if low - margin <= x <= high + margin]
+    low, high = min(near), max(near)
     return (low, high) if 0 < high - low < _CROWDED * (xs[-1] - xs[0]) else None
 
 
 def _points(results: Results, name: str) -> list[tuple[float, float, float]]:
     """Diversity, headline value and NFE of a case's rows, by NFE."""
-    found = [s for s in results.summary if s.case == name]
-    points = [(s.values[str(results.diversity)].mean, s.values[results.headline].mean, s.nfe or 0) for s in found]
+    rows = [s for s in results.summary if s.case == name]
+    points = [(s.values[str(results.diversity)].mean, s.values[results.headline].mean, s.nfe or 0) for s in rows]
     return sorted(points, key=lambda point: point[2])
 
 
 def _line(axes: Axes, results: Results, name: str, look: Style, *, annotate: bool) -> None:
-    """A case's points, each with its NFE beside it or as its size."""
+    """A case's points, each with its NFE as a label or as its size."""
     points = _points(results, name)
     xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
     axes.plot(xs, ys, linewidth=1.2, markersize=6.5, **{**look.line, "marker": "none"})
@@ -88,21 +88,21 @@ def _line(axes: Axes, results: Results, name: str, look: Style, *, annotate: boo
     axes.plot([], [], linewidth=1.2, markersize=7, **look.line)
 
 
-def _enlarge(panels: list[Axes], stretch: tuple[float, float]) -> None:
-    """The second panel shows a stretch of the first, which marks it."""
-    room = 0.06 * (stretch[1] - stretch[0])
-    low, high = stretch[0] - room, stretch[1] + room
+def _enlarge(panels: list[Axes], interval: tuple[float, float]) -> None:
+    """Shade an interval of the first panel, and show it in the second."""
+    margin = 0.06 * (interval[1] - interval[0])
+    low, high = interval[0] - margin, interval[1] + margin
     panels[0].axvspan(low, high, color="#e8e8e8", linewidth=0, zorder=0)
     panels[1].set_xlim(low, high)
     panels[0].set_title("all", fontsize=10, loc="left")
-    panels[1].set_title("shaded stretch, enlarged", fontsize=10, loc="left")
+    panels[1].set_title("shaded interval, enlarged", fontsize=10, loc="left")
     panels[1].tick_params(labelleft=False)
     for axes, ticks in zip(panels, (4, 7), strict=True):
         axes.locator_params(axis="x", nbins=ticks)
 
 
-def _explained(results: Results) -> str:
-    """The horizontal axis, and what the size of dots says."""
+def _axis_label(results: Results) -> str:
+    """Label of the horizontal axis, with the meaning of the size of dots."""
     counts = sorted({s.nfe for s in results.summary if s.nfe})
     sizes = f"; dots grow with NFE, {counts[0]:g} to {counts[-1]:g}" if len(counts) > 1 else ""
     return f"{results.diversity}{sizes}"

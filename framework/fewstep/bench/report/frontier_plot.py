@@ -1,8 +1,7 @@
-"""Frontiers as one picture: quality against diversity as a setting of the sampler is swept, one curve a case and one
-more for each further setting.
+"""Plot of frontiers: quality against diversity over values of a sampler's setting, one curve for each case and setting.
 
-A curve that runs nearer to the real samples is better at every setting; two points of two models say less, for each of
-them could have been moved along its own curve.
+A curve nearer to the real samples is better at every value. Two single points of two models say less, since each could
+be moved along its own curve.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
     from matplotlib.patches import PathPatch
 
 _ANNOTATED = 4
-"""Curves up to which every point has its value beside it; of more only the ends have."""
+"""Largest number of curves with labels at every point; more curves have labels only at their ends."""
 
 
 class Point(NamedTuple):
-    """A point of a curve: diversity, headline value, a standard error of each, and the value that was swept."""
+    """A point of a curve: diversity, headline value, their standard errors, and the swept value."""
 
     x: float
     y: float
@@ -40,42 +39,42 @@ Corner = tuple[float, float]
 
 
 def draw_frontier_plot(results: Results, path: Path) -> Path:
-    """Write the frontiers as a picture."""
+    """Write the plot of the frontiers."""
     return save(frontier_figure(results), path)
 
 
 def frontier_figure(results: Results) -> Figure:
-    """One curve a case and setting through the values of it, in a band of a standard error in both directions."""
+    """One curve for each case and setting, in a band of one standard error in both directions."""
     looks, curves = styles(results), _curves(results)
     settings = list(dict.fromkeys(key for _, key in curves))
     figure, (axes,) = begin(5.6)
     for (name, key), points in curves.items():
-        words = f"{looks[name].label}, {points[0].nfe:g} NFE" + (f", {key}" if len(settings) > 1 else "")
-        look = looks[name]._replace(label=words, linestyle=DASHES[settings.index(key) % len(DASHES)])
+        label = f"{looks[name].label}, {points[0].nfe:g} NFE" + (f", {key}" if len(settings) > 1 else "")
+        look = looks[name]._replace(label=label, linestyle=DASHES[settings.index(key) % len(DASHES)])
         _curve(axes, [_point(results, point) for point in points], look, annotate=len(curves) <= _ANNOTATED)
     real = results.find(REFERENCE, None)
-    shown = [*results.frontier]
+    points_in_view = [*results.frontier]
     if real and {str(results.diversity), results.headline} <= real.values.keys():
         x, y = (real.values[value].mean for value in (str(results.diversity), results.headline))
         axes.plot([x], [y], linestyle="none", marker="*", markersize=15, color=GREY, label=REAL)
-        shown = [*shown, FrontierPoint(**real.model_dump(), sweep={})]
+        points_in_view = [*points_in_view, FrontierPoint(**real.model_dump(), sweep={})]
     way = {"lower": " (lower is better)", "higher": " (higher is better)", "info": ""}
-    beside = f"; the values beside points are those of {settings[0]}" if len(settings) == 1 else ""
-    axes.set_xlabel(f"{results.diversity}{way[results.directions[str(results.diversity)]]}{beside}", fontsize=11)
-    return dress(figure, axes, axes.yaxis, results.model_copy(update={"summary": tuple(shown)}))
+    labels = f"; labels of points are values of {settings[0]}" if len(settings) == 1 else ""
+    axes.set_xlabel(f"{results.diversity}{way[results.directions[str(results.diversity)]]}{labels}", fontsize=11)
+    return dress(figure, axes, axes.yaxis, results.model_copy(update={"summary": tuple(points_in_view)}))
 
 
 def _curves(results: Results) -> dict[tuple[str, str], list[FrontierPoint]]:
-    """Points of each case and setting, by its value."""
-    found: dict[tuple[str, str], list[FrontierPoint]] = {}
+    """Points of each case and setting, by value."""
+    curves: dict[tuple[str, str], list[FrontierPoint]] = {}
     for point in results.frontier:
         (key,) = point.sweep
-        found.setdefault((point.case, key), []).append(point)
-    return {curve: sorted(points, key=lambda point: [*point.sweep.values()]) for curve, points in found.items()}
+        curves.setdefault((point.case, key), []).append(point)
+    return {curve: sorted(points, key=lambda point: [*point.sweep.values()]) for curve, points in curves.items()}
 
 
 def _curve(axes: Axes, points: Sequence[Point], look: Style, *, annotate: bool) -> None:
-    """A curve, its band, and the values beside its points."""
+    """A curve, its band, and the labels of its points."""
     axes.add_patch(_patch(band(points), look.color))
     axes.plot([point.x for point in points], [point.y for point in points], linewidth=1.6, markersize=6.5, **look.line)
     for index, point in enumerate(points):
@@ -91,25 +90,25 @@ def _point(results: Results, point: FrontierPoint) -> Point:
 
 
 def band(points: Sequence[Point]) -> list[list[Corner]]:
-    """Polygons, all in one sense of rotation, that cover a curve and a standard error around it both ways.
+    """Polygons, all in the same sense of rotation, that cover a curve and one standard error around it.
 
-    A rectangle around every point, and between two of them the hexagon of their outer corners; where neither value has
-    a spread they are flat.
+    A rectangle around every point, and the hexagon of the outer corners between two points. They are flat without
+    standard errors.
     """
     boxes = [(p.x - p.dx, p.y - p.dy, p.x + p.dx, p.y + p.dy) for p in points]
-    found = [[(left, low), (right, low), (right, high), (left, high)] for left, low, right, high in boxes]
+    polygons = [[(left, low), (right, low), (right, high), (left, high)] for left, low, right, high in boxes]
     for first, second in pairwise(boxes):
         a, b = (first, second) if first[0] + first[2] <= second[0] + second[2] else (second, first)
         if a[1] + a[3] <= b[1] + b[3]:  # upwards to the right
             corners = [(a[0], a[1]), (a[2], a[1]), (b[2], b[1]), (b[2], b[3]), (b[0], b[3]), (a[0], a[3])]
         else:
             corners = [(a[0], a[1]), (b[0], b[1]), (b[2], b[1]), (b[2], b[3]), (a[2], a[3]), (a[0], a[3])]
-        found.append(corners)
-    return found
+        polygons.append(corners)
+    return polygons
 
 
 def _patch(polygons: Sequence[Sequence[Corner]], color: str) -> PathPatch:
-    """All polygons as one, so that it is no darker where they overlap."""
+    """All polygons as one patch, so that overlaps are not darker."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path as Outline
 

@@ -1,4 +1,4 @@
-"""Which code makes the numbers: a digest that changes with it, so that results of other code are not taken for its."""
+"""Digest of the code that numbers depend on. It is part of the keys of results, so that other code measures anew."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from fewstep.core import plugins
 from fewstep.core.entries import distribution_of
 from fewstep.core.version import __version__
 
-_WITHOUT = ("bench", "cli", "testing")
-"""Packages that shape, start and check what is measured, and change no number."""
-_MEASURING = ("bench/running/rows.py", "bench/running/speed.py")
-"""What of them does."""
+_EXCLUDED = ("bench", "cli", "testing")
+"""Packages that plan, start and check measurements, and change no number."""
+_INCLUDED = ("bench/running/rows.py", "bench/running/speed.py")
+"""Modules of these packages that do change numbers."""
 
 
 def code_digest() -> str:
     """First 16 digits of a SHA-256 of fewstep's version, its modules that numbers depend on, and installed plugins."""
-    found = hashlib.sha256(f"{__version__} {_modules()}".encode())
+    digest = hashlib.sha256(f"{__version__} {_modules()}".encode())
     for point in sorted(entry_points(group=plugins.GROUP)):
-        found.update(f"{point.name} {point.dist.version if point.dist else ''}".encode())
-    return found.hexdigest()[:16]
+        digest.update(f"{point.name} {point.dist.version if point.dist else ''}".encode())
+    return digest.hexdigest()[:16]
 
 
 def plugin_versions(names: Sequence[str]) -> list[str]:
-    """What the plugins that a recipe lists are at present: the digest of a file, the version of a distribution."""
+    """Present versions of a recipe's plugins: the digest of a file, the version of a distribution."""
     return [
         hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]
         if name.endswith(".py")
@@ -38,10 +38,10 @@ def plugin_versions(names: Sequence[str]) -> list[str]:
 
 @cache
 def _modules() -> str:
-    """The modules as they were when this process first asked."""
-    root, found = Path(__file__).parents[2], hashlib.sha256()
+    """Digest of the modules. Cached, since a long run must not see edits of its own code."""
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         name = file.relative_to(root).as_posix()
-        if name.split("/")[0] not in _WITHOUT or name in _MEASURING:
-            found.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
-    return found.hexdigest()
+        if name.split("/")[0] not in _EXCLUDED or name in _INCLUDED:
+            digest.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()

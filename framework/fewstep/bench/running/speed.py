@@ -1,4 +1,4 @@
-"""How fast samples are drawn, how fast a model was trained, and what memory that took."""
+"""Speed of sampling and of training, and peak memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fewstep.runtime.memory import peak_megabytes, reset_peak
 
 
 def time_drawing(draw: Callable[[], Tensor], device: torch.device, repeats: int) -> dict[str, float]:
-    """Tokens drawn per second, by the median of so many draws, and the most memory that one of them took.
+    """Tokens per second, by the median of `repeats` draws, and the peak memory of the draws.
 
     Args:
-        draw: returns samples, LongTensor [N, L]; it was called before, so that nothing has to warm up.
+        draw: returns samples, LongTensor [N, L]. It must have been called before, so that nothing warms up.
     """
     reset_peak(device)
     seconds, tokens = [], 0
     for _ in range(repeats):
         _wait_for(device)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         tokens = draw().numel()
         _wait_for(device)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return {"tokens_per_second": tokens / statistics.median(seconds), "peak_memory_mb": peak_megabytes(device)}
 
 
@@ -36,19 +36,19 @@ def _wait_for(device: torch.device) -> None:
 
 
 def train_tokens_per_second(lines: Sequence[Mapping[str, float]], tokens: int) -> float | None:
-    """Tokens that a training took per second, by the median over the stretches between two lines of its log.
+    """Training speed in tokens per second, by the median over the intervals between two lines of the log.
 
-    The stretch up to a session's first line, in which kernels are chosen and memory is had, is left out.
+    Leaves out the interval up to a session's first line, in which kernels are chosen and memory is allocated.
 
     Args:
-        tokens: that a step takes.
+        tokens: number of tokens of a step.
 
     Returns:
-        None if there is no such stretch.
+        None if there is no such interval.
     """
-    found = [
+    rates = [
         (later["step"] - earlier["step"]) * tokens / (later["seconds"] - earlier["seconds"])
         for earlier, later in pairwise(lines)
-        if later["seconds"] > earlier["seconds"]  # each session's clock starts anew
+        if later["seconds"] > earlier["seconds"]  # the clock of each session starts at 0
     ]
-    return round(statistics.median(found), 1) if found else None
+    return round(statistics.median(rates), 1) if rates else None
