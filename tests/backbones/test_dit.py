@@ -33,20 +33,20 @@ def test_conforms_with_every_option(options: dict[str, Any]) -> None:
 
 def test_untold_it_is_told_what_a_conditioned_one_is_told_at_zero() -> None:
     """MDLM's weights hold a trained answer to sigma = 0, which must not be skipped."""
-    told, untold = build(time_conditioned=True), build()
+    time, untold = build(time_conditioned=True), build()
     x = torch.randint(6, (2, 12))
     with torch.no_grad():
-        torch.testing.assert_close(untold(x, torch.ones(2)), told(x, torch.zeros(2)))
+        torch.testing.assert_close(untold(x, torch.ones(2)), time(x, torch.zeros(2)))
 
 
 def test_time_is_exact_under_autocast() -> None:
     """1e-3 of t near 1 is a large step of sigma, which bfloat16 would round away."""
     model, t = build(time_conditioned=True), torch.tensor([0.998, 0.999])
     with torch.autocast("cpu", torch.bfloat16):
-        told = model._told(t, None)
-    assert told.dtype == torch.float32
-    torch.testing.assert_close(told, model._told(t, None))
-    assert not torch.equal(told[0], told[1])
+        time = model._embed_time(t, None)
+    assert time.dtype == torch.float32
+    torch.testing.assert_close(time, model._embed_time(t, None))
+    assert not torch.equal(time[0], time[1])
 
 
 def test_both_orders_of_rotary_channels_are_one_rotation() -> None:

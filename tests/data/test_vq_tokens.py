@@ -378,7 +378,7 @@ def test_a_tokenizer_can_be_exported_and_used(tokenizer: Path, tmp_path: Path) -
         ({"objective": "vq"}, "a tokenizer needs a backbone that gives images back, not image_transformer"),
         (
             {"backbone": "vq_autoencoder", "objective": "vq", "start_from": {"student": "x"}},
-            "averages that begin with its training; remove start_from",
+            "averages that start with its training; remove start_from",
         ),
         ({"data": {"type": "vq_tokens", "images": "coins", "tokenizer": {"run": "x"}}}, "'coins' are no images"),
         (

@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_said(runs: dict[str, Path]) -> None:
     ("changes", "message"),
     [
         ({"data": "markov"}, "objective.type: data 'markov' have no labels to learn"),
-        ({"label_input": {}}, "objective.type: a classifier is not told the label that it predicts"),
+        ({"label_input": {}}, "objective.type: a classifier must not be conditioned on the label that it predicts"),
         ({"evaluate": {"metrics": ["sample_entropy"]}}, r"objective.type: .* set evaluate.metrics to \[\]"),
     ],
 )

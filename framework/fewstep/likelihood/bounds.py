@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Scored(Protocol):
-    """What has a likelihood: a denoiser, and the recipe that says how it came to be and is sampled."""
+    """A model with a likelihood: a denoiser, and the recipe of its training and sampling."""
 
     @property
     def denoiser(self) -> Denoiser: ...
@@ -43,19 +43,19 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """`nats` (float64 [N]): an upper bound on -log p(x) / L of each sample, or that itself if `exact`."""
+    """`nats` (float64 [N]): an upper bound on -log p(x) / L of each sample, or its exact value if `exact`."""
 
     nats: Tensor
     exact: bool
 
     @property
     def mean(self) -> float:
-        """Over the samples, in nats a token."""
+        """Mean over the samples, in nats a token."""
         return float(self.nats.mean())
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean over samples; nan for one."""
+        """Standard error of the mean over samples; nan for one sample."""
         return float(self.nats.std() / len(self.nats) ** 0.5)
 
 
@@ -70,12 +70,12 @@ def score_model(
     seed: int = 0,
     batch_size: int = 64,
 ) -> Scores:
-    """Score clean tokens x (LongTensor [N, L]) under a model; with `labels` (LongTensor [N]) if it is told any.
+    """Score clean tokens x (LongTensor [N, L]) under a model, conditioned on `labels` (LongTensor [N]) if any.
 
-    Sample i has random numbers of its own, so that scores do not depend on the size of batches.
+    Each sample has its own random numbers, so that scores do not depend on the size of batches.
 
     Args:
-        evaluations: steps looked at for each sample, one in each of so many stretches of the walk; all if None.
+        evaluations: number of steps evaluated for each sample, one in each stretch of the walk; None: all steps.
 
     Raises:
         UserError: the model has no bound on its likelihood, or labels do not suit it.
@@ -92,22 +92,22 @@ def score_model(
     times = GRIDS.build("linear").times(steps)
     device, parts = model.denoiser.device, []
     for first in range(0, len(x), batch_size):
-        here = slice(first, first + batch_size)
-        rows = x[here].to(device)
+        part = slice(first, first + batch_size)
+        rows = x[part].to(device)
         if exact:
             parts.append(token_nll(model.denoiser, rows).double().sum(1).cpu())
             continue
         streams = SampleStreams(seed, range(first, first + len(rows)))
-        told = None if labels is None else labels[here].to(device)
-        found = bound(model.denoiser, rows, times, streams, labels=told, posterior=posterior, evaluations=evaluations)
-        parts.append(found.cpu())
+        classes = None if labels is None else labels[part].to(device)
+        nats = bound(model.denoiser, rows, times, streams, labels=classes, posterior=posterior, evaluations=evaluations)
+        parts.append(nats.cpu())
     return Scores(torch.cat(parts) / x.shape[1], exact)
 
 
 def unscored(model: Scored) -> str | None:
-    """Why a model has no bound on its likelihood, or None if it has one."""
+    """Reason why a model has no bound on its likelihood; None if it has one."""
     recipe, denoiser = model.recipe, model.denoiser
-    learned = isinstance(denoiser, NetworkDenoiser)  # else it is an exact one, whatever the recipe would train
+    learned = isinstance(denoiser, NetworkDenoiser)  # else it is exact, and the recipe's objective does not matter
     if learned and not OBJECTIVES.get(recipe.objective.type).cls.likelihood:
         return (
             f"'{recipe.name}' has no likelihood to bound: objective '{recipe.objective.type}' teaches to draw "
@@ -119,10 +119,10 @@ def unscored(model: Scored) -> str | None:
 
 
 def _check(model: Scored, labels: Tensor | None, steps: int, evaluations: int | None) -> None:
-    name, told = model.recipe.name, model.denoiser.conditioned_on_labels
-    if told and labels is None:
-        raise UserError(f"'{name}' is told a class: say with `label` which one the samples are scored under")
-    if labels is not None and not told:
+    name, conditioned = model.recipe.name, model.denoiser.conditioned_on_labels
+    if conditioned and labels is None:
+        raise UserError(f"'{name}' is conditioned on a class: set `label` to the one that the samples are scored under")
+    if labels is not None and not conditioned:
         raise UserError(f"'{name}' was trained without labels (label_input); leave `label` out")
     for key, value in (("steps", steps), ("evaluations", evaluations)):
         if value is not None and value < 1:
@@ -142,13 +142,13 @@ def bound(
     """Unbiased estimates of the negative ELBO of the walk along `times` (1 to 0), nats a sample, float64 [B].
 
     -log p(x) <= KL(q(z_1 | x) || p(z_1)) + E_q [sum over steps of KL(q(z_s | z_t, x) || p(z_s | z_t))], with
-    -log p(x | z_t) for the last step (D3PM, arXiv 2107.03006, eq. 1), and one draw of z_t for each step that is looked
-    at. These are all steps, or one at random in each of `evaluations` stretches of as many steps as nearly as can be,
-    counted as often as its stretch has steps.
+    -log p(x | z_t) for the last step (D3PM, arXiv 2107.03006, eq. 1). Each evaluated step takes one draw of z_t. All
+    steps are evaluated, or one random step in each of `evaluations` stretches of nearly equal length, weighted by the
+    number of steps in its stretch.
 
-    Where a schedule of masks keeps some signal at t = 1, the divergence from the prior would be infinite: a prior of
-    masks never shows a token. There q's first state is drawn from the prior, which costs nothing, and the first step
-    bears it.
+    If a masked schedule leaves some signal at t = 1, the divergence from the prior would be infinite: a prior of masks
+    never shows a token. So q's first state is drawn from the prior, at no cost, and the first step bears the
+    difference.
     """
     process, cond = discrete(denoiser.process), Condition(labels, context=None if denoiser.block_size is None else x)
     total = torch.full((len(x),), x.shape[1] * prior_divergence(process), dtype=torch.float64, device=x.device)
@@ -166,9 +166,9 @@ def bound(
             last = -log_p.gather(1, x0[:, None])[:, 0].double()
             return (torch.where(s == 0, last, step_divergence(process, log_p, x0, z, t, s, posterior)),)
 
-        each = [time[:, None].expand(x.shape) for time in (look.t, look.s, look.weight)]
-        (found,) = prediction.scan(rows, prediction.where, x, z, *each[:2])
-        total.index_add_(0, prediction.where.nonzero()[:, 0], found.double() * each[2][prediction.where])
+        t, s, weight = (values[:, None].expand(x.shape) for values in (look.t, look.s, look.weight))
+        (costs,) = prediction.scan(rows, prediction.where, x, z, t, s)
+        total.index_add_(0, prediction.where.nonzero()[:, 0], costs.double() * weight[prediction.where])
     return total
 
 
@@ -192,7 +192,7 @@ class _Look(NamedTuple):
 
 
 def _looks(times: Sequence[float], evaluations: int | None, streams: SampleStreams, x: Tensor) -> Iterator[_Look]:
-    """The steps that are looked at: one in each stretch, every sample its own."""
+    """The evaluated steps: one in each stretch, drawn independently for every sample."""
     walk = torch.tensor(times, dtype=torch.float64, device=x.device)
     steps = len(times) - 1
     stretches = min(evaluations or steps, steps)
@@ -205,10 +205,10 @@ def _looks(times: Sequence[float], evaluations: int | None, streams: SampleStrea
 
 
 def _revealed(process: DiscreteProcess, nll: Tensor, z: Tensor, look: _Look) -> Tensor:
-    """KL of a step that reveals masks [B, L]: what is revealed costs its `nll`, and nothing else does.
+    """KL of a step that reveals masks [B, L]: a revealed token costs its `nll`, other tokens nothing.
 
-    A step reveals with p = (alpha_s - alpha_t) / (1 - alpha_t), the last one all. In the first step q reveals with
-    alpha_s, which is a little more than p where alpha(1) is not 0.
+    A step reveals with p = (alpha_s - alpha_t) / (1 - alpha_t), the last one everything. In the first step q reveals
+    with alpha_s, which is a little more than p if alpha(1) is not 0.
     """
     alpha_t, alpha_s = process.schedule.alpha(look.t), process.schedule.alpha(look.s)
     last = look.s == 0

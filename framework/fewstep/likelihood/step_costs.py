@@ -1,6 +1,6 @@
-"""What a step costs: its term of the negative ELBO, measured on data.
+"""Costs of steps: their terms of the negative ELBO, measured on data.
 
-The terms of a walk add up to its bound on -log p(x), so that grids can be compared and searched (Watson et al., arXiv
+The terms of a walk add up to its bound on -log p(x), so grids can be compared and searched (Watson et al., arXiv
 2106.03802). Shapes: B batch, L tokens, V vocabulary, S states, n rows.
 """
 
@@ -21,21 +21,22 @@ from fewstep.runtime.progress import Progress
 from fewstep.runtime.seeding import generator_for
 
 Posterior = Literal["drawn", "plugged"]
-"""How a step is drawn from a prediction: x first, or its probabilities put into the posterior; see `ancestral`."""
+"""The draw of a step from a prediction: x first, or its probabilities put into the posterior; see `ancestral`."""
 
 
 class StepCosts:
-    """Mean cost in nats a sample of steps, all of them measured on the same data with the same noise.
+    """Mean costs of steps in nats a sample, all measured on the same data with the same noise.
 
     cost(t, s) = E sum_i KL(q(z_s,i | z_t, x) || p(z_s,i | z_t)), and for the last step, to s = 0, E sum_i -log p(x_i |
-    z_t). With masks this is (alpha_s - alpha_t) / (1 - alpha_t) times the latter, so a time takes one evaluation;
-    otherwise it takes one pass over the rows for each s. What the prior costs is left out: no grid changes it.
+    z_t). With masks this is (alpha_s - alpha_t) / (1 - alpha_t) times the latter, so one evaluation per time suffices.
+    Otherwise each s takes one pass over the rows. The cost of the prior is left out, since it is the same for all
+    grids.
 
     Args:
         denoiser: predicts whole samples.
         data: clean tokens [N, L].
-        labels: of the data [N], for denoisers that are told any.
-        posterior: of the sampler that the grid is for.
+        labels: of the data [N], for denoisers conditioned on labels.
+        posterior: setting of the sampler that the grid is for.
     """
 
     def __init__(
@@ -56,25 +57,25 @@ class StepCosts:
         """Costs of the steps from t to each of `targets` (float64 [n])."""
         process = self.denoiser.process
         if process.carry_over and not self.denoiser.conditioned_on_steps:
-            whole = self._measured(t, [0.0])[0]
-            return torch.tensor([whole * revealed_share(process, t, s) for s in targets], dtype=torch.float64)
-        return torch.tensor(self._measured(t, targets), dtype=torch.float64)
+            last_cost = self._measure(t, [0.0])[0]
+            return torch.tensor([last_cost * revealed_share(process, t, s) for s in targets], dtype=torch.float64)
+        return torch.tensor(self._measure(t, targets), dtype=torch.float64)
 
     def matrix(self, times: Sequence[float], progress: Progress | None = None) -> Tensor:
         """Cost of the step from each time to each later one (float64 [n, n]), infinite for all other pairs."""
-        found = torch.full((len(times), len(times)), float("inf"), dtype=torch.float64)
+        costs = torch.full((len(times), len(times)), float("inf"), dtype=torch.float64)
         for index, t in enumerate(times[:-1]):
-            found[index, index + 1 :] = self.row(t, times[index + 1 :])
+            costs[index, index + 1 :] = self.row(t, times[index + 1 :])
             if progress is not None:
                 progress(index + 1, len(times) - 1)
-        return found
+        return costs
 
     def walk(self, times: Sequence[float]) -> float:
         """Cost of a walk: the sum over its steps."""
         return sum(float(self.row(t, [s])) for t, s in pairwise(times))
 
-    def _measured(self, t: float, targets: Sequence[float]) -> list[float]:
-        """Means over the data; what was measured before is remembered."""
+    def _measure(self, t: float, targets: Sequence[float]) -> list[float]:
+        """Mean costs over the data; earlier measurements are cached."""
         missing = [s for s in targets if (t, s) not in self._known]
         if missing:
             sums = sum(self._batch(first, t, missing) for first in range(0, len(self.data), self.batch_size))
@@ -86,10 +87,10 @@ class StepCosts:
     def _batch(self, first: int, t: float, targets: Sequence[float]) -> Tensor:
         """Sums over one batch (float64 [n])."""
         denoiser, device = self.denoiser, self.denoiser.device
-        here = slice(first, first + self.batch_size)
-        x0 = self.data[here].to(device)
-        cond = Condition(None if self.labels is None else self.labels[here].to(device))
-        # Begun anew at every time: differences between times then show the times and not the noise.
+        part = slice(first, first + self.batch_size)
+        x0 = self.data[part].to(device)
+        cond = Condition(None if self.labels is None else self.labels[part].to(device))
+        # The generators restart at every time, so that costs of different times differ by the times and not the noise.
         noise, inputs = (generator_for(self.seed, f"grid/{kind}/{first}", device) for kind in ("noise", "input"))
         now = torch.full((len(x0),), t, device=device, dtype=torch.float64)
         z = denoiser.process.corrupt(x0, now, generator=noise).x_t
@@ -102,8 +103,8 @@ class StepCosts:
             if s == 0:
                 costs.append(prediction.nll(x0).double().sum())
                 continue
-            each = [time[:, None].expand(x0.shape) for time in (now, then)]
-            (rows,) = prediction.scan(self._step_rows, prediction.where, x0, z, *each)
+            token_times = [time[:, None].expand(x0.shape) for time in (now, then)]
+            (rows,) = prediction.scan(self._step_rows, prediction.where, x0, z, *token_times)
             costs.append(rows.sum())
         return torch.stack(costs).cpu()
 
@@ -112,7 +113,7 @@ class StepCosts:
 
 
 def revealed_share(process: Process, t: float, s: float) -> float:
-    """(alpha_s - alpha_t) / (1 - alpha_t), the chance that a step reveals a mask: all of them in the last step."""
+    """(alpha_s - alpha_t) / (1 - alpha_t), the probability that a step reveals a mask; 1 in the last step."""
     if s == 0:
         return 1.0
     alpha_t, alpha_s = (float(a) for a in process.schedule.alpha(torch.tensor([t, s], dtype=torch.float64)))
@@ -140,13 +141,14 @@ def step_divergence(
 def drawn_rows(process: DiscreteProcess, p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """sum_x p(x) q(z_s | z_t, x) of single tokens (float64 [n, S]), without a row for every x.
 
-    q is linear in x up to its normaliser, which only tells x = z_t from all others: both parts are plugged in alone.
+    q is linear in x up to its normaliser, which takes two values: one for x = z_t and one for all other x. So each of
+    the two parts of p is plugged in separately.
     """
     vocab = p.shape[1]
     same = one_hot(z.clamp(max=vocab - 1), vocab) * (z < vocab)[:, None]
     stays = (p * same).sum(1, keepdim=True)
-    others = p * (1 - same)
-    moves = others.sum(1, keepdim=True)
+    different = p * (1 - same)
+    moves = different.sum(1, keepdim=True)
     return stays * posterior_rows(process, same.double(), z, t, s) + moves * posterior_rows(
-        process, others / moves.clamp_min(TINY), z, t, s
+        process, different / moves.clamp_min(TINY), z, t, s
     )

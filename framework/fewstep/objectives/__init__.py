@@ -1,4 +1,4 @@
-"""Objectives: losses over roles. Teacher training and distillation are both.
+"""Objectives: losses over roles, for teacher training and distillation.
 
 Every file is a component, but for the shared parts: `base`.
 """

@@ -20,7 +20,7 @@ class Classifier(Objective):
     """Cross entropy of the label given noised tokens, -log p(y | z_t), t ~ U(0, 1): trains classifiers for guidance.
 
     Its optimum is the p(y | z_t) that classifier-based guidance multiplies predictions by (arXiv 2412.10193). The
-    student is the recipe's backbone, with a head that scores classes in the place of tokens.
+    student is the recipe's backbone, with a head that scores classes instead of tokens.
     """
 
     roles: ClassVar = {"student": RoleSpec(scores="labels")}
@@ -34,7 +34,7 @@ class Classifier(Objective):
             if not DATASETS.get(recipe.data.type).cls.labelled:
                 yield "type", f"data '{recipe.data.type}' have no labels to learn"
             if recipe.label_input is not None:
-                yield "type", "a classifier is not told the label that it predicts; remove label_input"
+                yield "type", "a classifier must not be conditioned on the label that it predicts; remove label_input"
             if BACKBONES.get(recipe.backbone.type).cls.uses_context:
                 yield "type", "a classifier reads whole samples; use a backbone without blocks"
             if recipe.evaluate.metrics:

@@ -1,4 +1,4 @@
-"""Discrete consistency distillation: predictions at both ends of a coupled pair of states agree.
+"""Discrete consistency distillation: predictions at both states of a coupled pair agree.
 
 Shapes: B batch, L tokens.
 """
@@ -23,13 +23,13 @@ from fewstep.runtime.streams import uniform
 
 @OBJECTIVES.register("consistency")
 class Consistency(Objective):
-    """The student at z_t learns what the teacher predicts at z_s, a little nearer to the data on the same path.
+    """The student at z_t learns the teacher's prediction at z_s, a little nearer to the data on the same path.
 
-    Pairs share their noise, so that the way from z_t to z_s is the one thing that differs. For the uniform process
-    that is the pair of Duo's Gaussian paths (DCD, arXiv 2506.10892, section 4), for the masked one nested masks: a
-    token that is clean at t is clean at s. Where z_s shows a token that z_t hides, that token is the target (cross
-    entropy). Steps double from round to round, and the student becomes the teacher; or the teacher follows the student
-    as an average. Reduced to a mean over the tokens that the student predicts.
+    Both states of a pair share their noise, so they differ only by the step from t to s. For the uniform process this
+    is the pair of Duo's Gaussian paths (DCD, arXiv 2506.10892, section 4). For the masked process masks are nested: a
+    token that is clean at t is clean at s. A token that z_s shows and z_t hides is itself the target (cross entropy).
+    Steps double from round to round, and the student becomes the teacher; or the teacher is an average of the student.
+    The loss is a mean over the tokens that the student predicts.
     """
 
     roles: ClassVar = {
@@ -47,7 +47,7 @@ class Consistency(Objective):
             (-4.0, -1.0), description="log noise-to-signal ratio of that path at its two ends"
         )
         teacher_decay: float | None = Field(
-            None, ge=0, lt=1, description="with it the teacher is the student's average, with this decay an update"
+            None, ge=0, lt=1, description="makes the teacher the student's average, with this decay per update"
         )
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest t drawn, before a step is added")
 
@@ -76,12 +76,12 @@ class Consistency(Objective):
             teacher = ctx.roles["teacher"](z_s, s.float(), cond=batch.cond)
         both = student.where & teacher.where
         value = divergence(c.divergence, student, teacher, both)
-        shown = student.nll(batch.x0) * ~both
+        revealed = student.nll(batch.x0) * ~both
         metrics: dict[str, Any] = {
             "round": torch.tensor(c.round(ctx)),
             "divergence": (value.detach().sum(), both.sum()),
         }
-        return LossOutput(ctx.mean(value + shown, student.where), metrics)
+        return LossOutput(ctx.mean(value + revealed, student.where), metrics)
 
     def pair(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Times t > s of the process, float64 [B]."""
@@ -110,12 +110,13 @@ class Consistency(Objective):
 def step_on_path(
     process: Process, x0: Tensor, z_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator | None
 ) -> Tensor:
-    """z_s of the path whose noise is that of z_t (LongTensor [B, L]): a token turns clean once, and else stays.
+    """z_s of the path with the noise of z_t (LongTensor [B, L]): a token turns clean once, and otherwise stays.
 
-    Whatever the noise, z = x0 where one number a token is below P(z = x0) = alpha + (1 - alpha) pi(x0), and else a
-    symbol that the path keeps. So noise turns clean from t to s with probability (P_s - P_t) / (1 - P_t). It is the
-    law of Duo's pairs, argmax(a onehot(x0) + s e) with one e for both: x0 wins where the other coordinates' largest
-    falls short of a / s plus its own noise, and which of them is the largest does not depend on a / s.
+    For any noise, z = x0 if one uniform number per token is below P(z = x0) = alpha + (1 - alpha) pi(x0), and otherwise
+    z is a symbol that is fixed along the path. So noise turns clean from t to s with probability
+    (P_s - P_t) / (1 - P_t). This is the distribution of Duo's pairs, argmax(a onehot(x0) + s e) with one e for both:
+    x0 wins if the largest of the other coordinates is below a / s plus its own noise, and the index of the largest
+    does not depend on a / s.
     """
     share = 0.0 if process.carry_over else 1 / process.vocab_size
     clean = [per_token(alpha + (1 - alpha) * share) for alpha in map(process.schedule.alpha, (t.double(), s.double()))]

@@ -20,11 +20,11 @@ from fewstep.processes.base import PROCESSES, discrete, per_token
 class Denoising(Objective):
     """Weighted cross entropy of the clean tokens given noised ones; trains teachers of every process.
 
-    L = w(t) CE(x | x_theta(z_t)) (arXiv 2603.20155, section 2), whose optimum is E_q[x | z_t] for the uniform
-    process too. `loss: posterior` is the traditional alternative (D3PM, multinomial diffusion; appendix D), whose
-    optimum is another one for the uniform process. `weighting: elbo` is -alpha'/(1 - alpha), which for the masked
-    process makes the cross entropy a bound on the negative log-likelihood (MDLM, eq. 10). Reduced to a mean over all
-    L tokens of the batch.
+    L = w(t) CE(x | x_theta(z_t)) (arXiv 2603.20155, section 2). Its optimum is E_q[x | z_t], also for the uniform
+    process. `loss: posterior` is the traditional alternative (D3PM, multinomial diffusion; appendix D), with a
+    different optimum for the uniform process. `weighting: elbo` is -alpha'/(1 - alpha); for the masked process it makes
+    the cross entropy a bound on the negative log-likelihood (MDLM, eq. 10). The loss is a mean over all L tokens of the
+    batch.
     """
 
     spaces = frozenset({"discrete", "continuous"})

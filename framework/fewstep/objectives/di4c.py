@@ -26,12 +26,13 @@ _EARLIEST = 1e-5
 
 @OBJECTIVES.register("di4c")
 class Di4C(Objective):
-    """A mixture of products, E_latent prod_i p(x_i | z_t, latent), that learns what tokens share.
+    """A mixture of products, E_latent prod_i p(x_i | z_t, latent), that learns the correlations of tokens.
 
     The latent is the noise input. Near data (t below `delta`) each latent imitates the teacher. Elsewhere the student
-    at t learns the joint law of a teacher's step to u and its own prediction there, and of the data, through the
-    correlation term L(x) = log p(x) - sum_i log p_i(x_i), while its marginals learn those of teacher and of u (arXiv
-    2410.08709, sections 3 and 4, with marginals as control variates). Sums over tokens, means over the batch.
+    at t learns two joint distributions: that of a teacher's step to u followed by its own prediction, and that of the
+    data. It learns them through the correlation term L(x) = log p(x) - sum_i log p_i(x_i), while its marginals learn
+    those of the teacher and of u (arXiv 2410.08709, sections 3 and 4, with marginals as control variates). The loss
+    sums over tokens and averages over the batch.
     """
 
     roles: ClassVar = {
@@ -42,9 +43,9 @@ class Di4C(Objective):
 
     class Config(ComponentConfig):
         type: Literal["di4c"] = "di4c"
-        latents: int = Field(16, ge=2, description="latents that stand for the mixture in a step")
-        step: float = Field(1 / 16, gt=0, le=1, description="longest teacher's step from t to u; at most t / 2")
-        delta: float = Field(0.02, ge=0, lt=1, description="times below are near data")
+        latents: int = Field(16, ge=2, description="latents drawn to estimate the mixture in a step")
+        step: float = Field(1 / 16, gt=0, le=1, description="longest step of the teacher from t to u; at most t / 2")
+        delta: float = Field(0.02, ge=0, lt=1, description="times below this are near data")
         near_share: float = Field(0.3, ge=0, le=1, description="share of the samples that are near data")
         data_weight: float = Field(0.1, ge=0, description="of the correlations of data, times sigmoid(20 (t - 1/2))")
 
@@ -63,8 +64,8 @@ class Di4C(Objective):
         metrics: dict[str, Tensor] = {}
         for part, of_part in ((near, self._imitate), (~near, self._correlate)):
             if bool(part.any()):
-                value, found = of_part(Batch(batch.x0[part], batch.cond.select(part)), t[part], ctx)
-                total, metrics = total + value, metrics | found
+                value, numbers = of_part(Batch(batch.x0[part], batch.cond.select(part)), t[part], ctx)
+                total, metrics = total + value, metrics | numbers
         return LossOutput(total / batch.size, {name: value.detach() for name, value in metrics.items()})
 
     def _imitate(self, batch: Batch, t: Tensor, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,16 +80,16 @@ class Di4C(Objective):
         c = self.config
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
         u = t - torch.minimum(torch.full_like(t, c.step), t / 2)
-        drawn, later = self._later(z_t, t, u, batch, ctx)
+        sequences, later = self._later(z_t, t, u, batch, ctx)
         student, teacher = self._mixture(z_t, t, batch, ctx), self._teacher(z_t, t, batch, ctx)
         where = ctx.process.to_predict(z_t)
         marginal, later = student.logsumexp(0) - math.log(len(student)), later[where].log()
-        found = correlations(student, where, torch.cat((drawn, batch.x0[None])))
-        of_data = (c.data_weight * torch.sigmoid(20 * (t - 0.5)) * found[-1]).sum()
+        terms = correlations(student, where, torch.cat((sequences, batch.x0[None])))
+        of_data = (c.data_weight * torch.sigmoid(20 * (t - 0.5)) * terms[-1]).sum()
         to_teacher = expectation(teacher, teacher - marginal).sum()
         to_later = expectation(later, later - marginal).sum()
-        metrics = {"correlation": found[-1].mean(), "divergence": to_teacher / batch.size}
-        return to_teacher + to_later - found[:-1].mean(0).sum() - of_data, metrics
+        metrics = {"correlation": terms[-1].mean(), "divergence": to_teacher / batch.size}
+        return to_teacher + to_later - terms[:-1].mean(0).sum() - of_data, metrics
 
     def _mixture(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Tensor:
         """log p_i(. | z_t, latent) of fresh latents at the predicted tokens, [M, N, V]."""
@@ -97,7 +98,7 @@ class Di4C(Objective):
         return rows.view(m, -1, rows.shape[1])
 
     def _student(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
-        """What a latent of its own for each of M B states says."""
+        """Prediction of M B states, each with its own latent."""
         cond, rng = batch.cond.repeat(self.config.latents), ctx.generators["noise"]
         prediction: Prediction = ctx.roles["student"](z, t, torch.zeros_like(t), cond=cond, generator=rng)
         return prediction
@@ -122,9 +123,9 @@ class Di4C(Objective):
 
 
 def correlations(rows: Tensor, where: Tensor, ids: Tensor) -> Tensor:
-    """L(x) = log E_latent prod_i p_i(x_i) - sum_i log E_latent p_i(x_i), [J, B]: 0 where the latent changes nothing.
+    """L(x) = log E_latent prod_i p_i(x_i) - sum_i log E_latent p_i(x_i), [J, B]; 0 if the latent changes nothing.
 
-    In float64, since it is the difference of two sums of L logarithms.
+    Computed in float64, since it is the difference of two sums of L logarithms.
 
     Args:
         rows: log-probabilities [M, N, V] at the true positions of `where`.
@@ -132,10 +133,10 @@ def correlations(rows: Tensor, where: Tensor, ids: Tensor) -> Tensor:
         ids: sequences [J, B, L].
     """
     size = len(rows)
-    wanted = ids[:, where].T  # [N, J]
-    picked = rows.gather(2, wanted.expand(size, *wanted.shape)).double()
+    symbols = ids[:, where].T  # [N, J]
+    log_p = rows.gather(2, symbols.expand(size, *symbols.shape)).double()
     of_token = torch.zeros(size, *where.shape, len(ids), dtype=torch.float64, device=rows.device)
-    of_token = of_token.masked_scatter(where[None, :, :, None].expand_as(of_token), picked)
+    of_token = of_token.masked_scatter(where[None, :, :, None].expand_as(of_token), log_p)
     joint = of_token.sum(2).logsumexp(0) - math.log(size)
     apart = (of_token.logsumexp(0) - math.log(size)).sum(1)
     return (joint - apart).T.to(rows.dtype)

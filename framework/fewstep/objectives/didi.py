@@ -28,9 +28,9 @@ from fewstep.processes.base import PROCESSES
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What the student drew from pure noise: `x` (ids [B, L]), and log p of all that it revealed on the way, [B].
+    """The student's samples from pure noise: `x` (ids [B, L]), and log p of all revealed tokens, [B].
 
-    `z` is the state [B, L] before the last step, at times `tau` [B], and `prediction` what the student said there.
+    `z` is the state [B, L] before the last step, at times `tau` [B], and `prediction` the student's prediction there.
     """
 
     x: Tensor
@@ -42,12 +42,13 @@ class Trajectory:
 
 @OBJECTIVES.register("didi")
 class DiDi(Objective):
-    """The student draws samples in a few steps, and learns to draw more of those that pass for real data.
+    """The student draws samples in a few steps, and learns to draw more samples that a discriminator takes for data.
 
     Minimises the integral over t of w(t) KL(student's z_t || data's z_t) by its score-function gradient (arXiv
-    2509.25035): -E[w(t) r(z_t) grad log p(trajectory)], with the reward r = log D / (1 - D) of a discriminator that
-    tells noised real data from noised samples. Trajectories of a group share their times, and are compared with each
-    other. Near the teacher it is kept by a Jeffreys divergence, from collapsing by a bonus for entropy. All per token.
+    2509.25035): -E[w(t) r(z_t) grad log p(trajectory)]. The reward r = log D / (1 - D) is that of a discriminator
+    between noised real data and noised samples. Trajectories of a group share their times, and are compared with each
+    other. A Jeffreys divergence keeps the student near the teacher, and an entropy bonus prevents collapse. All terms
+    are per token.
     """
 
     roles: ClassVar = {
@@ -66,9 +67,9 @@ class DiDi(Objective):
         jeffreys: float = Field(0.1, ge=0, description="weight of the divergence from the teacher before the last step")
         entropy: float = Field(0.01, ge=0, description="weight of the bonus for the student's entropy there")
         label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the discriminator's two classes")
-        discriminator_steps: int = Field(1, ge=1, description="its updates after each update of the student")
+        discriminator_steps: int = Field(1, ge=1, description="discriminator updates after each student update")
         head_start: float = Field(
-            0.1, ge=0, lt=1, description="share of the training in which it learns alone at first"
+            0.1, ge=0, lt=1, description="first share of the training, in which the discriminator learns alone"
         )
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
@@ -95,37 +96,40 @@ class DiDi(Objective):
         return self._student(batch, ctx) if "student" in phase.train else self._discriminator(batch, ctx)
 
     def _student(self, batch: Batch, ctx: StepContext) -> LossOutput:
-        """Policy gradient and regularisers. Of the batch only conditions are used, one a group."""
-        # 1. Groups of trajectories; times are drawn once a group, as rows [G, B / G] that are flattened.
+        """Policy gradient and regularisers. Only the conditions of the batch are used, one per group."""
+        # 1. Groups of trajectories; times are drawn once per group, as rows [G, B / G] that are flattened.
         c, groups = self.config, batch.size // self.config.group
         cond = batch.cond.select(torch.arange(batch.size, device=ctx.device) < groups).repeat(c.group)
         times, t = self.times(groups, ctx).repeat(1, c.group), ctx.sample_time(groups).repeat(c.group)
-        made = draw_trajectory(times, cond, ctx)
+        trajectory = draw_trajectory(times, cond, ctx)
 
-        # 2. The reward of each at its noised state, against the others of its group.
-        z_t = ctx.process.corrupt(made.x, t, generator=ctx.generators["noise"]).x_t
+        # 2. The reward of each trajectory at its noised state, relative to its group.
+        z_t = ctx.process.corrupt(trajectory.x, t, generator=ctx.generators["noise"]).x_t
         reward = log_ratio(z_t, t, cond, ctx)
         advantage = loss_weight(c, t, ctx.process.schedule) * self.advantages(reward)
-        policy = -(advantage * made.log_p).mean() / made.x.shape[1]
+        policy = -(advantage * trajectory.log_p).mean() / trajectory.x.shape[1]
 
-        # 3. What keeps it: near the teacher, and spread out.
+        # 3. Regularisers: nearness to the teacher, and entropy.
         with torch.no_grad():
-            teacher = ctx.roles["teacher"](made.z, made.tau, cond=cond)
-        apart = divergence("jeffreys", made.prediction, teacher, made.prediction.where)
-        entropy = made.prediction.entropy()
-        loss = policy + c.jeffreys * apart.mean() - c.entropy * entropy.mean()
-        count = made.prediction.where.sum()
-        metrics: dict[str, Any] = {"reward": reward.mean(), "log_p": made.log_p.detach().mean() / made.x.shape[1]}
-        metrics["jeffreys"] = (apart.detach().sum(), count)
+            teacher = ctx.roles["teacher"](trajectory.z, trajectory.tau, cond=cond)
+        gap = divergence("jeffreys", trajectory.prediction, teacher, trajectory.prediction.where)
+        entropy = trajectory.prediction.entropy()
+        loss = policy + c.jeffreys * gap.mean() - c.entropy * entropy.mean()
+        count = trajectory.prediction.where.sum()
+        metrics: dict[str, Any] = {
+            "reward": reward.mean(),
+            "log_p": trajectory.log_p.detach().mean() / trajectory.x.shape[1],
+        }
+        metrics["jeffreys"] = (gap.detach().sum(), count)
         metrics["student_entropy"] = (entropy.detach().sum(), count)
         return LossOutput(loss, metrics)
 
     def _discriminator(self, batch: Batch, ctx: StepContext) -> LossOutput:
-        """Cross entropy of telling noised data from noised fresh samples, at the same times."""
+        """Cross entropy of the discriminator between noised data and noised fresh samples, at the same times."""
         t, rng = ctx.sample_time(batch.size, antithetic=True), ctx.generators["noise"]
         with torch.no_grad():
-            made = draw_trajectory(self.times(batch.size, ctx), batch.cond, ctx)
-        z_t = ctx.process.corrupt(torch.cat((batch.x0, made.x)), t.repeat(2), generator=rng).x_t
+            trajectory = draw_trajectory(self.times(batch.size, ctx), batch.cond, ctx)
+        z_t = ctx.process.corrupt(torch.cat((batch.x0, trajectory.x)), t.repeat(2), generator=rng).x_t
         log_p = discriminator_of(ctx).log_probs(z_t, t.repeat(2), batch.cond.repeat(2))
         real = torch.arange(2 * batch.size, device=ctx.device) < batch.size
         loss = torch.nn.functional.cross_entropy(log_p, real.long(), label_smoothing=self.config.label_smoothing)
@@ -138,7 +142,7 @@ class DiDi(Objective):
         return torch.cat((ends[0], between.sort(0, descending=True).values, ends[1]))
 
     def advantages(self, reward: Tensor) -> Tensor:
-        """Rewards [B] = [G, B / G] less the mean of their group, and over its standard deviation if that is wanted."""
+        """Rewards [B] = [G, B / G] minus the mean of their group; with `normalise` over its standard deviation."""
         groups = reward.view(self.config.group, -1)
         centred = groups - groups.mean(0)
         if self.config.normalise:
@@ -149,8 +153,8 @@ class DiDi(Objective):
 def draw_trajectory(times: Tensor, cond: Condition, ctx: StepContext) -> Trajectory:
     """Let the student sample from pure noise, at times [n + 1, B] that fall from 1 to 0.
 
-    log p is the sum over tokens of log p(token | state that it was revealed at). Which tokens a step reveals does not
-    depend on the student, and is left out.
+    log p is the sum over tokens of log p(token | state before its step). The choice of revealed tokens does not depend
+    on the student, and is left out.
     """
     student, rng = ctx.roles["student"], ctx.generators["sample"]
     z = ctx.process.prior((times.shape[1], student.length), device=ctx.device, generator=rng)

@@ -27,12 +27,13 @@ from fewstep.processes.masks import random_start, time_of_masks, with_masks
 from fewstep.samplers.one_step import OneStepSampler
 
 _LOWEST = -69.0
-"""Log-probability (of about 1e-30) that stands for 0 in a ratio."""
+"""Log-probability (of about 1e-30) that replaces that of probability 0 in a ratio."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """The student's `prediction` of all tokens, its draw masked again to `z_t`: ids [B, L] with times `t` [B]."""
+    """The student's `prediction` of all tokens, its draw `x`, and that draw masked again, `z_t` (ids [B, L]), at times
+    `t` [B]."""
 
     prediction: Prediction
     x: Tensor
@@ -44,10 +45,10 @@ class Generated:
 class DiMO(Objective):
     """A one-step generator on whose samples, masked again, teacher and auxiliary agree.
 
-    The student turns random tokens, a share `masks` of them masked, into all tokens at once. Its draw is masked anew.
-    At the masks the auxiliary p_A, which learns to denoise such draws, and the teacher p_T are compared, and the
-    gradient of their divergence with respect to the auxiliary's logits is taken for that of the student's logits at
-    the same places (arXiv 2503.15457). No data are used but for what they are conditioned on.
+    The student turns random tokens, a share `masks` of them masked, into all tokens at once. Its draw is masked again.
+    The auxiliary p_A learns to denoise such draws, and is compared with the teacher p_T at the masks. The gradient of
+    their divergence with respect to the auxiliary's logits serves as the gradient of the student's logits at the same
+    places (arXiv 2503.15457). Of the data, only the conditions are used.
 
     The student's loss is the sum over tokens, mean over samples, as in the released code; the auxiliary's is the mean
     over masked tokens.
@@ -62,7 +63,7 @@ class DiMO(Objective):
 
     class Config(ComponentConfig):
         type: Literal["dimo"] = "dimo"
-        masks: float = Field(0.6, ge=0, le=1, description="share of the start that is masked; the sampler's too")
+        masks: float = Field(0.6, ge=0, le=1, description="share of the start that is masked; the sampler must agree")
         jeffreys: float = Field(
             0.0, ge=-1, le=1, description="b of (1 - b) forward KL + b reverse KL; below 0 goes beyond the forward one"
         )
@@ -96,9 +97,9 @@ class DiMO(Objective):
         return [Phase("student", ("student",)), Phase("auxiliary", ("auxiliary",))]
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
-        made = self.generate(batch, ctx, grad="student" in phase.train)
+        generated = self.generate(batch, ctx, grad="student" in phase.train)
         of_phase = self._student_loss if "student" in phase.train else self._auxiliary_loss
-        return of_phase(made, batch, ctx)
+        return of_phase(generated, batch, ctx)
 
     def generate(self, batch: Batch, ctx: StepContext, *, grad: bool) -> Generated:
         """One step of the student from random tokens, and its draw masked again."""
@@ -115,33 +116,35 @@ class DiMO(Objective):
         z_t = with_masks(process, x, masks, generator=noise)
         return Generated(prediction, x, z_t, time_of_masks(process, masks / length))
 
-    def _student_loss(self, made: Generated, batch: Batch, ctx: StepContext) -> LossOutput:
-        """sum_v g_v log p_v at the masks of z_t: g sums to 0, so its gradient at the logits is g."""
+    def _student_loss(self, generated: Generated, batch: Batch, ctx: StepContext) -> LossOutput:
+        """sum_v g_v log p_v at the masks of z_t. Its gradient with respect to the logits is g, since g sums to 0."""
         c = self.config
         with torch.no_grad():
-            teacher = guided(ctx.roles["teacher"], made.z_t, made.t, cond=batch.cond, weight=c.teacher_guidance)
-            auxiliary = ctx.roles["auxiliary"](made.z_t, made.t, cond=batch.cond)
+            teacher = guided(
+                ctx.roles["teacher"], generated.z_t, generated.t, cond=batch.cond, weight=c.teacher_guidance
+            )
+            auxiliary = ctx.roles["auxiliary"](generated.z_t, generated.t, cond=batch.cond)
 
         def value(p: Tensor, a: Tensor, q: Tensor) -> Tensor:
             return (jeffreys_gradient(a, q, c.jeffreys).detach() * p.masked_fill(p.isneginf(), 0.0)).sum(-1)
 
-        loss = ctx.sum(rowwise(value, [made.prediction, auxiliary, teacher], where=teacher.where)) / batch.size
+        loss = ctx.sum(rowwise(value, [generated.prediction, auxiliary, teacher], where=teacher.where)) / batch.size
         with torch.no_grad():
-            entropy = made.prediction.entropy()
+            entropy = generated.prediction.entropy()
             gap = divergence("total_variation", auxiliary, teacher, teacher.where)
-        everywhere = made.prediction.where.sum()
+        everywhere = generated.prediction.where.sum()
         means = {"student_entropy": (entropy.sum(), everywhere), "total_variation": (gap.sum(), teacher.where.sum())}
         return LossOutput(loss, {"student_loss": loss.detach(), **means})
 
-    def _auxiliary_loss(self, made: Generated, batch: Batch, ctx: StepContext) -> LossOutput:
+    def _auxiliary_loss(self, generated: Generated, batch: Batch, ctx: StepContext) -> LossOutput:
         """Cross entropy of the student's draw at the masks of z_t, smoothed: mean over masks."""
-        auxiliary = ctx.roles["auxiliary"](made.z_t, made.t, cond=batch.cond)
+        auxiliary = ctx.roles["auxiliary"](generated.z_t, generated.t, cond=batch.cond)
         share = self.config.label_smoothing
 
         def value(a: Tensor, x: Tensor) -> Tensor:
             return -(1 - share) * a.gather(1, x[:, None])[:, 0] - share * a.mean(-1)
 
-        loss = ctx.mean(rowwise(value, [auxiliary], [made.x], where=auxiliary.where), auxiliary.where)
+        loss = ctx.mean(rowwise(value, [auxiliary], [generated.x], where=auxiliary.where), auxiliary.where)
         return LossOutput(loss, {"auxiliary_loss": loss.detach()})
 
 
@@ -163,6 +166,8 @@ def jeffreys_gradient(a: Tensor, q: Tensor, b: float) -> Tensor:
 
 
 def mask_counts(levels: Tensor, length: int) -> Tensor:
-    """How many of L tokens are masked again: the share arccos(u) / (pi / 2) for u ~ U(0, 1) (MaskGIT's cosine), at
-    least one mask (LongTensor [B])."""
+    """Number of the L tokens that are masked again (LongTensor [B]), at least one.
+
+    The share is arccos(u) / (pi / 2) for u ~ U(0, 1), MaskGIT's cosine.
+    """
     return (levels.acos() / (pi / 2) * length).round().long().clamp(1, length)

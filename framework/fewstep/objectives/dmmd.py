@@ -1,4 +1,4 @@
-"""D-MMD: Discrete Moment Matching Distillation (arXiv 2603.20155, Algorithm 1), and its neighbours by its switches.
+"""D-MMD: Discrete Moment Matching Distillation (arXiv 2603.20155, Algorithm 1); its settings give related methods.
 
 Shapes: B batch, L tokens, V vocabulary. z_t and z_s are noised ids [B, L].
 """
@@ -27,11 +27,11 @@ from fewstep.processes.base import discrete, per_token
 
 @OBJECTIVES.register("dmmd")
 class DMMD(Objective):
-    """Discrete moment matching: a few-step student whose samples teacher and auxiliary cannot tell apart.
+    """Discrete moment matching: a few-step student on whose samples teacher and auxiliary agree.
 
-    From real data noised to t the student takes one sampling step to s. The auxiliary learns to denoise what
-    the student makes, the student moves its probabilities to where the teacher's log-probabilities exceed the
-    auxiliary's, and they agree when the student draws the teacher's law (arXiv 2603.20155, eq. 9-12).
+    From real data noised to t the student takes one sampling step to s. The auxiliary learns to denoise the student's
+    samples. The student moves its probabilities to symbols whose log-probability under the teacher exceeds that under
+    the auxiliary. Both agree when the student draws from the teacher's distribution (arXiv 2603.20155, eq. 9-12).
     """
 
     roles: ClassVar = {
@@ -44,21 +44,21 @@ class DMMD(Objective):
         type: Literal["dmmd"] = "dmmd"
         k: int = Field(8, ge=1, description="sampling steps that the student is trained for")
         k_max: int | None = Field(
-            None, ge=2, description="with it, from k up to so many, drawn for each sample: one student, several NFE"
+            None, ge=2, description="largest k, drawn for each sample from k up to this: one student, several NFE"
         )
-        times: TimeLaw = Field("uniform", description="law of (t, s): Algorithm 1's, or see docs/dmmd.md")
+        times: TimeLaw = Field("uniform", description="distribution of (t, s): Algorithm 1's, or see docs/dmmd.md")
         renoise: Renoise = Field(
             "posterior", description="z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x)"
         )
-        loss: LossName = Field("cross_entropy", description="what the players are compared by")
+        loss: LossName = Field("cross_entropy", description="loss that compares teacher and auxiliary")
         posterior_step: float = Field(0.01, gt=0, lt=1, description="length of the posterior's step (loss: posterior)")
         aux_target: Target = Field(
             "auto",
-            description="what the auxiliary learns: drawn tokens (hard) or probabilities (soft); auto: soft if masked",
+            description="target of the auxiliary: drawn tokens (hard) or probabilities (soft); auto: soft if masked",
         )
         updates: Literal["alternating", "simultaneous"] = Field(
             "alternating",
-            description="one role a step (Algorithm 1), or both from the same draws, which is cheaper",
+            description="one role per step (Algorithm 1), or both from the same draws, which is cheaper",
         )
         aux_steps: int = Field(1, ge=1, description="auxiliary updates after each update of the student")
         regulariser: float = Field(
@@ -67,7 +67,7 @@ class DMMD(Objective):
         teacher_temperature: float = Field(1.0, gt=0, description="below 1 sharpens the teacher that is distilled")
         teacher_top_p: float = Field(1.0, gt=0, le=1, description="below 1 lowers the teacher's symbols outside top-p")
         top_p_delta: float | None = Field(
-            2.0, gt=0, description="by how much their logits are lowered; null forbids them, which diverges"
+            2.0, gt=0, description="amount by which their logits are lowered; null forbids them, which diverges"
         )
         teacher_guidance: float = Field(
             1.0, ge=0, description="weight of classifier-free guidance of the teacher that is distilled; 1 for none"
@@ -102,14 +102,14 @@ class DMMD(Objective):
         step = student_step(batch, ctx, k=_steps(c), min_time=c.min_time, grad=grad, times=c.times, renoise=c.renoise)
         student, s = step.prediction, step.s
 
-        # 2. What teacher and auxiliary make of z_s.
+        # 2. Predictions of teacher and auxiliary from z_s.
         with torch.no_grad():
             prediction = guided(ctx.roles["teacher"], step.z_s, s, cond=batch.cond, weight=c.teacher_guidance)
             teacher = self._shaped(prediction)
         with torch.set_grad_enabled("auxiliary" in phase.train):
             auxiliary = ctx.roles["auxiliary"](step.z_s, s, step.next_time, cond=batch.cond)
 
-        # 3. The losses of the roles whose turn it is.
+        # 3. The losses of the roles that this phase trains.
         weight = per_token(loss_weight(c, s, ctx.process.schedule))
         form = matching_loss(c.loss, discrete(ctx.process), step.z_s, s, c.posterior_step)
         losses: dict[str, Tensor] = {}
@@ -142,12 +142,12 @@ class DMMD(Objective):
         phase: Phase, student: Prediction, teacher: Prediction, auxiliary: Prediction
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean entropy of the student's output, mean |log auxiliary - log teacher| (auxiliary's turn)."""
-        found = {}
+        metrics = {}
         if "student" in phase.train:
-            found["student_entropy"] = (student.entropy().sum(), student.where.sum())
+            metrics["student_entropy"] = (student.entropy().sum(), student.where.sum())
         if "auxiliary" in phase.train:
-            found["log_ratio"] = (mean_log_ratio(auxiliary, teacher).sum(), teacher.where.sum())
-        return found
+            metrics["log_ratio"] = (mean_log_ratio(auxiliary, teacher).sum(), teacher.where.sum())
+        return metrics
 
 
 def _steps(config: DMMD.Config) -> int | tuple[int, int]:

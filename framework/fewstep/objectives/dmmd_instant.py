@@ -30,7 +30,8 @@ class DMMDInstant(Objective):
 
     Minimises 1/2 |m|^2_Lambda, m = E_student[grad_theta L(x, z_s)] - E_data[grad_theta L(x, z_s)], with the teacher's
     loss L = w(s) CE(x | x_theta(z_s)). One half of the batch gives nu = Lambda m, the other the derivative of the
-    teacher's loss of student samples along nu, which together are without bias (docs/dmmd-instant.md).
+    teacher's loss of student samples along nu. The two halves together make the estimate unbiased
+    (docs/dmmd-instant.md).
     """
 
     roles: ClassVar = {
@@ -46,7 +47,7 @@ class DMMDInstant(Objective):
             description="tokens in the teacher's loss: drawn (hard) or probabilities (soft); auto: soft if masked",
         )
         centred: bool = Field(
-            True, description="subtract the teacher's gradient on real data, which only a perfect teacher has zero"
+            True, description="subtract the teacher's gradient on real data, which is zero only for a perfect teacher"
         )
         preconditioner: Literal["none", "adam"] = Field(
             "none", description="Lambda: 1, or 1 / root mean square of the gradients so far, as in Adam"
@@ -54,7 +55,7 @@ class DMMDInstant(Objective):
         beta: float = Field(0.99, ge=0, lt=1, description="memory of the mean square (preconditioner: adam)")
         eps: float = Field(1e-12, gt=0, description="added to the root mean square (preconditioner: adam)")
         step_size: float = Field(
-            1.0, gt=0, description="factor of the loss, which AdamW undoes but clipping sees; adam wants about 1e-3"
+            1.0, gt=0, description="factor of the loss, which clipping sees and AdamW undoes; about 1e-3 for adam"
         )
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
 
@@ -62,8 +63,8 @@ class DMMDInstant(Objective):
             yield from check_target("target", self.target, recipe)
             size, parts = recipe.train.batch_size, recipe.train.accumulate
             if size % parts == 0 and size // parts % 2:
-                mend = f"make train.batch_size a multiple of {2 * parts}"
-                yield "", f"micro-batches of {size // parts} cannot be halved; {mend}"
+                advice = f"make train.batch_size a multiple of {2 * parts}"
+                yield "", f"micro-batches of {size // parts} cannot be halved; {advice}"
 
     config: Config
 
@@ -78,16 +79,16 @@ class DMMDInstant(Objective):
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c, (first, second) = self.config, batch.halves()
 
-        # 1. Half the batch: the gradient of the teacher's loss on what the student makes, and the direction nu.
+        # 1. Half the batch: the gradient of the teacher's loss on the student's samples, and the direction nu.
         step = student_step(first, ctx, k=c.k, min_time=c.min_time, grad=False)
         gradient = self._teacher_gradient(first, step, ctx)
         direction = self._precondition(gradient)
 
-        # 2. The other half: how the teacher's log-probabilities change along nu, where the student gets to.
+        # 2. The other half: the change of the teacher's log-probabilities along nu at the student's z_s.
         step = student_step(second, ctx, k=c.k, min_time=c.min_time, grad=True)
         change = directional_derivative(ctx.roles["teacher"], direction, step.z_s, step.s, second.cond)
 
-        # 3. The change of the teacher's loss, in which the student's soft probabilities take the place of x.
+        # 3. The change of the teacher's loss, with the student's soft probabilities in the place of x.
         value = rowwise(lambda p, d: -expectation(p, d), [step.prediction, change], where=change.where)
         loss = c.step_size * ctx.mean(per_token(loss_weight(c, step.s, ctx.process.schedule)) * value)
         with torch.no_grad():
@@ -96,30 +97,30 @@ class DMMDInstant(Objective):
         return LossOutput(loss, {"student_loss": loss.detach(), "student_entropy": entropy, "teacher_gradient": norm})
 
     def _teacher_gradient(self, batch: Batch, step: StudentStep, ctx: StepContext) -> dict[str, Tensor]:
-        """grad_theta L on the student's samples, less that on real data if centred; by parameter.
+        """grad_theta L on the student's samples, minus that on real data if centred; by parameter.
 
-        A direction, not a loss: it is the mean over all tokens, however many of them a step supervises. The real data,
-        too, pass through z_t, so that both have much of their noise in common.
+        It is a direction, not a loss, so it averages over all tokens, also if a step supervises fewer. The real data
+        also pass through z_t, so that both gradients share much of their noise.
         """
         teacher, weight = ctx.roles["teacher"], per_token(loss_weight(self.config, step.s, ctx.process.schedule))
         with torch.enable_grad(), _differentiable(teacher) as parameters:
-            made = teacher(step.z_s, step.s, cond=batch.cond)
+            prediction = teacher(step.z_s, step.s, cond=batch.cond)
             soft = soft_targets(self.config.target, ctx.process)
-            value = made.cross_entropy(step.prediction.shaped(Tensor.detach)) if soft else made.nll(step.x)
+            value = prediction.cross_entropy(step.prediction.shaped(Tensor.detach)) if soft else prediction.nll(step.x)
             loss = (weight * value).mean()
             if self.config.centred:
                 z_s = discrete(ctx.process).posterior_sample(
                     batch.x0, step.z_t, step.t, step.s, generator=ctx.generators["sample"]
                 )
                 loss = loss - (weight * teacher(z_s, step.s, cond=batch.cond).nll(batch.x0)).mean()
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-        return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), found, strict=True)}
+            grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), grads, strict=True)}
 
     def _precondition(self, gradient: dict[str, Tensor]) -> dict[str, Tensor]:
         """nu = Lambda g, the step of Adam without momentum.
 
-        The mean square contains g itself, as Adam's does: no entry of nu is above (1 - beta)^-1/2, even of a parameter
-        that had no gradient before. The price is a bias of the order of 1 - beta.
+        The mean square includes g itself, as Adam's does. So no entry of nu exceeds (1 - beta)^-1/2, even for a
+        parameter without a gradient so far. The price is a bias of the order of 1 - beta.
         """
         c = self.config
         if c.preconditioner == "none":
@@ -128,8 +129,8 @@ class DMMDInstant(Objective):
         for name, g in gradient.items():
             before = self.mean_square.get(name, torch.zeros_like(g)).to(g.device)
             self.mean_square[name] = before.lerp(g.square(), 1 - c.beta)
-        known = 1 - c.beta**self.gradients_seen
-        return {name: g / ((self.mean_square[name] / known).sqrt() + c.eps) for name, g in gradient.items()}
+        correction = 1 - c.beta**self.gradients_seen
+        return {name: g / ((self.mean_square[name] / correction).sqrt() + c.eps) for name, g in gradient.items()}
 
     def state_dict(self) -> dict[str, object]:
         return {"gradients_seen": self.gradients_seen, "mean_square": self.mean_square}
@@ -140,7 +141,7 @@ class DMMDInstant(Objective):
 
 @contextmanager
 def _differentiable(denoiser: Denoiser) -> Iterator[dict[str, nn.Parameter]]:
-    """The parameters of a frozen denoiser by name, open to `torch.autograd.grad` within."""
+    """The parameters of a frozen denoiser by name; within, `torch.autograd.grad` can differentiate by them."""
     parameters = dict(denoiser.named_parameters())
     frozen = [parameter for parameter in parameters.values() if not parameter.requires_grad]
     for parameter in frozen:

@@ -15,11 +15,11 @@ from fewstep.processes.base import per_token
 
 @OBJECTIVES.register("knowledge_distillation")
 class KnowledgeDistillation(Objective):
-    """A student learns its teacher's predictions at every time: as many steps as the teacher, but a network of its own.
+    """A student of any backbone learns its teacher's predictions at every time, for the same number of steps.
 
     L = w(t) [(1 - d) CE(teacher(z_t), student(z_t)) + d CE(x, student(z_t))] (Hinton et al., arXiv 1503.02531, at
-    temperature 1), with z_t from noised real data. The teacher's probabilities tell more about a token than the one
-    that was drawn. A few-step objective can go on from there with `start_from`.
+    temperature 1), with z_t from noised real data. The teacher's probabilities hold more information than a drawn
+    token. A few-step objective can continue from this student with `start_from`.
     """
 
     roles: ClassVar = {
@@ -30,7 +30,7 @@ class KnowledgeDistillation(Objective):
 
     class Config(NoisedDataConfig):
         type: Literal["knowledge_distillation"] = "knowledge_distillation"
-        data_weight: float = Field(0.0, ge=0, le=1, description="share d of the loss that is about the data themselves")
+        data_weight: float = Field(0.0, ge=0, le=1, description="share d of the cross entropy of the data")
 
     config: Config
 

@@ -25,18 +25,18 @@ from fewstep.samplers.flow import FlowSampler
 from fewstep.samplers.walk import Walk
 
 _BATCH = 512
-"""Pairs that are drawn at once."""
+"""Pairs drawn at once."""
 
 
 @OBJECTIVES.register("rectified")
 class Rectified(Objective):
-    """Retrains on pairs of noise and the sample that the teacher makes of it.
+    """Retrains on pairs of noise and the teacher's sample from it.
 
     The teacher takes `teacher_steps` steps of `flow` from each of `pairs` draws of noise. The student learns x from
-    tokens that are x with probability alpha_t and the noise of their own pair otherwise, by cross entropy, mean over
-    tokens. Data given noise are less correlated than data are, which is the error of a step that draws tokens apart;
-    each round, with the last student as the teacher, makes it smaller (arXiv 2507.15897, conditional total
-    correlation). Pairs lie in the run's folder, or in `store`, which several runs may share.
+    tokens that are x with probability alpha_t and else the noise of their own pair, by cross entropy, mean over tokens.
+    A step that draws tokens independently errs by their correlation, and data given noise are less correlated than data
+    alone. Each round, with the last student as the teacher, reduces this correlation further (arXiv 2507.15897,
+    conditional total correlation). Pairs lie in the run's folder, or in `store`, which several runs may share.
     """
 
     roles: ClassVar = {
@@ -48,8 +48,8 @@ class Rectified(Objective):
     class Config(ComponentConfig):
         type: Literal["rectified"] = "rectified"
         pairs: int = Field(50_000, ge=1, description="pairs of noise and sample that the teacher makes")
-        teacher_steps: int = Field(64, ge=1, description="steps that each of them takes")
-        store: str | None = Field(None, description="folder to keep pairs in, or to take them from; null: the run's")
+        teacher_steps: int = Field(64, ge=1, description="steps of the teacher for each pair")
+        store: str | None = Field(None, description="folder of stored pairs, filled if it is empty; null: the run's")
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             if PROCESSES.get(recipe.process.type).cls.carry_over:
@@ -69,7 +69,7 @@ class Rectified(Objective):
         elif ctx.folder is not None:
             folder = ctx.folder / "pairs"
         else:
-            raise ValueError("pairs need a place: give the context a folder, or the objective a store")
+            raise ValueError("pairs need a folder: set `folder` of the context, or `store` of the objective")
         facts = {"teacher": weights_digest(teacher), "steps": c.teacher_steps, "length": teacher.length}
         self.store = CouplingStore(folder, c.pairs, facts, ctx.generators["sample"].initial_seed())
         teacher.evaluated = self.store.fill(
@@ -78,7 +78,7 @@ class Rectified(Objective):
 
     @torch.no_grad()
     def _draw(self, count: int, seed: int, ctx: StepContext) -> Pairs:
-        """Noise, and what the teacher makes of it."""
+        """Noise, and the teacher's samples from it."""
         teacher, before = ctx.roles["teacher"], ctx.roles["teacher"].evaluated
         sampler = FlowSampler(FlowSampler.Config())
         walk = Walk(teacher, sampler.config, NOTHING, Generator(ctx.device).manual_seed(seed))
@@ -94,8 +94,8 @@ class Rectified(Objective):
         t = ctx.sample_time(batch.size, antithetic=True)
         z_t = interpolate(x, start, ctx.process.schedule.alpha(t), ctx.generators["noise"])
         nll = ctx.roles["student"](z_t, t, torch.zeros_like(t), generator=ctx.generators["noise"]).nll(x)
-        unlike = z_t != x
-        return LossOutput(ctx.mean(nll), {"nll_noised": ((nll.detach() * unlike).sum(), unlike.sum())})
+        noised = z_t != x
+        return LossOutput(ctx.mean(nll), {"nll_noised": ((nll.detach() * noised).sum(), noised.sum())})
 
     def state_dict(self) -> dict[str, object]:
         return {"position": self.store.position}

@@ -22,11 +22,11 @@ from fewstep.processes.base import PROCESSES
 
 @OBJECTIVES.register("sdtt")
 class SDTT(Objective):
-    """The student learns in one step what its teacher predicts over several, in rounds that double the step.
+    """The student learns to predict in one step what its teacher predicts over several; each round doubles the step.
 
-    From real data noised to t the teacher takes `teacher_steps` ancestral steps. The target of a token is what the
-    teacher predicted for it at the step that revealed it; of one that stays masked, at the last step (arXiv
-    2410.21035, Algorithm 1). The loss is a divergence of the student's one prediction at t, mean over masked tokens.
+    From real data noised to t the teacher takes `teacher_steps` ancestral steps. The target of a token is the teacher's
+    prediction at the step that revealed it, or at the last step if it stays masked (arXiv 2410.21035, Algorithm 1). The
+    loss is a divergence of the student's one prediction at t, mean over masked tokens.
     """
 
     roles: ClassVar = {
@@ -36,7 +36,7 @@ class SDTT(Objective):
 
     class Config(RoundsConfig):
         type: Literal["sdtt"] = "sdtt"
-        teacher_steps: int = Field(2, ge=1, description="steps of the teacher for one of the student")
+        teacher_steps: int = Field(2, ge=1, description="teacher steps per student step")
         divergence: Divergence = Field("reverse_kl", description="of the student's prediction from the target")
         min_time: float = Field(1e-5, ge=0, lt=1, description="smallest t drawn")
 
@@ -71,16 +71,16 @@ class SDTT(Objective):
     def targets(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> list[tuple[Tensor, Prediction]]:
         """The masks of z_t in disjoint parts (BoolTensor [B, L]), each with the prediction that is its target."""
         c, process = self.config, ctx.process
-        length, z, now, found = c.length(c.round(ctx)), z_t, t.double(), []
+        length, z, now, targets = c.length(c.round(ctx)), z_t, t.double(), []
         for number in range(c.teacher_steps):
             then = (now - length).clamp_min(0.0)
             masked = process.to_predict(z)
             prediction = ctx.roles["teacher"](z, now.float(), cond=batch.cond)
             z = process.step_back(z, prediction, now, then, generator=ctx.generators["sample"])
             last = number == c.teacher_steps - 1
-            found.append((masked if last else masked & ~process.to_predict(z), prediction))
+            targets.append((masked if last else masked & ~process.to_predict(z), prediction))
             now = then
-        return found
+        return targets
 
     def after_step(self, phase: Phase, ctx: StepContext) -> None:
         refresh_teacher(self.config, ctx)

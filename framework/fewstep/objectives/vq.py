@@ -25,8 +25,8 @@ class Codebook:
     """Codes as moving averages of the vectors that chose them (arXiv 1711.00937, appendix A.1).
 
     N_k <- g N_k + (1 - g) n_k and m_k <- g m_k + (1 - g) sum of the n_k vectors that chose k; code k is m_k / N_k.
-    A code with N_k below `restart` times the mean of all begins anew at one of the batch's vectors, drawn at random,
-    with the mean as its N_k (arXiv 2005.00341, 3.1, for the idea).
+    A code with N_k below `restart` times the mean restarts at a random vector of the batch, with the mean as its N_k
+    (after arXiv 2005.00341, 3.1).
 
     Args:
         counts: N [K].
@@ -38,7 +38,11 @@ class Codebook:
 
     @torch.no_grad()
     def update(self, codes: Tensor, vectors: Tensor, chosen: Tensor, generator: Generator) -> int:
-        """Move codes [K, E], in place, given vectors [N, E] and which code each chose [N]; how many began anew."""
+        """Update codes [K, E] in place from vectors [N, E] and the code that each chose [N].
+
+        Returns:
+            Number of codes that restarted.
+        """
         one_hot = functional.one_hot(chosen, len(codes)).to(vectors.dtype)
         self.counts.lerp_(one_hot.sum(0), 1 - self.decay)
         self.sums.lerp_(one_hot.T @ vectors, 1 - self.decay)
@@ -46,7 +50,7 @@ class Codebook:
         dead = (self.counts < self.restart * mean).nonzero()[:, 0]
         rows = torch.randint(len(vectors), (len(dead),), generator=generator, device=vectors.device)
         self.counts[dead], self.sums[dead] = mean, vectors[rows] * mean
-        used = self.counts[:, None] > 0  # without restarts a code may never have been chosen
+        used = self.counts[:, None] > 0  # without restarts some codes may have no vectors yet
         codes.copy_(torch.where(used, self.sums / self.counts[:, None].where(used, 1), codes))
         return len(dead)
 
@@ -55,9 +59,9 @@ class Codebook:
 class Vq(Objective):
     """Image tokenizer: |x - D(e)|^2 + beta |E(x) - e|^2, e the nearest code, with straight-through gradients.
 
-    VQ-VAE (arXiv 1711.00937, equation 3), pixels in [-1, 1], mean squares; the codebook follows by moving averages in
-    the place of that equation's second term, and codes that nothing chooses begin anew. The student is an autoencoder
-    (backbone `vq_autoencoder`); data `vq_tokens` use what was trained.
+    VQ-VAE (arXiv 1711.00937, equation 3), pixels in [-1, 1], mean squares. Moving averages update the codebook in the
+    place of that equation's second term, and unused codes restart. The student is an autoencoder (backbone
+    `vq_autoencoder`); data `vq_tokens` use the trained one.
     """
 
     roles: ClassVar = {"student": RoleSpec(reconstructs=True)}
@@ -66,9 +70,9 @@ class Vq(Objective):
     class Config(ComponentConfig):
         type: Literal["vq"] = "vq"
         commitment: float = Field(0.25, ge=0, description="weight of the encoder's distance to its codes (beta)")
-        decay: float = Field(0.99, ge=0, lt=1, description="of the averages that codes are (g)")
+        decay: float = Field(0.99, ge=0, lt=1, description="decay of the codes' moving averages (g)")
         restart: float = Field(
-            0.1, ge=0, lt=1, description="codes chosen less often than this share of the mean begin anew; 0: never"
+            0.1, ge=0, lt=1, description="codes chosen less often than this share of the mean restart; 0: never"
         )
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
@@ -79,9 +83,9 @@ class Vq(Objective):
                     f"a tokenizer needs a backbone that gives images back, not {recipe.backbone.type}: {fitting}",
                 )
             if recipe.label_input is not None:
-                yield "type", "a tokenizer is told no labels; remove label_input"
+                yield "type", "a tokenizer is not conditioned on labels; remove label_input"
             if recipe.start_from:
-                yield "type", "a tokenizer's codes are averages that begin with its training; remove start_from"
+                yield "type", "a tokenizer's codes are averages that start with its training; remove start_from"
             if recipe.evaluate.metrics:
                 yield "type", "a tokenizer draws no samples to score; set evaluate.metrics to []"
 
@@ -94,7 +98,7 @@ class Vq(Objective):
         c = self.config
         self.codebook = Codebook(zeros[:, 0].clone(), zeros, decay=c.decay, restart=c.restart)
         self.restarts = 0
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._assignments: list[tuple[Tensor, Tensor]] = []
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         student = ctx.roles["student"]
@@ -104,7 +108,7 @@ class Vq(Objective):
         codebook = student.backbone.codebook.detach()
         error = (out.made.float() - out.values).square().mean()
         commitment = (vectors - codebook[out.codes]).square().mean()
-        self._seen.append((vectors.detach().flatten(0, -2), out.codes.flatten()))
+        self._assignments.append((vectors.detach().flatten(0, -2), out.codes.flatten()))
         metrics = {
             "reconstruction": error.detach(),
             "commitment": commitment.detach(),
@@ -116,8 +120,8 @@ class Vq(Objective):
     def after_step(self, phase: Phase, ctx: StepContext) -> None:
         student = ctx.roles["student"]
         assert isinstance(student, NetworkAutoencoder)
-        vectors, chosen = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self._seen.clear()
+        vectors, chosen = (torch.cat(parts) for parts in zip(*self._assignments, strict=True))
+        self._assignments.clear()
         codes = student.backbone.codebook.detach()
         self.restarts = self.codebook.update(codes, vectors, chosen, ctx.generators["sample"])
 

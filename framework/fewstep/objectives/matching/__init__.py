@@ -1,4 +1,4 @@
-"""What objectives share that match a student's distribution to its teacher's.
+"""Shared parts of objectives that match a student's distribution to its teacher's.
 
 No file is a component.
 """

@@ -1,8 +1,8 @@
-"""What to watch during a distillation, by bins of time.
+"""Diagnostics of a distillation, by bins of time.
 
-The losses of two players say little: both hover near a constant whatever the samples look like. Entropies and
-divergences say whether the student commits itself (its output entropy falls below the teacher's, arXiv 2603.20155,
-table 6), where the auxiliary sees a difference, and whether diversity is being lost.
+The losses of student and auxiliary say little: both stay near a constant for good and bad samples. Entropies and
+divergences show three things: whether the student becomes confident (its output entropy falls below the teacher's,
+arXiv 2603.20155, table 6), at which times the auxiliary differs from the teacher, and whether diversity is lost.
 
 Shapes: B batch, L tokens. Values are pairs (sum, count), for means over batches of unequal content.
 """
@@ -48,9 +48,9 @@ def diagnose(student: Prediction, teacher: Prediction, auxiliary: Prediction, t:
 def by_time(name: str, values: Tensor, where: Tensor, time: Tensor) -> dict[str, Pair]:
     """Sums and counts of `values` [B, L] at the true positions of `where`, a bin of `time` ([B] or [B, L]) each."""
     bins = (time * BINS).long().clamp(0, BINS - 1)
-    found = {}
+    pairs = {}
     for index in range(BINS):
-        chosen = where & (per_token(bins) == index)
+        inside = where & (per_token(bins) == index)
         label = f"{name}/{index / BINS:g}-{(index + 1) / BINS:g}"
-        found[label] = ((values * chosen).sum(), chosen.sum())
-    return found
+        pairs[label] = ((values * inside).sum(), inside.sum())
+    return pairs

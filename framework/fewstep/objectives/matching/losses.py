@@ -1,10 +1,10 @@
-"""Losses of the two players: what D-MMD compares student, teacher and auxiliary by.
+"""Losses by which D-MMD compares student, teacher and auxiliary.
 
 A loss form is a discrepancy L(x, q) between a clean token and a prediction, linear in x up to a constant. The
-student's loss is L(p, teacher) - L(p, auxiliary) with its soft probabilities p in the place of x, the auxiliary's
+student's loss is L(p, teacher) - L(p, auxiliary), with its soft probabilities p in the place of x. The auxiliary's is
 L(x, auxiliary) + r L(teacher, auxiliary) (arXiv 2603.20155, eq. 9).
 
-Shapes: B batch, L tokens, n rows, V vocabulary. All values are [B, L], zero where nothing is predicted.
+Shapes: B batch, L tokens, n rows, V vocabulary. All values are [B, L], zero at tokens that are not predicted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MatchingLoss(ABC):
 
     @abstractmethod
     def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
-        """L(target, auxiliary), the target being ids [B, L] or a prediction, which gets no gradient."""
+        """L(target, auxiliary); the target is ids [B, L], or a prediction, which gets no gradient."""
 
 
 class CrossEntropyLoss(MatchingLoss):
@@ -53,7 +53,7 @@ class CrossEntropyLoss(MatchingLoss):
 class SquaredErrorLoss(MatchingLoss):
     """L(x, q) = |x - q|^2 on probabilities: the continuous ancestor (arXiv 2406.04103; eq. 6-8).
 
-    The student's loss is its half, p^T (q_auxiliary - q_teacher), as the ancestor states it.
+    The student's loss is half of L's difference, p^T (q_auxiliary - q_teacher), as in arXiv 2406.04103.
     """
 
     def student(self, student: Prediction, auxiliary: Prediction, teacher: Prediction) -> Tensor:
@@ -80,11 +80,11 @@ class SquaredErrorLoss(MatchingLoss):
 class PosteriorLoss(MatchingLoss):
     """L(x, q) = cross entropy of the posteriors pi(x) and pi(q) of one short step from s (eq. of appendix D).
 
-    For teachers that were trained on the posterior, whose output is not E[x | z_s]. pi(x) = q(z_{s-ds} | z_s, x), with
-    probabilities plugged in for x. For the masked process it is the cross entropy times the chance of being revealed.
+    It is for teachers trained on the posterior, whose output is not E[x | z_s]. pi(x) = q(z_{s-ds} | z_s, x), with
+    probabilities plugged in for x. For the masked process it is the cross entropy times the probability of a reveal.
 
     Args:
-        process: whose posterior it is.
+        process: defines the posterior.
         z_s: ids [B, L].
         s: times [B] or [B, L].
         step: ds, the length of the step; it ends at 0 at the latest.
@@ -132,10 +132,10 @@ def matching_loss(name: LossName, process: DiscreteProcess, z_s: Tensor, s: Tens
 
 
 def mean_log_ratio(auxiliary: Prediction, teacher: Prediction) -> Tensor:
-    """Mean over symbols of |log auxiliary - log teacher| [B, L]; symbols that either rules out do not count."""
+    """Mean over symbols of |log auxiliary - log teacher| [B, L]; symbols of probability 0 under either do not count."""
 
     def gap(a: Tensor, q: Tensor) -> Tensor:
-        known = a.isfinite() & q.isfinite()
-        return torch.where(known, (a - q).abs(), 0.0).sum(1) / known.sum(1).clamp_min(1)
+        possible = a.isfinite() & q.isfinite()
+        return torch.where(possible, (a - q).abs(), 0.0).sum(1) / possible.sum(1).clamp_min(1)
 
     return rowwise(gap, [auxiliary, teacher], where=teacher.where)

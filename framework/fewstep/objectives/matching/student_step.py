@@ -1,4 +1,4 @@
-"""What moment-matching objectives begin with: one sampling step of the student from noised real data.
+"""The first part of moment-matching objectives: one sampling step of the student from noised real data.
 
 Shapes: B batch, L tokens.
 """
@@ -26,9 +26,8 @@ Target = Literal["auto", "soft", "hard"]
 class StudentStep:
     """z_t, the student's `prediction` there, its hard draw `x`, and z_s: ids [B, L].
 
-    Times are [B], or [B, L] of models whose blocks have times of their own. `next_time` is
-    the second time of a network that is conditioned on the step and called at s: as far below s as s' is below t, where
-    s' is the end of the student's step.
+    Times are [B], or [B, L] for models with one time per block. `next_time` is the second time of a network that is
+    conditioned on the step and called at s. It is as far below s as the end of the student's step is below t.
     """
 
     prediction: Prediction
@@ -55,7 +54,8 @@ def student_step(
     Gradients reach the student through the prediction alone, and only if `grad`.
 
     Args:
-        times: law of the times, see `draw_times`; a student that is told its step is told where the sampler's ends.
+        times: distribution of the times, see `draw_times`. A student that is conditioned on its step gets the end of
+            the sampler's step.
         renoise: z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x), which is
             Cat(alpha_s p + (1 - alpha_s) pi).
     """
@@ -74,12 +74,12 @@ def student_step(
 
 
 def soft_targets(target: Target, process: Process) -> bool:
-    """Whether the student's probabilities stand for its tokens in other networks' losses; auto: where that is right."""
+    """Whether the student's probabilities replace its tokens in losses of other networks; auto: if that is unbiased."""
     return target == "soft" or (target == "auto" and process.carry_over)
 
 
 def check_target(key: str, target: Target, recipe: RecipeView) -> Iterator[tuple[str, str]]:
-    """Refuse soft targets where z_s tells which token was drawn; for an objective's `Config.check_recipe`."""
+    """Refuse soft targets if z_s reveals which token was drawn; for an objective's `Config.check_recipe`."""
     if target == "soft" and not PROCESSES.get(recipe.process.type).cls.carry_over:
         yield (
             key,

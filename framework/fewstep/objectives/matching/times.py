@@ -1,6 +1,6 @@
-"""Where a moment-matching step begins and where its result is judged: laws of (t, s).
+"""Distributions of (t, s): the start of a moment-matching step, and the time at which its result is compared.
 
-Shapes: B batch. All times are float [B] in [0, 1], or of another shape that `Draw` gives to B draws.
+Shapes: B batch. All times are float [B] in [0, 1], or of another shape that `Draw` returns for B draws.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 TimeLaw = Literal["uniform", "grid", "start", "independent"]
 
 Draw = Callable[[int], Tensor]
-"""Number -> that many times ~ U(0, 1), or that many rows of them."""
+"""Number n -> n times ~ U(0, 1), or n rows of them."""
 
 
 class StepTimes(NamedTuple):
-    """The student predicts from z_t, teacher and auxiliary judge z_s, and the sampler's step from t goes to `end`.
+    """The student predicts from z_t, teacher and auxiliary are compared at z_s, and the sampler's step ends at `end`.
 
-    s lies on the way to `end`, 1/k below t: at the end itself the last step would never be judged, since at 0 nothing
-    is noise. A student that is told its step is told `end`, as a sampler tells it, and not where it is judged.
+    `end` is 1/k below t, and s lies between them. If s were `end`, the last step would never be compared, since no
+    token is noise at 0. A student that is conditioned on its step gets `end`, as from a sampler, and not s.
     """
 
     t: Tensor
@@ -35,12 +35,12 @@ def draw_times(law: TimeLaw, count: int, k: int | tuple[int, int], min_time: flo
 
     Args:
         law: "uniform": s ~ U(0, 1), t = min(1, s + U(0, 1/k)) (arXiv 2603.20155, Algorithm 1);
-            "grid": t on the sampler's own grid of k steps and s ~ U(t - 1/k, t), so that the student is trained
-            where it will be sampled; "start": t = 1, s ~ U(0, 1), for one-step generators (Di[M]O, arXiv 2503.15457),
-            whose step ends at 0; "independent": t and s each ~ U(0, 1) (IDLM).
+            "grid": t on the sampler's grid of k steps and s ~ U(t - 1/k, t), so that training and sampling use the
+            same t; "start": t = 1, s ~ U(0, 1), for one-step generators (Di[M]O, arXiv 2503.15457), whose step ends
+            at 0; "independent": t and s each ~ U(0, 1) (IDLM).
         k: steps of the sampler that the student is for; a range (low, high) draws a number for each sample, uniform in
             the logarithm.
-        min_time: smallest s, at which hardly a token is noise.
+        min_time: smallest s; smaller times have almost no noise to learn from.
         draw: source of uniform numbers.
     """
     steps = _steps(count, k, draw)
@@ -69,7 +69,7 @@ def _steps(count: int, k: int | tuple[int, int], draw: Draw) -> Tensor | int:
 
 
 def typical_steps(law: TimeLaw, k: int | tuple[int, int]) -> int:
-    """The sampling steps that a student of this law is made for; the middle of a range."""
+    """The number of sampling steps that a student of this law is made for; the geometric mean of a range."""
     if law == "start":
         return 1
     return k if isinstance(k, int) else round(math.sqrt(k[0] * k[1]))

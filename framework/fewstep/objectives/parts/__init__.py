@@ -1,4 +1,4 @@
-"""What objectives share otherwise.
+"""Other shared parts of objectives.
 
 No file is a component.
 """

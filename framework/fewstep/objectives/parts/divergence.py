@@ -1,4 +1,4 @@
-"""What distillers that imitate a teacher compare two predictions by, each by its formula.
+"""Divergences between two predictions, for distillers that imitate a teacher.
 
 Shapes: B batch, L tokens, N rows, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""What objectives begin with that learn from noised real data: times, noised tokens, and what networks are told.
+"""Inputs of objectives that learn from noised real data: times, noised tokens, and conditions.
 
 Shapes: B batch, L tokens.
 """
@@ -25,7 +25,7 @@ class NoisedDataConfig(WeightingConfig):
 
 
 def noised_data(config: NoisedDataConfig, batch: Batch, ctx: StepContext) -> tuple[Tensor, Corrupted, Condition]:
-    """Times t ~ U(min_time, 1) ([B], or [B, L] for blocks), the data noised to t, and labels with some withheld."""
+    """Times t ~ U(min_time, 1) ([B], or [B, L] for blocks), the data noised to t, and labels with a share dropped."""
     t = config.min_time + (1 - config.min_time) * ctx.sample_time_of_blocks(batch.size, antithetic=config.antithetic)
     corrupted = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"])
     return t, corrupted, batch.cond.with_labels_dropped(config.label_drop, ctx.generators["noise"])

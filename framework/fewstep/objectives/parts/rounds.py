@@ -10,7 +10,7 @@ from fewstep.objectives.base import StepContext
 
 
 class RoundsConfig(ComponentConfig):
-    """Settings of objectives that go in rounds. Rounds share a training's steps evenly."""
+    """Settings of objectives with rounds, which divide the steps of a training evenly."""
 
     first_step: float = Field(1 / 1024, gt=0, le=0.5, description="length of a teacher's step in the first round")
     rounds: int = Field(7, ge=1, description="the step doubles with each; the student then becomes the teacher")
@@ -21,11 +21,11 @@ class RoundsConfig(ComponentConfig):
         return self.length(self.rounds - 1)
 
     def length(self, number: int) -> float:
-        """Length of a teacher's step in round `number`, counted from 0; at most the whole way."""
+        """Length of a teacher's step in round `number`, counted from 0; at most 1."""
         return float(min(1.0, self.first_step * 2**number))
 
     def round(self, ctx: StepContext) -> int:
-        """Round that the next optimiser step belongs to. It follows from the step, so a resumed run agrees."""
+        """Round of the next optimiser step. It is computed from the step, so a resumed run agrees."""
         return min(self.rounds - 1, ctx.step * self.rounds // max(1, ctx.steps))
 
     def begins(self, ctx: StepContext) -> bool:
@@ -35,7 +35,7 @@ class RoundsConfig(ComponentConfig):
 
 
 def refresh_teacher(config: RoundsConfig, ctx: StepContext) -> None:
-    """Where a round begins, the teacher takes over the student's present weights; for an objective's `after_step`."""
+    """At the start of a round, copy the student's weights to the teacher; for an objective's `after_step`."""
     teacher, student = ctx.roles["teacher"], ctx.roles["student"]
     if config.begins(ctx):
         assert isinstance(teacher, NetworkDenoiser)
