@@ -279,7 +279,7 @@ def test_damaged_and_foreign_folders_say_what_is_wrong(what: str, exported: Path
 
 def test_nothing_is_written_over_and_nothing_half_is_left(exported: Path, tmp_path: Path) -> None:
     run = str(tmp_path / "run")
-    with pytest.raises(UserError, match="is there already; name another folder with --out"):
+    with pytest.raises(UserError, match="exists already; name another folder with --out"):
         export_run(run, str(exported))
     with pytest.raises(UserError, match="is an exported model already"):
         export_run(str(exported), str(tmp_path / "twice"))

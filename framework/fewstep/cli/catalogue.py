@@ -81,11 +81,11 @@ def _rows(kind: str) -> list[Row]:
             for p in plugins.loaded()
         ]
     if kind in _FILES:
-        from fewstep.recipe.compose import shown
+        from fewstep.recipe.compose import display_path
         from fewstep.recipe.shipped import shipped_recipes, shipped_suites, summary
 
         files = shipped_recipes() if kind == "recipes" else shipped_suites()
-        return [{"name": name, "origin": shown(path), "summary": summary(path)} for name, path in files.items()]
+        return [{"name": name, "origin": display_path(path), "summary": summary(path)} for name, path in files.items()]
     from fewstep.core.kinds import registry
 
     return [

@@ -14,7 +14,7 @@ from fewstep.core.names import did_you_mean
 from fewstep.core.recipe_view import RecipeView
 from fewstep.core.references import OpenedModel, Opener, Refuses
 
-# Pydantic's words for Python programmers, and ours for people who write YAML.
+# Pydantic writes for Python programmers; these are its phrases and their replacements for authors of YAML.
 _PREAMBLE = re.compile("^(Value error, |Input |String |Tuple )")
 _SHAPES = {
     "model_type": "should be keys with values",
@@ -24,12 +24,12 @@ _SHAPES = {
 
 
 def custom_error(kind: str, message: str) -> PydanticCustomError:
-    """A pydantic error whose text is `message` as it stands (its templates treat braces specially)."""
+    """A pydantic error with the literal text `message`; as a template, its braces would be replaced."""
     return PydanticCustomError(kind, "{text}", {"text": message})
 
 
 class Strict(BaseModel):
-    """A frozen pydantic model in which an unknown key is an error that suggests the nearest known one."""
+    """A frozen pydantic model; an unknown key is an error that suggests the nearest known key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -44,8 +44,8 @@ class Strict(BaseModel):
 
     @classmethod
     def _reworded(cls, error: ErrorDetails) -> InitErrorDetails:
-        kind, loc, given, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
-        if "text" in context:  # worded by a section below
+        kind, loc, value, context = error["type"], error["loc"], error["input"], error.get("ctx", {})
+        if "text" in context:  # a nested section has reworded it
             message = context["text"]
         elif kind == "extra_forbidden":
             message = f"unknown key '{loc[-1]}'{_near_or_known(loc[-1], cls.model_fields)}"
@@ -54,10 +54,10 @@ class Strict(BaseModel):
         else:
             message = _SHAPES.get(kind) or _PREAMBLE.sub("", error["msg"]).split(", unable to")[0]
             if kind == "literal_error":
-                message += did_you_mean(given, re.findall(r"'([^']*)'", context["expected"]))
-            elif isinstance(given, str | int | float | None) and kind != "value_error":
-                message += f", not {repr(given) if isinstance(given, str) else json.dumps(given)}"
-        return InitErrorDetails(type=custom_error(kind, message), loc=loc, input=given)
+                message += did_you_mean(value, re.findall(r"'([^']*)'", context["expected"]))
+            elif isinstance(value, str | int | float | None) and kind != "value_error":
+                message += f", not {repr(value) if isinstance(value, str) else json.dumps(value)}"
+        return InitErrorDetails(type=custom_error(kind, message), loc=loc, input=value)
 
 
 def _near_or_known(name: str | int, known: Iterable[str]) -> str:
@@ -82,18 +82,18 @@ class ComponentConfig(Strict):
 
 
 class Component:
-    """Base of everything that a recipe can name.
+    """Base of all components of recipes.
 
-    `config` holds settings (what a recipe says); other constructor arguments are run-time objects. A component says
-    `config: Config` under its `Config`, so that a type checker knows each setting by name.
+    `config` holds the settings of the recipe; other constructor arguments are run-time objects. A component declares
+    `config: Config` below its `Config`, so that a type checker knows each setting by name.
     """
 
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig
     config: ComponentConfig
     opener: Opener | None = None
-    """What opens models that settings name; `Registry.build` sets it before the constructor runs."""
+    """Function that opens models named by settings; `Registry.build` sets it before the constructor runs."""
     opened: Mapping[str, OpenedModel] = {}
-    """Models that were opened so far, by the dotted key of their setting."""
+    """Opened models by the dotted key of their setting."""
 
     def __init__(self, config: ComponentConfig | None = None) -> None:
         self.config = type(self).Config() if config is None else config  # type: ignore[call-arg]
@@ -110,14 +110,14 @@ class Component:
 
         Args:
             key: the setting, dotted below this component's section ("reward.run").
-            device: "auto" is a GPU where there is one, unless the model was trained on the CPU by its recipe.
-            dataset: data that the model's network is built for, if they are in memory; else those of its recipe. A
-                model is opened once, so that later calls return the first one.
-            refuses: asked before its network is built.
+            device: "auto" is a GPU if there is one, unless the model's recipe trained it on the CPU.
+            dataset: data for the model's network, if they are in memory; None loads the data of its recipe. A model is
+                opened once, so that later calls return the first one.
+            refuses: check of the model's recipe, called before its network is built.
 
         Raises:
-            UserError: there is no such model, or `refuses` gives a reason.
-            UnfitModelError: its weights do not fit `dataset`.
+            UserError: the model does not exist, or `refuses` returns a reason.
+            UnfitModelError: the model's weights do not fit `dataset`.
         """
         if key not in self.opened:
             assert self.opener is not None, f"'{self.config.type}' names a model: build it with fewstep.build_component"

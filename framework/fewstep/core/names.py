@@ -1,4 +1,4 @@
-"""The nearest known name to one that is not known, for messages. Loads no pydantic, so that the command starts fast."""
+"""Suggestions for unknown names, for messages. Loads no pydantic, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest of `known`, or an empty string."""
+    """The phrase "; did you mean 'x'?" with the nearest of `known`, or an empty string."""
     names = list(known)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.55)
     if not near:  # "nosie" is closer to the first word of "noise_input" than to all of it

@@ -1,7 +1,7 @@
 """Settings that name a model or a file: `Annotated[str, Ref("run")]`.
 
-`references` walks a section once and finds them all, those of plugins too. Export, resume, digests, `${env:NAME}` and
-the opening of models go by it, so that none of them knows a setting by its spelling.
+`references` walks a section once and finds all such settings, those of plugins too. Export, resume, digests,
+`${env:NAME}` and the opening of models use it, so that none of them depends on the spelling of a setting.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fewstep.core.recipe_view import RecipeView
 
 Kind = Literal["run", "model", "file"]
 Refuses = Callable[[RecipeView], str | None] | None
-"""Why a model of a recipe will not do, as a phrase that follows its name ("is no classifier"), or None if it will."""
+"""Reason to refuse a model of a recipe, as a phrase after its name ("is no classifier"); None if it is accepted."""
 ENVIRONMENT = re.compile(r"\$\{env:([^}]*)\}")
-"""`${env:NAME}`, which references alone may hold."""
+"""`${env:NAME}`; only references may contain it."""
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -31,14 +31,14 @@ S = TypeVar("S", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Ref:
-    """Marks a setting that names something outside of the recipe.
+    """Marks a setting that names a model or a file outside the recipe.
 
     Args:
         kind: "run" names a run folder, an exported folder or an exported file. "model" names one of these, in a suite
             also one of its cases, or a Hugging Face model (hf:NAME). "file" names a file or folder.
-        role: which network of the model is meant.
-        weights: which of the student's weights are meant, where `weights_key` names no setting.
-        weights_key: the setting beside this one that says which.
+        role: network of the model.
+        weights: averaged or raw weights of the student, if `weights_key` is None.
+        weights_key: setting of the same section that selects the weights.
     """
 
     kind: Kind = "run"
@@ -52,7 +52,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Reference:
-    """One setting that names something: its dotted `key` below the section, its `value`, and what is meant by it."""
+    """One setting with a `Ref`: its dotted `key` below the section, its `value`, and the role and weights it names."""
 
     key: str
     value: str
@@ -62,39 +62,39 @@ class Reference:
 
 
 def references(section: BaseModel) -> Iterator[Reference]:
-    """Every setting of a section that names something, however deeply nested, in the section's order."""
+    """Every setting of a section with a `Ref`, at any depth, in the section's order."""
     for key, value, ref, owner in _walk(section):
         weights = getattr(owner, ref.weights_key) if ref.weights_key else ref.weights
         yield Reference(".".join(key), value, ref.kind, ref.role, weights)
 
 
 def replace_references(section: S, change: Callable[[Reference], str]) -> S:
-    """The section with `change(reference)` in the place of what each reference names."""
-    for found in list(references(section)):
-        value = change(found)
-        if value != found.value:
-            section = _put(section, found.key.split("."), value)
+    """The section with the value `change(reference)` for each reference."""
+    for reference in list(references(section)):
+        value = change(reference)
+        if value != reference.value:
+            section = _put(section, reference.key.split("."), value)
     return section
 
 
 class OpenedModel(Protocol):
-    """A model that a setting names, with its weights; `fewstep.runs.models.TrainedModel` is one."""
+    """A model that a setting names, with its weights; `fewstep.runs.models.TrainedModel` implements it."""
 
     @property
     def path(self) -> Path:
         """The run's folder, or the exported folder or file."""
 
     @property
-    def made(self) -> Path:
-        """The folder of what is made of the model."""
+    def derived(self) -> Path:
+        """Folder for files derived from the model, such as codes of images."""
 
     @property
     def network(self) -> Any:
-        """The network of the role that was asked for, frozen and in eval mode."""
+        """The network of the requested role, frozen and in eval mode."""
 
     @property
     def dataset(self) -> Any:
-        """The data that it was trained on, or what shows samples of them."""
+        """The training data, or a dataset without data that shows samples."""
 
     @property
     def digest(self) -> str:
@@ -117,7 +117,7 @@ class Opener(Protocol):
 
 
 def _from_environment(value: object) -> object:
-    """The setting with environment variables in the place of `${env:NAME}`."""
+    """The setting with environment variables substituted for `${env:NAME}`."""
     if not isinstance(value, str):
         return value
     missing = [name for name in ENVIRONMENT.findall(value) if name not in os.environ]
@@ -139,7 +139,7 @@ def _walk(section: BaseModel) -> Iterator[tuple[tuple[str, ...], str, Ref, BaseM
 def _below(
     value: object, annotation: object, metadata: Iterable[object], key: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], object, Ref | None]]:
-    """Sections and marked strings within a value, however its annotation wraps them."""
+    """Sections and marked strings within a value, inside dicts, lists and optional annotations."""
     annotation, marks = _unwrapped(annotation, metadata)
     if isinstance(value, BaseModel) or (isinstance(value, str) and marks):
         yield key, value, marks[0] if marks else None
@@ -154,7 +154,7 @@ def _below(
 
 
 def _unwrapped(annotation: object, metadata: Iterable[object]) -> tuple[object, list[Ref]]:
-    """An annotation without `Annotated` and `| None`, and the marks that were on it."""
+    """An annotation without `Annotated` and `| None`, and its marks."""
     marks = [mark for mark in metadata if isinstance(mark, Ref)]
     while True:
         if get_origin(annotation) is Annotated:

@@ -1,4 +1,4 @@
-"""A recipe as it goes into an exported folder: without code, and without the places of the machine that trained it."""
+"""The recipe of an exported folder: without code, and without the absolute paths of the training machine."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from fewstep.recipe.models import Recipe
 
 @dataclass(frozen=True)
 class Portable:
-    """The recipe as plain data, and what it takes along.
+    """The recipe as plain data, and the models and files that are exported with it.
 
     Args:
-        recipe: what goes into the exported folder.
-        networks: models that the sampler asks.
-        files: files that the sampler reads.
-        needs: names of Python files that are plugins of it; they stay behind.
-
-    Keys of `networks` and `files` are those of the recipe.
+        recipe: the recipe of the exported folder.
+        networks: models that the sampler asks, by key of the recipe.
+        files: files that the sampler reads, by key of the recipe.
+        needs: names of the recipe's plugin files, which are not exported.
     """
 
     recipe: dict[str, Any]
@@ -31,27 +29,28 @@ class Portable:
 
 
 def portable(recipe: Recipe, role: str = "student") -> Portable:
-    """The recipe to export; networks other than the student sample nothing, and take no networks along.
+    """The recipe to export. Only a student draws samples, so only its export has the networks of the sampler.
 
     Raises:
-        UserError: the sampler names a file that is not there.
+        UserError: the sampler names a missing file.
     """
     content: dict[str, Any] = recipe.model_dump(mode="json")
     code = [name for name in content["plugins"] if name.endswith(".py")]
     content["plugins"] = [name for name in content["plugins"] if name not in code]
-    named = [found for found in references(recipe) if found.key.startswith("sampler.")]
-    files = tuple(found for found in named if found.kind == "file")
-    for found in files:
-        if not Path(found.value).is_file():
+    sampler_references = [reference for reference in references(recipe) if reference.key.startswith("sampler.")]
+    files = tuple(reference for reference in sampler_references if reference.kind == "file")
+    for file in files:
+        if not Path(file.value).is_file():
             raise UserError(
-                f"{found.key}: no file '{found.value}', which samples need, so that the model cannot be exported"
+                f"{file.key}: no file '{file.value}', which samples need, so that the model cannot be exported"
             )
-    networks = tuple(found for found in named if found.kind == "run") if role == "student" else ()
+    networks = tuple(reference for reference in sampler_references if reference.kind == "run")
+    networks = networks if role == "student" else ()
     return Portable(strip_absolute_paths(content), networks, files, tuple(Path(name).name for name in code))
 
 
 def strip_absolute_paths(value: object) -> Any:
-    """Absolute paths cut to `runs/NAME/RUN`, or to the last name: the folders above say who trained it and where."""
+    """Absolute paths cut to `runs/NAME/RUN`, or to the last name; the folders above may name a person or machine."""
     if isinstance(value, dict):
         return {name: strip_absolute_paths(below) for name, below in value.items()}
     if isinstance(value, list):

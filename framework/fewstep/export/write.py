@@ -1,4 +1,4 @@
-"""`fewstep export`: a run as a folder that samples without the run and without its data."""
+"""`fewstep export`: write a run as a folder that samples without the run and its data."""
 
 from __future__ import annotations
 
@@ -46,39 +46,39 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def export_run(run: str, out: str | None = None, *, weights: Weights = "ema", dtype: Dtype = "float32") -> Path:
-    """Write a run's student as a folder that is all it takes to sample.
+    """Write a run's student as a folder that suffices to sample.
 
     Args:
-        run: run folder, or an exported `.safetensors` file whose data are at hand.
-        out: new folder; `export/NAME` in the run's folder if left out.
-        weights: the average, or those of the last step.
-        dtype: that weights are kept in; networks compute in float32 unless `Pipeline` is told otherwise.
+        run: run folder, or an exported `.safetensors` file whose data are available.
+        out: new folder; None for `export/NAME` in the run's folder.
+        weights: averaged weights, or the weights of the last step.
+        dtype: type of the stored weights; networks compute in float32 unless `Pipeline` sets another type.
 
     Raises:
-        UserError: no such run, the folder holds something, the model is exported already, or its dataset cannot show
-            samples without its training data.
+        UserError: the run does not exist, the folder is not empty, the model is exported already, or its dataset cannot
+            show samples without its training data.
     """
     if is_exported(run):
-        raise UserError(f"'{run}' is an exported model already; name the run that it came from")
+        raise UserError(f"'{run}' is an exported model already; name the run of its training")
     model = open_model(run, weights=weights, device="cpu")
     path = Path(out) if out else model.run.export.parent / model.recipe.name
     sampler = build_component(SAMPLERS, model.recipe.sampler)
-    sampler.guide(model.denoiser, model.dataset)  # what the sampler asks is there
-    with _beside(path) as folder:
+    sampler.guide(model.denoiser, model.dataset)  # fails early if a model that the sampler asks is missing
+    with _staging_folder(path) as folder:
         _write(folder, model, dtype)
         Exported(folder).recipe()
     return path
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A new folder that is moved to `path` once it is whole.
+def _staging_folder(path: Path) -> Iterator[Path]:
+    """A new folder that is moved to `path` once it is complete.
 
     Raises:
-        UserError: there is something.
+        UserError: `path` exists and is not an empty folder.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"'{path}' is there already; name another folder with --out, or delete it")
+        raise UserError(f"'{path}' exists already; name another folder with --out, or delete it")
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.absolute().name}-{secrets.token_hex(4)}")
     folder.mkdir()
@@ -93,13 +93,13 @@ def _beside(path: Path) -> Iterator[Path]:
 
 
 def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
-    """Fill an empty folder with one network and all that it needs."""
-    found = portable(model.recipe, model.role)
-    beside = _write_beside(folder, found, dtype)
+    """Fill an empty folder with one network and everything that it needs."""
+    content = portable(model.recipe, model.role)
+    dependencies = _write_dependencies(folder, content, dtype)
     state = {name: tensor.detach() for name, tensor in model.network.state_dict().items()}
-    if model.weights == "ema":  # as a run's own export: parameters alone
+    if model.weights == "ema":  # an average has parameters only, no buffers
         state = {name: state[name] for name, _ in model.network.named_parameters()}
-    metadata = {"recipe": dump_yaml(found.recipe), "step": str(model.step), "format": EXPORT_FORMAT}
+    metadata = {"recipe": dump_yaml(content.recipe), "step": str(model.step), "format": EXPORT_FORMAT}
     export_weights(folder / WEIGHTS, _rounded(state, getattr(torch, dtype)), metadata)
     data = _write_data(folder, model.dataset)
     files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
@@ -113,12 +113,12 @@ def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
         weights_digest=state_digest(state),
         data=data,
         steps=usual_steps(model.recipe),
-        sampler=found.recipe["sampler"],
+        sampler=content.recipe["sampler"],
         teachers=ancestors(model.recipe),
         evaluations=_evaluations(model),
         environment=_environment(model),
-        beside=beside,
-        needs=found.needs,
+        beside=dependencies,
+        needs=content.needs,
         files={name: value for name, value in files.items() if Path(name).name != CARD},
     )
     text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
@@ -126,33 +126,33 @@ def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
     (folder / CARD).write_text(model_card(config, model.recipe), encoding="utf-8")
 
 
-def _write_beside(folder: Path, found: Portable, dtype: Dtype) -> dict[str, str]:
-    """Networks and files that the sampler names; returns where they are by key of the recipe."""
-    beside: dict[str, str] = {}
-    for named in found.networks:
-        beside[named.key] = name = _place(named.key, beside)
+def _write_dependencies(folder: Path, content: Portable, dtype: Dtype) -> dict[str, str]:
+    """Write the networks and files that the sampler names; returns their names in the folder by key of the recipe."""
+    names: dict[str, str] = {}
+    for reference in content.networks:
+        names[reference.key] = name = _dependency_name(reference.key, names)
         (folder / name).mkdir()
-        _write(folder / name, open_model(named.value, named.role, named.weights, device="cpu"), dtype)
-    for named in found.files:
-        beside[named.key] = name = _place(named.key, beside, Path(named.value).suffix)
-        shutil.copy(named.value, folder / name)
-    for key, name in beside.items():
-        put(found.recipe, key, name)
-    return beside
+        _write(folder / name, open_model(reference.value, reference.role, reference.weights, device="cpu"), dtype)
+    for reference in content.files:
+        names[reference.key] = name = _dependency_name(reference.key, names, Path(reference.value).suffix)
+        shutil.copy(reference.value, folder / name)
+    for key, name in names.items():
+        put(content.recipe, key, name)
+    return names
 
 
-def _place(key: str, taken: dict[str, str], suffix: str = "") -> str:
-    """The name of what a setting names: that of its section, such as classifier for sampler.classifier.run."""
+def _dependency_name(key: str, names: dict[str, str], suffix: str = "") -> str:
+    """Name of a dependency: that of its section, such as classifier for sampler.classifier.run."""
     steps = key.split(".")[1:]
     name = (steps[-2] if len(steps) > 1 else steps[0]) + suffix
-    return name if name not in taken.values() else "-".join(steps) + suffix
+    return name if name not in names.values() else "-".join(steps) + suffix
 
 
 def _write_data(folder: Path, dataset: Dataset) -> ExportedData:
-    """What samples are read and shown by.
+    """Write the codec and the labels of a dataset; returns their section of `config.json`.
 
     Raises:
-        UserError: the dataset does not say it.
+        UserError: the codec does not suffice to show samples.
     """
     if dataset.has_data and (problem := codec_problem(dataset)):
         raise UserError(f"data '{dataset.config.type}' cannot be exported: {problem}")
@@ -161,8 +161,8 @@ def _write_data(folder: Path, dataset: Dataset) -> ExportedData:
     for name, content in codec.files.items():
         (folder / DATA / name).write_bytes(content)
     if labels is not None:
-        small = labels.to(torch.uint8 if dataset.classes <= 256 else torch.int32)
-        save_file({"labels": small.contiguous()}, folder / DATA / LABELS)
+        compact = labels.to(torch.uint8 if dataset.classes <= 256 else torch.int32)
+        save_file({"labels": compact.contiguous()}, folder / DATA / LABELS)
     if not any((folder / DATA).iterdir()):
         (folder / DATA).rmdir()
     spec = dataset.spec
@@ -183,7 +183,7 @@ def _rounded(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _evaluations(model: TrainedModel) -> tuple[dict[str, object], ...]:
-    """What was measured of these very weights."""
+    """Values of `fewstep evaluate` for these weights and this step."""
     file = model.run.evaluate / f"step-{model.step:08d}.json"
     if model.recipe.evaluate.weights != model.weights or not file.is_file():
         return ()
@@ -191,8 +191,8 @@ def _evaluations(model: TrainedModel) -> tuple[dict[str, object], ...]:
 
 
 def _environment(model: TrainedModel) -> dict[str, object]:
-    """Of the training, as its record tells; its command would tell places."""
+    """Environment of the training, without the command, which contains paths."""
     file = model.run.environment
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    kept = {key: record[key] for key in ("hardware", "commit", "device", "versions", "seed") if key in record}
-    return {**kept, "exported": {"fewstep": __version__, "commit": describe_environment()["commit"]}}
+    training = {key: record[key] for key in ("hardware", "commit", "device", "versions", "seed") if key in record}
+    return {**training, "exported": {"fewstep": __version__, "commit": describe_environment()["commit"]}}

@@ -1,4 +1,4 @@
-"""From files to one tree: `extends` and `--set`; every value keeps the place that it came from."""
+"""Files, `extends` and `--set` composed into one tree; every value keeps its source and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from fewstep.recipe.yaml_loader import Node, dotted, load_mapping, load_value, r
 
 
 def compose(path: Path, source: str, sets: Sequence[str] = (), *, teacher: str | None = None) -> Node:
-    """One file with all that it extends, then `--set` overrides, then the teacher; problems call it `source`.
+    """One file over the files that it extends, then `--set` overrides, then the teacher.
+
+    Args:
+        path: the file.
+        source: name of the file in messages.
+        sets: overrides.
+        teacher: run folder for `teacher.run`.
 
     Raises:
         RecipeError: a file cannot be read or parsed, or an override cannot be applied.
@@ -31,10 +37,10 @@ def compose(path: Path, source: str, sets: Sequence[str] = (), *, teacher: str |
 
 
 def merge(base: Node, over: Node) -> Node:
-    """`over` on top of `base`: mappings key by key, everything else replaced.
+    """`over` on top of `base`: mappings are merged key by key, other values are replaced.
 
-    A component may be written as its bare name. Where the `type` changes, nothing of the old component stays,
-    so that its settings cannot leak into the new one.
+    A component may be written as its bare name. A new `type` discards all settings of the old component, so that they
+    cannot leak into the new one.
     """
     old, new = _longhand(base, over), _longhand(over, base)
     if not (isinstance(old.value, dict) and isinstance(new.value, dict)):
@@ -47,14 +53,14 @@ def merge(base: Node, over: Node) -> Node:
 
 
 def _longhand(node: Node, other: Node) -> Node:
-    """`digits` as `{type: digits}` where it meets a mapping."""
+    """`digits` as `{type: digits}` if the other node is a mapping."""
     if isinstance(node.value, str) and isinstance(other.value, dict):
         return Node({"type": node}, node.source, node.line)
     return node
 
 
 def _load(path: Path, source: str, extended_by: tuple[Path, ...] = ()) -> Node:
-    """A file merged over what it extends."""
+    """A file merged over the file that it extends."""
     node = _anchor_plugins(load_mapping(read_text(path, source), source), path.parent)
     extends = node.child("extends")
     if extends is None:
@@ -63,12 +69,12 @@ def _load(path: Path, source: str, extended_by: tuple[Path, ...] = ()) -> Node:
         raise RecipeError([extends.problem("expected one string: a path, or the name of a shipped recipe", "extends")])
     base, chain = _base_path(extends, path.parent), (*extended_by, path.resolve())
     if base.resolve() in chain:
-        circle = " -> ".join(shown(file) for file in (*chain[chain.index(base.resolve()) :], base))
+        circle = " -> ".join(display_path(file) for file in (*chain[chain.index(base.resolve()) :], base))
         raise RecipeError([extends.problem(f"goes round in a circle: {circle}", "extends")])
     if not base.is_file():
-        raise RecipeError([extends.problem(f"no such file: {shown(base)}", "extends")])
+        raise RecipeError([extends.problem(f"no such file: {display_path(base)}", "extends")])
     own = {key: child for key, child in node.value.items() if key != "extends"}
-    return merge(_load(base, shown(base), chain), Node(own, node.source, node.line))
+    return merge(_load(base, display_path(base), chain), Node(own, node.source, node.line))
 
 
 def _base_path(extends: Node, folder: Path) -> Path:
@@ -80,14 +86,14 @@ def _base_path(extends: Node, folder: Path) -> Path:
         raise RecipeError([extends.problem(str(error), "extends")]) from None
 
 
-def shown(path: Path) -> str:
-    """A path as a person would write it: relative if it lies below the current folder."""
+def display_path(path: Path) -> str:
+    """A path for messages: relative if it lies below the current folder."""
     path, here = path.resolve(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _anchor_plugins(root: Node, folder: Path) -> Node:
-    """Make `plugins: [./file.py]` absolute, since it is meant relative to the file that says so."""
+    """Make `plugins: [./file.py]` absolute, since it is relative to the file that contains it."""
     plugins = root.child("plugins")
     if plugins is None or not isinstance(plugins.value, list):
         return root
@@ -101,7 +107,7 @@ def _anchor_plugins(root: Node, folder: Path) -> Node:
 
 
 def _parse_set(text: str, index: int, root: Node) -> Node:
-    """`a.b=1`, the `index`-th override, as a mapping that can be merged over `root`."""
+    """The `index`-th override, such as `a.b=1`, as a mapping to merge over `root`."""
     key, equals, value = text.partition("=")
     steps = key.strip().split(".")
     place = Node(None, "--set", index)

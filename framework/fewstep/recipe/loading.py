@@ -1,4 +1,4 @@
-"""Load, check and write recipes. Torch is loaded by the first component that a recipe names, not before."""
+"""Load, check and write recipes. The first component of a recipe loads torch; this module does not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewstep.core import plugins
 from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.core.references import ENVIRONMENT, references
 from fewstep.recipe.checks import check_recipe
-from fewstep.recipe.compose import compose, merge, shown
+from fewstep.recipe.compose import compose, display_path, merge
 from fewstep.recipe.shipped import find_shipped, is_path
 from fewstep.recipe.yaml_loader import (
     Key,
@@ -35,7 +35,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A valid recipe, the file that it came from, and that file's text (comments and all)."""
+    """A valid recipe, its file, and the text of the file with its comments."""
 
     recipe: Recipe
     path: Path
@@ -43,15 +43,15 @@ class LoadedRecipe:
 
 
 def load_recipe(source: str | Path, sets: Sequence[str] = (), *, teacher: str | None = None) -> LoadedRecipe:
-    """Read a recipe and check all of it.
+    """Read and check a recipe.
 
     Args:
         source: a path, or the name of a shipped recipe.
         sets: overrides such as "train.steps=10".
-        teacher: run folder that takes the place of `teacher.run`.
+        teacher: run folder that replaces `teacher.run`.
 
     Raises:
-        RecipeError: everything that is wrong with it, each with file, line, key and what to write instead.
+        RecipeError: all problems of the recipe, each with file, line, key and correction.
     """
     path, name = locate("recipe", source)
     root = compose(path, name, sets, teacher=teacher)
@@ -59,10 +59,10 @@ def load_recipe(source: str | Path, sets: Sequence[str] = (), *, teacher: str | 
 
 
 def parse_recipe(recipe: str | Mapping[str, object], *, source: str = "recipe") -> Recipe:
-    """Check a recipe that is no file: YAML text (a checkpoint's metadata) or plain data.
+    """Check a recipe that is not a file: YAML text (metadata of a checkpoint) or plain data.
 
     Raises:
-        RecipeError: everything that is wrong with it.
+        RecipeError: all problems of the recipe.
     """
     return _validate_recipe(load_mapping(recipe, source) if isinstance(recipe, str) else to_node(recipe, source))
 
@@ -71,36 +71,36 @@ def load_run_recipe(path: str | Path) -> Recipe:
     """The `recipe.resolved.yaml` of a run.
 
     Raises:
-        RecipeError: it is missing, was edited into something invalid, or a plugin that it needs is gone.
+        RecipeError: the file is missing, was edited and is invalid, or needs a missing plugin.
     """
     return load_recipe(Path(path)).recipe
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML with every default spelled out, in the recipe's own order; `load_recipe` reads it back unchanged."""
+    """YAML with all defaults spelled out, in the recipe's order; `load_recipe` restores an equal recipe."""
     return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def with_sampler(
     recipe: Recipe, sampler: str | None = None, settings: Mapping[str, object] | None = None, *, steps: Sequence[int]
 ) -> Recipe:
-    """The recipe with another sampler, or with other settings of its sampler, checked like a recipe.
+    """The recipe with another sampler, or with other settings of its sampler, checked like any recipe.
 
     Args:
-        sampler: what `sampler:` would say, as YAML; nothing of the old one stays.
-        settings: keys of the sampler, which problems call by their options (`top_p` is --top-p).
-        steps: numbers of steps that it is for, in the place of those that the recipe evaluates at.
+        sampler: YAML of the new `sampler:` section; it discards the old section.
+        settings: keys of the sampler; messages name them by their options (`top_p` is --top-p).
+        steps: numbers of sampling steps, which replace `evaluate.steps`.
 
     Raises:
-        RecipeError: everything that is wrong with it, or why it does not fit the rest of the recipe.
+        RecipeError: all problems of the sampler, alone or with the other sections.
     """
     evaluate = recipe.evaluate.model_copy(update={"steps": tuple(steps)})
     root = to_node(recipe.model_copy(update={"evaluate": evaluate}).model_dump(mode="json"), recipe.name)
     if sampler is not None:
-        replaced = load_value(sampler, "--sampler", key=("sampler",))
-        if replaced is None:
+        section = load_value(sampler, "--sampler", key=("sampler",))
+        if section is None:
             raise RecipeError([Problem("--sampler", None, "", "expected the name of a sampler, or keys with `type:`")])
-        root = Node({**root.value, "sampler": replaced}, root.source, None)
+        root = Node({**root.value, "sampler": section}, root.source, None)
     for key, value in (settings or {}).items():
         option = f"--{key.replace('_', '-')}"
         root = merge(root, to_node({"sampler": {key: value}}, option))
@@ -108,19 +108,19 @@ def with_sampler(
 
 
 def validate_file(path: str | Path, model: type[M], sets: Sequence[str] = ()) -> M:
-    """Read any other YAML file (a suite) into `model`: `extends`, `--set` and located errors as for recipes.
+    """Read another YAML file (a suite) into `model`, with `extends`, `--set` and located errors as in recipes.
 
     Raises:
-        RecipeError: everything that is wrong with it.
+        RecipeError: all problems of the file.
     """
     return _validate(compose(Path(path), str(path), sets), model)
 
 
 def locate(kind: Literal["recipe", "suite"], source: str | Path) -> tuple[Path, str]:
-    """The file that a path or a shipped name means, and what to call it in messages.
+    """The file of a path or of a shipped name, and its name in messages.
 
     Raises:
-        RecipeError: nothing shipped has that name.
+        RecipeError: no shipped file has that name.
     """
     path = Path(source)
     if isinstance(source, Path) or is_path(source) or "/" in source or path.is_file():
@@ -129,21 +129,24 @@ def locate(kind: Literal["recipe", "suite"], source: str | Path) -> tuple[Path, 
         path = find_shipped(kind, source)
     except UserError as error:
         raise RecipeError([Problem(source, None, "", str(error))]) from None
-    return path, shown(path)
+    return path, display_path(path)
 
 
 def _validate_recipe(root: Node) -> Recipe:
     from fewstep.recipe.models import Recipe
 
-    broken = _load_plugins(root)
-    recipe = _validate(root, Recipe, broken)
-    if found := check_recipe(recipe):
-        raise _error(_located(root, undotted(key), message) for key, message in found)
+    plugin_problems = _load_plugins(root)
+    recipe = _validate(root, Recipe, plugin_problems)
+    if complaints := check_recipe(recipe):
+        raise _error(_located(root, undotted(key), message) for key, message in complaints)
     return recipe
 
 
 def _load_plugins(root: Node) -> list[Problem]:
-    """Import what `plugins:` lists, before anything is looked up; what is not a list of names is left to pydantic."""
+    """Import the modules of `plugins:` before any look-up; returns the problems.
+
+    Pydantic reports a value that is not a list of names.
+    """
     names = root.child("plugins")
     problems = []
     for index, item in enumerate(names.value if names and isinstance(names.value, list) else []):
@@ -156,24 +159,30 @@ def _load_plugins(root: Node) -> list[Problem]:
 
 
 def _validate(root: Node, model: type[M], problems: Iterable[Problem] = ()) -> M:
-    """`root` as a `model`; `problems` were found before and join those found here."""
-    found = list(problems)
+    """`root` as a `model`.
+
+    Raises:
+        RecipeError: `problems`, and the problems of the validation.
+    """
+    all_problems = list(problems)
     try:
         value = model.model_validate(root.plain())
-        may_vary = {named.key for named in references(value)}
-        found += [_no_variable(root, key) for key in _variables(root) if ".".join(map(str, key)) not in may_vary]
+        allowed = {reference.key for reference in references(value)}
+        all_problems += [_no_variable(root, key) for key in _variables(root) if ".".join(map(str, key)) not in allowed]
     except ValidationError as error:
         variables = set(_variables(root))
         for e in error.errors(include_url=False):
             misplaced = e["loc"] in variables and e["type"] != "environment"
-            found.append(_no_variable(root, e["loc"]) if misplaced else _located(root, e["loc"], e["msg"], e["type"]))
-    if found:
-        raise _error(found)
+            all_problems.append(
+                _no_variable(root, e["loc"]) if misplaced else _located(root, e["loc"], e["msg"], e["type"])
+            )
+    if all_problems:
+        raise _error(all_problems)
     return value
 
 
 def _variables(node: Node, key: Key = ()) -> Iterator[Key]:
-    """Where `${env:NAME}` stands."""
+    """Keys of the values that contain `${env:NAME}`."""
     if isinstance(node.value, str) and ENVIRONMENT.search(node.value):
         yield key
     steps: Iterable[str | int] = node.value if isinstance(node.value, dict) else ()
@@ -191,9 +200,9 @@ def _no_variable(root: Node, key: Key) -> Problem:
 
 
 def _located(root: Node, key: Key, message: str, kind: str = "missing_key") -> Problem:
-    """A problem at the value that `key` names, or at the section that it is missing from.
+    """A problem at the value of `key`, or at the section that lacks the key.
 
-    Pydantic appends names of its own (a union's branches) to the keys of values; those are dropped.
+    Pydantic appends its own names (branches of a union) to the keys of values; they are dropped.
     """
     node, depth = root.follow(key)
     absent = isinstance(node.value, dict) or kind == "missing_key"

@@ -1,4 +1,4 @@
-"""The recipe: one validated YAML file that says how a model is trained, sampled and evaluated, and on what."""
+"""The recipe: one validated YAML file with all settings of a model's data, training, sampling and evaluation."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Unit = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TeacherSection(Strict):
-    """The trained model that a distillation learns from."""
+    """The teacher of a distillation."""
 
     run: Annotated[str, Ref("run", weights_key="weights")] = Field(
         description="run folder of the teacher, or an exported file; `runs/NAME/latest` is recipe NAME's newest run"
     )
-    weights: Literal["ema", "raw"] = Field("ema", description="which of the teacher's weights to use")
+    weights: Literal["ema", "raw"] = Field("ema", description="averaged or raw weights of the teacher")
 
 
 class OptimOverride(Strict):
-    """Optimiser settings that one role has for itself; what is left out comes from `optim`."""
+    """Optimiser settings of one role; missing keys come from `optim`."""
 
     lr: float | None = Field(None, gt=0, description="peak learning rate")
     betas: tuple[Unit, Unit] | None = Field(None, description="Adam's decay rates")
@@ -48,32 +48,32 @@ class OptimSection(Strict):
 
 
 class TrainSection(Strict):
-    """How long and on what the training runs."""
+    """Length, batches, device and logs of the training."""
 
     steps: PositiveInt = Field(description="optimiser steps of all phases together (Algorithm 1's i)")
-    batch_size: PositiveInt = Field(128, description="samples an optimiser step, all micro-batches together")
-    accumulate: PositiveInt = Field(1, description="micro-batches that a step is split into")
+    batch_size: PositiveInt = Field(128, description="samples per optimiser step, all micro-batches together")
+    accumulate: PositiveInt = Field(1, description="micro-batches per step")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 runs the networks under autocast; losses stay fp32"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto takes a GPU where there is one; cpu: for its samples too"
+        "auto", description="auto takes a GPU if there is one; cpu applies to sampling too"
     )
     log_every: PositiveInt = Field(100, description="steps between two lines of the log")
     checkpoint_every: PositiveInt = Field(1000, description="steps between two checkpoints")
-    keep_last: PositiveInt = Field(2, description="checkpoints kept")
+    keep_last: PositiveInt = Field(2, description="number of checkpoints to keep")
 
 
 class EmaSection(Strict):
     """Exponential moving average of the student's weights."""
 
-    decay: Unit = Field(0.999, description="share of the average kept at each update of the student")
+    decay: Unit = Field(0.999, description="weight of the old average at each update of the student")
 
 
 class WatchSection(Strict):
-    """Samples drawn while a student is distilled, to see what becomes of them."""
+    """Samples drawn during a distillation, to detect a collapse."""
 
-    times: int = Field(10, ge=0, description="how often, at even distances; 0 for never")
+    times: int = Field(10, ge=0, description="number of draws, evenly spaced; 0 for none")
     samples: int = Field(64, ge=2, description="samples drawn each time, always from the same noise")
     alarm: float = Field(
         0.7, ge=0, le=1, description="warn of a collapse when their diversity falls below this share of the data's"
@@ -81,25 +81,25 @@ class WatchSection(Strict):
 
 
 class EvaluateSection(Strict):
-    """How samples of the trained model are scored."""
+    """Scoring of samples of the trained model."""
 
     steps: tuple[PositiveInt, ...] = Field((8,), min_length=1, description="sampling steps to evaluate at")
     samples: PositiveInt = Field(1000, description="samples drawn for each number of steps")
     batch_size: PositiveInt = Field(500, description="samples drawn at once")
-    weights: Literal["ema", "raw"] = Field("ema", description="which weights are sampled from")
+    weights: Literal["ema", "raw"] = Field("ema", description="averaged or raw weights for sampling")
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16 runs the network under autocast; probabilities and draws stay as they are"
+        "fp32", description="bf16 runs the network under autocast; probabilities and draws keep their precision"
     )
     metrics: tuple[Annotated[ComponentConfig, From("metrics")], ...] = Field((), description="metrics, by name")
 
 
 class Recipe(Strict):
-    """One model: how it is trained or distilled, sampled and evaluated."""
+    """All settings of one model: data, training or distillation, sampling and evaluation."""
 
     schema_version: Literal[1] = Field(1, description="version of this format")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names the run's folder")
     seed: int = Field(0, ge=0, description="seed of initialisation, data order and noise")
-    plugins: tuple[str, ...] = Field((), description="plugins it needs: distribution, module or ./file.py")
+    plugins: tuple[str, ...] = Field((), description="required plugins: distribution, module or ./file.py")
     data: Annotated[ComponentConfig, From("datasets")]
     process: Annotated[ComponentConfig, From("processes")]
     backbone: Annotated[ComponentConfig, From("backbones")]
@@ -107,10 +107,10 @@ class Recipe(Strict):
         None, description="fresh Gaussian noise into the student; null for none"
     )
     step_input: StepInputConfig | None = Field(
-        None, description="tells the student how far its step goes, for one student at several NFE; null for none"
+        None, description="conditions the student on the end of its step, for several NFE; null for none"
     )
     label_input: LabelInputConfig | None = Field(
-        None, description="tells every network the class that is asked for, on labelled data; null for none"
+        None, description="conditions every network on the class of labelled data; null for none"
     )
     objective: Annotated[ComponentConfig, From("objectives")]
     teacher: TeacherSection | None = Field(None, description="needed by distillation objectives")

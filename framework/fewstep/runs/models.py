@@ -52,8 +52,8 @@ class TrainedModel:
         return self.network
 
     @property
-    def made(self) -> Path:
-        """The folder of what is made of the model."""
+    def derived(self) -> Path:
+        """Folder for files derived from the model."""
         return self.run.path
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A trained image tokenizer, as data use it.
+"""A trained image tokenizer for datasets.
 
 Shapes: N images, C, H, W channels, height and width, h, w height and width of their grid of codes, T = h w tokens.
 """
@@ -17,14 +17,14 @@ from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.runtime.digest import weights_digest
 
 _CHUNK = 256
-"""Images that go through the network at once."""
+"""Images per pass through the network."""
 
 
 class ImageTokenizer:
-    """Images to rows of codes and back, in float64 on the CPU: the nearest of codes is then the same on any machine.
+    """Images to rows of codes and back, in float64 on the CPU, so that nearest codes are identical on all machines.
 
     Args:
-        backbone: a trained autoencoder for images of the size that is meant; it is changed to float64.
+        backbone: a trained autoencoder for images of this size; it is converted to float64.
     """
 
     def __init__(self, backbone: Autoencoder) -> None:
@@ -34,7 +34,7 @@ class ImageTokenizer:
 
     @property
     def codes(self) -> int:
-        """How many codes there are."""
+        """Number of codes."""
         return len(self.backbone.codebook)
 
     @property
@@ -57,11 +57,11 @@ class ImageTokenizer:
         parts = [torch.empty(0, channels, height, width)]
         for part in codes.cpu().long().split(_CHUNK):
             with torch.no_grad():
-                made = self.backbone.decode(self.backbone.codebook[part.view(-1, *self.grid)])
-            parts.append(made.clamp(0, 1).float())
+                images = self.backbone.decode(self.backbone.codebook[part.view(-1, *self.grid)])
+            parts.append(images.clamp(0, 1).float())
         return torch.cat(parts)
 
-    def described(self) -> dict[str, object]:
+    def description(self) -> dict[str, object]:
         """Settings and sizes, as plain data."""
         tokens = self.backbone.tokens
         return {
@@ -71,17 +71,16 @@ class ImageTokenizer:
         }
 
     def weights(self) -> bytes:
-        """Its weights as a safetensors file, exactly."""
+        """Content of a safetensors file with the float32 weights."""
         return safetensors.torch.save({n: w.float().contiguous() for n, w in self.backbone.state_dict().items()})
 
     @classmethod
-    def restored(cls, described: Mapping[str, Any], weights: bytes) -> ImageTokenizer:
-        """The tokenizer that `described` and `weights` tell of."""
-        height, width, channels = described["grid"]
-        tokens = TokenSpace(
-            described["levels"], described["levels"], height * width * channels, (height, width, channels)
-        )
-        backbone = BACKBONES.build(described["backbone"], tokens=tokens)
+    def restore(cls, description: Mapping[str, Any], weights: bytes) -> ImageTokenizer:
+        """The tokenizer with this `description()` and these `weights()`."""
+        height, width, channels = description["grid"]
+        levels = description["levels"]
+        tokens = TokenSpace(levels, levels, height * width * channels, (height, width, channels))
+        backbone = BACKBONES.build(description["backbone"], tokens=tokens)
         assert isinstance(backbone, Autoencoder)
         backbone.load_state_dict(safetensors.torch.load(weights))
         return cls(backbone)

@@ -36,7 +36,7 @@ from fewstep.runtime.progress import Narrator
 _FORMAT = "fewstep-vq-tokens/1"
 _WEIGHTS = "tokenizer.safetensors"
 _AT_ONCE = 1024
-"""Images that are in memory as numbers at once."""
+"""Images per block that are in memory as floats."""
 
 
 class ImageTokenizerSection(Strict):
@@ -50,14 +50,14 @@ class ImageTokenizerSection(Strict):
 
 @DATASETS.register("vq_tokens")
 class VqTokens(Dataset):
-    """Images as codes of a trained tokenizer (objective `vq`): short samples, whose pictures are what it decodes.
+    """Images as codes of a trained tokenizer (objective `vq`): short samples, which the tokenizer decodes to pictures.
 
-    Images are encoded once; the codes are kept in the tokenizer's run, under a name made of its weights and the images.
-    Metrics compare decoded samples with the images themselves, not with what the tokenizer makes of them. Labels are
-    those of the images. Exports carry the tokenizer.
+    Images are encoded once. The codes are stored in the tokenizer's run, under a digest of its weights and the images.
+    Metrics compare decoded samples with the original images, not with their reconstructions. Labels are those of the
+    images. An export contains the tokenizer.
 
     Raises:
-        UserError: no such tokenizer, one for other images, or images that change at random.
+        UserError: the tokenizer does not exist or is for other images, or the images change at random.
     """
 
     kind = "image"
@@ -91,31 +91,31 @@ class VqTokens(Dataset):
         self.labels, self.remark = self.images.labels, self.images.remark
         (height, width), codes = self.tokenizer.grid, self.tokenizer.codes
         self.spec = DataSpec(codes, height * width, (height, width, 1))
-        kept = _Kept(folder / "tokens", self.tokenizer, self.images)
-        self.train, self.held_out = kept.read() or kept.make()
+        cache = _CodeCache(folder / "tokens", self.tokenizer, self.images)
+        self.train, self.held_out = cache.read() or cache.fill()
 
     def _open_tokenizer(self) -> tuple[ImageTokenizer, Path]:
-        """The tokenizer that the settings name, for these images, and the folder of what is made of it."""
+        """The tokenizer of the settings, for these images, and the folder of files derived from it."""
         try:
             model = self.open_model("tokenizer.run", dataset=self.images, refuses=_refuses_as_tokenizer)
         except UnfitModelError as error:
-            shown = f"'{self.config.tokenizer.run}' does not fit {_size(self.images.spec)}"
-            raise UserError(f"data.tokenizer.run: {shown} ({error})") from None
+            message = f"'{self.config.tokenizer.run}' does not fit {_size(self.images.spec)}"
+            raise UserError(f"data.tokenizer.run: {message} ({error})") from None
         except FewstepError as error:
             raise UserError(f"data.tokenizer.run: {error}") from None
-        return ImageTokenizer(model.network.backbone), model.made
+        return ImageTokenizer(model.network.backbone), model.derived
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the training tokens and of what they mean."""
+        """SHA-256 of the training tokens and of the tokenizer that decodes them."""
         return hashlib.sha256(f"{fingerprint_of(self.train)}/{self.tokenizer.digest}".encode()).hexdigest()
 
     def codec(self) -> Codec:
-        values = {**self.tokenizer.described(), "tokenizer_digest": self.tokenizer.digest}
+        values = {**self.tokenizer.description(), "tokenizer_digest": self.tokenizer.digest}
         return Codec(values, {_WEIGHTS: self.tokenizer.weights()})
 
     def restore(self, codec: Codec) -> None:
-        self.tokenizer = ImageTokenizer.restored(codec.values, codec.files[_WEIGHTS])
+        self.tokenizer = ImageTokenizer.restore(codec.values, codec.files[_WEIGHTS])
 
     def to_images(self, samples: Tensor) -> Tensor:
         return self.tokenizer.decode(samples)
@@ -130,7 +130,7 @@ class VqTokens(Dataset):
 
 
 def _refuses_as_tokenizer(recipe: RecipeView) -> str | None:
-    """Why a model is no image tokenizer, or None if it is one."""
+    """Reason why a model is no image tokenizer; None if it is one."""
     if issubclass(BACKBONES.get(recipe.backbone.type).cls, Autoencoder):
         return None
     return "is no image tokenizer; train one with objective vq"
@@ -142,52 +142,52 @@ def _size(spec: DataSpec) -> str:
     return f"images of {height} x {width} pixels and {channels} channel{'s' * (channels > 1)}"
 
 
-class _Kept:
-    """Codes of images on disk: a file that is whole or not there, named by all that it depends on."""
+class _CodeCache:
+    """Codes of images on disk: a file that is complete or missing, named by a digest of all that it depends on."""
 
     def __init__(self, folder: Path, tokenizer: ImageTokenizer, images: Dataset) -> None:
         self.tokenizer, self.images = tokenizer, images
         held_out = None if images.held_out is None else fingerprint_of(images.held_out)
-        facts = [_FORMAT, tokenizer.digest, tokenizer.described(), images.fingerprint, held_out]
+        facts = [_FORMAT, tokenizer.digest, tokenizer.description(), images.fingerprint, held_out]
         self.key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         self.file = folder / f"{self.key[:16]}.safetensors"
 
     def read(self) -> tuple[Tensor, Tensor | None] | None:
-        """Codes of training and held-out images, or None if they are not there or damaged."""
+        """Codes of training and held-out images; None if the file is missing or damaged."""
         if not self.file.is_file():
             return None
         try:
             with safe_open(self.file, framework="pt") as opened:
                 if (opened.metadata() or {}).get("key") != self.key:
                     return None
-                found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                codes = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return None
-        return found["train"], found.get("held_out")
+        return codes["train"], codes.get("held_out")
 
-    def make(self) -> tuple[Tensor, Tensor | None]:
-        """Encode, and keep what came out where that can be written."""
-        train = self._encoded(self.images.train, "encoding images")
+    def fill(self) -> tuple[Tensor, Tensor | None]:
+        """Encode all images, and store the codes if the folder is writable."""
+        train = self._encode(self.images.train, "encoding images")
         held_out = self.images.held_out
-        tests = None if held_out is None else self._encoded(held_out, "encoding held-out images")
+        tests = None if held_out is None else self._encode(held_out, "encoding held-out images")
         parts = {"train": train} if tests is None else {"train": train, "held_out": tests}
         partial = self.file.with_name(f".{self.file.name}-{secrets.token_hex(4)}.partial")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             save_file(parts, partial, metadata={"key": self.key})
             publish(partial, self.file)
-        except OSError:  # somebody else's run: it takes a while once more next time
+        except OSError:  # another person's run is not writable: the next start encodes again
             with contextlib.suppress(OSError):
                 partial.unlink()
         return train, tests
 
-    def _encoded(self, samples: Samples, words: str) -> Tensor:
+    def _encode(self, samples: Samples, label: str) -> Tensor:
         """Codes [N, T] of image tokens [N, L], as bytes if they fit."""
-        tell, parts = Narrator(words), []
+        progress, parts = Narrator(label), []
         for first in range(0, len(samples), _AT_ONCE):
             images = self.images.to_images(samples[first : first + _AT_ONCE])
             assert images is not None
             codes = self.tokenizer.encode(images)
-            tell(first + len(images), len(samples))
+            progress(first + len(images), len(samples))
             parts.append(codes.to(torch.uint8 if self.tokenizer.codes <= 256 else torch.long))
         return torch.cat(parts)
