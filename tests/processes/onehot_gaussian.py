@@ -56,6 +56,7 @@ class OneHotGaussian(Process):
         return Corrupted(((1 - g) * noise + g * clean).float(), (g[..., 0] < 1).expand(clean.shape[:2]))
 
     def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+        t, s = prediction.on_clock(t, s)
         left = (1 - self.signal(s)) / (1 - self.signal(t)).clamp_min(TINY)  # share of the noise
         return (left * x_t + (1 - left) * prediction.dense_probs()).float()
 

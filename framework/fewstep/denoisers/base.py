@@ -27,6 +27,9 @@ class Denoiser(nn.Module, ABC):
     all others.
     """
 
+    has_clock: bool = False
+    """Whether its predictions bring a clock (`Prediction.clock`), which only samplers that follow one can use."""
+
     def __init__(self, process: Process, length: int, block_size: int | None = None) -> None:
         super().__init__()
         self.process = process
@@ -93,6 +96,7 @@ class DenoiserAround(Denoiser):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser.process, denoiser.length, denoiser.block_size)
         self.denoiser = denoiser
+        self.has_clock = denoiser.has_clock
 
     @property
     def conditioned_on_labels(self) -> bool:

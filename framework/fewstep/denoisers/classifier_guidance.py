@@ -42,6 +42,7 @@ class ClassifierGuidedPrediction(Prediction):
     def __init__(self, base: Prediction, ratios: Ratios, weights: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
         super().__init__(base.known, base.where, shaping)
         self._base, self._ratios, self._weights = base, ratios, weights
+        self.clock = base.clock
 
     @property
     def vocab_size(self) -> int:

@@ -34,6 +34,7 @@ class GuidedPrediction(Prediction):
     ) -> None:
         super().__init__(labelled.known, labelled.where, shaping)
         self._labelled, self._plain, self._weight = labelled, plain, weight
+        self.clock = labelled.clock
 
     @property
     def vocab_size(self) -> int:

@@ -43,6 +43,8 @@ def grid_run(
         raise UserError(f"run '{model.path}' goes block by block; grids are measured for models of whole samples")
     if not isinstance(model.denoiser.process, DiscreteProcess):
         raise UserError(f"run '{model.path}' has process '{model.recipe.process.type}'; grids are measured for ids")
+    if model.denoiser.has_clock:
+        raise UserError(f"run '{model.path}' has a clock of its own; grids are measured for the process's")
     data, labels = _data(model, samples)
     posterior: Posterior = getattr(model.recipe.sampler, "posterior", "drawn")
     costs = StepCosts(

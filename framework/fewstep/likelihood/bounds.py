@@ -115,6 +115,8 @@ def unscored(model: Scored) -> str | None:
         )
     if not isinstance(denoiser.process, MaskedProcess | UniformProcess):
         return f"no bound is known for the process '{recipe.process.type}'; masked and uniform have one"
+    if denoiser.has_clock:
+        return f"no bound is known for '{recipe.name}', whose network has a clock of its own"
     return None
 
 

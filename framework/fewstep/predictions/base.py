@@ -26,6 +26,9 @@ CHUNK_ELEMENTS = 1 << 25
 RowMap = Callable[[Tensor], Tensor]
 """Normalised log-probabilities [N, V] -> normalised log-probabilities [N, V]."""
 
+Clock = Callable[[Tensor], Tensor]
+"""Times of the process [B] -> times of each position [B, L], rising from 0 to 1 with them."""
+
 
 class Prediction(ABC):
     """p(x | z_t), one categorical distribution a token.
@@ -39,12 +42,16 @@ class Prediction(ABC):
         known: ids [B, L] that carried-over positions take.
         where: BoolTensor [B, L], true at the positions that are predicted; elsewhere the token is known.
         shaping: row maps, applied in order to every row.
+
+    A prediction may bring a `clock`: positions then turn clean in an order of its own, each at the time that the clock
+    gives it (generation orders, arXiv 2602.02112). Steps back follow it; None is the process's own time everywhere.
     """
 
     def __init__(self, known: Tensor, where: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
         self.known = known
         self.where = where
         self.shaping = shaping
+        self.clock: Clock | None = None
 
     @property
     @abstractmethod
@@ -65,7 +72,13 @@ class Prediction(ABC):
 
     def shaped(self, row_map: RowMap) -> Prediction:
         """This prediction with `row_map` applied to its rows (temperature, top-p); nothing is computed yet."""
-        return self.with_shaping((*self.shaping, row_map))
+        shaped = self.with_shaping((*self.shaping, row_map))
+        shaped.clock = self.clock
+        return shaped
+
+    def on_clock(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Times of the process [B] on the prediction's clock [B, L]; as they are if it has none."""
+        return (t, s) if self.clock is None else (self.clock(t), self.clock(s))
 
     def rows(self, source: Tensor) -> Tensor:
         """Rows [N, ...] of the source -> normalised log-probabilities [N, V], shaped."""

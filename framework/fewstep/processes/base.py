@@ -80,7 +80,10 @@ class Process(Component, ABC):
 
     @abstractmethod
     def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
-        """A step from the state at t to one at s, given a prediction of the clean tokens."""
+        """A step from the state at t to one at s, given a prediction of the clean tokens.
+
+        A prediction may have a clock, so a subclass begins with `t, s = prediction.on_clock(t, s)`.
+        """
 
     @abstractmethod
     def to_predict(self, x_t: Tensor) -> Tensor:
@@ -138,6 +141,7 @@ class DiscreteProcess(Process):
 
     def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Two-stage ancestral step: x ~ Cat(prediction), then z_s ~ q(z_s | z_t, x) (LongTensor [B, L])."""
+        t, s = prediction.on_clock(t, s)
         return self.posterior_sample(prediction.sample(generator=generator), x_t, t, s, generator=generator)
 
 

@@ -79,6 +79,7 @@ class MaskedProcess(DiscreteProcess):
         return torch.where(self.revealed(x_t, t, s, generator=generator), x0, x_t)
 
     def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+        t, s = prediction.on_clock(t, s)
         # Which tokens appear does not depend on what they are, so only those are drawn.
         revealed = self.revealed(x_t, t, s, generator=generator)
         return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x_t)

@@ -30,6 +30,7 @@ class AncestralSampler(WalkSampler):
     """
 
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
+    follows_clock: ClassVar[bool] = True
 
     class Config(WalkConfig):
         type: Literal["ancestral"] = "ancestral"

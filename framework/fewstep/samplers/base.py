@@ -52,6 +52,9 @@ class Sampler(Component, ABC):
     gives_context: ClassVar[bool] = False
     """Whether it goes block by block and hands finished blocks to the denoiser; others denoise whole samples."""
 
+    follows_clock: ClassVar[bool] = False
+    """Whether its steps follow the clock that a prediction may bring. One that decides where tokens change before it
+    asks the network, or by the process's time alone, does not."""
     only_steps: ClassVar[int | None] = None
     """The one number of steps that it can take, or None."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.predictions.base import Prediction
-from fewstep.processes.base import DiscreteProcess, posterior_rows
+from fewstep.processes.base import DiscreteProcess, per_token, posterior_rows
 from fewstep.processes.masked import MaskedProcess
 from fewstep.runtime.streams import Randomness, uniform
 
@@ -42,7 +42,7 @@ def draw_joint(
     sums = torch.float64 if precision == "joint_fp64" else torch.float32
     numbers = torch.float32 if precision == "joint_fp32" else torch.float64
     u = uniform((*x.shape, process.num_states), generator, device=x.device, dtype=numbers)
-    times = [time[:, None].expand(x.shape) for time in (now, then)]
+    times = [per_token(time).expand(x.shape) for time in prediction.on_clock(now, then)]
 
     def draw(log_p: Tensor, level: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
         if precision == "joint_fp32":

@@ -31,6 +31,7 @@ class OneStepSampler(WalkSampler):
 
     masks_only: ClassVar[bool] = True
     exact: ClassVar[bool] = False
+    follows_clock: ClassVar[bool] = True  # all tokens at once, in any order
     only_steps: ClassVar[int | None] = 1
 
     class Config(WalkConfig):

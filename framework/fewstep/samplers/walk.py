@@ -221,6 +221,8 @@ class WalkSampler(Sampler):
     ) -> Samples:
         if self.config.classifier is not None and not isinstance(denoiser, ClassifierGuidedDenoiser):
             raise ValueError("this sampler names a classifier: wrap the denoiser by `guide`")
+        if denoiser.has_clock and not self.follows_clock:
+            raise ValueError(f"the denoiser has a clock of its own, and sampler {self.config.type} does not follow it")
         before = denoiser.evaluated
         walk = Walk(denoiser, self.config, cond, generator)
         x = self.run(walk, self.start(walk, count, denoiser.length), steps, on_step)

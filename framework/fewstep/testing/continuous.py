@@ -38,6 +38,21 @@ def certain(process: Process, x0: Tensor, x_t: Tensor) -> Prediction:
     return TablePrediction(one_hot(x0, process.vocab_size).double().log(), process.shown(x_t), process.to_predict(x_t))
 
 
+def check_clock(process: Process, x0: Tensor, x_t: Tensor) -> None:
+    """A step back follows the clock that a prediction brings, clean tokens and state given."""
+
+    def clock(t: Tensor) -> Tensor:
+        return t[:, None] ** torch.linspace(0.5, 2, x0.shape[1], dtype=t.dtype)
+
+    ends, steps = [torch.full((len(x0),), t, dtype=torch.float64) for t in (0.8, 0.3)], list[Tensor]()
+    for bring in (True, False):
+        prediction = certain(process, x0, x_t)
+        prediction.clock = clock if bring else None
+        times = ends if bring else [clock(t) for t in ends]
+        steps.append(process.step_back(x_t, prediction, *times, generator=Generator().manual_seed(8)))
+    assert torch.equal(*steps), "step_back does not follow the prediction's clock; begin it with prediction.on_clock"
+
+
 def _times(t: float) -> Tensor:
     return torch.full((_DRAWS,), t, dtype=torch.float64)
 
@@ -99,6 +114,7 @@ def _check_times_by_position(process: Process) -> None:
     t, s = (torch.tensor(times, dtype=torch.float64).expand(_DRAWS, 2) for times in ((0.9, 0.5), (0.6, 0.2)))
     x_t = process.corrupt(x0, t, generator=rng).x_t
     back = process.step_back(x_t, certain(process, x0, x_t), t, s, generator=rng)
+    check_clock(process, x0, x_t)
     for place in range(2):
         alone = process.corrupt(x0[:, :1], s[:, place], generator=rng).x_t
         _assert_same_moments(

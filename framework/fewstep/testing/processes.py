@@ -8,7 +8,7 @@ from torch import Tensor
 from fewstep.core.registry import Raw
 from fewstep.predictions.network import TablePrediction
 from fewstep.processes.base import PROCESSES, DiscreteProcess
-from fewstep.testing.continuous import certain, check_continuous
+from fewstep.testing.continuous import certain, check_clock, check_continuous
 from fewstep.testing.statistics import assert_same_law
 
 _DRAWS = 20_000
@@ -158,6 +158,7 @@ def _check_times_by_position(process: DiscreteProcess) -> None:
     t, s = (torch.tensor(times, dtype=torch.float64).expand(_DRAWS, 2) for times in ((0.9, 0.5), (0.6, 0.2)))
     prediction = certain(process, x0, states)
     drawn = process.step_back(states, prediction, t, s, generator=torch.Generator().manual_seed(7))
+    check_clock(process, x0, states)
     law = process.posterior_probs(x0[:1], states[:1], t[:1], s[:1])[0]
     for place in range(2):
         counts = torch.bincount(drawn[:, place], minlength=process.num_states)
