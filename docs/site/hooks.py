@@ -54,7 +54,8 @@ def linked_files(page: Path) -> set[Path]:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """In tables of components a name leads to the reference; pages with a tab of their own need no sidebar."""
+    """In tables of components a name leads to the reference; pages with a tab of their own need no sidebar;
+    a value stays on one line with its spread."""
     if page.file.src_uri in WITHOUT_SIDEBAR:
         page.meta["hide"] = ["navigation"]
 
@@ -62,7 +63,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         kind = table[1]
         return re.sub(r"(?m)^\| `(\w+)` \|", rf"| [`\1`](../reference/{kind}.md#\1) |", table[0])
 
-    return _TABLE.sub(linked, markdown)
+    return _TABLE.sub(linked, markdown).replace(" ± ", "\u00a0±\u00a0")
 
 
 def on_post_build(config: MkDocsConfig) -> None:
