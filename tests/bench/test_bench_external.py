@@ -15,7 +15,7 @@ from tiny_suite import TEACHER
 
 from fewstep.bench.results.results import Results
 from fewstep.bench.running import external
-from fewstep.bench.running.external import contents_digest, named_digests
+from fewstep.bench.running.external import contents_digest, reference_digests
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.rows import plan_slots
 from fewstep.bench.running.runner import run_suite
@@ -202,5 +202,5 @@ def test_what_settings_name_is_looked_up_at_any_depth(tmp_path: Path) -> None:
     Settings = create_model(
         "Settings", file=(LocalPath, "not there"), guides=(list[Guide], [Guide()]), run=(str, str(file))
     )
-    assert named_digests(Settings()) == {str(file): contents_digest(str(file))}
-    assert named_digests(SAMPLERS.parse("ancestral")) == {}
+    assert reference_digests(Settings()) == {str(file): contents_digest(str(file))}
+    assert reference_digests(SAMPLERS.parse("ancestral")) == {}

@@ -143,11 +143,11 @@ def test_what_is_skipped_here_is_no_regression(
     write_suite: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Results that have it, from a machine that could (played by a training on the CPU)."""
-    monkeypatch.setattr("fewstep.bench.running.plan.lacking", lambda needs: None)
+    monkeypatch.setattr("fewstep.bench.running.plan.unmet_need", lambda needs: None)
     source = write_suite(cases=CASES, claims=None)
     base = run_suite(source, str(tmp_path / "there"))
     assert {row.case for row in load(base).rows} == {REFERENCE, "plain", "far", "learner", "again"}
-    monkeypatch.setattr("fewstep.bench.running.plan.lacking", lambda needs: "it lacks it" if needs else None)
+    monkeypatch.setattr("fewstep.bench.running.plan.unmet_need", lambda needs: "it lacks it" if needs else None)
     here = run_suite(source, str(tmp_path / "here"), base=str(base))
     comparison = (here / "comparison.md").read_text()
     assert "| plain |" in comparison
@@ -167,6 +167,6 @@ def test_a_metric_cannot_ask_a_case_that_is_skipped(write_suite: Write, tmp_path
 def test_xformers_is_looked_for_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("fewstep.backbones.attention._import_xformers", lambda: None)
-    assert needs.lacking(["cuda"]) is None
-    assert needs.lacking([]) is None
-    assert needs.lacking(["xformers"]) == "it needs xformers, which is not installed or cannot be imported"
+    assert needs.unmet_need(["cuda"]) is None
+    assert needs.unmet_need([]) is None
+    assert needs.unmet_need(["xformers"]) == "it needs xformers, which is not installed or cannot be imported"

@@ -173,8 +173,8 @@ def test_mistakes_in_recipes_are_found_before_training(write_suite: Write) -> No
 def test_all_cases_share_their_data_and_metrics_suit_them(write_suite: Write) -> None:
     cases = [case("a"), case("b", set=["data.vocab_size=5"]), case("c", set=["data=coins"], oracle=True)]
     found = problems(write_suite(cases=cases, claims=None, metrics=["ngram_distance", "feature_frechet"]))
-    assert found["cases[1].recipe"] == "its data are not those of case 'a'; all cases must share them"
-    assert found["cases[2].oracle"] == "dataset 'coins' has no oracle; those that have one: markov"
+    assert found["cases[1].recipe"] == "its data differ from those of case 'a'; all cases must share them"
+    assert found["cases[2].oracle"] == "dataset 'coins' has no oracle; datasets with one: markov"
     assert "it needs labelled images" in found["metrics[1]"]
 
 

@@ -1,6 +1,6 @@
-"""Models and files from outside of a suite that metrics and samplers read: digests of what they hold.
+"""Digests of external models and files, which metrics and samplers of a suite read.
 
-So what was measured with other weights under the same name is not taken for the present.
+They are part of the keys of rows, so that rows measured with other weights under the same name are not reused.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from fewstep.runs.exported import is_exported
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.hashing import sha256
 
-_READ = (".json", ".txt", ".model", ".jinja", ".safetensors")
-"""What is read of a model's folder: settings, tokenizer, weights. Pages, pictures and pickled weights are not."""
+_READ_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors")
+"""Suffixes of the files that are read from a model's folder: settings, tokenizer, weights in safetensors."""
 
 
 def contents_digest(reference: str) -> str | None:
-    """SHA-256 of the files that a reference is read from, whenever they were written and wherever they lie.
+    """SHA-256 of the files of a reference. Does not depend on their times or on the place of the folder.
 
     Args:
-        reference: as a metric names it: `hf:FOLDER`, a run, or an exported folder or file.
+        reference: the setting of a metric: `hf:FOLDER`, a run, or an exported folder or file.
 
     Returns:
-        None where the name says what it is, `hf:NAME@COMMIT`.
+        None for `hf:NAME@COMMIT`, whose name identifies the weights.
 
     Raises:
-        UserError: a run without a checkpoint, or a folder without a model.
+        UserError: a run without a checkpoint, or a folder without weights.
     """
     path = Path(reference.removeprefix(PREFIX))
     if reference.startswith(PREFIX):
@@ -42,22 +42,22 @@ def contents_digest(reference: str) -> str | None:
     return _folder(reference, path) if is_exported(path) else _run(RunDir.open(path))
 
 
-def named_digests(settings: BaseModel) -> dict[str, str]:
-    """Digests of what a sampler's settings name, such as the run of a classifier or a file of steps, by those names."""
-    named = [found.value for found in references(settings) if found.kind != "file" or Path(found.value).is_file()]
-    return {name: contents_digest(name) or "" for name in named if Path(name).exists()}
+def reference_digests(settings: BaseModel) -> dict[str, str]:
+    """Digests of the references in a sampler's settings, such as a classifier's run or a file of steps, by value."""
+    names = [entry.value for entry in references(settings) if entry.kind != "file" or Path(entry.value).is_file()]
+    return {name: contents_digest(name) or "" for name in names if Path(name).exists()}
 
 
 def _folder(reference: str, folder: Path) -> str:
-    """That of a folder, without what lies in folders below: cut-outs of weights for other programs."""
-    files = [path for path in folder.iterdir() if path.suffix in _READ and path.is_file()]
+    """Digest of a folder without its subfolders, which hold weights for other programs."""
+    files = [path for path in folder.iterdir() if path.suffix in _READ_SUFFIXES and path.is_file()]
     if not any(path.suffix == ".safetensors" for path in files):
         raise UserError(f"reference '{reference}' holds no weights (*.safetensors)")
     return _digest(files, folder)
 
 
 def _run(run: RunDir) -> str:
-    """That of a run's newest checkpoint, and of its recipe."""
+    """Digest of a run's newest checkpoint and its recipe."""
     checkpoint = run.last_checkpoint()
     if checkpoint is None:
         raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
@@ -65,8 +65,8 @@ def _run(run: RunDir) -> str:
 
 
 def _digest(files: Iterable[Path], root: Path) -> str:
-    """Names below `root`, and contents."""
-    found = hashlib.sha256()
+    """Digest of the files' names below `root`, and of their contents."""
+    digest = hashlib.sha256()
     for file in sorted(files):
-        found.update(f"{file.relative_to(root).as_posix()}\0{sha256(file)}\0".encode())
-    return found.hexdigest()
+        digest.update(f"{file.relative_to(root).as_posix()}\0{sha256(file)}\0".encode())
+    return digest.hexdigest()

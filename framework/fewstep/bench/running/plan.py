@@ -1,4 +1,4 @@
-"""From a suite to prepared cases: recipes, data and digests, all checked before anything is trained."""
+"""The plan of a suite: prepared cases with recipes, data and digests, all checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from fewstep.bench.results.results import digest_of, model_id
 from fewstep.bench.running.code import plugin_versions
 from fewstep.bench.running.external import contents_digest
-from fewstep.bench.suites.needs import lacking
+from fewstep.bench.suites.needs import unmet_need
 from fewstep.bench.suites.suite import CaseSpec, LoadedSuite, Suite
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import Problem, RecipeError, UserError
@@ -30,21 +30,21 @@ from fewstep.runs.models import build_dataset
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One training of a case: `digest` changes with anything that its model depends on, the teacher's included."""
+    """One training of a case. `digest` changes with everything that its model depends on, including the teacher."""
 
     spec: CaseSpec
     train_seed: int | None
-    """Seed that the suite trains it with; None where the recipe's own is taken, and for an oracle."""
+    """Seed of training that the suite sets; None for the recipe's own, and for an oracle."""
     loaded: LoadedRecipe
     digest: str
     run: RunDir
-    """Where it is trained; unused by an oracle."""
-    lacks: str | None = None
-    """Why it cannot run here: what it, or a case that it needs, asks of the machine; it is skipped then."""
+    """Run folder of the training; unused for an oracle."""
+    unmet_need: str | None = None
+    """Why it is skipped here: its need, or the need of a case that it depends on; None if it can run."""
 
     @property
     def trained(self) -> bool:
-        """Whether there is a model to train for it."""
+        """Whether the case trains a model."""
         return not (self.spec.oracle or self.spec.model)
 
     @property
@@ -53,7 +53,7 @@ class PreparedCase:
 
     @property
     def id(self) -> str:
-        """Tells all trainings of a suite apart."""
+        """Unique name of the training within the suite."""
         return model_id(self.spec.name, self.train_seed)
 
     @property
@@ -70,27 +70,27 @@ class PreparedCase:
         return self.loaded.recipe
 
     @property
-    def train_work(self) -> float:
-        """Forward passes over a sample, or what costs as much, that the training takes."""
+    def train_passes(self) -> float:
+        """Cost of the training, in forward passes over a sample."""
         if not self.trained:
             return 0.0
         train, objective = self.recipe.train, OBJECTIVES.build(self.recipe.objective)
         phases = objective.phases()
         trained = sum(len(phase.train) * phase.repeat for phase in phases) / sum(phase.repeat for phase in phases)
-        # Every role looks at the batch, and a backward pass costs about two forward ones.
+        # Every role evaluates the batch; a backward pass costs about two forward passes.
         return train.steps * train.batch_size * (len(objective.roles) + 2 * trained)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a suite needs to run in `folder`."""
+    """A suite with its prepared cases and data, to run in `folder`."""
 
     loaded: LoadedSuite
     folder: Path
     dataset: Dataset
     cases: tuple[PreparedCase, ...]
     code: str | None
-    """Digest of the code that the digests of cases and rows cover; None where they are to cover none."""
+    """Digest of the code, part of the digests of cases and rows; None leaves the code out of them."""
 
     @property
     def suite(self) -> Suite:
@@ -100,57 +100,56 @@ class Plan:
         """One training, by its `id`."""
         return next(case for case in self.cases if case.id == id)
 
-    def trained_as(self, case: PreparedCase) -> PreparedCase | None:
-        """The case whose training makes this one's model: itself, or that which it samples once more; None: oracle."""
+    def training_of(self, case: PreparedCase) -> PreparedCase | None:
+        """The case that trains this case's model: itself, or the case that it samples again; None for an oracle."""
         return next((other for other in self.cases if other.trained and other.run.path == case.run.path), None)
 
     @property
     def references(self) -> dict[str, PreparedCase]:
-        """Cases whose models metrics ask, by name; the first training of each."""
-        named = {found.value for metric in self.suite.metrics for found in references(metric)}
-        return {case.name: case for case in reversed(self.cases) if case.name in named}
+        """Cases that metrics refer to, by name; the first training of each."""
+        names = {entry.value for metric in self.suite.metrics for entry in references(metric)}
+        return {case.name: case for case in reversed(self.cases) if case.name in names}
 
     def metrics(self, *, by: Literal["run", "digest"]) -> list[dict[str, object]]:
-        """The suite's metrics as plain data; a reference stands as its run, or as the digest of what it holds.
+        """The suite's metrics as plain data, with each reference as its run, or as the digest of its contents.
 
-        Digests of references from outside are made of their files at each call, for nothing else tells that weights
-        were replaced.
+        Each call reads the files of external references again, since only their contents show that weights changed.
         """
-        cases, outside = self.references, dict[str, str]()
+        cases, external = self.references, dict[str, str]()
 
-        def stands_for(named: Reference) -> str:
-            name = named.value
+        def replacement(reference: Reference) -> str:
+            name = reference.value
             if name in cases:
                 return str(cases[name].run.path) if by == "run" else cases[name].digest
-            if by == "digest" and (named.kind != "file" or Path(name).is_file()):
-                outside[name] = outside.get(name) or contents_digest(name) or name
-            return outside.get(name, name)
+            if by == "digest" and (reference.kind != "file" or Path(name).is_file()):
+                external[name] = external.get(name) or contents_digest(name) or name
+            return external.get(name, name)
 
-        metrics = [replace_references(metric, stands_for) for metric in self.suite.metrics]
+        metrics = [replace_references(metric, replacement) for metric in self.suite.metrics]
         return [metric.model_dump(mode="json") for metric in metrics]
 
     @property
     def digest(self) -> str:
-        """Changes with what is measured and with every model."""
+        """Digest that changes with the conditions and with every model."""
         suite = self.suite.model_dump(mode="json", exclude={"title", "quick", "tolerances"})
         return digest_of({"suite": suite, "cases": [case.digest for case in self.cases]})
 
 
 def make_plan(loaded: LoadedSuite, folder: Path, code: str | None = None) -> Plan:
-    """Load every recipe and the data; where each model is trained with several seeds, seed after seed.
+    """Load every recipe and the data. Several seeds of training are planned one after another.
 
     Args:
-        code: what models and rows are keyed by, beside recipe and data (`code.code_digest`).
+        code: digest of the code (`code.code_digest`), part of the keys of models and rows.
 
     Raises:
-        RecipeError: everything that is wrong with them, each where it was written.
+        RecipeError: all problems, each at its place in its file.
     """
     planner = _Planner(loaded, folder, code)
     seeds = loaded.suite.train_seeds or (None,)
     for seed in seeds:
         for index, spec in enumerate(loaded.suite.cases):
             if spec.model:
-                planner.add_again(index, seed)
+                planner.add_resampled(index, seed)
             elif not spec.oracle:
                 planner.add(index, seed)
             elif seed == seeds[0]:
@@ -163,6 +162,8 @@ def make_plan(loaded: LoadedSuite, folder: Path, code: str | None = None) -> Pla
 
 @dataclass
 class _Planner:
+    """Prepares cases one by one, and collects the problems of all of them."""
+
     loaded: LoadedSuite
     folder: Path
     code: str | None
@@ -174,49 +175,50 @@ class _Planner:
     _data_type: type[Dataset] | None = None
 
     def add(self, index: int, seed: int | None) -> None:
-        """Prepare one case with one seed of training, or note why it cannot be."""
+        """Prepare one case with one seed of training, or record its problems."""
         suite = self.loaded.suite
         spec = suite.cases[index]
         changes = [*suite.set, *spec.set, *self.loaded.sets, *([] if seed is None else [f"seed={seed}"])]
         teacher = self.cases.get(model_id(spec.teacher or "", seed))
         origins = {role: self.cases.get(model_id(name, seed)) for role, name in spec.start_from.items()}
-        # As for the teacher: where an origin could not be prepared, its case is checked with its name.
+        # A teacher or origin that could not be prepared has reported its problems. A placeholder takes the place of its
+        # run, so that this case is checked too.
         changes += [f"start_from.{role}={case.run.path if case else role}" for role, case in origins.items()]
-        # Of a teacher that could not be prepared only the problems matter; its student is checked all the same.
         path = str(teacher.run.path) if teacher else spec.teacher
         try:
             recipe = load_recipe(self._source(spec), changes, teacher=path)
         except RecipeError as error:
-            self.problems += [self._placed(index, problem) for problem in error.problems]
+            self.problems += [self._relocated(index, problem) for problem in error.problems]
             return
         if recipe.recipe.teacher and spec.teacher is None:
-            self._note(index, "recipe", f"'{spec.recipe}' learns from a teacher; name its case with `teacher: CASE`")
+            self._report(index, "recipe", f"'{spec.recipe}' learns from a teacher; name its case with `teacher: CASE`")
         for role in recipe.recipe.start_from.keys() - spec.start_from.keys():
             message = (
                 f"in '{spec.recipe}' the {role} starts from a run; name its case with `start_from: {{{role}: CASE}}`"
             )
-            self._note(index, "recipe", message)
+            self._report(index, "recipe", message)
         dataset = self._data(index, recipe.recipe)
         if dataset is None:
             return
-        learned_from = {str(case.run.path): case.digest for case in (teacher, *origins.values()) if case}
-        settings = replace_references(recipe.recipe, lambda named: learned_from.get(named.value, named.value))
+        run_digests = {str(case.run.path): case.digest for case in (teacher, *origins.values()) if case}
+        settings = replace_references(recipe.recipe, lambda entry: run_digests.get(entry.value, entry.value))
         facts = {"recipe": settings.model_dump(mode="json"), "data": dataset.fingerprint, "oracle": spec.oracle}
         if self.code is not None:
             facts |= {"code": self.code, "plugins": plugin_versions(recipe.recipe.plugins)}
         digest = digest_of(facts)
         run = RunDir(self.folder / "runs" / f"{model_id(spec.name, seed)}-{digest[:8]}")
-        lacks = lacking(spec.needs) or next((c.lacks for c in (teacher, *origins.values()) if c and c.lacks), None)
+        needed_cases = [case for case in (teacher, *origins.values()) if case]
+        need = unmet_need(spec.needs) or next((case.unmet_need for case in needed_cases if case.unmet_need), None)
         self._check_sweep(index, recipe.recipe)
-        case = PreparedCase(spec, seed, recipe, digest, run, lacks)
+        case = PreparedCase(spec, seed, recipe, digest, run, need)
         self.cases[case.id] = case
 
-    def add_again(self, index: int, seed: int | None) -> None:
-        """Prepare a case that samples the model of an earlier one, or note why it cannot be."""
+    def add_resampled(self, index: int, seed: int | None) -> None:
+        """Prepare a case that samples an earlier case's model, or record its problems."""
         spec = self.loaded.suite.cases[index]
         origin = self.cases.get(model_id(spec.model or "", seed)) or self.cases.get(spec.model or "")
         if origin is None:
-            return  # what is wrong with it was noted
+            return  # its problems were recorded
         recipe = origin.recipe
         if spec.sampler:
             try:
@@ -227,18 +229,18 @@ class _Planner:
                 ]
                 return
         if spec.grid_search and (origin.spec.oracle or "grid" not in type(recipe.sampler).model_fields):
-            what = "an oracle has no run" if origin.spec.oracle else f"sampler '{recipe.sampler.type}' has no grid"
-            self._note(index, "grid_search", f"steps cannot be searched for it: {what}")
+            reason = "an oracle has no run" if origin.spec.oracle else f"sampler '{recipe.sampler.type}' has no grid"
+            self._report(index, "grid_search", f"steps cannot be searched for it: {reason}")
         self._check_sweep(index, recipe)
         names = ("name", "label", "steps", "sweep", "model", "sampler", "grid_search", "needs")
-        own = {key: getattr(spec, key) for key in names}
-        lacks = lacking(spec.needs) or origin.lacks
-        spec = origin.spec.model_copy(update=own)
-        case = replace(origin, spec=spec, loaded=replace(origin.loaded, recipe=recipe), lacks=lacks)
+        fields = {key: getattr(spec, key) for key in names}
+        need = unmet_need(spec.needs) or origin.unmet_need
+        spec = origin.spec.model_copy(update=fields)
+        case = replace(origin, spec=spec, loaded=replace(origin.loaded, recipe=recipe), unmet_need=need)
         self.cases[case.id] = case
 
     def _check_sweep(self, index: int, recipe: Recipe) -> None:
-        """The sampler has the setting, and takes every value of it."""
+        """Check that the sampler has the swept setting and accepts all its values."""
         spec = self.loaded.suite.cases[index]
         for key, values in spec.sweep.settings.items() if spec.sweep else ():
             place: Key = ("cases", index, "sweep", key)
@@ -249,54 +251,56 @@ class _Planner:
                 try:
                     with_sampler(recipe, settings={key: value}, steps=spec.steps)
                 except RecipeError as error:
-                    told = [self.loaded.problem((*place, number), problem.message) for problem in error.problems]
-                    self.problems += told
+                    key_of_value = (*place, number)
+                    self.problems += [self.loaded.problem(key_of_value, problem.message) for problem in error.problems]
 
     def check_metrics(self) -> None:
-        """Metrics can score these data, and what they refer to is there."""
+        """Check that metrics can score the data, and that their references exist."""
         names = [case.name for case in self.loaded.suite.cases if not case.oracle]
         for index, config in enumerate(self.loaded.suite.metrics):
-            for named in references(config):
-                reference, key = named.value, undotted(f"metrics[{index}].{named.key}")
-                outside = reference.startswith("hf:") or Path(reference).exists()
-                if reference not in names and not outside:
+            for entry in references(config):
+                reference, key = entry.value, undotted(f"metrics[{index}].{entry.key}")
+                external = reference.startswith("hf:") or Path(reference).exists()
+                if reference not in names and not external:
                     message = f"no case, run or file named '{reference}'{did_you_mean(reference, names) or ''}"
                     self.problems.append(self.loaded.problem(key, message))
-                asked = next((case for case in self.cases.values() if case.name == reference), None)
-                if asked and asked.lacks:
-                    message = f"case '{reference}' is skipped here, so that nothing can be measured: {asked.lacks}"
+                case = next((case for case in self.cases.values() if case.name == reference), None)
+                if case and case.unmet_need:
+                    message = f"case '{reference}' is skipped here, so that nothing can be measured: {case.unmet_need}"
                     self.problems.append(self.loaded.problem(key, message))
             for message in self._refusals(config):
                 self.problems.append(self.loaded.problem(("metrics", index), message))
 
     def _refusals(self, config: ComponentConfig) -> Iterator[str]:
-        """Why a metric cannot score the cases' data, or cannot do it here."""
+        """Why a metric cannot score the cases' data, or cannot score anything on this machine."""
         assert isinstance(config, MetricConfig)
         if self._data_type is None:
             return
         if reason := config.refuses(ToScore(self._data_type)):
             yield f"metric '{config.type}' cannot score these data: {reason}"
         elif reason := config.refuses(ToScore(self._data_type, here=True)):
-            yield f"metric '{config.type}' cannot be had here: {reason}"
+            yield f"metric '{config.type}' is not available here: {reason}"
 
     def _data(self, index: int, recipe: Recipe) -> Dataset | None:
-        """The case's data, which must be those of all cases."""
+        """Data of the case. All cases must have the same data."""
         key = recipe.data.model_dump_json()
         self._data_type = self._data_type or DATASETS.get(recipe.data.type).cls
         try:
             dataset = self._datasets.get(key) or build_dataset(recipe)
         except UserError as error:
-            self._note(index, "recipe", str(error))
+            self._report(index, "recipe", str(error))
             return None
         self._datasets[key] = dataset
         spec = self.loaded.suite.cases[index]
         if self.dataset is None:
             self.dataset, self._first = dataset, spec.name
         if dataset.fingerprint != self.dataset.fingerprint:
-            self._note(index, "recipe", f"its data are not those of case '{self._first}'; all cases must share them")
+            self._report(
+                index, "recipe", f"its data differ from those of case '{self._first}'; all cases must share them"
+            )
         if spec.oracle and not isinstance(dataset, Source):
             known = ", ".join(entry.name for entry in DATASETS.entries() if issubclass(entry.cls, Source))
-            self._note(index, "oracle", f"dataset '{recipe.data.type}' has no oracle; those that have one: {known}")
+            self._report(index, "oracle", f"dataset '{recipe.data.type}' has no oracle; datasets with one: {known}")
         return dataset
 
     def _source(self, spec: CaseSpec) -> str | Path:
@@ -304,18 +308,19 @@ class _Planner:
         relative = is_path(recipe) or len(Path(recipe).parts) > 1
         return self.loaded.path.parent / recipe if relative else recipe
 
-    def _note(self, index: int, key: str, message: str) -> None:
+    def _report(self, index: int, key: str, message: str) -> None:
         self.problems.append(self.loaded.problem(("cases", index, key), message))
 
-    def _placed(self, index: int, problem: Problem) -> Problem:
-        """A recipe's problem, moved to the suite if that is where the mistake was made."""
+    def _relocated(self, index: int, problem: Problem) -> Problem:
+        """A problem of a recipe, moved into the suite if its cause is there."""
         text = f"{problem.key}: {problem.message}" if problem.key else problem.message
         if problem.source == "--set" and problem.line is not None:
-            beyond = problem.line - len(self.loaded.suite.set) - len(self.loaded.suite.cases[index].set)
-            if beyond > len(self.loaded.sets):  # it was made of `start_from`
+            # Changes were joined in this order: the suite's, the case's, the command line's, those of `start_from`.
+            number = problem.line - len(self.loaded.suite.set) - len(self.loaded.suite.cases[index].set)
+            if number > len(self.loaded.sets):
                 return self.loaded.problem(("cases", index, *undotted(problem.key)), problem.message)
-            if beyond > 0:
-                return replace(problem, line=beyond)
+            if number > 0:
+                return replace(problem, line=number)
             return self.loaded.problem(self.loaded.set_key(index, problem.line), text)
         if problem.source == "--teacher":
             return self.loaded.problem(("cases", index, "teacher"), problem.message)

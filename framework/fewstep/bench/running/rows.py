@@ -1,4 +1,4 @@
-"""One row of results: which samples it is about, how they are drawn, and what they score."""
+"""Rows of results: their keys, their samples, and their scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.bench.results.results import CaseResult, Row, digest_of
-from fewstep.bench.running.external import named_digests
+from fewstep.bench.running.external import reference_digests
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.speed import time_drawing, train_tokens_per_second
 from fewstep.bench.suites.suite import REFERENCE
@@ -40,12 +40,12 @@ from fewstep.sampling.labels import labels_like_data
 from fewstep.sampling.sheets import save_nearest_sheet, save_sheet
 
 SHEET = 50
-"""Samples shown to a person."""
+"""Number of samples on a sheet."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A row that the suite asks for; `key` is a digest of everything that its values depend on."""
+    """A row that the suite requires. `key` is a digest of everything that its values depend on."""
 
     case: str
     train_seed: int | None
@@ -53,26 +53,26 @@ class Slot:
     seed: int
     key: str
     sampler: dict[str, Any] | None = None
-    """Its settings; None for real samples."""
+    """Settings of the sampler; None for real samples."""
     sweep: dict[str, float] | None = None
-    """The setting that a sweep gives its sampler, if it belongs to one."""
+    """The swept setting and its value; None for a row without a sweep."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What samples are drawn from; an oracle has no weights."""
+    """A model to sample. An oracle has no parameters."""
 
     denoiser: Denoiser
     sampler: Sampler
     batch_size: int
     precision: str
     parameters: int | None
-    judged: dict[str, float] = field(default_factory=dict)
-    """Values of metrics that judge the model itself, the same in each of its rows."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Values of metrics of the model itself, equal in all its rows."""
 
 
 def plan_slots(plan: Plan) -> list[Slot]:
-    """Every row of a suite in order: real samples, then cases by steps and seed."""
+    """All rows of a suite in order: real samples, then cases by steps and seed."""
     suite = plan.suite
     common: dict[str, Any] = {"samples": suite.samples, "metrics": plan.metrics(by="digest")}
     common |= {} if plan.code is None else {"code": plan.code}
@@ -82,11 +82,11 @@ def plan_slots(plan: Plan) -> list[Slot]:
         sampler = {**sampler_settings(plan, case), **(sweep or {})}
         facts = {"case": case.name, "digest": case.digest, "steps": steps, "seed": seed, "sampler": sampler, **common}
         facts |= {"sweep": sweep} if sweep else {}
-        facts |= {"outside": outside[case.id]} if outside[case.id] else {}
+        facts |= {"outside": external[case.id]} if external[case.id] else {}
         return Slot(case.name, case.train_seed, steps, seed, digest_of(facts), sampler, sweep)
 
     slots = [_real_slot(plan, seed, common) for seed in suite.seeds]
-    outside = {case.id: named_digests(case.recipe.sampler) for case in plan.cases}
+    external = {case.id: reference_digests(case.recipe.sampler) for case in plan.cases}
     for case in plan.cases:
         slots += [slot(case, steps, seed) for steps in case.spec.steps for seed in suite.seeds]
         if sweep := case.spec.sweep:
@@ -102,7 +102,7 @@ def _real_slot(plan: Plan, seed: int, common: dict[str, object]) -> Slot:
 
 
 def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, object]:
-    """A case's sampler as plain data; the file of searched steps by its place in the suite's folder."""
+    """A case's sampler as plain data, with the file of searched steps relative to the suite's folder."""
     settings: dict[str, Any] = case.recipe.sampler.model_dump(mode="json")
     if case.spec.grid_search:
         settings["grid"] = {"type": "measured", "file": _relative(_grid_file(case), plan.folder)}
@@ -110,29 +110,28 @@ def sampler_settings(plan: Plan, case: PreparedCase) -> dict[str, object]:
 
 
 def open_case(case: PreparedCase, dataset: Dataset, metrics: Sequence[Raw] = ()) -> Model:
-    """The trained network of a case, or its source's oracle, with the recipe's sampler.
+    """Open the trained network of a case, or its source's oracle, with the recipe's sampler.
 
-    Those of `metrics` that judge models are measured.
-
-    Steps that are to be searched for it are found first, and kept in the folder of its run.
+    Measures those of `metrics` that score models. Searches for steps first if the case requires it, and stores them in
+    the run folder.
     """
     config, section = case.recipe.sampler, case.recipe.evaluate
     sampler = build_component(SAMPLERS, _with_searched_steps(case) if case.spec.grid_search else config)
     if case.spec.oracle:
         assert isinstance(dataset, Source)
         oracle = exact_denoiser(dataset, build_process(case.recipe, dataset))
-        judged = judge(DrawnFrom(oracle, case.recipe), dataset, metrics)
-        return Model(oracle, sampler, section.batch_size, section.precision, None, judged)
+        values = judge(DrawnFrom(oracle, case.recipe), dataset, metrics)
+        return Model(oracle, sampler, section.batch_size, section.precision, None, values)
     device = case.recipe.train.device
     denoiser = open_model(case.run.path, weights=section.weights, device=device, dataset=dataset).denoiser
     parameters = sum(weight.numel() for weight in denoiser.parameters())
-    judged = judge(DrawnFrom(denoiser, case.recipe), dataset, metrics)
+    values = judge(DrawnFrom(denoiser, case.recipe), dataset, metrics)
     guided = sampler.guide(denoiser, dataset)
-    return Model(guided, sampler, section.batch_size, section.precision, parameters, judged)
+    return Model(guided, sampler, section.batch_size, section.precision, parameters, values)
 
 
 def _with_searched_steps(case: PreparedCase) -> dict[str, object]:
-    """The case's sampler with the steps that cost its model least, which are searched once."""
+    """The case's sampler with the step times of least cost for its model. They are searched once."""
     file, steps = _grid_file(case), case.spec.steps
     if not (file.exists() and set(steps) <= read_grid_file(file).walks.keys()):
         grid_run(str(case.run.path), steps, str(file), weights=case.recipe.evaluate.weights)
@@ -144,7 +143,7 @@ def _grid_file(case: PreparedCase) -> Path:
 
 
 def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, progress: Callable[[int], None]) -> Row:
-    """Draw and score the samples of one row; those of the suite's first seeds are also written as a sheet.
+    """Draw and score the samples of one row. Samples of the suite's first seeds are also written as a sheet.
 
     Args:
         model: None for real samples.
@@ -153,17 +152,17 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
     Raises:
         OperationError: a value is not finite.
     """
-    begun = time.monotonic()
+    start = time.monotonic()
     tokens, labels, nfe = _tokens(plan, slot, model, progress)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - start
     drawn_from = model.denoiser if model else None
     values = score(tokens, plan.dataset, plan.metrics(by="run"), labels=labels, drawn_from=drawn_from)
     if model:
-        values |= model.judged | (_speed(plan, slot, model) if plan.suite.speed else {})
-    wrong = [name for name, value in values.items() if not math.isfinite(value)]
-    if wrong:
+        values |= model.values | (_speed(plan, slot, model) if plan.suite.speed else {})
+    invalid = [name for name, value in values.items() if not math.isfinite(value)]
+    if invalid:
         where = ", ".join(filter(None, (f"steps {slot.steps}", sweep_text(slot.sweep), f"seed {slot.seed}")))
-        raise OperationError(f"{wrong[0]} is {values[wrong[0]]} for {slot.case} ({where})")
+        raise OperationError(f"{invalid[0]} is {values[invalid[0]]} for {slot.case} ({where})")
     return Row(
         key=slot.key,
         case=slot.case,
@@ -184,13 +183,13 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
 def _tokens(
     plan: Plan, slot: Slot, model: Model | None, progress: Callable[[int], None]
 ) -> tuple[Tensor, Tensor | None, int | float | None]:
-    """The samples of a row, the classes that they were asked for, and the evaluations that each of them took."""
+    """Samples of a row (LongTensor [N, L]), their labels ([N] or None), and the NFE of a sample."""
     count = plan.suite.samples
     if model is None or slot.steps is None:
         return *real_samples(plan.dataset, count, slot.seed), None
     labels = labels_like_data(model.denoiser, plan.dataset, count, slot.seed)
     tokens, nfe = draw(
-        swept(model.sampler, slot.sweep),
+        with_sweep(model.sampler, slot.sweep),
         model.denoiser,
         count,
         steps=slot.steps,
@@ -198,27 +197,27 @@ def _tokens(
         batch_size=model.batch_size,
         labels=labels,
         precision=model.precision,
-        progress=lambda done, _: progress(done),
+        progress=lambda count, _: progress(count),
     )
     return tokens, labels, nfe
 
 
-def swept(sampler: Sampler, sweep: dict[str, float] | None) -> Sampler:
-    """The sampler with the setting that a sweep gives it."""
+def with_sweep(sampler: Sampler, sweep: dict[str, float] | None) -> Sampler:
+    """The sampler with the value of its swept setting."""
     return SAMPLERS.build({**sampler.config.model_dump(mode="json"), **sweep}) if sweep else sampler
 
 
 def _speed(plan: Plan, slot: Slot, model: Model) -> dict[str, float]:
-    """How fast a row's samples are drawn, once more; its model has just drawn them, so it is warm."""
+    """Speed of drawing a row's samples again. The model has just drawn them, so it is warm."""
     assert plan.suite.speed
-    draw = lambda: _tokens(plan, slot, model, lambda done: None)[0]  # noqa: E731
+    draw = lambda: _tokens(plan, slot, model, lambda count: None)[0]  # noqa: E731
     return time_drawing(draw, model.denoiser.device, plan.suite.speed.repeats)
 
 
 def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Exact draws from a source with a known law, else training samples without repetition (all, if they are fewer).
+    """Real samples (LongTensor [N, L]) and their labels (LongTensor [N]), or None without labels.
 
-    With them their labels, if they have any.
+    Exact draws from a source with a known distribution, else up to `count` training samples without repetition.
     """
     generator = generator_for(seed, "bench/real")
     if isinstance(dataset, Source):
@@ -228,22 +227,26 @@ def real_samples(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, Tenso
 
 
 def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:
-    """A sheet of the suite's first seeds; its path relative to the results. Images get one of their neighbours too."""
+    """Write a sheet for a row of the suite's first seeds, for images also one of nearest neighbours.
+
+    Returns:
+        The sheet's path relative to the results; None for a row of other seeds.
+    """
     first = (plan.suite.train_seeds or (None,))[0]
     if slot.seed != plan.suite.seeds[0] or slot.train_seed not in (None, first):
         return None
     name = slot.case if slot.steps is None else f"{slot.case}-steps{slot.steps}"
-    # A dot would begin a suffix.
+    # A dot in the name would be taken for the start of the suffix.
     name += "".join(f"-{key}-{value:g}".replace(".", "_") for key, value in (slot.sweep or {}).items())
     save_nearest_sheet(plan.folder / "samples" / f"{name}-nearest", plan.dataset, tokens[:SHEET])
     return save_sheet(plan.folder / "samples" / name, plan.dataset, tokens[:SHEET]).relative_to(plan.folder).as_posix()
 
 
 def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> CaseResult:
-    """What is known about a case's model."""
+    """Facts about a case's model, for the results."""
     trained = not case.spec.oracle
-    inside = replace_references(case.recipe, lambda named: _relative(named.value, plan.folder))
-    resolved = inside.model_dump(mode="json")
+    relative = replace_references(case.recipe, lambda reference: _relative(reference.value, plan.folder))
+    resolved = relative.model_dump(mode="json")
     resolved["sampler"] = sampler_settings(plan, case)
     return CaseResult(
         name=case.name,
@@ -260,43 +263,45 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
         train_seconds=train_seconds(case.run) if trained else None,
         train_tokens_per_second=_train_speed(plan, case) if trained else None,
         run=_relative(case.run.path, plan.folder) if trained else None,
-        commit=_trained_with(case.run) if trained else None,
-        logged=(_logged(case.run) or [{}])[-1] if trained else {},
+        commit=_training_commit(case.run) if trained else None,
+        logged=(_log_lines(case.run) or [{}])[-1] if trained else {},
         resolved=resolved,
     )
 
 
 def trained_steps(run: RunDir) -> int:
-    """Step of a run's newest checkpoint, 0 without one."""
+    """Step of a run's newest checkpoint; 0 without one."""
     checkpoint = run.last_checkpoint()
     return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
 
 
 def train_seconds(run: RunDir) -> float:
-    """Time in the training loop, by the run's log: within a session it rises, and each session starts anew."""
+    """Seconds in the training loop, over all sessions. The log's seconds start at 0 in each session."""
     total = last = 0.0
-    for line in _logged(run):
+    for line in _log_lines(run):
         seconds = line["seconds"]
         total, last = total + seconds - (last if seconds >= last else 0.0), seconds
     return round(total, 3)
 
 
 def _train_speed(plan: Plan, case: PreparedCase) -> float | None:
-    """Tokens that a training took per second."""
-    return train_tokens_per_second(_logged(case.run), case.recipe.train.batch_size * plan.dataset.spec.length)
+    """Training speed in tokens per second."""
+    return train_tokens_per_second(_log_lines(case.run), case.recipe.train.batch_size * plan.dataset.spec.length)
 
 
-def _logged(run: RunDir) -> list[dict[str, float]]:
+def _log_lines(run: RunDir) -> list[dict[str, float]]:
     """The lines of a run's log."""
     lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
     return [json.loads(line) for line in lines]
 
 
-def _trained_with(run: RunDir) -> str | None:
+def _training_commit(run: RunDir) -> str | None:
+    """Commit of fewstep at the training."""
     commit: str | None = json.loads(run.environment.read_text())["commit"] if run.environment.exists() else None
     return commit
 
 
 def _relative(path: str | Path, folder: Path) -> str:
+    """A path relative to `folder` if it lies below, else unchanged."""
     path = Path(path)
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

@@ -50,7 +50,7 @@ class Session:
         self.finished = False
         self._recall()
         self.stages = [Task("sample", REFERENCE)]
-        for case in (case for case in plan.cases if not case.lacks):
+        for case in (case for case in plan.cases if not case.unmet_need):
             self.stages += [Task("train", case.id)] * case.trained + [Task("sample", case.id)]
         self.clock = SuiteClock([self._stage(task) for task in self.stages], parallel=self.parallel)
 
@@ -71,7 +71,8 @@ class Session:
         """A task's number of forward passes over a sample, in total and completed by earlier calls."""
         if task.kind == "train":
             case = self.plan.case(task.model)
-            return Stage("train", case.train_work, case.train_work * trained_steps(case.run) / case.recipe.train.steps)
+            total = case.train_passes
+            return Stage("train", total, total * trained_steps(case.run) / case.recipe.train.steps)
         slots = self._model_slots(task.model)
         passes = {slot.key: float(self.suite.samples * evaluations(self.plan, slot)) for slot in slots}
         return Stage("sample", sum(passes.values()), sum(p for key, p in passes.items() if key in self.rows))
@@ -82,7 +83,7 @@ class Session:
     @property
     def skipped(self) -> tuple[Failure, ...]:
         """Cases that this machine cannot run, and why."""
-        reasons = {case.name: case.lacks for case in self.plan.cases if case.lacks}
+        reasons = {case.name: case.unmet_need for case in self.plan.cases if case.unmet_need}
         return tuple(Failure(case=name, reason=reason) for name, reason in reasons.items())
 
     # --------------------------------------------------------------- tasks
@@ -109,7 +110,7 @@ class Session:
         else:
             cases = list(self.plan.references.values())
             cases += [] if task.model == REFERENCE else [self.plan.case(task.model)]
-        trained = [self.plan.trained_as(case) for case in cases]
+        trained = [self.plan.training_of(case) for case in cases]
         return [Task("train", case.id) for case in trained if case]
 
     def critical_path(self, task: Task) -> float:

@@ -80,7 +80,7 @@ class TaskRunner:
 
     def _training_lines(self, task: Task, case: PreparedCase, step: int) -> Callable[[str], None]:
         """Callback that reports the trainer's lines, and the progress after `step` that it reads from them."""
-        step_passes = case.train_work / case.recipe.train.steps
+        step_passes = case.train_passes / case.recipe.train.steps
 
         def echo(line: str) -> None:
             nonlocal step

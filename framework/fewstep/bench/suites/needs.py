@@ -1,4 +1,4 @@
-"""What cases of a suite need of the machine; those that it lacks are skipped."""
+"""Needs of cases: a case is skipped on a machine that does not meet them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ Need = Literal["cuda", "xformers"]
 """A GPU; a GPU and xformers."""
 
 
-def lacking(needs: Sequence[Need]) -> str | None:
-    """Why a case cannot run here, in words that follow "skipped: "; None if it can."""
+def unmet_need(needs: Sequence[Need]) -> str | None:
+    """Why a case cannot run here, as a sentence after "skipped: "; None if it can."""
     if not needs:
         return None
     import torch
