@@ -9,12 +9,17 @@ from .core.component import Component as Component
 from .core.component import ComponentConfig as ComponentConfig
 from .core.errors import FewstepError as FewstepError
 from .core.recipe_view import RecipeView as RecipeView
+from .core.references import Ref as Ref
 from .core.version import __version__ as __version__
 from .data.base import DATASETS as DATASETS
 from .data.base import Codec as Codec
 from .data.base import Dataset as Dataset
 from .data.base import DataSpec as DataSpec
+from .denoisers.base import Blueprint as Blueprint
 from .denoisers.base import Denoiser as Denoiser
+from .denoisers.base import Network as Network
+from .denoisers.network import BackboneNetwork as BackboneNetwork
+from .denoisers.network import NetworkDenoiser as NetworkDenoiser
 from .grids.base import GRIDS as GRIDS
 from .grids.base import FormulaGrid as FormulaGrid
 from .grids.base import StepGrid as StepGrid

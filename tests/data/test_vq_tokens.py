@@ -291,6 +291,8 @@ def test_a_tokenizer_that_is_not_there_is_told_before_a_run_begins(
 def test_a_tokenizer_is_not_evaluated(tokenizer: Path) -> None:
     with pytest.raises(UserError, match="draws no samples to score: objective 'vq' trains no network for that"):
         evaluate_run(str(tokenizer))
+    with pytest.raises(UserError, match=r"draws no samples; name its run as `tokenizer\.run` of data vq_tokens"):
+        sample_run(str(tokenizer), SampleRequest(2, steps=2))
 
 
 def test_a_run_that_is_no_tokenizer_is_told(tokenizer: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from enumerable_denoisers import L, Table, V
 from torch import Generator, Tensor, nn
 
 from fewstep.core.errors import RecipeError
-from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.denoisers.base import NOTHING, Network
 from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext
 from fewstep.objectives.didi import DiDi, draw_trajectory, log_ratio
@@ -31,7 +31,7 @@ class ScoreTable(NetworkClassifier):
     """Two scores for every state of the sequence: the freest discriminator there is."""
 
     def __init__(self, process: DiscreteProcess) -> None:
-        Denoiser.__init__(self, process, L)
+        Network.__init__(self, process, L)
         self.scores = nn.Parameter(torch.zeros(process.num_states**L, 2, dtype=torch.float64))
 
     def index(self, x_t: Tensor) -> Tensor:

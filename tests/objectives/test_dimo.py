@@ -21,7 +21,7 @@ from fewstep.processes.base import PROCESSES
 from fewstep.processes.masked import MaskedProcess
 from fewstep.processes.masks import random_start, with_masks
 from fewstep.recipe import load_recipe, parse_recipe, with_sampler
-from fewstep.runs.build import build_denoiser, build_process
+from fewstep.runs.build import build_network, build_process
 from fewstep.runs.models import build_dataset
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS
@@ -262,7 +262,7 @@ def test_conditions_carry_the_question() -> None:
 def test_networks_answer_everywhere_when_they_are_asked(tmp_path: Path) -> None:
     recipe = load_recipe("coins-dimo", teacher=str(tmp_path)).recipe
     dataset = build_dataset(recipe)
-    network = build_denoiser(recipe, dataset, build_process(recipe, dataset), DiMO.roles["student"])
+    network = build_network(recipe, dataset, build_process(recipe, dataset), DiMO.roles["student"])
     x_t = torch.tensor([[0, 2], [2, 2]])
     t = torch.ones(2)
     assert network(x_t, t).where.tolist() == [[False, True], [True, True]]

@@ -12,7 +12,6 @@ from fewstep.backbones.autoencoder import Autoencoder, nearest_code, perplexity,
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.core.errors import UserError
 from fewstep.denoisers.autoencoder import NetworkAutoencoder
-from fewstep.denoisers.base import NOTHING
 from fewstep.objectives.vq import Codebook
 from fewstep.processes.base import PROCESSES
 
@@ -121,12 +120,6 @@ def test_dead_codes_begin_anew_at_vectors_of_the_batch() -> None:
 )
 def test_perplexity_of_known_choices(chosen: list[int], wanted: float) -> None:
     assert float(perplexity(torch.tensor(chosen), K)) == pytest.approx(wanted)
-
-
-def test_a_tokenizer_draws_no_samples() -> None:
-    network = NetworkAutoencoder(small(), PROCESSES.build("masked", vocab_size=16))
-    with pytest.raises(UserError, match="draws no samples; name its run as `tokenizer"):
-        network.predict(torch.zeros(1, 64, dtype=torch.long), torch.ones(1), None, NOTHING, None)
 
 
 @pytest.mark.parametrize(("grid", "halvings"), [((8, 6, 1), 2), ((5, 8, 3), 1)])

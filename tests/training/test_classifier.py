@@ -93,7 +93,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_it_learns_what_noised_tokens_say(runs: dict[str, Path]) -> None:
-    classifier = open_model(runs["classifier"], device="cpu").denoiser
+    classifier = open_model(runs["classifier"], device="cpu").network
     assert isinstance(classifier, NetworkClassifier)
     states = torch.tensor([[4, 4], [0, 4], [4, 3], [1, 1]])
     expected = torch.tensor([1 / 2, 4 / 5, 1 / 5, 2 / 3])
@@ -136,7 +136,7 @@ def test_recipes_name_classifiers_and_commands_use_them(runs: dict[str, Path], t
 def test_it_starts_from_a_trained_trunk(origin: str, runs: dict[str, Path], tmp_path: Path) -> None:
     """With the head of another classifier, and one of its own where the other network predicts tokens."""
     begun = trainer(tmp_path / "run", objective="classifier", start_from={"student": str(runs[origin])})
-    ours, theirs = begun.roles["student"].state_dict(), open_model(runs[origin], device="cpu").denoiser.state_dict()
+    ours, theirs = begun.roles["student"].state_dict(), open_model(runs[origin], device="cpu").network.state_dict()
     same = {
         name for name in ours if ours[name].shape == theirs[name].shape and bool((ours[name] == theirs[name]).all())
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -32,7 +31,8 @@ class AutoencoderConfig(ComponentConfig):
     code_width: int = Field(16, gt=0, description="numbers in a code (E)")
 
     def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
-        if not registry("objectives").get(recipe.objective.type).cls.roles["student"].reconstructs:
+        student = registry("objectives").get(recipe.objective.type).cls.roles["student"].network
+        if not issubclass(student.backbone_type, Autoencoder):
             yield "type", f"{self.type} turns images into codes and predicts no tokens; objective vq trains it"
         data = registry("datasets").get(recipe.data.type).cls
         if data.kind != "image":
@@ -48,8 +48,6 @@ class Autoencoder(Backbone):
     Raises:
         UserError: the tokens have no grid, or codes do not tile it.
     """
-
-    reconstructs: ClassVar[bool] = True
 
     config: AutoencoderConfig
 

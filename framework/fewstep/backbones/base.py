@@ -42,8 +42,6 @@ class Backbone(nn.Module, Component, ABC):
 
     uses_context: ClassVar[bool] = False
     """Whether it also predicts from clean tokens (`BlockBackbone`)."""
-    reconstructs: ClassVar[bool] = False
-    """Whether it gives clean images back and predicts no tokens (`Autoencoder`)."""
 
     head: nn.Module
     width: int

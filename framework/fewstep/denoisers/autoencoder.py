@@ -7,15 +7,12 @@ E width of a code.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.backbones.autoencoder import Autoencoder, straight_through
-from fewstep.core.errors import UserError
-from fewstep.denoisers.network import NetworkDenoiser
-from fewstep.predictions.base import Prediction
-from fewstep.predictions.condition import Condition
-from fewstep.runtime.streams import Randomness
+from fewstep.denoisers.network import BackboneNetwork
 
 
 @dataclass(frozen=True)
@@ -29,9 +26,15 @@ class Reconstruction:
     codes: Tensor
 
 
-class NetworkAutoencoder(NetworkDenoiser):
-    """A backbone that gives clean images back through codes; built, trained, kept and loaded like other networks."""
+class NetworkAutoencoder(BackboneNetwork):
+    """A backbone that gives clean images back through codes."""
 
+    backbone_type: ClassVar[type[nn.Module]] = Autoencoder
+    description: ClassVar[str] = "An image tokenizer"
+    refusal: ClassVar[str] = (
+        "an image tokenizer draws no samples; name its run as `tokenizer.run` of data vq_tokens, and train on those"
+    )
+    next_step: ClassVar[str] = "name it in the data of another recipe, as `tokenizer: {{run: {run}}}` of type vq_tokens"
     backbone: Autoencoder
 
     def reconstruct(self, x0: Tensor) -> Reconstruction:
@@ -42,8 +45,3 @@ class NetworkAutoencoder(NetworkDenoiser):
         codes = self.backbone.nearest(vectors.detach())
         made = self.backbone.decode(straight_through(vectors, self.backbone.codebook.detach()[codes]))
         return Reconstruction(values, made, vectors, codes)
-
-    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
-        raise UserError(
-            "an image tokenizer draws no samples; name its run as `tokenizer.run` of data vq_tokens, and train on those"
-        )

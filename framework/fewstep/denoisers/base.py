@@ -1,4 +1,4 @@
-"""`Denoiser`: a backbone, a process and a parameterisation that together predict the clean tokens.
+"""`Network`: what a role trains; `Denoiser`: a network that predicts the clean tokens.
 
 Shapes: B batch, L tokens, S tokens a block, D width.
 """
@@ -6,29 +6,63 @@ Shapes: B batch, L tokens, S tokens a block, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fewstep.adapters.label import LabelInputConfig
+from fewstep.adapters.step import StepInputConfig
+from fewstep.backbones.base import Backbone
+from fewstep.core.component import ComponentConfig
+from fewstep.data.base import Dataset
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition, Prefix
 from fewstep.processes.base import Process
 from fewstep.runtime.streams import Randomness
 
 NOTHING = Condition()
+N = TypeVar("N", bound="Network")
 
 
-class Denoiser(nn.Module, ABC):
-    """Predicts x from z_t, and counts its own evaluations: `nfe` calls, and `evaluated` samples in all of them.
+@dataclass(frozen=True)
+class Blueprint:
+    """What a role's network is made of: the process that its tokens come from, the data, and the recipe's settings.
 
-    Masked processes carry over: tokens that are not [MASK] are clean and copied (MDLM's SUBS), unless `cond.everywhere`
-    asks a network about all of them. Uniform processes predict every token. `length` is the number of tokens a sample,
-    `block_size` that of a block, for denoisers that predict block after block from a context or a prefix, and None for
-    all others.
+    `noise_input`, `step_input` and `label_input` are None where the recipe has none or the role does not take it.
+    `objective` holds the settings of the objective, for networks whose shape depends on them.
     """
 
-    has_clock: bool = False
-    """Whether its predictions bring a clock (`Prediction.clock`), which only samplers that follow one can use."""
+    process: Process
+    dataset: Dataset
+    backbone: ComponentConfig
+    objective: ComponentConfig
+    noise_input: ComponentConfig | None = None
+    step_input: StepInputConfig | None = None
+    label_input: LabelInputConfig | None = None
+
+
+class Network(nn.Module):
+    """What a role trains, and what trainer, average, checkpoints and exports ask of it.
+
+    It counts its evaluations: `nfe` calls, and `evaluated` samples in all of them. `length` is the number of tokens a
+    sample, `block_size` that of a block, for networks that go block by block, and None for all others. Parameters are
+    averaged, exported and loaded by name, whatever a network holds.
+    """
+
+    draws: ClassVar[bool] = False
+    """Whether samples come from it."""
+    reads_labels: ClassVar[bool] = False
+    """Whether batches carry labels for it, also in a recipe without a label input."""
+    backbone_type: ClassVar[type[nn.Module]] = Backbone
+    """Kind of backbone that it is built on."""
+    description: ClassVar[str] = "A network"
+    """What it is, for the card of an exported model."""
+    refusal: ClassVar[str] = "this network draws no samples"
+    """What is said to somebody who asks it for samples."""
+    next_step: ClassVar[str] = "fewstep.open_model('{run}') opens it"
+    """What a person may do with a finished run of it."""
 
     def __init__(self, process: Process, length: int, block_size: int | None = None) -> None:
         super().__init__()
@@ -37,6 +71,19 @@ class Denoiser(nn.Module, ABC):
         self.block_size = block_size
         self.nfe = 0
         self.evaluated = 0
+
+    @classmethod
+    def build(cls: type[N], blueprint: Blueprint) -> N:
+        """A freshly initialised network; torch's random stream is set for its weights.
+
+        Raises:
+            UserError: the recipe's backbone does not fit.
+        """
+        raise TypeError(f"{cls.__name__} is not built from a recipe")
+
+    def start_from(self, other: Network) -> None:
+        """Take over the weights of a trained network."""
+        self.load_state_dict(other.state_dict())
 
     @property
     def conditioned_on_labels(self) -> bool:
@@ -47,6 +94,29 @@ class Denoiser(nn.Module, ABC):
     def conditioned_on_steps(self) -> bool:
         """Whether a prediction depends on the time s that its step leads to."""
         return False
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors live."""
+        return next(self.parameters()).device
+
+    def _count(self, tokens: Tensor) -> None:
+        self.nfe += 1
+        self.evaluated += tokens.shape[0]
+
+
+class Denoiser(Network, ABC):
+    """Predicts x from z_t.
+
+    Masked processes carry over: tokens that are not [MASK] are clean and copied (MDLM's SUBS), unless `cond.everywhere`
+    asks a network about all of them. Uniform processes predict every token.
+    """
+
+    draws: ClassVar[bool] = True
+    description: ClassVar[str] = "A model"
+    next_step: ClassVar[str] = "fewstep sample {run} -n 50   or   fewstep evaluate {run}"
+    has_clock: bool = False
+    """Whether its predictions bring a clock (`Prediction.clock`), which only samplers that follow one can use."""
 
     @property
     @abstractmethod
@@ -81,10 +151,6 @@ class Denoiser(nn.Module, ABC):
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:
         """`prefix` with one clean block [B, S] more; counted where it takes an evaluation of a network."""
         return Prefix(torch.cat((prefix.ids, block), 1))
-
-    def _count(self, tokens: Tensor) -> None:
-        self.nfe += 1
-        self.evaluated += tokens.shape[0]
 
 
 class DenoiserAround(Denoiser):

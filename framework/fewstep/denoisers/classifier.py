@@ -5,16 +5,13 @@ Shapes: B batch, L tokens, S states, D width, C classes.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from fewstep.core.errors import UserError
-from fewstep.denoisers.base import NOTHING
-from fewstep.denoisers.network import NetworkDenoiser
-from fewstep.predictions.base import Prediction
+from fewstep.denoisers.base import NOTHING, Blueprint
+from fewstep.denoisers.network import BackboneNetwork
 from fewstep.predictions.condition import Condition
-from fewstep.runtime.streams import Randomness
 
 
 class NoisedClassifier(Protocol):
@@ -29,12 +26,15 @@ class NoisedClassifier(Protocol):
         """
 
 
-class NetworkClassifier(NetworkDenoiser):
+class NetworkClassifier(BackboneNetwork):
     """A backbone whose head reads the mean of the hidden states and scores classes.
 
-    It is built, trained, kept and loaded like the networks that predict tokens, which it does not. Its backbone is made
-    for a vocabulary of C symbols.
+    It predicts no tokens. Its backbone is made for a vocabulary of C symbols.
     """
+
+    refusal: ClassVar[str] = (
+        "a classifier of noised tokens draws no samples; a sampler names its run as `classifier.run`"
+    )
 
     def log_probs(self, x_t: Tensor, t: Tensor, cond: Condition = NOTHING) -> Tensor:
         """Log-probabilities of classes [B, C], given `cond` if it is told labels; see `NoisedClassifier`."""
@@ -44,7 +44,7 @@ class NetworkClassifier(NetworkDenoiser):
         scores: Tensor = self.backbone.head(hidden.mean(1))
         return scores.float().log_softmax(-1)
 
-    def _taken_over(self, other: NetworkDenoiser) -> dict[str, Tensor]:
+    def _taken_over(self, other: BackboneNetwork) -> dict[str, Tensor]:
         """All of another classifier; of a network that predicts tokens all but the head."""
         theirs = super()._taken_over(other)
         if isinstance(other, NetworkClassifier):
@@ -52,5 +52,22 @@ class NetworkClassifier(NetworkDenoiser):
         own = self.backbone.state_dict()
         return {name: own[name] if name.startswith("head.") else value for name, value in theirs.items()}
 
-    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
-        raise UserError("a classifier of noised tokens draws no samples; a sampler names its run as `classifier.run`")
+
+class LabelClassifier(NetworkClassifier):
+    """A classifier of the labels of the data."""
+
+    reads_labels: ClassVar[bool] = True
+    description: ClassVar[str] = "A classifier of noised samples"
+    next_step: ClassVar[str] = "name it in the sampler of another recipe, as `classifier: {{run: {run}}}`"
+
+    @classmethod
+    def head_size(cls, blueprint: Blueprint) -> int:
+        return blueprint.dataset.classes
+
+
+class Discriminator(NetworkClassifier):
+    """A classifier of two kinds of samples: those of a student (0) and data (1)."""
+
+    @classmethod
+    def head_size(cls, blueprint: Blueprint) -> int:
+        return 2

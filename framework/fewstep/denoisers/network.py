@@ -1,4 +1,4 @@
-"""A denoiser whose prediction comes from a backbone, with adapters.
+"""Networks on a backbone, with adapters; `NetworkDenoiser` predicts tokens.
 
 Shapes: B batch, L tokens, S tokens a block, D width.
 """
@@ -7,25 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fewstep.adapters.label import LabelInput
-from fewstep.adapters.noise.base import NoiseInput
+from fewstep.adapters.noise.base import NOISE_INPUTS, NoiseInput
 from fewstep.adapters.step import StepInput
-from fewstep.backbones.base import Backbone
+from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.blockwise import BlockBackbone
-from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.base import Blueprint, Denoiser, Network
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition, Prefix
 from fewstep.predictions.network import HeadPrediction
 from fewstep.processes.base import Process
 from fewstep.runtime.streams import Randomness
 
+N = TypeVar("N", bound="BackboneNetwork")
 
-class NetworkDenoiser(Denoiser):
-    """A denoiser whose prediction comes from a backbone, with adapters that add to its residual stream."""
+
+class BackboneNetwork(Network):
+    """A backbone, with adapters that add to its residual stream; a subclass says what is read off.
+
+    Further modules and parameters of a subclass are trained, averaged, exported and loaded with it. What a network
+    starts from gives it those that have the same name and shapes.
+    """
 
     def __init__(
         self,
@@ -42,15 +49,38 @@ class NetworkDenoiser(Denoiser):
         self.step_input = step_input
         self.label_input = label_input
 
-    def start_from(self, other: NetworkDenoiser) -> None:
-        """Take over the weights of another network: backbone, and the adapters that both have in the same shapes."""
-        self.backbone.load_state_dict(self._taken_over(other))
-        for name in ("noise_input", "step_input", "label_input"):
-            ours, theirs = getattr(self, name), getattr(other, name)
-            if ours is not None and theirs is not None and _shapes(ours) == _shapes(theirs):
-                ours.load_state_dict(theirs.state_dict())
+    @classmethod
+    def build(cls: type[N], blueprint: Blueprint) -> N:
+        b, spec = blueprint, blueprint.dataset.spec
+        tokens = TokenSpace(b.process.num_states, cls.head_size(b), spec.length, spec.grid)
+        backbone = BACKBONES.build(b.backbone, tokens=tokens)
+        noise = None
+        if b.noise_input:
+            width, sites = backbone.width, backbone.residual_sites
+            noise = NOISE_INPUTS.build(b.noise_input, tokens=tokens, width=width, sites=sites)
+        step = StepInput(b.step_input, backbone.width) if b.step_input else None
+        label = LabelInput(b.label_input, b.dataset.classes, backbone.width) if b.label_input else None
+        return cls(backbone, b.process, noise, step, label)
 
-    def _taken_over(self, other: NetworkDenoiser) -> dict[str, Tensor]:
+    @classmethod
+    def head_size(cls, blueprint: Blueprint) -> int:
+        """How many numbers the backbone's head gives each token: one for each symbol."""
+        return blueprint.dataset.spec.vocab_size
+
+    def start_from(self, other: Network) -> None:
+        """Take over the weights of another network: backbone, and all else that both have in the same shapes."""
+        assert isinstance(other, BackboneNetwork)
+        self.backbone.load_state_dict(self._taken_over(other))
+        for name, ours in self.named_children():
+            theirs = getattr(other, name, None)
+            if name != "backbone" and isinstance(theirs, nn.Module) and _shapes(ours) == _shapes(theirs):
+                ours.load_state_dict(theirs.state_dict())
+        own = dict(other.named_parameters(recurse=False))
+        for name, parameter in self.named_parameters(recurse=False):
+            if name in own and own[name].shape == parameter.shape:
+                parameter.data.copy_(own[name])
+
+    def _taken_over(self, other: BackboneNetwork) -> dict[str, Tensor]:
         """What the backbone becomes when it starts from another's."""
         return other.backbone.state_dict()
 
@@ -65,20 +95,6 @@ class NetworkDenoiser(Denoiser):
     @property
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
-
-    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
-        given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
-        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
-        where = self.process.to_predict(x_t)
-        if cond.everywhere:
-            where = torch.ones_like(where)
-        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, self.process.shown(x_t), where)
-
-    def read(self, prefix: Prefix, block: Tensor) -> Prefix:
-        if not isinstance(self.backbone, BlockBackbone):
-            raise ValueError(f"backbone {self.backbone.config.type} has no blocks; block_transformer has")
-        self._count(block)
-        return self.backbone.read(prefix, block)
 
     def _residual(
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness
@@ -105,6 +121,24 @@ class NetworkDenoiser(Denoiser):
                 raise ValueError("this denoiser is told a label: call it with cond.labels (-1 for none)")
             parts.append(self.label_input(cond.labels))
         return parts
+
+
+class NetworkDenoiser(BackboneNetwork, Denoiser):
+    """A denoiser whose prediction comes from a backbone."""
+
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
+        given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
+        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
+        where = self.process.to_predict(x_t)
+        if cond.everywhere:
+            where = torch.ones_like(where)
+        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, self.process.shown(x_t), where)
+
+    def read(self, prefix: Prefix, block: Tensor) -> Prefix:
+        if not isinstance(self.backbone, BlockBackbone):
+            raise ValueError(f"backbone {self.backbone.config.type} has no blocks; block_transformer has")
+        self._count(block)
+        return self.backbone.read(prefix, block)
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def evaluate_run(
     """
     model = open_model(run)
     section, objective = model.recipe.evaluate, model.recipe.objective.type
-    if not OBJECTIVES.get(objective).cls.roles["student"].draws:
+    if not OBJECTIVES.get(objective).cls.roles["student"].network.draws:
         raise UserError(f"'{run}' draws no samples to score: objective '{objective}' trains no network for that")
     if not section.metrics:
         raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fewstep.data.base import DATASETS
+from fewstep.denoisers.autoencoder import NetworkAutoencoder
 from fewstep.metrics.base import METRICS
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe.models import Recipe
@@ -17,7 +18,7 @@ _ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
 
 def model_card(config: ExportConfig, recipe: Recipe) -> str:
     """Markdown with the metadata that Hugging Face reads."""
-    is_generator = config.role == "student" and OBJECTIVES.get(recipe.objective.type).cls.roles["student"].draws
+    is_generator = config.role == "student" and OBJECTIVES.get(recipe.objective.type).cls.roles["student"].network.draws
     parts = [_header(config, recipe), f"# {config.name}", _introduction(config, recipe)]
     if is_generator:
         parts += ["## Use", _use(config), "## Measured", _measured(config, recipe)]
@@ -32,19 +33,19 @@ def _header(config: ExportConfig, recipe: Recipe) -> str:
     tags = ["discrete-diffusion", f"{recipe.process.type}-diffusion", recipe.objective.type]
     tags += ["distillation", "few-step"] if config.teachers else []
     metadata: dict[str, Any] = {"library_name": "fewstep", "tags": tags}
-    if pipeline and OBJECTIVES.get(recipe.objective.type).cls.roles["student"].draws:
+    if pipeline and OBJECTIVES.get(recipe.objective.type).cls.roles["student"].network.draws:
         metadata["pipeline_tag"] = pipeline
     note = "# license: yours to choose, for the weights and for what the data allow"
     return f"---\n{note}\n{dump_yaml(metadata)}---"
 
 
 def _introduction(config: ExportConfig, recipe: Recipe) -> str:
-    data, role = config.data, OBJECTIVES.get(recipe.objective.type).cls.roles["student"]
-    if role.reconstructs:
+    data, network = config.data, OBJECTIVES.get(recipe.objective.type).cls.roles["student"].network
+    if issubclass(network, NetworkAutoencoder):
         return _introduction_of_tokenizer(config, recipe)
     subject = "A few-step generator" if config.teachers else "A model"
-    if config.role != "student" or not role.draws:
-        subject = f"The {config.role}" if config.role != "student" else "A classifier of noised samples"
+    if config.role != "student" or not network.draws:
+        subject = f"The {config.role}" if config.role != "student" else network.description
     classes = f", {data.classes} classes" if data.classes and recipe.label_input else ""
     teacher = f", distilled from `{config.teachers[0].name}`" if config.teachers else ""
     return (
@@ -135,7 +136,7 @@ def _limits(config: ExportConfig, recipe: Recipe) -> str:
 
 
 def _limit_lines(config: ExportConfig, recipe: Recipe) -> Iterator[str]:
-    if OBJECTIVES.get(recipe.objective.type).cls.roles["student"].reconstructs:
+    if issubclass(OBJECTIVES.get(recipe.objective.type).cls.roles["student"].network, NetworkAutoencoder):
         yield "Codes lose detail, and more of it for images unlike the training data. The model draws no samples."
         return
     if "tokenizer_digest" in config.data.values:

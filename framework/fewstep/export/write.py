@@ -62,8 +62,8 @@ def export_run(run: str, out: str | None = None, *, weights: Weights = "ema", dt
         raise UserError(f"'{run}' is an exported model already; name the run of its training")
     model = open_model(run, weights=weights, device="cpu")
     path = Path(out) if out else model.run.export.parent / model.recipe.name
-    sampler = build_component(SAMPLERS, model.recipe.sampler)
-    sampler.guide(model.denoiser, model.dataset)  # fails early if a model that the sampler asks is missing
+    if model.network.draws:  # fails early if a model that the sampler asks is missing
+        build_component(SAMPLERS, model.recipe.sampler).guide(model.denoiser, model.dataset)
     with _staging_folder(path) as folder:
         _write(folder, model, dtype)
         Exported(folder).recipe()

@@ -15,8 +15,7 @@ from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
 from fewstep.core.registry import Registry
 from fewstep.data.base import DATASETS, Dataset
-from fewstep.denoisers.base import Denoiser
-from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.denoisers.base import Denoiser, Network
 
 if TYPE_CHECKING:
     from fewstep.recipe.models import Recipe
@@ -84,7 +83,7 @@ class Metric(Component, ABC):
             raise UserError(f"{self.config.type}: {reason}")
         self.dataset = dataset
 
-    def network(self, key: str) -> NetworkDenoiser:
+    def network(self, key: str) -> Network:
         """The network that a setting names (`Annotated[str, Ref("run")]`), for the same data.
 
         Args:
@@ -98,7 +97,7 @@ class Metric(Component, ABC):
             raise UserError(
                 f"{self.config.type}: the {key} '{model.path}' was trained on other data; train it on these"
             )
-        network: NetworkDenoiser = model.network
+        network: Network = model.network
         return network
 
     @abstractmethod

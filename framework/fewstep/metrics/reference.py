@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.core.errors import UserError
 from fewstep.core.references import Ref
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
@@ -52,13 +53,16 @@ class ReferenceMetric(CollectingMetric):
         self, config: ReferenceConfig, *, dataset: Dataset, reference: Denoiser | Reference | None = None
     ) -> None:
         super().__init__(config, dataset=dataset)
-        if reference is None and config.reference.startswith(PREFIX):
-            reference = load_causal_lm(config.reference, dataset, reads=config.reads)
-        elif reference is None:
-            reference = self.network("reference")
-        if isinstance(reference, Denoiser):
-            reference = DenoiserReference(reference, f"{config.type}: the reference '{config.reference}'")
-        self.reference = reference
+        self.reference = reference if isinstance(reference, Reference) else self._load(config, reference)
+
+    def _load(self, config: ReferenceConfig, denoiser: Denoiser | None) -> Reference:
+        if denoiser is None and config.reference.startswith(PREFIX):
+            return load_causal_lm(config.reference, self.dataset, reads=config.reads)
+        network = self.network("reference") if denoiser is None else denoiser
+        label = f"{config.type}: the reference '{config.reference}'"
+        if not isinstance(network, Denoiser):
+            raise UserError(f"{label} is no autoregressive model: {network.refusal}")
+        return DenoiserReference(network, label)
 
     def real(self, count: int) -> Tensor:
         """Up to `count` different real samples, always the same ones (LongTensor [N, L])."""

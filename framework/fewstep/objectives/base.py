@@ -10,14 +10,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from fewstep.core.component import Component
 from fewstep.core.registry import Registry
-from fewstep.denoisers.base import NOTHING, Denoiser
+from fewstep.denoisers.base import NOTHING, Denoiser, Network
+from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import Process
 
@@ -31,24 +32,17 @@ class RoleSpec:
         starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
         adapters: whether the recipe's `noise_input` and `step_input` are attached to it; `label_input` always is.
         step_input: whether `step_input` is, and no `noise_input`.
-        scores: what it scores in the place of tokens: the classes of labelled data, which it learns from ("labels"), or
-            so many kinds of samples that the objective tells apart. None for networks that predict tokens.
         refreshed: whether the objective itself replaces its weights in the course of a training.
-        reconstructs: whether it gives clean samples back through codes, and predicts no tokens.
+        network: class of the network, which builds it. What sampling needs lives in the student's: a second head or a
+            decoder is trained, averaged, exported and resumed with it.
     """
 
     trained: bool = True
     starts_from: str | None = None
     adapters: bool = False
     step_input: bool = False
-    scores: Literal["labels"] | int | None = None
     refreshed: bool = False
-    reconstructs: bool = False
-
-    @property
-    def draws(self) -> bool:
-        """Whether samples can be drawn with it."""
-        return self.scores is None and not self.reconstructs
+    network: type[Network] = NetworkDenoiser
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class StepContext:
     is part of the checkpoint, so that a resumed run draws what the uninterrupted run would have drawn.
     """
 
-    roles: Mapping[str, Denoiser]
+    roles: Mapping[str, Network]
     process: Process
     generators: Mapping[str, Generator]
     device: torch.device
@@ -112,6 +106,12 @@ class StepContext:
     """Where an objective may keep files of its own."""
     diagnose: bool = False
     """Whether this step should also measure what costs extra; the trainer asks for it now and then."""
+
+    def denoiser(self, role: str) -> Denoiser:
+        """The network of a role that predicts tokens."""
+        network = self.roles[role]
+        assert isinstance(network, Denoiser), f"role '{role}' predicts no tokens"
+        return network
 
     def sample_time(self, count: int, *, antithetic: bool = False) -> Tensor:
         """Times ~ U(0, 1) [count]; `antithetic` spreads them evenly with one shared random shift (MDLM, C.3)."""

@@ -11,7 +11,7 @@ from fewstep.backbones.base import BACKBONES
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS
-from fewstep.denoisers.classifier import NetworkClassifier
+from fewstep.denoisers.classifier import LabelClassifier
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 
 
@@ -23,7 +23,7 @@ class Classifier(Objective):
     student is the recipe's backbone, with a head that scores classes instead of tokens.
     """
 
-    roles: ClassVar = {"student": RoleSpec(scores="labels")}
+    roles: ClassVar = {"student": RoleSpec(network=LabelClassifier)}
     per_token = False
 
     class Config(ComponentConfig):
@@ -44,7 +44,7 @@ class Classifier(Objective):
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         student, labels = ctx.roles["student"], batch.cond.labels
-        assert isinstance(student, NetworkClassifier)
+        assert isinstance(student, LabelClassifier)
         assert labels is not None
         t = ctx.sample_time(batch.size, antithetic=self.config.antithetic)
         log_p = student.log_probs(ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t, t)

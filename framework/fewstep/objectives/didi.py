@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES
 from fewstep.core.recipe_view import RecipeView
-from fewstep.denoisers.classifier import NetworkClassifier
+from fewstep.denoisers.classifier import Discriminator, NetworkClassifier
 from fewstep.denoisers.reward import LogRatio
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.parts.divergence import divergence
@@ -54,7 +54,7 @@ class DiDi(Objective):
     roles: ClassVar = {
         "teacher": RoleSpec(trained=False, starts_from="teacher"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
-        "discriminator": RoleSpec(starts_from="teacher", scores=2),
+        "discriminator": RoleSpec(starts_from="teacher", network=Discriminator),
     }
     per_token = False
 

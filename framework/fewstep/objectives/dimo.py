@@ -121,7 +121,7 @@ class DiMO(Objective):
         c = self.config
         with torch.no_grad():
             teacher = guided(
-                ctx.roles["teacher"], generated.z_t, generated.t, cond=batch.cond, weight=c.teacher_guidance
+                ctx.denoiser("teacher"), generated.z_t, generated.t, cond=batch.cond, weight=c.teacher_guidance
             )
             auxiliary = ctx.roles["auxiliary"](generated.z_t, generated.t, cond=batch.cond)
 

@@ -86,7 +86,7 @@ class DMMDInstant(Objective):
 
         # 2. The other half: the change of the teacher's log-probabilities along nu at the student's z_s.
         step = student_step(second, ctx, k=c.k, min_time=c.min_time, grad=True)
-        change = directional_derivative(ctx.roles["teacher"], direction, step.z_s, step.s, second.cond)
+        change = directional_derivative(ctx.denoiser("teacher"), direction, step.z_s, step.s, second.cond)
 
         # 3. The change of the teacher's loss, with the student's soft probabilities in the place of x.
         value = rowwise(lambda p, d: -expectation(p, d), [step.prediction, change], where=change.where)
@@ -102,7 +102,7 @@ class DMMDInstant(Objective):
         It is a direction, not a loss, so it averages over all tokens, also if a step supervises fewer. The real data
         also pass through z_t, so that both gradients share much of their noise.
         """
-        teacher, weight = ctx.roles["teacher"], per_token(loss_weight(self.config, step.s, ctx.process.schedule))
+        teacher, weight = ctx.denoiser("teacher"), per_token(loss_weight(self.config, step.s, ctx.process.schedule))
         with torch.enable_grad(), _differentiable(teacher) as parameters:
             prediction = teacher(step.z_s, step.s, cond=batch.cond)
             soft = soft_targets(self.config.target, ctx.process)

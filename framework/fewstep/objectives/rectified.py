@@ -79,7 +79,7 @@ class Rectified(Objective):
     @torch.no_grad()
     def _draw(self, count: int, seed: int, ctx: StepContext) -> Pairs:
         """Noise, and the teacher's samples from it."""
-        teacher, before = ctx.roles["teacher"], ctx.roles["teacher"].evaluated
+        teacher, before = ctx.denoiser("teacher"), ctx.roles["teacher"].evaluated
         sampler = FlowSampler(FlowSampler.Config())
         walk = Walk(teacher, sampler.config, NOTHING, Generator(ctx.device).manual_seed(seed))
         starts, data = [], []

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fewstep.backbones.autoencoder import perplexity
+from fewstep.backbones.autoencoder import Autoencoder, perplexity
 from fewstep.backbones.base import BACKBONES
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
@@ -64,7 +64,7 @@ class Vq(Objective):
     `vq_autoencoder`); data `vq_tokens` use the trained one.
     """
 
-    roles: ClassVar = {"student": RoleSpec(reconstructs=True)}
+    roles: ClassVar = {"student": RoleSpec(network=NetworkAutoencoder)}
     per_token = False
 
     class Config(ComponentConfig):
@@ -76,8 +76,8 @@ class Vq(Objective):
         )
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
-            if not BACKBONES.get(recipe.backbone.type).cls.reconstructs:
-                fitting = ", ".join(entry.name for entry in BACKBONES.entries() if entry.cls.reconstructs)
+            if not issubclass(BACKBONES.get(recipe.backbone.type).cls, Autoencoder):
+                fitting = ", ".join(entry.name for entry in BACKBONES.entries() if issubclass(entry.cls, Autoencoder))
                 yield (
                     "type",
                     f"a tokenizer needs a backbone that gives images back, not {recipe.backbone.type}: {fitting}",

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from fewstep.adapters.label import LabelInput
-from fewstep.adapters.noise.base import NOISE_INPUTS
-from fewstep.adapters.step import StepInput
-from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.data.base import Dataset
-from fewstep.denoisers.autoencoder import NetworkAutoencoder
-from fewstep.denoisers.classifier import NetworkClassifier
-from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.denoisers.base import Blueprint, Network
 from fewstep.objectives.base import OBJECTIVES, RoleSpec
 from fewstep.processes.base import PROCESSES, Process
 from fewstep.recipe.models import Recipe
@@ -29,33 +23,19 @@ def build_process(recipe: Recipe, dataset: Dataset) -> Process:
     return PROCESSES.build(recipe.process, vocab_size=dataset.spec.vocab_size)
 
 
-def build_denoiser(
+def build_network(
     recipe: Recipe, dataset: Dataset, process: Process, role: RoleSpec, *, purpose: str = "student"
-) -> NetworkDenoiser:
-    """A freshly initialised network for a role; `purpose` names the random stream of its initial weights. A label input
-    goes into every network."""
-    spec, adapters = dataset.spec, role.adapters
-    tokens = TokenSpace(process.num_states, _scored(role, dataset), spec.length, spec.grid)
+) -> Network:
+    """A freshly initialised network for a role; `purpose` names the random stream of its initial weights."""
+    blueprint = Blueprint(
+        process,
+        dataset,
+        recipe.backbone,
+        recipe.objective,
+        recipe.noise_input if role.adapters else None,
+        recipe.step_input if role.adapters or role.step_input else None,
+        recipe.label_input,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(recipe.seed, f"init/{purpose}"))
-        backbone = BACKBONES.build(recipe.backbone, tokens=tokens)
-        adapter = None
-        if adapters and recipe.noise_input:
-            adapter = NOISE_INPUTS.build(
-                recipe.noise_input, tokens=tokens, width=backbone.width, sites=backbone.residual_sites
-            )
-        told = None
-        if (adapters or role.step_input) and recipe.step_input:
-            told = StepInput(recipe.step_input, backbone.width)
-        labels = LabelInput(recipe.label_input, dataset.classes, backbone.width) if recipe.label_input else None
-    kind = NetworkDenoiser if role.scores is None else NetworkClassifier
-    if role.reconstructs:
-        kind = NetworkAutoencoder
-    return kind(backbone, process, adapter, told, labels)
-
-
-def _scored(role: RoleSpec, dataset: Dataset) -> int:
-    """How many symbols or classes a role's head scores."""
-    if role.scores is None:
-        return dataset.spec.vocab_size
-    return dataset.classes if role.scores == "labels" else role.scores
+        return role.network.build(blueprint)

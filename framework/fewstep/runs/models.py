@@ -15,11 +15,11 @@ from fewstep.core.errors import FewstepError, UnfitModelError, UserError
 from fewstep.core.references import Refuses, references
 from fewstep.core.registry import Raw, Registry
 from fewstep.data.base import DATASETS, Dataset
-from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.denoisers.base import Denoiser, Network
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
-from fewstep.runs.build import build_denoiser, build_process
+from fewstep.runs.build import build_network, build_process
 from fewstep.runs.checkpoint import import_weights, load_checkpoint
 from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
@@ -41,14 +41,20 @@ class TrainedModel:
     (NAME-made)."""
     recipe: Recipe
     dataset: Dataset
-    network: NetworkDenoiser
+    network: Network
     step: int
     weights: Weights = "ema"
     role: str = "student"
 
     @property
-    def denoiser(self) -> NetworkDenoiser:
-        """The network, if it predicts tokens."""
+    def denoiser(self) -> Denoiser:
+        """The network, if samples come from it.
+
+        Raises:
+            UserError: it draws none.
+        """
+        if not isinstance(self.network, Denoiser):
+            raise UserError(self.network.refusal)
         return self.network
 
     @property
@@ -135,7 +141,7 @@ class ModelSource:
         if dataset is None:
             dataset = self.exported.dataset(self.recipe) if self.exported else build_dataset(self.recipe)
         role = OBJECTIVES.get(self.recipe.objective.type).cls.roles[self.role]
-        network = build_denoiser(self.recipe, dataset, build_process(self.recipe, dataset), role)
+        network = build_network(self.recipe, dataset, build_process(self.recipe, dataset), role)
         self._load_into(network)
         if device == "auto" and self.recipe.train.device == "cpu":
             device = "cpu"

@@ -13,8 +13,7 @@ from fewstep.core.component import Component
 from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
 from fewstep.data.base import Dataset
-from fewstep.denoisers.base import NOTHING, Denoiser
-from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.denoisers.base import NOTHING, Denoiser, Network
 from fewstep.predictions.condition import Condition
 from fewstep.runtime.streams import Randomness
 
@@ -71,7 +70,7 @@ class Sampler(Component, ABC):
         """
         return denoiser
 
-    def network(self, key: str, denoiser: Denoiser, dataset: Dataset) -> NetworkDenoiser:
+    def network(self, key: str, denoiser: Denoiser, dataset: Dataset) -> Network:
         """The network that a setting names (`Annotated[str, Ref("run")]`), on the denoiser's device.
 
         Args:
@@ -85,7 +84,7 @@ class Sampler(Component, ABC):
             raise UserError(f"{key}: '{model.path}' was trained on other data; use this run's data section")
         if model.network.process.num_states != denoiser.process.num_states:
             raise UserError(f"{key}: '{model.path}' knows another process; use this run's process section")
-        network: NetworkDenoiser = model.network.to(denoiser.device)
+        network: Network = model.network.to(denoiser.device)
         return network
 
     @abstractmethod

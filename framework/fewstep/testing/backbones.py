@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fewstep.backbones.autoencoder import Autoencoder
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.blockwise import BlockBackbone
 from fewstep.backbones.packing import PacksSequences
@@ -23,7 +24,7 @@ BATCH = 3
 
 def predicting() -> list[str]:
     """Names of the backbones that predict tokens."""
-    return [entry.name for entry in BACKBONES.entries() if not entry.cls.reconstructs]
+    return [entry.name for entry in BACKBONES.entries() if not issubclass(entry.cls, Autoencoder)]
 
 
 def check_backbone(config: Raw, *, tokens: TokenSpace = TINY) -> None:
@@ -36,7 +37,7 @@ def check_backbone(config: Raw, *, tokens: TokenSpace = TINY) -> None:
     Raises:
         AssertionError: something does not hold.
     """
-    if BACKBONES.get(BACKBONES.parse(config).type).cls.reconstructs:
+    if issubclass(BACKBONES.get(BACKBONES.parse(config).type).cls, Autoencoder):
         check_autoencoder(config)
         return
     with torch.random.fork_rng():

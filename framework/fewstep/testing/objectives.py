@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.core.errors import RecipeError
 from fewstep.core.registry import Raw
+from fewstep.denoisers.autoencoder import NetworkAutoencoder
 from fewstep.objectives.base import OBJECTIVES, StepContext
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
@@ -79,9 +80,9 @@ def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None) -> R
             "device": "cpu",
         },
     }
-    if any(role.scores == "labels" for role in roles.values()):
+    if any(role.network.reads_labels for role in roles.values()):
         raw["data"] = "digits"
-    if any(role.reconstructs for role in roles.values()):
+    if any(issubclass(role.network, NetworkAutoencoder) for role in roles.values()):
         raw["data"] = "digits"
         raw["backbone"] = {"type": "vq_autoencoder", "width": 8, "depth": 1, "codes": 12, "code_width": 4}
     if any(role.adapters for role in roles.values()):

@@ -13,7 +13,7 @@ from pathlib import Path
 from fewstep.core.errors import FewstepError, UserError
 from fewstep.core.references import Reference, replace_references
 from fewstep.data.base import Dataset
-from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.denoisers.network import BackboneNetwork
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
 from fewstep.recipe.models import Recipe
@@ -65,12 +65,7 @@ def launch(
 
 def _next(recipe: Recipe, run: RunDir) -> str:
     """What a person may want to do with a finished run."""
-    role = OBJECTIVES.get(recipe.objective.type).cls.roles["student"]
-    if role.reconstructs:
-        return f"name it in the data of another recipe, as `tokenizer: {{run: {run.path}}}` of type vq_tokens"
-    if not role.draws:
-        return f"name it in the sampler of another recipe, as `classifier: {{run: {run.path}}}`"
-    return f"fewstep sample {run.path} -n 50   or   fewstep evaluate {run.path}"
+    return OBJECTIVES.get(recipe.objective.type).cls.roles["student"].network.next_step.format(run=run.path)
 
 
 def fit(
@@ -94,7 +89,7 @@ def _introduce(trainer: Trainer) -> None:
         UserError: a setting cannot be had on this device.
     """
     student = trainer.roles["student"]
-    settled = student.backbone.settled(trainer.device.type) if isinstance(student, NetworkDenoiser) else {}
+    settled = student.backbone.settled(trainer.device.type) if isinstance(student, BackboneNetwork) else {}
     choices = {"device": trainer.device.type, **settled}
     told = ", ".join(f"{name} {value}" for name, value in choices.items())
     size = sum(p.numel() for p in student.parameters())

@@ -10,11 +10,11 @@ from torch import Tensor
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
-from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.denoisers.base import Network
 from fewstep.objectives.base import RoleSpec
 from fewstep.processes.base import Process
 from fewstep.recipe.models import Recipe
-from fewstep.runs.build import build_denoiser
+from fewstep.runs.build import build_network
 from fewstep.runs.models import TrainedModel, open_model
 
 _FREE = {"activation_checkpointing", "attention", "dropout"}
@@ -23,7 +23,7 @@ _FREE = {"activation_checkpointing", "attention", "dropout"}
 
 def build_roles(
     recipe: Recipe, roles: Mapping[str, RoleSpec], dataset: Dataset, process: Process
-) -> dict[str, NetworkDenoiser]:
+) -> dict[str, Network]:
     """Every role's network.
 
     The student has the recipe's backbone; any other role that starts from a trained network has that network's.
@@ -32,21 +32,23 @@ def build_roles(
         UserError: no such run, or one that was trained on other data or labels, or with another process or backbone.
     """
     teacher = None
-    built: dict[str, NetworkDenoiser] = {}
+    built: dict[str, Network] = {}
     if "teacher" in roles:
         assert recipe.teacher is not None
         model = open_model(recipe.teacher.run, weights=recipe.teacher.weights, device="cpu")
         teacher = _Origin(model, f"teacher '{model.path}'")
         teacher.check(recipe, dataset)
-        built["teacher"] = model.denoiser
+        if not isinstance(model.network, roles["teacher"].network):
+            raise UserError(f"teacher.run: '{model.path}' cannot teach this: {model.network.refusal}")
+        built["teacher"] = model.network
     for name, role in roles.items():
         if name == "teacher":
             continue
         origin = _named_origin(name, recipe, dataset) or (teacher if role.starts_from == "teacher" else None)
         described = recipe.model_copy(update={"backbone": origin.backbone(name, recipe)}) if origin else recipe
-        built[name] = build_denoiser(described, dataset, process, role, purpose=name)
+        built[name] = build_network(described, dataset, process, role, purpose=name)
         if origin:
-            built[name].start_from(origin.model.denoiser)
+            built[name].start_from(origin.model.network)
         elif role.starts_from:
             built[name].start_from(built[role.starts_from])
     return built

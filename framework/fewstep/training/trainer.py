@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.core.errors import OperationError
 from fewstep.data.base import Dataset
-from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.base import Network
 from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
 from fewstep.predictions.condition import Condition
 from fewstep.recipe import dump_recipe
@@ -77,8 +77,8 @@ class Trainer:
         self.dataset = dataset or build_dataset(recipe)
         self.process = build_process(recipe, self.dataset)
         self.objective: Objective = build_component(OBJECTIVES, recipe.objective)
-        wanted = recipe.label_input or self.objective.roles["student"].scores == "labels"
-        labels = self.dataset.labels if wanted else None
+        reads_labels = any(role.network.reads_labels for role in self.objective.roles.values())
+        labels = self.dataset.labels if recipe.label_input or reads_labels else None
         self.labels = None if labels is None else labels.to(self.device)
         self.roles = self._build_roles()
         self.trained = [name for name, role in self.objective.roles.items() if role.trained]
@@ -101,7 +101,7 @@ class Trainer:
         self.watch = self._watch()
         self._stop = threading.Event()
 
-    def _build_roles(self) -> dict[str, Denoiser]:
+    def _build_roles(self) -> dict[str, Network]:
         """Every role's network, in place."""
         built = build_roles(self.recipe, self.objective.roles, self.dataset, self.process)
         return {name: network.to(self.device).eval() for name, network in built.items()}
@@ -267,7 +267,7 @@ class Trainer:
         )
 
     def _look(self, watch: Watch) -> None:
-        look = watch.look(self.roles["student"], self.ema)
+        look = watch.look(self.ctx.denoiser("student"), self.ema)
         self._collect({"watch/diversity": torch.tensor(look.diversity)})
         self.logger.sheet("samples/watch", self.dataset, look.samples, self.ctx.step)
         if look.collapsed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
-from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import StepContext
 
 
@@ -38,6 +37,4 @@ def refresh_teacher(config: RoundsConfig, ctx: StepContext) -> None:
     """At the start of a round, copy the student's weights to the teacher; for an objective's `after_step`."""
     teacher, student = ctx.roles["teacher"], ctx.roles["student"]
     if config.begins(ctx):
-        assert isinstance(teacher, NetworkDenoiser)
-        assert isinstance(student, NetworkDenoiser)
         teacher.start_from(student)
