@@ -51,7 +51,7 @@ def test_time_between_stages_is_not_counted() -> None:
 
 def test_what_was_done_before_says_nothing_about_the_rate() -> None:
     time = Time()
-    clock = SuiteClock([Stage("train", 100, done=90), Stage("sample", 20, done=20)], now=time)
+    clock = SuiteClock([Stage("train", 100, completed=90), Stage("sample", 20, completed=20)], now=time)
     assert clock.remaining() is None
     time.now += 5
     clock.advance(0, 5)

@@ -1,4 +1,4 @@
-"""Suites: train, sample, score, judge and report; what was measured is kept.
+"""Suites: train, sample, score, compare and report. All measured rows are stored.
 
-Its files lie in the folders below.
+The files lie in the subfolders.
 """

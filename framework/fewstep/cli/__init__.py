@@ -1,4 +1,4 @@
-"""The command line: arguments in, tables and one-sentence errors out; loads no torch before it has to.
+"""The command line: arguments, tables, and errors of one sentence. It loads torch only when a command needs it.
 
 No file is a component.
 """

@@ -1,4 +1,4 @@
-"""Results to a page, tables and plots.
+"""Reports of results: a page, tables and plots.
 
 No file is a component.
 """

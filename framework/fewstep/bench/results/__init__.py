@@ -1,4 +1,4 @@
-"""The file of results: rows, summaries over seeds, verdicts.
+"""Results of a suite: their file, summaries over seeds, verdicts.
 
 No file is a component.
 """

@@ -1,4 +1,4 @@
-"""A suite at work: its plan, its tasks and processes, the rows that it measures.
+"""Running a suite: its plan, tasks and processes, and the rows that it measures.
 
 No file is a component.
 """

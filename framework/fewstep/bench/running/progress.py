@@ -14,18 +14,18 @@ Kind = Literal["train", "sample"]
 
 @dataclass
 class Stage:
-    """A task as a number of forward passes over a sample; `done` includes reused results, `measured` does not."""
+    """A task as a number of forward passes over a sample; `completed` includes reused results, `measured` does not."""
 
     kind: Kind
     total: float
-    done: float = 0.0
+    completed: float = 0.0
     measured: float = 0.0
     seconds: float = 0.0
     started: float = 0.0
 
     @property
     def remaining(self) -> float:
-        return max(0.0, self.total - self.done)
+        return max(0.0, self.total - self.completed)
 
 
 class SuiteClock:
@@ -51,13 +51,13 @@ class SuiteClock:
     def advance(self, index: int, passes: float) -> None:
         """Count completed passes of a stage."""
         stage = self.stages[index]
-        stage.done += passes
+        stage.completed += passes
         stage.measured += passes
         stage.seconds = self._now() - stage.started
 
     def drop(self, index: int) -> None:
         """Count a stage as complete, since nothing more will run in it."""
-        self.stages[index].done = self.stages[index].total
+        self.stages[index].completed = self.stages[index].total
 
     def remaining(self) -> float | None:
         """Remaining seconds; None before the first measurement."""

@@ -1,4 +1,4 @@
-"""The suite file: cases, sweeps, and what they need of the machine.
+"""The suite file: cases, sweeps, and their needs of the machine.
 
 No file is a component.
 """
