@@ -18,7 +18,7 @@ from fewstep.predictions.shaping import row_maps
 from fewstep.processes.base import PROCESSES
 from fewstep.processes.masks import ranks
 from fewstep.samplers.base import SAMPLERS, StepState
-from fewstep.samplers.confidence import masks_left, scored
+from fewstep.samplers.confidence import masks_left, sureness
 from fewstep.samplers.filling import draw_and_score
 from fewstep.schedules.base import SCHEDULES
 from fewstep.testing.statistics import SIGMAS, assert_same_law, chi_square_sigmas
@@ -72,7 +72,7 @@ def test_scores_by_hand() -> None:
     drawn = torch.tensor([2, 1, 0])
 
     def values(order: Any) -> list[float]:
-        return [float(value) for value in scored(order, rows, drawn)]
+        return [float(value) for value in sureness(order, rows, drawn)]
 
     entropy = [sum(p * math.log(p) for p in row if p) for row in ([0.5, 0.3, 0.2], [1.0], [0.4, 0.4, 0.2])]
     assert values("confidence") == pytest.approx([math.log(0.2), 0.0, math.log(0.4)])
@@ -144,7 +144,7 @@ def test_the_surest_places_are_taken_whatever_sharpens_the_draws() -> None:
     masks = torch.tensor([[True, True, False]])
     prediction = TablePrediction(table, torch.tensor([[2, 2, 1]]), masks)
     drawn, scores = draw_and_score(
-        prediction, masks, row_maps(greedy=True), lambda p, i: scored("confidence", p, i), Generator().manual_seed(0)
+        prediction, masks, row_maps(greedy=True), lambda p, i: sureness("confidence", p, i), Generator().manual_seed(0)
     )
     assert drawn.tolist() == [[0, 0, 1]]
     assert scores[0].tolist() == pytest.approx([math.log(0.6), math.log(0.9), -math.inf])

@@ -263,11 +263,11 @@ def test_the_loop_holds_alpha() -> None:
     process = process_of("masked", eps=0.0)
     sampler: Any = sampler_of({"type": "remdm", "strategy": "loop", "eta": 0.02})
     for t in (1.0, 0.7, 0.56):
-        assert level(process.schedule, sampler.held(process, t)) == pytest.approx(0.9 * (1 - t) / 0.45)
+        assert level(process.schedule, sampler.loop_time(process, t)) == pytest.approx(0.9 * (1 - t) / 0.45)
     for t in (0.55, 0.3, 0.05):
-        assert level(process.schedule, sampler.held(process, t)) == pytest.approx(0.9)
+        assert level(process.schedule, sampler.loop_time(process, t)) == pytest.approx(0.9)
     for t in (0.04, 0.01, 0.0):
-        assert level(process.schedule, sampler.held(process, t)) == pytest.approx(1 - 0.1 * t / 0.05)
+        assert level(process.schedule, sampler.loop_time(process, t)) == pytest.approx(1 - 0.1 * t / 0.05)
     half = torch.tensor([[0.9]], dtype=torch.float64)
     assert [float(sampler.sigma(t, half, half)) for t in (0.6, 0.55, 0.06, 0.05)] == [0.0, 0.02, 0.02, 0.0]
 

@@ -22,9 +22,9 @@ class AnalyticSampler(WalkSampler):
 
     p(z_s = i | z_t = z) = [exp(-dsigma Q) r](i) exp(dsigma Q)(z, i), in float64.
     r(y) = E_{x ~ p}[q_t(y | x) / q_t(z | x)] and Q is the forward generator. As r comes from a prediction of
-    x, the row is E_{x ~ p}[q(z_s | z_t, x)]: it has no negative entries, and draws from it follow the distribution of
-    `ancestral`, which draws x first. Here it takes one random number a token and a row of float64 for each. The last
-    step draws x ~ prediction.
+    x, the row is E_{x ~ p}[q(z_s | z_t, x)]. So it has no negative entries, and draws from it follow the distribution
+    of `ancestral`, which draws x first. A step takes one random number and a row of float64 per token. The last step
+    draws x ~ prediction.
     """
 
     class Config(WalkConfig):
@@ -42,17 +42,17 @@ class AnalyticSampler(WalkSampler):
         def draw(log_p: Tensor, u: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
             return (pick(tweedie_rows(process, log_p, z, t, s), u),)
 
-        (drawn,) = prediction.scan(draw, prediction.where, levels, x, *times)
-        return x.masked_scatter(prediction.where, drawn)
+        (states,) = prediction.scan(draw, prediction.where, levels, x, *times)
+        return x.masked_scatter(prediction.where, states)
 
 
 def tweedie_rows(process: DiscreteProcess, log_p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """p(z_s | z_t) of single tokens that are predicted, float64 [N, S].
+    """p(z_s | z_t) of single predicted tokens, float64 [N, S].
 
-    Masked: [u p | 1 - u], with u the chance of a reveal. Uniform: exp(dsigma Q) = a I + (1 - a) / V 11^T with
-    a = alpha_{t|s}. Its inverse takes q_t(y | x) to q_s(y | x), so [exp(-dsigma Q) r](i) = E_{x ~ p}[q_s(i | x) /
-    q_t(z | x)]. That is computed as a sum of positive terms, where the inverse would subtract numbers of nearly the
-    same size and has no value at a = 0.
+    Masked: [u p | 1 - u], with u the probability of a reveal. Uniform: exp(dsigma Q) = a I + (1 - a) / V 11^T with
+    a = alpha_{t|s}. Its inverse maps q_t(y | x) to q_s(y | x), so [exp(-dsigma Q) r](i) = E_{x ~ p}[q_s(i | x) /
+    q_t(z | x)]. It is computed as a sum of positive terms, since the inverse would subtract nearly equal numbers and
+    does not exist at a = 0.
 
     Args:
         log_p: log-probabilities of x [N, V].
@@ -62,13 +62,13 @@ def tweedie_rows(process: DiscreteProcess, log_p: Tensor, z: Tensor, t: Tensor, 
     p = log_p.double().exp()
     if process.carry_over:
         return posterior_rows(process, p, z, t, s)
-    here, keep = z[:, None], process.kept(t, s)[:, None]
+    index, keep = z[:, None], process.kept(t, s)[:, None]
     alpha_t, alpha_s = (process.schedule.alpha(time.double())[:, None] for time in (t, s))
-    rest_t, rest_s = (process.schedule.noise(time.double())[:, None] / p.shape[1] for time in (t, s))
-    p_here, other = p.gather(1, here), rest_t.expand_as(p)
-    evidence = other.scatter(1, here, alpha_t + rest_t)  # q_t(z | x) for each x
-    inverse = p_here / (alpha_t + rest_t) + (1 - p_here) / rest_t  # E[1 / q_t(z | x)]
-    rows = rest_s * inverse + alpha_s * p / evidence
+    share_t, share_s = (process.schedule.noise(time.double())[:, None] / p.shape[1] for time in (t, s))
+    p_z = p.gather(1, index)
+    evidence = share_t.expand_as(p).scatter(1, index, alpha_t + share_t)  # q_t(z | x) for each x
+    inverse = p_z / (alpha_t + share_t) + (1 - p_z) / share_t  # E[1 / q_t(z | x)]
+    rows = share_s * inverse + alpha_s * p / evidence
     forward = ((1 - keep) / p.shape[1]).expand_as(p)
-    rows = rows * forward.scatter_add(1, here, keep)
+    rows = rows * forward.scatter_add(1, index, keep)
     return rows / rows.sum(-1, keepdim=True)

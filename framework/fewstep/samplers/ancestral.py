@@ -22,11 +22,10 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 class AncestralSampler(WalkSampler):
     """Draws clean tokens x from the prediction, then z_s from the posterior q(z_s | z_t, x).
 
-    Both draws are separate, so a small step never multiplies a rare token's probability below the resolution
-    of a random number. The last step ends at s = 0, where the posterior returns x. Guidance,
-    then temperature and top-p, shape the first draw (arXiv 2603.20155, sections 2 and A.2). `posterior: plugged` is the
-    sampler of traditional uniform diffusion, z_s ~ q(z_s | z_t, probabilities of x); for the masked process both are
-    one.
+    The two draws are separate, so a small step never multiplies a rare token's probability below the resolution of a
+    random number. The last step ends at s = 0, where the posterior returns x. Guidance, then temperature and top-p,
+    shape the first draw (arXiv 2603.20155, sections 2 and A.2). `posterior: plugged` is the sampler of traditional
+    uniform diffusion, z_s ~ q(z_s | z_t, probabilities of x). For the masked process both are the same.
     """
 
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
@@ -40,7 +39,7 @@ class AncestralSampler(WalkSampler):
         precision: Literal["two_stage"] | JointPrecision = Field(
             "two_stage",
             description="two draws, or one from the row of all outcomes in float64, in float32 with safe noise, or in "
-            "float32 as it is often done, which starves rare symbols",
+            "float32 as is common, which starves rare symbols",
         )
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:

@@ -22,9 +22,9 @@ from fewstep.samplers.walk import Walk
 class BlockAncestralSampler(AncestralSampler):
     """Draws each block as `ancestral` draws a sample, given the blocks before it (BD3-LM, arXiv 2503.09573).
 
-    `steps` is the number of steps for each block. A finished block is read once, and what later blocks need of it is
-    kept. Both count as network evaluations, so NFE = blocks x steps + blocks - 1 (nothing reads the last block). Each
-    of them computes S tokens, not L: with n blocks it is about 1 / n of an evaluation of a whole sample.
+    `steps` is the number of steps for each block. A finished block is read once, and its keys and values are stored for
+    later blocks. Reads count as network evaluations, so NFE = blocks x steps + blocks - 1 (nothing reads the last
+    block). An evaluation computes S tokens, not L: with n blocks it costs about 1 / n of one of a whole sample.
     """
 
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
@@ -52,17 +52,17 @@ class BlockAncestralSampler(AncestralSampler):
         x = Walk(denoiser, self.config, cond, generator).start(count, denoiser.length)
         prefix = Prefix(x[:, :0])
         for block, first in enumerate(range(0, denoiser.length, size)):
-            here = slice(first, first + size)
+            part = slice(first, first + size)
 
-            def show(state: StepState, block: int = block, here: slice = here) -> None:
+            def show(state: StepState, block: int = block, part: slice = part) -> None:
                 if on_step is not None:
-                    whole = x.clone()  # later blocks are shown as the noise that they start from
-                    whole[:, here] = state.x
-                    on_step(StepState(block * steps + state.index, state.t, state.s, whole))
+                    sample = x.clone()  # later blocks appear as the noise that they start from
+                    sample[:, part] = state.x
+                    on_step(StepState(block * steps + state.index, state.t, state.s, sample))
 
-            given = None if cond.given is None else cond.given[:, here]
+            given = None if cond.given is None else cond.given[:, part]
             walk = Walk(denoiser, self.config, replace(cond, prefix=prefix, given=given), generator)
-            x[:, here] = self.run(walk, x[:, here], steps, show)
+            x[:, part] = self.run(walk, x[:, part], steps, show)
             if first + size < denoiser.length:
-                prefix = denoiser.read(prefix, x[:, here])
+                prefix = denoiser.read(prefix, x[:, part])
         return Samples(x, (denoiser.evaluated - before) / count)

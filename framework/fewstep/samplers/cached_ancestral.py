@@ -1,4 +1,4 @@
-"""Ancestral sampling that asks the network only for samples in which a token appears.
+"""Ancestral sampling that evaluates the network only for samples that reveal a token.
 
 Shapes: B batch, L tokens.
 """
@@ -17,10 +17,10 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 class CachedAncestralSampler(WalkSampler):
     """The samples of `ancestral`, with an evaluation only where a mask is revealed.
 
-    Which masks a step reveals does not depend on what is under them, so that is drawn first. A sample in which nothing
-    is revealed needs no prediction, and one whose tokens change has an evaluation for each change at most: the bound
-    of samplers that keep the last prediction until a token changes (MDLM, arXiv 2406.07524), without keeping it, so it
-    also holds for networks that are told the time or have a noise input.
+    The choice of the masks that a step reveals does not depend on their tokens, so it is drawn first. A sample that
+    reveals nothing in a step needs no prediction, so its evaluations are at most the number of its changes. Samplers
+    that store the last prediction until a token changes have the same bound (MDLM, arXiv 2406.07524). Nothing is stored
+    here, so the bound also holds for networks that are conditioned on time or have a noise input.
     """
 
     masks_only: ClassVar[bool] = True
@@ -39,7 +39,6 @@ class CachedAncestralSampler(WalkSampler):
         if not changed.any():
             return x
         part = walk.select(changed)
-        found = part.predict(x[changed], step).sample(generator=part.generator, where=revealed[changed])
         out = x.clone()
-        out[changed] = found
+        out[changed] = part.predict(x[changed], step).sample(generator=part.generator, where=revealed[changed])
         return out

@@ -26,10 +26,10 @@ Order = Literal["confidence", "margin", "entropy", "random"]
 class ConfidenceSampler(FillingSampler):
     """Draws every mask at each step and keeps the surest (MaskGIT, arXiv 2202.04200; LLaDA, arXiv 2502.09992).
 
-    Of the f tokens that are not given, floor(f (1 - alpha(s))) are masks after a step to s; each step keeps one at
-    least, so f steps are enough and samples that are done are not evaluated again. One token at a time, `random`,
-    `margin` and `entropy` follow the denoiser's law, because they choose a place without looking at the token drawn
-    there; `confidence` looks, and prefers likely tokens. What a step draws and does not keep is forgotten.
+    Of the f tokens that are not given, floor(f (1 - alpha(s))) are masks after a step to s. Each step keeps at least
+    one, so f steps are enough, and finished samples are not evaluated again. One token at a time, `random`, `margin`
+    and `entropy` follow the denoiser's distribution, because they choose a place independently of the token drawn
+    there; `confidence` depends on it, and prefers likely tokens. Draws that a step does not keep are discarded.
     """
 
     exact: ClassVar[bool] = False
@@ -42,7 +42,7 @@ class ConfidenceSampler(FillingSampler):
             "whose prediction has the least entropy, or any",
         )
         choice_temperature: float = Field(
-            0.0, ge=0, description="Gumbel noise on the scores, which falls to 0 over the steps; MaskGIT takes 4.5"
+            0.0, ge=0, description="Gumbel noise on the scores, which falls to 0 over the steps; MaskGIT has 4.5"
         )
 
     config: Config
@@ -50,28 +50,28 @@ class ConfidenceSampler(FillingSampler):
     def fill(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         masks, (t, s) = walk.masks(x), walk.times(x, step.t, step.s)
         order, generator = self.config.order, walk.generator
-        drawn, scores = draw_and_score(
-            walk.unshaped(x, t, s), masks, walk.shaping(step), lambda p, i: scored(order, p, i), generator
+        tokens, scores = draw_and_score(
+            walk.unshaped(x, t, s), masks, walk.shaping(step), lambda p, i: sureness(order, p, i), generator
         )
         heat = self.config.choice_temperature * (1 - (step.index + 1) / step.count)
         if order == "random" or heat > 0:
             scores = scores + (1.0 if order == "random" else heat) * gumbel(scores, generator)
-        kept = 0 if step.last else masks_left(walk.free(x).sum(1), walk.denoiser.process.schedule, s)
-        reveal = (masks.sum(1) - kept).clamp_min(1)
-        return torch.where(masks & (ranks(scores) < reveal[:, None]), drawn, x)
+        left = 0 if step.last else masks_left(walk.free(x).sum(1), walk.denoiser.process.schedule, s)
+        reveal = (masks.sum(1) - left).clamp_min(1)
+        return torch.where(masks & (ranks(scores) < reveal[:, None]), tokens, x)
 
 
-def scored(order: Order, log_p: Tensor, drawn: Tensor) -> Tensor:
-    """How sure a prediction is, higher being surer, in nats so that one temperature suits all orders (float [n]).
+def sureness(order: Order, log_p: Tensor, tokens: Tensor) -> Tensor:
+    """Sureness of predictions, float [n]; in nats, so that one temperature suits all orders.
 
-    confidence log p(drawn), margin log(best - second best), entropy sum p log p, random 0.
+    confidence: log p(token); margin: log(best - second best); entropy: sum p log p; random: 0.
 
     Args:
         log_p: log-probabilities [n, V].
-        drawn: symbols [n].
+        tokens: drawn symbols [n].
     """
     if order == "confidence":
-        return log_p.gather(1, drawn[:, None])[:, 0]
+        return log_p.gather(1, tokens[:, None])[:, 0]
     if order == "margin":
         best = log_p.topk(2, 1).values.exp()
         return (best[:, 0] - best[:, 1]).log()
@@ -83,12 +83,12 @@ def scored(order: Order, log_p: Tensor, drawn: Tensor) -> Tensor:
 def masks_left(free: Tensor, schedule: NoiseSchedule, s: Tensor) -> Tensor:
     """floor(f (1 - alpha(s))) of f tokens (LongTensor [B]) at times s (float64 [B]).
 
-    Levels are taken between the schedule's ends: one that keeps away from them by 1e-4 would leave one mask too few
-    whenever f (1 - alpha) should be whole, and so never go token by token.
+    Levels are rescaled between the schedule's ends. Otherwise a schedule whose ends are 1e-4 off would leave one mask
+    too few whenever f (1 - alpha) should be an integer, and so never go token by token.
     """
     clean, noise = schedule.ends
     share = (clean - schedule.alpha(s)) / (clean - noise)
-    return (free * share + 1e-9).long()  # a third of 3 may come out below 1
+    return (free * share + 1e-9).long()  # rounding may put a third of 3 below 1
 
 
 def gumbel(scores: Tensor, generator: Randomness) -> Tensor:

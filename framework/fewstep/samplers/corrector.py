@@ -17,10 +17,10 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 @SAMPLERS.register("corrector")
 class CorrectorSampler(WalkSampler):
-    """After each ancestral step adds some noise and steps back with a new prediction, `corrections` times.
+    """After each ancestral step adds noise and steps back with a new prediction, `corrections` times.
 
     z_s' ~ q(z_s' | z_s), then z_s ~ E_{x ~ p(x | z_s')}[q(z_s | z_s', x)], with s' = s + reach (t - s). Both halves
-    keep the law at s of each token, so a correction mends what tokens that were drawn at once got wrong together
+    preserve each token's distribution at s, so a correction repairs joint errors of tokens that were drawn at once
     (predictor-corrector, arXiv 2205.14987). NFE = steps x (1 + corrections). After the last step it corrects clean
     samples, and each correction ends with x ~ prediction, which leaves no noise.
     """
@@ -28,7 +28,7 @@ class CorrectorSampler(WalkSampler):
     class Config(WalkConfig):
         type: Literal["corrector"] = "corrector"
         corrections: int = Field(1, ge=0, description="corrections after each step; each takes an evaluation")
-        reach: float = Field(0.5, gt=0, le=1, description="how much of a step's noise a correction adds again")
+        reach: float = Field(0.5, gt=0, le=1, description="share of a step's noise that a correction adds again")
 
     config: Config
 
@@ -42,7 +42,7 @@ class CorrectorSampler(WalkSampler):
 
 
 def add_noise(walk: Walk, x: Tensor, step: Step) -> Tensor:
-    """z_t ~ q(z_t | z_s), or q(z_t | x) after the last step, in which tokens that are given stay; LongTensor [B, L]."""
+    """z_t ~ q(z_t | z_s), or q(z_t | x) after the last step, with the given tokens held; LongTensor [B, L]."""
     process, (now, then) = walk.discrete, walk.times(x, step.t, step.s)
     if step.last:
         noised = process.corrupt(x, now, generator=walk.generator).x_t

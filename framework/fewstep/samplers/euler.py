@@ -19,9 +19,9 @@ class EulerSampler(JumpSampler):
     """Leaves z_t with the probability that the rates of the reverse process give to first order.
 
     That is min(1, h R), with h the length of the step and R the total rate out of z_t.
-    P(z_s = y) = h R(y) for y != z_t, scaled down where these sum to more than 1 (arXiv 2310.16834, 2205.14987). The
-    error falls with h. Where nothing of the data is left the rates of the uniform process are infinite, so the first
-    step draws new noise. The last step draws x ~ prediction, which leaves no noise.
+    P(z_s = y) = h R(y) for y != z_t, scaled down if these sum to more than 1 (arXiv 2310.16834, 2205.14987). The
+    error falls with h. At alpha = 0 the rates of the uniform process are infinite, so the first step draws new noise.
+    The last step draws x ~ prediction, which leaves no noise.
     """
 
     class Config(WalkConfig):

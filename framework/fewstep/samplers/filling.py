@@ -1,4 +1,4 @@
-"""What samplers share that decide themselves which masks they fill in.
+"""Base of samplers that choose the masks to fill in.
 
 Shapes: B batch, L tokens, V vocabulary, n rows.
 """
@@ -21,11 +21,11 @@ Score = Callable[[Tensor, Tensor], Tensor]
 """Log-probabilities [n, V] and drawn symbols [n] -> scores [n]."""
 
 _LOWEST = -1e30
-"""Score of a mask whose own is lower: above -inf, the score of what is no mask."""
+"""Lowest score of a mask: above -inf, the score of places that are no masks."""
 
 
 class FillingSampler(WalkSampler):
-    """A sampler that fills in masks, and evaluates only the samples in which some are left."""
+    """A sampler that fills in masks, and evaluates only samples with masks left."""
 
     masks_only: ClassVar[bool] = True
 
@@ -47,14 +47,14 @@ def draw_and_score(
 ) -> tuple[Tensor, Tensor]:
     """A token and a score for every mask, from one pass over the rows of a prediction.
 
-    Tokens are drawn from the shaped rows, scores are those of the rows as the network gave them: a low temperature
-    would make all of them alike.
+    Tokens are drawn from the shaped rows. Scores come from the network's own rows, since a low temperature would make
+    all scores alike.
 
     Args:
         masks: BoolTensor [B, L], within `prediction.where`.
 
     Returns:
-        Tokens (LongTensor [B, L]), those outside `masks` as they are known, and scores (float64 [B, L]), -inf there.
+        Tokens (LongTensor [B, L]) and scores (float64 [B, L]). Outside `masks` they are the known tokens and -inf.
     """
     levels = uniform(masks.shape, generator, device=masks.device)
 
@@ -62,9 +62,9 @@ def draw_and_score(
         shaped = log_p
         for row_map in shaping:
             shaped = row_map(shaped)
-        drawn = draw_at(shaped, level)
-        return drawn, score(log_p, drawn).double()
+        symbols = draw_at(shaped, level)
+        return symbols, score(log_p, symbols).double()
 
-    drawn, scores = prediction.scan(read, masks, levels)
+    tokens, scores = prediction.scan(read, masks, levels)
     lowest = torch.full(masks.shape, -float("inf"), dtype=torch.float64, device=masks.device)
-    return prediction.known.masked_scatter(masks, drawn), lowest.masked_scatter(masks, scores.clamp_min(_LOWEST))
+    return prediction.known.masked_scatter(masks, tokens), lowest.masked_scatter(masks, scores.clamp_min(_LOWEST))

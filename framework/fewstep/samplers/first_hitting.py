@@ -1,4 +1,4 @@
-"""Filling in masks at the times at which the process would reveal them.
+"""Filling in masks at the exact times of the process.
 
 Shapes: B batch, L tokens.
 """
@@ -23,12 +23,11 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig
 class FirstHittingSampler(FillingSampler):
     """Reveals one mask after the other at the exact times of the masked process (arXiv 2409.02908).
 
-    With n masks left at time t the next is revealed at t' with 1 - alpha(t') = (1 - alpha(t)) u^(1/n), u uniform, and
-    it is any of them; its token is drawn from the prediction at t'. One evaluation an event has no error but the
-    network's. With fewer steps than masks, steps of as equal a number of events as can be share an evaluation, at the
-    time of their first one: which tokens are drawn together is decided by their order in time. A sample with n masks
-    takes min(n, steps) evaluations. Times come from the process and not from a grid; states are shown with those of
-    equal steps.
+    With n masks left at time t, a random one is revealed at t' with 1 - alpha(t') = (1 - alpha(t)) u^(1/n), u uniform,
+    and its token is drawn from the prediction at t'. With one evaluation per event the only error is the network's.
+    With fewer steps than masks, events are divided evenly over the steps in their order in time, and the events of a
+    step share an evaluation at the time of the first one. A sample with n masks takes min(n, steps) evaluations. Times
+    come from the process and not from a grid; the states passed to `on_step` have the times of equal steps.
     """
 
     class Config(WalkConfig):
@@ -61,15 +60,15 @@ class FirstHittingSampler(FillingSampler):
 def time_of_event(times: Tensor, number: Tensor) -> Tensor:
     """Times of the events with these numbers (LongTensor [B]) out of all [B, L]; 0 past the last one."""
     last = times.shape[1] - 1
-    found = times.gather(1, number.clamp(max=last)[:, None])[:, 0]
-    return found.masked_fill(number > last, 0.0)
+    event_times = times.gather(1, number.clamp(max=last)[:, None])[:, 0]
+    return event_times.masked_fill(number > last, 0.0)
 
 
 def hitting_levels(masks: Tensor, length: int, generator: Randomness) -> Tensor:
     """Noise levels 1 - alpha at which the masks of samples are revealed, from 1 down (float64 [B, length]).
 
-    They fall by u^(1/n) with n masks left, which makes them the order statistics of n uniform numbers; the first
-    `masks` (LongTensor [B]) of a row are events, the rest 0.
+    They fall by u^(1/n) with n masks left, so they are the order statistics of n uniform numbers. The first `masks`
+    (LongTensor [B]) numbers of a row are events; the others are 0.
     """
     u = uniform((len(masks), length), generator, device=masks.device)
     left = masks[:, None] - torch.arange(length, device=masks.device)
@@ -77,5 +76,5 @@ def hitting_levels(masks: Tensor, length: int, generator: Randomness) -> Tensor:
 
 
 def events_until(total: Tensor, step: Step) -> Tensor:
-    """How many of `total` events (LongTensor [B]) are over after a step: one a step, or equal shares of more."""
+    """Number of the `total` events (LongTensor [B]) up to the end of a step: one per step, or equal shares of more."""
     return torch.where(total > step.count, total * (step.index + 1) // step.count, total.clamp(max=step.index + 1))

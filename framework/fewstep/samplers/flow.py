@@ -18,12 +18,12 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 @SAMPLERS.register("flow")
 class FlowSampler(WalkSampler):
-    """Keeps each token as it is until it turns, for good, into a draw from the prediction.
+    """Keeps each token until it turns, once, into a draw from the prediction.
 
-    A step draws x ~ prediction in the place of a token with probability (alpha_s - alpha_t) / (1 - alpha_t). This is
-    the flow along paths on which a token is its noise until it turns into x (discrete flow matching, arXiv 2407.15595,
-    section 3). What a token starts from stays as long as it can: start and sample are closer than those of the
-    posterior, whose noise is drawn anew. Students of `rectified` are made for it. With masks it is ancestral sampling.
+    A step replaces a token by x ~ prediction with probability (alpha_s - alpha_t) / (1 - alpha_t). This is the flow
+    along paths on which a token is its noise until it turns into x (discrete flow matching, arXiv 2407.15595,
+    section 3). Noise stays as long as possible, so start and sample are closer than with the posterior, which draws
+    noise again. Students of `rectified` need this sampler. With masks it is ancestral sampling.
     """
 
     class Config(WalkConfig):

@@ -1,7 +1,7 @@
 """One draw from the row of all outcomes of a step, in several precisions.
 
-The row of a masked token is [u p | 1 - u], with u the chance of a reveal; of a uniform one the posterior with
-probabilities plugged in. Shapes: B batch, L tokens, V vocabulary, S states, N predicted tokens.
+The row of a masked token is [u p | 1 - u], with u the probability of a reveal. That of a token of the uniform process
+is the posterior with probabilities plugged in. Shapes: B batch, L tokens, V vocabulary, S states, N predicted tokens.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def draw_joint(
 
     Args:
         precision: "joint_fp64": all in float64. "joint_safe": float32 sums, but noise -log(-log1p(-u)) from a u with
-            53 bits. "joint_fp32": noise from a float32 u, which has 24 bits; a symbol of probability p then loses
-            mass in a step that reveals a share d of tokens as soon as d p comes near 2^-24, so many short steps
-            sharpen the prediction (arXiv 2409.02908).
-        last: whether no mask may be left; a schedule may end short of alpha = 1, and so may the row.
+            53 bits. "joint_fp32": noise from a float32 u, which has 24 bits. In a step that reveals a share d of
+            tokens, a symbol of probability p then loses mass if d p is near 2^-24, so many short steps sharpen the
+            prediction (arXiv 2409.02908).
+        last: exclude masks from the outcomes; a schedule may end below alpha = 1, and the row then allows masks.
     """
     sums = torch.float64 if precision == "joint_fp64" else torch.float32
     numbers = torch.float32 if precision == "joint_fp32" else torch.float64
@@ -52,12 +52,12 @@ def draw_joint(
         scores = noise.to(sums).add_(_log_rows(process, log_p.to(sums), z, t, s))
         return (scores[:, : process.vocab_size if last else None].argmax(-1),)
 
-    (drawn,) = prediction.scan(draw, prediction.where, u, x, *times)
-    return x.masked_scatter(prediction.where, drawn)
+    (states,) = prediction.scan(draw, prediction.where, u, x, *times)
+    return x.masked_scatter(prediction.where, states)
 
 
 def _log_rows(process: DiscreteProcess, log_p: Tensor, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """log q(z_s | z_t, probabilities of x) [N, S] in the precision of log_p; for masks, without leaving logarithms."""
+    """log q(z_s | z_t, probabilities of x) [N, S] in the precision of log_p; for masks computed in logarithms."""
     if not isinstance(process, MaskedProcess):
         return posterior_rows(process, log_p.exp(), z, t, s).log().to(log_p.dtype)
     reveal = process.unmask_prob(t, s)[:, None]

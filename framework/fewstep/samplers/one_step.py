@@ -24,9 +24,9 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 class OneStepSampler(WalkSampler):
     """Draws every token from one prediction, out of random tokens and masks (Di[M]O, arXiv 2503.15457).
 
-    The start is random over the vocabulary but for an exact number of masks; the network is asked about all places,
-    masked or not, at the time at which so many tokens are masked. Only networks that were trained to make samples of
-    such starts have any use for it: others take the random tokens for data.
+    The start is random over the vocabulary except for an exact number of masks. The network predicts all places, masked
+    or not, at the time at which the process has that share of masks. Only networks trained on such starts suit it:
+    others take the random tokens for data.
     """
 
     masks_only: ClassVar[bool] = True
@@ -36,7 +36,7 @@ class OneStepSampler(WalkSampler):
 
     class Config(WalkConfig):
         type: Literal["one_step"] = "one_step"
-        masks: float = Field(0.6, ge=0, le=1, description="share of the start that is masked; the rest is random")
+        masks: float = Field(0.6, ge=0, le=1, description="share of the start that is masked; other tokens are random")
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             yield from super().check_recipe(recipe)
@@ -55,6 +55,6 @@ class OneStepSampler(WalkSampler):
         return super().run(walk, x, steps, on_step)
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
-        asked = replace(walk, cond=replace(walk.cond, everywhere=True))
+        everywhere = replace(walk, cond=replace(walk.cond, everywhere=True))
         t = float(time_of_masks(walk.masked, torch.tensor(self.config.masks, dtype=torch.float64)))
-        return asked.predict(x, replace(step, t=t)).sample(generator=walk.generator)
+        return everywhere.predict(x, replace(step, t=t)).sample(generator=walk.generator)

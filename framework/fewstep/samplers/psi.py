@@ -1,4 +1,4 @@
-"""Psi-samplers: a share of the tokens starts anew at every step.
+"""Psi-samplers: every step draws a share of the tokens from the forward process again.
 
 Shapes: B batch, L tokens.
 """
@@ -19,13 +19,13 @@ from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 @SAMPLERS.register("psi")
 class PsiSampler(WalkSampler):
-    """Takes the ancestral step for a share kappa of the tokens, and draws the others anew.
+    """Takes the ancestral step for a share kappa of the tokens, and redraws the others.
 
-    A token that is drawn anew is drawn clean and noised to s:
+    A redrawn token is drawn clean and noised to s:
     z_s ~ kappa E_x[q(z_s | z_t, x)] + (1 - kappa) E_x[q(z_s | x)] with x ~ prediction (psi-samplers, arXiv 2602.21185).
-    Both parts keep the law at s of each token. kappa = 1 is `ancestral`; for the masked process kappa
-    is 1 - sigma / (1 - alpha_s) of ReMDM (arXiv 2503.00307, see `remdm`). Tokens that start anew in the same step do
-    not see each other, and their share stays 1 - kappa however short a step is: keep it small where steps are many.
+    Both parts preserve each token's distribution at s. kappa = 1 is `ancestral`; for the masked process kappa is
+    1 - sigma / (1 - alpha_s) of ReMDM (arXiv 2503.00307, see `remdm`). Tokens redrawn in the same step do not see each
+    other. Their share is 1 - kappa for steps of any length, so keep it small for many steps.
     """
 
     class Config(WalkConfig):
@@ -34,7 +34,7 @@ class PsiSampler(WalkSampler):
             (0.98,), min_length=1, max_length=3, description="share of ancestral tokens in each phase, noise first"
         )
         switches: tuple[float, ...] = Field(
-            (), max_length=2, validate_default=True, description="times at which one phase of kappa ends, noise first"
+            (), max_length=2, validate_default=True, description="times at which a phase of kappa ends, noise first"
         )
 
         @field_validator("kappa")
@@ -66,9 +66,9 @@ class PsiSampler(WalkSampler):
         kappa = self.kappa(step.t)
         if kappa == 1:
             return z
-        anew = uniform(x.shape, walk.generator, device=x.device) >= kappa
-        clean = prediction.sample(generator=walk.generator, where=anew)  # z_t itself, where that is known to be clean
-        return torch.where(anew, process.corrupt(clean, then, generator=walk.generator).x_t, z)
+        redraw = uniform(x.shape, walk.generator, device=x.device) >= kappa
+        clean = prediction.sample(generator=walk.generator, where=redraw)  # z_t itself at tokens known to be clean
+        return torch.where(redraw, process.corrupt(clean, then, generator=walk.generator).x_t, z)
 
     def kappa(self, t: float) -> float:
         """Share of ancestral tokens in a step that starts at t."""

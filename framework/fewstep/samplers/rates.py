@@ -1,7 +1,7 @@
 """Rates of the reverse jump process, and a step in which a token jumps at most once.
 
-Going from t towards 0, a mask is revealed at the rate beta_t and becomes y with probability p(y); a token z of the
-uniform process becomes y != z at the rate sigma'_t / V * r(y), with sigma = -log alpha and
+From t towards 0, a mask is revealed at the rate beta_t and becomes y with probability p(y). A token z of the uniform
+process becomes y != z at the rate sigma'_t / V * r(y), with sigma = -log alpha and
 r(y) = E_{x ~ p}[q_t(y | x) / q_t(z | x)] (SEDD, arXiv 2310.16834). Shapes: B batch, L tokens, V vocabulary, N rows.
 """
 
@@ -20,12 +20,14 @@ from fewstep.runtime.streams import Randomness, uniform
 from fewstep.samplers.walk import Step, Walk, WalkSampler
 
 Chance = Callable[[Tensor], Tensor]
-"""From h * (total rate out of a state), which may be infinite, to the probability of leaving it in a step of h."""
+"""h * (total rate out of a state), which may be infinite -> probability of leaving the state in a step of length h."""
 
 
 class JumpSampler(WalkSampler):
-    """A sampler in which a token leaves z_t with a `chance` that grows with the rates of t. The last step draws
-    x ~ prediction, which leaves no noise."""
+    """A sampler in which a token leaves z_t with a probability, `chance`, that grows with the rates at t.
+
+    The last step draws x ~ prediction, which leaves no noise.
+    """
 
     @staticmethod
     @abstractmethod
@@ -41,9 +43,9 @@ class JumpSampler(WalkSampler):
 
 
 def speed(process: DiscreteProcess, t: Tensor) -> Tensor:
-    """What a rate is a multiple of: beta_t = -alpha' / (1 - alpha), or sigma'_t / V = -alpha' / (V alpha); float64 [B].
+    """Unit of the rates: beta_t = -alpha' / (1 - alpha) of masks, sigma'_t / V = -alpha' / (V alpha); float64 [B].
 
-    Where nothing of the data is left, sigma' is infinite and this is a huge number.
+    At alpha = 0 sigma' is infinite, and this is a huge number.
     """
     t = t.double()
     if process.carry_over:
@@ -60,32 +62,32 @@ def ratios(here: Tensor, alpha: Tensor, noise: Tensor, vocab_size: int) -> tuple
         here: p(z), float64 [N].
         alpha, noise: levels alpha_t and 1 - alpha_t, float64 [N].
     """
-    rest = noise / vocab_size
-    return 1 - here * alpha / (alpha + rest), alpha / rest
+    share = noise / vocab_size
+    return 1 - here * alpha / (alpha + share), alpha / share
 
 
 def leave(
     chance: Chance, log_p: Tensor, z: Tensor, alpha: Tensor, noise: Tensor, level: Tensor, move: Tensor, u: Tensor
 ) -> Tensor:
-    """Where tokens of the uniform process jump to in a step, z for those that stay (LongTensor [N]).
+    """States of tokens of the uniform process after a step, z for tokens that stay (LongTensor [N]).
 
-    Leaving z, y is drawn in proportion to a + b p(y): uniformly among the others, or from p without z. So no row of
-    rates is formed.
+    A token that leaves z jumps to y in proportion to a + b p(y): in one part uniformly over y != z, in the other
+    from p without z. So no row of rates is formed.
 
     Args:
-        chance: of a jump, given the length times the total rate.
+        chance: probability of a jump, from the length times the total rate.
         log_p: log-probabilities of x [N, V].
         z: ids [N].
         alpha, noise, level, move, u: float64 [N]; levels of t, length of the step times `speed`, and two uniform
-            numbers, for whether and where.
+            numbers, which decide whether and where to jump.
     """
-    others, here = log_p.shape[1] - 1, log_p.gather(1, z[:, None])[:, 0].double().exp()
-    base, slope = ratios(here, alpha, noise, log_p.shape[1])
-    even, by_p = base * others, slope * (1 - here)
+    count, p_z = log_p.shape[1] - 1, log_p.gather(1, z[:, None])[:, 0].double().exp()
+    base, slope = ratios(p_z, alpha, noise, log_p.shape[1])
+    even, by_p = base * count, slope * (1 - p_z)
     share = even / (even + by_p)
-    any_other = (u / share * others).long().clamp(0, others - 1)
-    drawn = draw_at(log_p.scatter(1, z[:, None], -torch.inf), ((u - share) / (1 - share)).clamp(0, 1))
-    target = torch.where(u < share, any_other + (any_other >= z), drawn)
+    index = (u / share * count).long().clamp(0, count - 1)  # among all symbols but z
+    symbols = draw_at(log_p.scatter(1, z[:, None], -torch.inf), ((u - share) / (1 - share)).clamp(0, 1))
+    target = torch.where(u < share, index + (index >= z), symbols)
     return torch.where(move < chance(level * (even + by_p)), target, z)
 
 
@@ -103,18 +105,18 @@ def jump(
 
     Args:
         t: times [B].
-        chance: of a jump, given `length` times the total rate.
+        chance: probability of a jump, from `length` times the total rate.
     """
     level = speed(process, t)[:, None].expand(x.shape) * length
     moves = uniform(x.shape, generator, device=x.device)
-    if process.carry_over:  # all masks are equally fast, so only those that are revealed need a row
+    if process.carry_over:  # all masks have the same rate, so only revealed ones need a row
         revealed = prediction.where & (moves < chance(level))
         return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x)
     targets = uniform(x.shape, generator, device=x.device)
     levels = [f(t.double())[:, None].expand(x.shape) for f in (process.schedule.alpha, process.schedule.noise)]
 
-    def draw(log_p: Tensor, *rest: Tensor) -> tuple[Tensor]:
-        return (leave(chance, log_p, *rest),)
+    def draw(log_p: Tensor, *extras: Tensor) -> tuple[Tensor]:
+        return (leave(chance, log_p, *extras),)
 
-    (drawn,) = prediction.scan(draw, prediction.where, x, *levels, level, moves, targets)
-    return x.masked_scatter(prediction.where, drawn)
+    (states,) = prediction.scan(draw, prediction.where, x, *levels, level, moves, targets)
+    return x.masked_scatter(prediction.where, states)

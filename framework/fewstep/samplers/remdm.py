@@ -1,4 +1,4 @@
-"""Remasking: what was revealed may be masked again.
+"""Remasking: revealed tokens may be masked again.
 
 Shapes: B batch, L tokens.
 """
@@ -29,7 +29,7 @@ READ_BY: dict[str, tuple[Strategy, ...]] = {
     "alpha_on": ("loop",),
     "strength": ("dfm",),
 }
-"""Which strategies read a setting."""
+"""Setting -> the strategies that read it."""
 
 
 @SAMPLERS.register("remdm")
@@ -37,39 +37,38 @@ class RemdmSampler(WalkSampler):
     """Masks revealed tokens again, so that later steps can change them (ReMDM, arXiv 2503.00307).
 
     A revealed token is masked with probability sigma. Masks are revealed faster, so that a share alpha_s of the tokens
-    is clean at s: P(reveal) = (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), which is a probability up to
+    is clean at s: P(reveal) = (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t). This is a probability up to
     sigma_max = min(1, (1 - alpha_s) / alpha_t). `strategy` chooses sigma:
 
     * cap: min(eta, sigma_max); rescale: eta sigma_max.
     * confidence: eta sigma_max times a softmax of -psi over the revealed tokens of a sample, psi the probability with
-      which a token was drawn: in the mean eta sigma_max of them are masked again. Masks are revealed as for the mean
-      sigma of the sample, which keeps their number to the schedule.
+      which a token was drawn. On average eta sigma_max of them are masked again. Masks are revealed at the sample's
+      mean sigma, so their number follows the schedule.
     * loop: 0 while alpha rises to alpha_on (until t_on), min(eta, sigma_max) while it stays there (until t_off), then 0
-      again. The network is told the time at which its schedule has this alpha.
+      again. The network is conditioned on the time at which its schedule has this alpha.
     * forward_backward: (alpha_s - alpha_t) / alpha_t, a step of the forward process.
     * dfm: strength (t (1 - t))^(1/4) times that, the corrector of discrete flow matching (arXiv 2407.15595).
 
-    Masks that are revealed in the same step do not see each other. With the last two strategies a shorter step masks
-    fewer tokens, and the law becomes exact as steps become many. With the others a step masks the same share however
-    short it is, which leaves an error of the order of eta. The choice by confidence depends on what was drawn, so its
-    law is not exact. Tokens that are given are neither masked nor counted.
-    The last step reveals all and masks nothing.
+    Masks revealed in the same step do not see each other. With the last two strategies a shorter step masks fewer
+    tokens, and the distribution becomes exact with many steps. With the others a step of any length masks the same
+    share, which leaves an error of the order of eta. The choice by confidence depends on the drawn tokens, so its
+    distribution is not exact. Given tokens are neither masked nor counted. The last step reveals all and masks nothing.
     """
 
     masks_only: ClassVar[bool] = True
 
     class Config(WalkConfig):
         type: Literal["remdm"] = "remdm"
-        strategy: Strategy = Field("cap", description="how often a revealed token is masked again")
+        strategy: Strategy = Field("cap", description="rule for the probability that a revealed token is masked again")
         eta: float = Field(
-            0.008, ge=0, le=1, description="probability of remasking, or what scales it; 0.02 is usual in the loop"
+            0.008, ge=0, le=1, description="probability of remasking, or its factor; 0.02 is usual in the loop"
         )
         t_on: float = Field(0.55, gt=0, lt=1, description="time at which the loop begins")
         t_off: float = Field(
             0.05, gt=0, lt=1, validate_default=True, description="time at which the loop ends; below t_on"
         )
         alpha_on: float = Field(0.9, gt=0, lt=1, description="share of clean tokens in the loop")
-        strength: float = Field(10.0, ge=0, description="of the corrector of discrete flow matching")
+        strength: float = Field(10.0, ge=0, description="strength of the corrector of discrete flow matching")
 
         @field_validator("t_off")
         @classmethod
@@ -90,7 +89,7 @@ class RemdmSampler(WalkSampler):
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         process, c, t = walk.denoiser.process, self.config, step.t
         if c.strategy == "loop":
-            step = replace(step, t=self.held(process, step.t), s=self.held(process, step.s))
+            step = replace(step, t=self.loop_time(process, step.t), s=self.loop_time(process, step.s))
         prediction = walk.predict(x, step)
         if step.last:
             return prediction.sample(generator=walk.generator)
@@ -101,14 +100,14 @@ class RemdmSampler(WalkSampler):
             sigma = by_confidence(sigma, walk.memory.get("drawn_with", torch.zeros_like(sigma)), clean)
         u = uniform(x.shape, walk.generator, device=x.device)
         revealed = prediction.where & (u < reveal_chance(sigma, alpha_t, alpha_s))
-        found = prediction.sample(generator=walk.generator, where=revealed)
+        tokens = prediction.sample(generator=walk.generator, where=revealed)
         if c.strategy == "confidence":
-            remember(walk, prediction, found, revealed)
+            remember(walk, prediction, tokens, revealed)
         noise = process.prior((x.shape[0], x.shape[1]), device=x.device, generator=walk.generator)
-        return torch.where(clean & (u < sigma), noise, found)
+        return torch.where(clean & (u < sigma), noise, tokens)
 
     def sigma(self, t: float, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-        """Probability of remasking, before confidence tells tokens apart; like alpha_t."""
+        """Probability of remasking, in the shape of alpha_t; the same for all tokens, before weights by confidence."""
         c, most = self.config, largest_sigma(alpha_t, alpha_s)
         forward = (alpha_s - alpha_t) / alpha_t.clamp_min(TINY)
         match c.strategy:
@@ -123,8 +122,8 @@ class RemdmSampler(WalkSampler):
             case _:
                 return torch.minimum(c.strength * (t * (1 - t)) ** 0.25 * forward, most)
 
-    def held(self, process: Process, t: float) -> float:
-        """Time of the schedule at time t of the loop: from 1 down to that of alpha_on, there, then down to 0."""
+    def loop_time(self, process: Process, t: float) -> float:
+        """Time of the schedule at time t of the loop: it falls from 1 to that of alpha_on, stays there, falls to 0."""
         c = self.config
         hold = float(process.schedule.time_of(torch.tensor(c.alpha_on, dtype=torch.float64)))
         if t > c.t_on:
@@ -133,7 +132,7 @@ class RemdmSampler(WalkSampler):
 
 
 def largest_sigma(alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
-    """sigma_max = min(1, (1 - alpha_s) / alpha_t), beyond which masks could not make up for what is masked again."""
+    """sigma_max = min(1, (1 - alpha_s) / alpha_t); beyond it reveals could not make up for the remasked tokens."""
     return ((1 - alpha_s) / alpha_t.clamp_min(TINY)).clamp(0, 1)
 
 
@@ -143,20 +142,20 @@ def reveal_chance(sigma: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
 
 
 def by_confidence(sigma: Tensor, drawn_with: Tensor, clean: Tensor) -> Tensor:
-    """sigma softmax(-drawn_with) over the clean tokens of a sample, and at all other tokens the mean of these.
+    """sigma softmax(-drawn_with) over the clean tokens of a sample; other tokens get the mean of these.
 
     Args:
         sigma: float64 [B, L].
         drawn_with: probabilities with which tokens were drawn, float64 [B, L].
-        clean: which tokens count (BoolTensor [B, L]).
+        clean: the tokens that count (BoolTensor [B, L]).
     """
     weights = (-drawn_with).exp() * clean
-    whole, count = weights.sum(1, keepdim=True), clean.sum(1, keepdim=True)
-    return sigma * torch.where(clean, weights / whole.clamp_min(TINY), 1 / count.clamp_min(1))
+    total, count = weights.sum(1, keepdim=True), clean.sum(1, keepdim=True)
+    return sigma * torch.where(clean, weights / total.clamp_min(TINY), 1 / count.clamp_min(1))
 
 
 def remember(walk: Walk, prediction: Prediction, x: Tensor, revealed: Tensor) -> None:
-    """Keep the probabilities of the tokens of x that are `revealed` (both [B, L])."""
-    (drawn,) = prediction.scan(lambda log_p, ids: (log_p.double().gather(1, ids[:, None])[:, 0].exp(),), revealed, x)
+    """Store the probabilities of the tokens of x that are `revealed` (both [B, L]) in the walk's memory."""
+    (probs,) = prediction.scan(lambda log_p, ids: (log_p.double().gather(1, ids[:, None])[:, 0].exp(),), revealed, x)
     before = walk.memory.get("drawn_with", torch.zeros(x.shape, dtype=torch.float64, device=x.device))
-    walk.memory["drawn_with"] = before.masked_scatter(revealed, drawn)
+    walk.memory["drawn_with"] = before.masked_scatter(revealed, probs)

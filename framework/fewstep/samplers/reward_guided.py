@@ -1,4 +1,4 @@
-"""Ancestral sampling with a reward's advice (DiDi-Instruct's sampler).
+"""Ancestral sampling guided by a reward (DiDi-Instruct's sampler).
 
 Shapes: B batch, L tokens, V vocabulary, M candidates.
 """
@@ -40,12 +40,12 @@ class RewardSection(Strict):
 class RewardGuidedSampler(WalkSampler):
     """Tilts early predictions along the reward, and picks late states by it (arXiv 2509.25035, RGAS).
 
-    In the first `tilted` share of the steps the log-probability of a symbol grows by `strength` times what the reward
-    would gain by it, to first order and at most `clip`. In the others `candidates` states z_s are drawn from one
-    prediction, and one of them is kept with a probability proportional to exp(reward). Where the reward is
-    log q_T(z) / q_S(z) of a student S that takes one token a step, many candidates draw from T: they are importance
-    samples. The reward takes a pass forward and back, or `candidates` passes, a step; NFE does not count them. It stays
-    out of `exact`: its law is another than the denoiser's.
+    In the first `tilted` share of the steps the log-probability of a symbol grows by `strength` times the gain of the
+    reward by that symbol, to first order and at most `clip`. In the other steps `candidates` states z_s are drawn from
+    one prediction, and one is kept with a probability proportional to exp(reward). If the reward is log q_T(z) / q_S(z)
+    of a student S that draws one token a step, many candidates draw from T, as importance samples. The reward takes a
+    forward and a backward pass, or `candidates` passes, per step; NFE does not count them. The sampler is not `exact`,
+    since its distribution differs from the denoiser's.
     """
 
     masks_only: ClassVar[bool] = True
@@ -53,10 +53,10 @@ class RewardGuidedSampler(WalkSampler):
 
     class Config(WalkConfig):
         type: Literal["reward_guided"] = "reward_guided"
-        reward: RewardSection | None = Field(None, description="where the reward comes from; without it, ancestral")
+        reward: RewardSection | None = Field(None, description="source of the reward; without it, ancestral")
         tilted: float = Field(0.5, ge=0, le=1, description="share of the steps that tilt; the others pick")
-        strength: float = Field(1.0, ge=0, description="of the tilt; the paper has 30 to 40, and clips gradients")
-        clip: float = Field(5.0, gt=0, description="most that a tilt adds to a log-probability, or takes from it")
+        strength: float = Field(1.0, ge=0, description="factor of the tilt; the paper has 30 to 40 and clips gradients")
+        clip: float = Field(5.0, gt=0, description="largest change of a log-probability by a tilt")
         candidates: int = Field(4, ge=1, description="states that a picking step chooses from; the paper has 4")
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
@@ -85,14 +85,14 @@ class RewardGuidedSampler(WalkSampler):
             raise ValueError("this sampler names a reward: wrap the denoiser by `guide`")
         if step.index < round(self.config.tilted * step.count):
             return walk.take(self._tilted(prediction, denoiser.reward, walk, x, step), x, step)
-        found = torch.stack([walk.with_given(walk.take(prediction, x, step)) for _ in range(self.config.candidates)])
+        states = torch.stack([walk.with_given(walk.take(prediction, x, step)) for _ in range(self.config.candidates)])
         (then,) = walk.times(x, step.s)
-        scores = torch.stack([denoiser.reward.score(z, then.float(), walk.cond) for z in found], 1)  # [B, M]
-        chosen = draw_at(scores.double().log_softmax(1), uniform((len(x),), walk.generator, device=x.device))
-        return found[chosen, torch.arange(len(x), device=x.device)]
+        scores = torch.stack([denoiser.reward.score(z, then.float(), walk.cond) for z in states], 1)  # [B, M]
+        index = draw_at(scores.double().log_softmax(1), uniform((len(x),), walk.generator, device=x.device))
+        return states[index, torch.arange(len(x), device=x.device)]
 
     def _tilted(self, prediction: Prediction, reward: Reward, walk: Walk, x: Tensor, step: Step) -> Prediction:
-        """The prediction with what the reward would gain by each symbol."""
+        """The prediction, tilted by the reward's gain for each symbol."""
         (now,) = walk.times(x, step.t)
         gains = first_order_changes(
             lambda rows: reward.score(rows, now.float(), walk.cond), x, walk.denoiser.process.num_states

@@ -1,4 +1,4 @@
-"""Filling in blocks from left to right with a network that sees whole samples.
+"""Filling in blocks from left to right with a network of whole samples.
 
 Shapes: B batch, L tokens, K blocks.
 """
@@ -22,18 +22,17 @@ from fewstep.samplers.base import SAMPLERS, OnStep, StepState
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 _SHARED = tuple(name for name in WalkConfig.model_fields if name != "type")
-"""Settings of every sampler that walks."""
+"""Names of the settings that all samplers share."""
 
 
 @SAMPLERS.register("semi_autoregressive")
 class SemiAutoregressiveSampler(WalkSampler):
     """Draws one block after the other while later ones stay masked (LLaDA, arXiv 2502.09992).
 
-    Each block is drawn by an `inner` sampler that walks from t = 1 to 0 in it, and the network is told the time of the
-    block. Steps are divided evenly over the blocks in which a sample has anything to draw, at least one for each, so
-    that no more than `steps` evaluations are taken where there are as many steps as blocks. The greedy tail is that of
-    every block. The network must know the masked process on whole samples; `block_ancestral` is for those that go block
-    by block themselves.
+    An `inner` sampler draws each block and walks from t = 1 to 0 in it; the network is conditioned on the time of the
+    block. Steps are divided evenly over the blocks in which a sample has masks, at least one step for each. So with at
+    least as many steps as blocks there are at most `steps` evaluations. Every block has the greedy tail. The network
+    must be trained on whole samples of the masked process; `block_ancestral` is for block-autoregressive networks.
     """
 
     masks_only: ClassVar[bool] = True
@@ -43,7 +42,7 @@ class SemiAutoregressiveSampler(WalkSampler):
         type: Literal["semi_autoregressive"] = "semi_autoregressive"
         block_size: int = Field(32, ge=1, description="tokens of a block; the last one may be shorter")
         inner: Annotated[ComponentConfig, From("samplers", leaf=True)] = Field(
-            "confidence", validate_default=True, description="sampler of each block; what all share is set outside it"
+            "confidence", validate_default=True, description="sampler of each block; shared settings stand outside it"
         )
 
         @field_validator("inner")
@@ -62,8 +61,7 @@ class SemiAutoregressiveSampler(WalkSampler):
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             yield from super().check_recipe(recipe)
             merged = self.inner.model_copy(update={"grid": self.grid})
-            found = merged.check_recipe(recipe)
-            yield from (problem for problem in found if problem[0] == "grid")
+            yield from (problem for problem in merged.check_recipe(recipe) if problem[0] == "grid")
 
     config: Config
 
@@ -78,29 +76,29 @@ class SemiAutoregressiveSampler(WalkSampler):
         return self.inner.guide(denoiser, dataset)
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
-        wanted, out, shown = blocks_to_draw(walk.masks(x), self.config.block_size), x.clone(), 0
-        # Samples whose prompts lie differently divide their steps differently; a sample is alike in any batch.
-        for layout in wanted.unique(dim=0):
-            rows = (wanted == layout).all(1)
+        layouts, out, index = blocks_to_draw(walk.masks(x), self.config.block_size), x.clone(), 0
+        # Samples with different layouts of prompts divide their steps differently; so batches do not matter.
+        for layout in layouts.unique(dim=0):
+            rows = (layouts == layout).all(1)
 
             def show(state: StepState, rows: Tensor = rows) -> None:
-                nonlocal shown
+                nonlocal index
                 out[rows] = state.x
                 if on_step is not None:
-                    on_step(StepState(shown, state.t, state.s, out.clone()))
-                shown += 1
+                    on_step(StepState(index, state.t, state.s, out.clone()))
+                index += 1
 
             out[rows] = self._draw_blocks(walk.select(rows), x[rows], steps, layout, show)
         return out
 
     def _draw_blocks(self, walk: Walk, x: Tensor, steps: int, layout: Tensor, show: OnStep) -> Tensor:
-        """Clean tokens of samples that have something to draw in the same blocks (`layout`, BoolTensor [K])."""
+        """Clean tokens of samples that have masks in the same blocks (`layout`, BoolTensor [K])."""
         blocks = layout.nonzero()[:, 0].tolist()
         places = torch.arange(x.shape[1], device=x.device) // self.config.block_size
         for block, share in zip(blocks, shares(steps, len(blocks)), strict=True):
-            # All else is held as it is: what is drawn or given, and the masks of later blocks.
-            held = x.masked_fill(walk.masks(x) & (places == block), -1)
-            part = replace(walk, config=self.inner.config, cond=replace(walk.cond, given=held))
+            # Only the masks of this block are free; drawn and given tokens, and the masks of later blocks, are held.
+            given = x.masked_fill(walk.masks(x) & (places == block), -1)
+            part = replace(walk, config=self.inner.config, cond=replace(walk.cond, given=given))
             x = self.inner.run(part, x, share, show)
         return x
 
@@ -109,10 +107,10 @@ class SemiAutoregressiveSampler(WalkSampler):
 
 
 def blocks_to_draw(masks: Tensor, size: int) -> Tensor:
-    """Which blocks of so many tokens have a mask (BoolTensor [B, L] -> [B, K])."""
+    """Blocks of `size` tokens that have a mask (BoolTensor [B, L] -> [B, K])."""
     return torch.stack([block.any(1) for block in masks.split(size, 1)], 1)
 
 
 def shares(steps: int, blocks: int) -> list[int]:
-    """Steps for each block: as equal as can be, at least one."""
+    """Number of steps for each block: nearly equal, at least one."""
     return [max(1, steps * (block + 1) // blocks - steps * block // blocks) for block in range(blocks)]

@@ -17,12 +17,12 @@ from fewstep.samplers.walk import WalkConfig
 
 @SAMPLERS.register("tau_leaping")
 class TauLeapingSampler(JumpSampler):
-    """Holds the rates of the reverse process still for a step, and lets a token jump at most once.
+    """Holds the rates of the reverse process constant during a step, in which a token jumps at most once.
 
-    P(it leaves z_t) = 1 - exp(-h R), with h the length of the step and R the total rate out of z_t. Where a token goes
-    is drawn in proportion to the rates (arXiv 2205.14987). Symbols have no order, so a second jump of the same token in
-    a step is left out. Where nothing of the data is left the rates of the uniform process are infinite, so the first
-    step draws new noise. The last step draws x ~ prediction, which leaves no noise.
+    P(it leaves z_t) = 1 - exp(-h R), with h the length of the step and R the total rate out of z_t. The target of a
+    jump is drawn in proportion to the rates (arXiv 2205.14987). Symbols have no order, so a second jump of a token in
+    the same step is left out. At alpha = 0 the rates of the uniform process are infinite, so the first step draws new
+    noise. The last step draws x ~ prediction, which leaves no noise.
     """
 
     class Config(WalkConfig):
