@@ -65,5 +65,5 @@ def walked(
     count = len(times) - 1 + tail
     with torch.no_grad():
         for index, (t, s) in enumerate(itertools.pairwise(times)):
-            z = walk.hold(sampler.step(walk, z, Step(index, count, t, s)))
+            z = walk.hold(sampler.step(walk, z, Step(index, count, t, s)), s)
     return z
