@@ -130,6 +130,7 @@ def test_it_trains_and_samples(tmp_path: Path) -> None:
     ]
     run = RunDir(tmp_path / "run")
     fit(load_recipe("smoke-teacher", sets), run, echo=lambda line: None)
+    assert "greedy_tail: 1" in run.resolved.read_text()
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert rows[-1]["train/loss"] < 0.75 * rows[0]["train/loss"]
     model = open_model(run.path)

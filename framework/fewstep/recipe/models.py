@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from fewstep.adapters.label import LabelInputConfig
 from fewstep.adapters.step import StepInputConfig
 from fewstep.core.component import ComponentConfig, Strict
 from fewstep.core.fields import From
+from fewstep.core.kinds import registry
 from fewstep.core.references import Ref
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
@@ -123,3 +124,12 @@ class Recipe(Strict):
     ema: EmaSection = EmaSection()
     watch: WatchSection = WatchSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @field_validator("sampler")
+    @classmethod
+    def _as_the_process_has_it(cls, sampler: ComponentConfig, info: ValidationInfo) -> ComponentConfig:
+        """Write out what the sampler leaves to the process, so that a resolved recipe says it."""
+        process = info.data.get("process")
+        if process is None or getattr(sampler, "greedy_tail", 0) is not None:
+            return sampler
+        return sampler.model_copy(update={"greedy_tail": registry("processes").get(process.type).cls.greedy_tail})
