@@ -46,8 +46,9 @@ lint: install  ## style
 types: install  ## static types
 	$(BIN)/mypy
 
+# Not --quiet, which would hide warnings from --strict.
 docs: $(VENV)/.docs  ## the site, in build/site (a minute)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/.docs: $(INSTALLED)
 	$(PIP) install -q -c constraints.txt -e '.[docs]'
