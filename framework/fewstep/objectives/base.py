@@ -1,4 +1,4 @@
-"""Objectives: what is trained against what. Teacher training and distillation share this one interface.
+"""Objectives: losses over roles. Teacher training and distillation share this interface.
 
 An objective names its roles and phases and computes a loss. Optimisers, precision, averaging, checkpoints
 and logging belong to the trainer.
@@ -25,14 +25,14 @@ from fewstep.processes.base import Process
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """How one network takes part.
+    """Part of one network in a training.
 
     Args:
         trained: whether any phase updates it.
         starts_from: role whose weights it starts from ("teacher"), or None for a fresh initialisation.
         adapters: whether the recipe's `noise_input` and `step_input` are attached to it; `label_input` always is.
         step_input: whether `step_input` is, and no `noise_input`.
-        refreshed: whether the objective itself replaces its weights in the course of a training.
+        refreshed: whether the objective replaces its weights during a training.
         network: class of the network, which builds it. What sampling needs lives in the student's: a second head or a
             decoder is trained, averaged, exported and resumed with it.
     """
@@ -49,7 +49,7 @@ class RoleSpec:
 class Phase:
     """One kind of optimiser step: the roles in `train` are updated `repeat` times before the next phase.
 
-    It is left out until the share `after` of the training is done; one phase at least begins at 0.
+    It is skipped until the share `after` of the training is over; at least one phase must start at 0.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean tokens `x0` (LongTensor [B, L]) and what they come with, for the networks."""
+    """Clean tokens `x0` (LongTensor [B, L]) and their conditions."""
 
     x0: Tensor
     cond: Condition = NOTHING
@@ -79,8 +79,8 @@ class Batch:
 class LossOutput:
     """A scalar `loss` to minimise (mean over the batch) and detached numbers to log.
 
-    A metric is a scalar (a mean over the batch), or a pair (sum, count) where batches differ in how many values they
-    have; what is logged is the mean over all batches since the last line.
+    A metric is a scalar (a mean over the batch), or a pair (sum, count) if batches differ in their number of values.
+    The log has the mean over all batches since its last line.
     """
 
     loss: Tensor
@@ -89,10 +89,10 @@ class LossOutput:
 
 @dataclass
 class StepContext:
-    """What an objective may use during a step.
+    """Inputs of an objective during a step.
 
-    `generators` holds independent random streams by purpose ("time", "noise", "sample"); every one of them
-    is part of the checkpoint, so that a resumed run draws what the uninterrupted run would have drawn.
+    `generators` holds independent random streams by purpose ("time", "noise", "sample"). All of them are part of the
+    checkpoint, so a resumed run draws the same numbers as an uninterrupted one.
     """
 
     roles: Mapping[str, Network]
@@ -100,12 +100,12 @@ class StepContext:
     generators: Mapping[str, Generator]
     device: torch.device
     step: int = 0
-    """Optimiser steps that are done, of all `steps` of the training."""
+    """Optimiser steps so far, of the `steps` of the training."""
     steps: int = 1
     folder: Path | None = None
-    """Where an objective may keep files of its own."""
+    """Folder for files of the objective."""
     diagnose: bool = False
-    """Whether this step should also measure what costs extra; the trainer asks for it now and then."""
+    """Whether this step should also compute costly diagnostics; the trainer sets it now and then."""
 
     def denoiser(self, role: str) -> Denoiser:
         """The network of a role that predicts tokens."""
@@ -122,11 +122,11 @@ class StepContext:
         return (torch.arange(count, device=self.device) / count + shift) % 1.0
 
     def sample_time_of_blocks(self, count: int, *, antithetic: bool = False) -> Tensor:
-        """Times ~ U(0, 1), one for each of the units that are denoised together.
+        """Times ~ U(0, 1), one for each unit that is denoised at once.
 
-        That is a sample: [count]. Or a block, where networks go block by block: [count, L], constant within blocks.
-        One time for all blocks would estimate the same loss, which is a sum over blocks, with more noise (BD3-LM,
-        arXiv 2503.09573).
+        The unit is a sample: [count]. For block-autoregressive networks it is a block: [count, L], constant within
+        blocks. One time for all blocks would estimate the same loss, a sum over blocks, with more noise (BD3-LM, arXiv
+        2503.09573).
         """
         student = self.roles["student"]
         if student.block_size is None:
@@ -140,7 +140,7 @@ class StepContext:
 
         Args:
             values: a loss for each token, float [B, L].
-            where: BoolTensor [B, L], to average over its true positions alone; without any of them the mean is 0.
+            where: BoolTensor [B, L]; the mean is over its true positions, and 0 if there are none.
         """
         if where is None:
             return values.mean()
@@ -157,16 +157,16 @@ class Objective(Component, ABC):
     roles: ClassVar[Mapping[str, RoleSpec]] = {"student": RoleSpec()}
     spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
     sampler: ClassVar[str | None] = None
-    """The one sampler that its students are made for, if others would not draw what they learned."""
+    """The only sampler that suits its students; None if others do too."""
     likelihood: ClassVar[bool] = False
-    """Whether its student learns p(x | z_t) itself, so that there is a bound on its likelihood. Students that learn to
-    draw well in few steps have none that says anything."""
+    """Whether its student learns p(x | z_t), so that its likelihood has a bound. For students that learn to draw well
+    in few steps such a bound means nothing."""
     per_token: ClassVar[bool] = True
     """Whether its loss is a sum or mean of values [B, L] that `StepContext.mean` or `sum` reduces, so that a step may
     supervise fewer tokens. Losses of whole samples are not."""
 
     def usual_steps(self) -> int | None:
-        """Sampling steps that the student is made for, if the objective knows; used where nobody says otherwise."""
+        """Number of sampling steps that the student is trained for, as the default; None if any number suits it."""
         return None
 
     def setup(self, ctx: StepContext) -> None:
@@ -184,7 +184,7 @@ class Objective(Component, ABC):
         """Called after each optimiser step (teacher refresh, rounds)."""
 
     def state_dict(self) -> dict[str, object]:
-        """State that a resumed run needs (round counters); tensors, numbers, strings, lists and dicts."""
+        """State for a resumed run (round counters): tensors, numbers, strings, lists and dicts."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

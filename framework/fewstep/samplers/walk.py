@@ -1,4 +1,4 @@
-"""The walk from noise to data that samplers share: what is held fixed, how predictions are shaped, what is counted.
+"""The walk from noise to data that samplers share: given tokens, shaping of predictions, count of evaluations.
 
 Shapes: B batch, L tokens.
 """
@@ -35,12 +35,12 @@ from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 
 
 class ClassifierSection(Strict):
-    """A classifier that guides to the class that is asked for."""
+    """A classifier that guides samples to their class."""
 
     run: Annotated[str, Ref("run")] = Field(
         description="run folder or exported file of objective `classifier`, trained on the same data"
     )
-    weight: float = Field(1.0, ge=0, description="exponent of what the classifier says; 0 for nothing")
+    weight: float = Field(1.0, ge=0, description="exponent of the classifier's probability; 0 switches it off")
     approximate: bool = Field(
         True, description="to first order in the tokens, or with an evaluation of the classifier for each symbol"
     )
@@ -55,12 +55,12 @@ class WalkConfig(ComponentConfig):
         1.0, ge=0, description="weight of classifier-free guidance by labels; other than 1 or 0 it doubles the NFE"
     )
     classifier: ClassifierSection | None = Field(
-        None, description="guide a network that is told no labels by a classifier; masks only; null for none"
+        None, description="classifier that guides a network without label input; masks only; null for none"
     )
     greedy_tail: int | None = Field(
         None,
         ge=0,
-        description="so many last steps take the likeliest symbol and draw nothing; null: the process's own",
+        description="number of last steps that take the likeliest symbol instead of a draw; null: the process's own",
     )
     grid: Annotated[ComponentConfig, From("grids")] = Field(
         "linear", validate_default=True, description="times of the steps"
@@ -89,8 +89,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Walk:
-    """One batch on its way: the denoiser, what it is conditioned on, where random numbers come from, and `memory`, what
-    a sampler keeps from step to step about each sample (tensors [B, ...])."""
+    """One batch from noise to data: the denoiser, its conditions, the source of random numbers, and `memory`.
+
+    `memory` holds the state that a sampler carries from step to step for each sample (tensors [B, ...]).
+    """
 
     denoiser: Denoiser
     config: WalkConfig
@@ -112,7 +114,7 @@ class Walk:
         """The process of samplers that fill in masks (`masks_only`).
 
         Raises:
-            ValueError: there are no masks in it.
+            ValueError: the process has no masks.
         """
         process = self.denoiser.process
         if not isinstance(process, MaskedProcess):
@@ -120,7 +122,7 @@ class Walk:
         return process
 
     def start(self, count: int, length: int) -> Tensor:
-        """Noise, but for what is given: a state of the process at t = 1."""
+        """Noise, except for given tokens: a state of the process at t = 1."""
         process, device = self.denoiser.process, self.denoiser.device
         return self.hold(process.prior((count, length), device=device, generator=self.generator), 1.0)
 
@@ -141,20 +143,20 @@ class Walk:
         return self.with_given(self.denoiser.process.shown(x))
 
     def free(self, x: Tensor) -> Tensor:
-        """Where tokens are not given (BoolTensor [B, L])."""
+        """Mask of the tokens that are not given (BoolTensor [B, L])."""
         given = self.cond.given
         return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if given is None else given < 0
 
     def masks(self, x: Tensor) -> Tensor:
-        """Where tokens are still to be filled in (BoolTensor [B, L]); a place may be held at a mask for later."""
+        """Mask of the tokens to fill in (BoolTensor [B, L]); places whose given token is a mask do not count."""
         return self.denoiser.process.to_predict(x) & self.free(x)
 
     def select(self, rows: Tensor) -> Walk:
-        """The walk of some samples (BoolTensor [B]); with a stream for each it draws from theirs alone."""
+        """The walk of the samples in `rows` (BoolTensor [B]); with `SampleStreams` it draws only from their streams."""
         streams = self.generator
-        some = streams.select(rows) if isinstance(streams, SampleStreams) else streams
-        memory = {name: kept[rows] for name, kept in self.memory.items()}
-        return replace(self, cond=self.cond.select(rows), generator=some, memory=memory)
+        generator = streams.select(rows) if isinstance(streams, SampleStreams) else streams
+        memory = {name: values[rows] for name, values in self.memory.items()}
+        return replace(self, cond=self.cond.select(rows), generator=generator, memory=memory)
 
     def times(self, x: Tensor, *times: float) -> list[Tensor]:
         """Each time for every sample, float64 [B]."""
@@ -178,19 +180,19 @@ class Walk:
         return self.denoiser.process.step_back(x, prediction, now, then, generator=self.generator)
 
     def unshaped(self, x: Tensor, t: Tensor, s: Tensor) -> Prediction:
-        """The denoiser's prediction from times t to s (float [B]), guided and nothing else."""
+        """The denoiser's prediction from times t to s (float [B]), with guidance and no other shaping."""
         weight, generator = self.config.guidance, self.generator
         return guided(self.denoiser, x, t.float(), s.float(), weight=weight, cond=self.cond, generator=generator)
 
     def shaping(self, step: Step) -> tuple[RowMap, ...]:
-        """What the settings do to a prediction before a token is drawn."""
+        """Maps of the rows of a prediction by temperature, top-p and the greedy tail, before a token is drawn."""
         tail = self.config.greedy_tail
         greedy = step.count - step.index <= (self.denoiser.process.greedy_tail if tail is None else tail)
         return row_maps(temperature_=self.config.temperature, top_p_=self.config.top_p, greedy=greedy)
 
 
 class WalkSampler(Sampler):
-    """A sampler that goes through a grid of times from 1 to 0; tokens that are given stay as they are at every step."""
+    """A sampler that steps through a grid of times from 1 to 0; given tokens stay at every step."""
 
     Config: ClassVar[type[WalkConfig]]
     config: WalkConfig
@@ -229,7 +231,7 @@ class WalkSampler(Sampler):
         return Samples(x, (denoiser.evaluated - before) / count)
 
     def start(self, walk: Walk, count: int, length: int) -> Tensor:
-        """What samples are made of, a state of the process: noise, but for what is given."""
+        """The first state of the samples: noise, except for given tokens."""
         return walk.start(count, length)
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
@@ -249,7 +251,7 @@ class WalkSampler(Sampler):
 
 
 def _unfit_for_classifiers(sampler: str, recipe: RecipeView) -> Iterator[str]:
-    """Why a classifier cannot guide samples that a sampler draws of a recipe's model."""
+    """Reasons why a classifier cannot guide this sampler on a recipe's model."""
     if not PROCESSES.get(recipe.process.type).cls.carry_over:
         yield f"classifiers guide processes with masks, and the {recipe.process.type} process has none"
     if SAMPLERS.get(sampler).cls.gives_context:
