@@ -91,7 +91,7 @@ def write_tokenizer(folder: Path, data: Any = "digits", steps: int = 4, **backbo
     run = RunDir(folder)
     folder.mkdir(parents=True)
     run.resolved.write_text(dump_recipe(recipe))
-    Trainer(recipe, run, echo=lambda line: None).fit()
+    Trainer.from_recipe(recipe, run, echo=lambda line: None).fit()
     return folder
 
 

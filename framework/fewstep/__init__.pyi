@@ -37,12 +37,15 @@ from .objectives.base import StepContext as StepContext
 from .pipeline import Pipeline as Pipeline
 from .predictions.base import Prediction as Prediction
 from .predictions.base import rowwise as rowwise
+from .predictions.network import HeadPrediction as HeadPrediction
 from .processes.base import PROCESSES as PROCESSES
 from .processes.base import DiscreteProcess as DiscreteProcess
 from .processes.base import Process as Process
 from .processes.base import ProcessConfig as ProcessConfig
 from .recipe import load_recipe as load_recipe
 from .recipe.models import Recipe as Recipe
+from .recipe.models import TrainerSettings as TrainerSettings
+from .runs.folder import RunDir as RunDir
 from .runs.models import build_component as build_component
 from .runs.models import open_model as open_model
 from .samplers.base import SAMPLERS as SAMPLERS
@@ -55,4 +58,6 @@ from .samplers.walk import WalkConfig as WalkConfig
 from .samplers.walk import WalkSampler as WalkSampler
 from .schedules.base import SCHEDULES as SCHEDULES
 from .schedules.base import NoiseSchedule as NoiseSchedule
+from .training.assemble import Parts as Parts
+from .training.assemble import assemble as assemble
 from .training.trainer import Trainer as Trainer

@@ -83,7 +83,7 @@ def test_one_student_is_trained_for_a_range_of_steps(tmp_path: Path) -> None:
         recipe = parse_recipe({"name": name, **base, **more})
         run = RunDir.create(name, tmp_path / name)
         run.resolved.write_text(dump_recipe(recipe))
-        trainer = Trainer(recipe, run, echo=lambda line: None)
+        trainer = Trainer.from_recipe(recipe, run, echo=lambda line: None)
         trainer.fit()
         return trainer
 

@@ -94,7 +94,9 @@ def set_by_hand(model: Autoencoder) -> None:
 
 def change(folder: Path, how: Any) -> None:
     """Change the weights of a run's last checkpoint, and their average."""
-    trainer = Trainer(load_run_recipe(folder / "recipe.resolved.yaml"), RunDir(folder), echo=lambda line: None)
+    trainer = Trainer.from_recipe(
+        load_run_recipe(folder / "recipe.resolved.yaml"), RunDir(folder), echo=lambda line: None
+    )
     trainer.objective.setup(trainer.ctx)
     trainer._resume()
     student: Any = trainer.roles["student"]
@@ -318,7 +320,7 @@ def train(tokenizer: Path, folder: Path, **changes: Any) -> Path:
     parsed = parse_recipe(recipe(tokenizer, **changes))
     folder.mkdir()
     RunDir(folder).resolved.write_text(dump_recipe(parsed))
-    Trainer(parsed, RunDir(folder), echo=lambda line: None).fit()
+    Trainer.from_recipe(parsed, RunDir(folder), echo=lambda line: None).fit()
     return folder
 
 

@@ -134,7 +134,7 @@ def trained(path: Path, objective: object, steps: int, teacher: Path | None) -> 
     }
     recipe, run = parse_recipe(raw), RunDir.create("x", path)
     run.resolved.write_text(dump_recipe(recipe))
-    trainer = Trainer(recipe, run, echo=lambda line: None)
+    trainer = Trainer.from_recipe(recipe, run, echo=lambda line: None)
     trainer.fit()
     return trainer
 

@@ -22,7 +22,7 @@ def trainer(folder: Path, run: str, *sets: str) -> Trainer:
     path = data if data.exists() else write_cifar10(data)
     steps = ["train.steps=6", "train.checkpoint_every=3", "train.log_every=3"]
     loaded = load_recipe("cifar10-teacher", [*SMALL, *steps, f"data.path={path}", "data.size=4", *sets])
-    return Trainer(loaded.recipe, RunDir(folder / run), echo=lambda line: None)
+    return Trainer.from_recipe(loaded.recipe, RunDir(folder / run), echo=lambda line: None)
 
 
 @pytest.mark.medium

@@ -72,7 +72,7 @@ def trainer(folder: Path, **changes: Any) -> Trainer:
     recipe = parse_recipe({**BASE, **changes})
     run = RunDir.create(recipe.name, folder)
     run.resolved.write_text(dump_recipe(recipe))
-    return Trainer(recipe, run, echo=lambda line: None)
+    return Trainer.from_recipe(recipe, run, echo=lambda line: None)
 
 
 def train(folder: Path, **changes: Any) -> Path:

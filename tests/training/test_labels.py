@@ -74,7 +74,7 @@ def train(path: Path, **changes: Any) -> Trainer:
     recipe = parse_recipe({"name": path.name, **BASE, **changes})
     run = RunDir.create(recipe.name, path)
     run.resolved.write_text(dump_recipe(recipe))
-    trainer = Trainer(recipe, run, echo=lambda line: None)
+    trainer = Trainer.from_recipe(recipe, run, echo=lambda line: None)
     trainer.fit()
     return trainer
 
@@ -152,7 +152,7 @@ def _labelled(label: int) -> Any:
 def test_a_student_of_a_guided_teacher_starts_from_its_labels_and_learns(teacher: Path, tmp_path: Path) -> None:
     recipe = student_recipe(teacher)
     parsed = parse_recipe({"name": "s", **BASE, **recipe})
-    fresh = Trainer(parsed, RunDir(tmp_path / "unused"), echo=lambda line: None)
+    fresh = Trainer.from_recipe(parsed, RunDir(tmp_path / "unused"), echo=lambda line: None)
     vectors = {name: role.label_input.vectors.weight for name, role in fresh.roles.items()}  # type: ignore[union-attr]
     assert vectors["teacher"].any()
     assert torch.equal(vectors["teacher"], vectors["student"])
@@ -174,7 +174,7 @@ def test_objectives_with_labels_resume_exactly(teacher: Path, tmp_path: Path, ki
     raw["train"]["accumulate"] = 2
     recipe = parse_recipe(raw)
     _check_resume(recipe, tmp_path)
-    _check_gradients(Trainer(recipe, RunDir(tmp_path / "gradients"), echo=lambda line: None))
+    _check_gradients(Trainer.from_recipe(recipe, RunDir(tmp_path / "gradients"), echo=lambda line: None))
 
 
 def test_the_drop_reaches_the_network_and_the_labels_are_those_of_the_samples(
@@ -215,7 +215,7 @@ def test_labels_go_with_blocks(tmp_path: Path) -> None:
 def refusal(path: Path, **changes: Any) -> str:
     recipe = parse_recipe({"name": "x", **BASE, **changes})
     with pytest.raises(UserError) as caught:
-        Trainer(recipe, RunDir(path), echo=lambda line: None)
+        Trainer.from_recipe(recipe, RunDir(path), echo=lambda line: None)
     return str(caught.value)
 
 
@@ -275,6 +275,6 @@ def test_digits_are_scored_by_the_class_asked_for(tmp_path: Path) -> None:
     loaded = load_recipe("digits-labelled-teacher", sets)
     run = RunDir.create("d", tmp_path / "d")
     run.resolved.write_text(dump_recipe(loaded.recipe))
-    Trainer(loaded.recipe, run, echo=lambda line: None).fit()
+    Trainer.from_recipe(loaded.recipe, run, echo=lambda line: None).fit()
     (row,) = evaluate_run(str(run.path), steps=[2], samples=40)
     assert 0 <= row["metrics"]["class_accuracy"] < 0.5

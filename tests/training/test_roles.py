@@ -35,7 +35,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
 
 def roles(tmp_path: Path, teacher: RunDir, *sets: str) -> Trainer:
     recipe = load_recipe("smoke-dmmd", sets, teacher=str(teacher.path)).recipe
-    return Trainer(
+    return Trainer.from_recipe(
         recipe, RunDir.create("x", tmp_path / f"roles{len(list(tmp_path.iterdir()))}"), echo=lambda line: None
     )
 

@@ -108,7 +108,7 @@ def test_roles_have_their_own_optimiser_settings(train: Train) -> None:
 def test_a_student_starts_as_its_teacher_and_both_roles_move(train: Train, tmp_path: Path) -> None:
     teacher = train("smoke-teacher", "teacher")
     recipe = load_recipe("smoke-dmmd", teacher=str(teacher.path)).recipe
-    trainer = Trainer(recipe, RunDir.create("x", tmp_path / "student"), echo=lambda line: None)
+    trainer = Trainer.from_recipe(recipe, RunDir.create("x", tmp_path / "student"), echo=lambda line: None)
     start = open_model(teacher.path).denoiser.backbone.state_dict()
     for role in ("teacher", "student", "auxiliary"):
         for name, weight in trainer.roles[role].backbone.state_dict().items():  # type: ignore[union-attr, operator]
@@ -137,7 +137,7 @@ def test_only_roles_that_a_phase_trains_have_dropout(
     teacher = train("smoke-teacher", "teacher", "backbone.dropout=0.5")
     sets = ["backbone.dropout=0.5", "objective.updates=alternating", "train.steps=6"]
     recipe = load_recipe("smoke-dmmd", sets, teacher=str(teacher.path)).recipe
-    Trainer(recipe, RunDir.create("x", tmp_path / "student"), echo=lambda line: None).fit()
+    Trainer.from_recipe(recipe, RunDir.create("x", tmp_path / "student"), echo=lambda line: None).fit()
     assert repeatable["student"] == {("teacher", True), ("student", False), ("auxiliary", True)}
     assert repeatable["auxiliary"] == {("teacher", True), ("student", True), ("auxiliary", False)}
 

@@ -118,11 +118,6 @@ class Denoiser(Network, ABC):
     has_clock: bool = False
     """Whether its predictions bring a clock (`Prediction.clock`), which only samplers that follow one can use."""
 
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """Where its tensors live."""
-
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         """What `forward` returns, uncounted."""

@@ -94,6 +94,17 @@ class EvaluateSection(Strict):
     metrics: tuple[Annotated[ComponentConfig, From("metrics")], ...] = Field((), description="metrics, by name")
 
 
+class TrainerSettings(Strict):
+    """The sections of a recipe that the trainer itself reads; all that a training without a recipe has to say."""
+
+    seed: int = Field(0, ge=0, description="seed of data order and noise")
+    optim: OptimSection = OptimSection()
+    train: TrainSection
+    ema: EmaSection = EmaSection()
+    watch: WatchSection = WatchSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+
 class Recipe(Strict):
     """All settings of one model: data, training or distillation, sampling and evaluation."""
 
@@ -133,3 +144,15 @@ class Recipe(Strict):
         if process is None or getattr(sampler, "greedy_tail", 0) is not None:
             return sampler
         return sampler.model_copy(update={"greedy_tail": registry("processes").get(process.type).cls.greedy_tail})
+
+    @property
+    def settings(self) -> TrainerSettings:
+        """What of it the trainer reads."""
+        return TrainerSettings(
+            seed=self.seed,
+            optim=self.optim,
+            train=self.train,
+            ema=self.ema,
+            watch=self.watch,
+            evaluate=self.evaluate,
+        )

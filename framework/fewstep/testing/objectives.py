@@ -42,7 +42,7 @@ def check_objective(config: Raw, *, processes: tuple[str, ...] | None = None, st
             root = Path(folder)
             teacher = _train(_recipe("denoising", process, 4, None), root / "teacher")
             recipe = _recipe(config, process, steps, teacher.run.path)
-            trainer = Trainer(recipe, _run(recipe, root / "gradients"), echo=_silent)
+            trainer = Trainer.from_recipe(recipe, _run(recipe, root / "gradients"), echo=_silent)
             _check_gradients(trainer)
             _check_reduction(trainer)
             _check_resume(recipe, root)
@@ -105,7 +105,7 @@ def _run(recipe: Recipe, path: Path) -> RunDir:
 
 
 def _train(recipe: Recipe, path: Path) -> Trainer:
-    trainer = Trainer(recipe, _run(recipe, path), echo=_silent)
+    trainer = Trainer.from_recipe(recipe, _run(recipe, path), echo=_silent)
     trainer.fit()
     return trainer
 
@@ -171,11 +171,11 @@ def _check_resume(recipe: Recipe, root: Path) -> None:
     shutil.copytree(straight.run.path, root / "resumed")
     run = RunDir(root / "resumed")
     shutil.rmtree(list_checkpoints(run.checkpoints)[-1])
-    resumed = Trainer(recipe, run, echo=_silent)
+    resumed = Trainer.from_recipe(recipe, run, echo=_silent)
     resumed.fit()
     _assert_equal(straight.state_dict(), resumed.state_dict(), "")
     assert _metrics(straight.run) == _metrics(resumed.run), "metrics.jsonl differs after a resume"
-    fresh = Trainer(recipe, RunDir(root / "unused"), echo=_silent)
+    fresh = Trainer.from_recipe(recipe, RunDir(root / "unused"), echo=_silent)
     for name in [name for name, role in straight.objective.roles.items() if not (role.trained or role.refreshed)]:
         _assert_equal(fresh.roles[name].state_dict(), straight.roles[name].state_dict(), f"frozen role {name}")
 

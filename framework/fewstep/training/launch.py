@@ -74,15 +74,15 @@ def fit(
     """Train in `run`, which is new or holds an earlier part of the same training."""
     prepare(loaded, run)
     try:
-        trainer = Trainer(loaded.recipe, run, dataset=dataset, echo=echo)
-        _introduce(trainer)
+        trainer = Trainer.from_recipe(loaded.recipe, run, dataset=dataset, echo=echo)
+        _introduce(trainer, loaded.recipe.name)
     except FewstepError as error:
         run.set_status("failed", error=str(error))
         raise
     return trainer.fit()
 
 
-def _introduce(trainer: Trainer) -> None:
+def _introduce(trainer: Trainer, name: str) -> None:
     """Say what is about to be trained, and on what, and put it on record.
 
     Raises:
@@ -93,7 +93,7 @@ def _introduce(trainer: Trainer) -> None:
     choices = {"device": trainer.device.type, **settled}
     told = ", ".join(f"{name} {value}" for name, value in choices.items())
     size = sum(p.numel() for p in student.parameters())
-    trainer.echo(f"{trainer.recipe.name}: {size:,} parameters, {len(trainer.dataset):,} samples, {told}")
+    trainer.echo(f"{name}: {size:,} parameters, {len(trainer.dataset):,} samples, {told}")
     if trainer.dataset.remark:
         trainer.echo(f"note: {trainer.dataset.remark}")
     record = {
@@ -102,7 +102,7 @@ def _introduce(trainer: Trainer) -> None:
         **choices,
         "data": trainer.dataset.fingerprint,
         **({"data_remark": trainer.dataset.remark} if trainer.dataset.remark else {}),
-        "seed": trainer.recipe.seed,
+        "seed": trainer.settings.seed,
     }
     rewrite(trainer.run.environment, json.dumps(record, indent=2) + "\n")
 

@@ -15,12 +15,10 @@ from torch import Tensor
 
 from fewstep.core.errors import OperationError
 from fewstep.data.base import Dataset
-from fewstep.denoisers.base import Network
-from fewstep.objectives.base import OBJECTIVES, Batch, Objective, Phase, StepContext
+from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.predictions.condition import Condition
 from fewstep.recipe import dump_recipe
-from fewstep.recipe.models import Recipe
-from fewstep.runs.build import build_process, usual_steps
+from fewstep.recipe.models import Recipe, TrainerSettings
 from fewstep.runs.checkpoint import (
     EXPORT_FORMAT,
     checkpoint_name,
@@ -29,17 +27,16 @@ from fewstep.runs.checkpoint import (
     save_checkpoint,
 )
 from fewstep.runs.folder import RunDir
-from fewstep.runs.models import build_component, build_dataset
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 from fewstep.runtime.seeding import derived_seed, generator_for
-from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.base import Sampler
+from fewstep.training.assemble import Parts, assemble
 from fewstep.training.ema import Ema
 from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
-from fewstep.training.roles import build_roles
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
 
@@ -57,62 +54,78 @@ class FitResult:
 
 
 class Trainer:
-    """Trains the roles of a recipe's objective in a run folder; resumes exactly from the folder's last checkpoint.
+    """Trains the networks of an objective's roles in a run folder; resumes exactly from the folder's last checkpoint.
 
     Args:
-        recipe: validated recipe.
+        parts: dataset, process, objective and networks (`assemble` makes them of a recipe). Networks are moved to the
+            device and changed in place.
+        settings: how long, how fast, on what device.
         run: folder that the run lives in.
-        dataset: the recipe's data, if it is in memory already.
+        recipe: what the parts were made of, which the run's export carries; None for parts made by hand.
         echo: where console lines go.
 
     Raises:
-        UserError: the teacher does not fit, or data cannot be read.
+        UserError: the device is not there, or a model that the sampler names does not fit.
     """
 
     def __init__(
-        self, recipe: Recipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = print
+        self,
+        parts: Parts,
+        settings: TrainerSettings,
+        run: RunDir,
+        *,
+        recipe: Recipe | None = None,
+        echo: Callable[[str], None] = print,
     ) -> None:
-        self.recipe, self.run, self.echo = recipe, run, echo
-        self.device = resolve_device(recipe.train.device)
-        self.dataset = dataset or build_dataset(recipe)
-        self.process = build_process(recipe, self.dataset)
-        self.objective: Objective = build_component(OBJECTIVES, recipe.objective)
-        reads_labels = any(role.network.reads_labels for role in self.objective.roles.values())
-        labels = self.dataset.labels if recipe.label_input or reads_labels else None
+        self.settings, self.run, self.recipe, self.echo = settings, run, recipe, echo
+        self.device = resolve_device(settings.train.device)
+        self.dataset, self.process, self.objective = parts.dataset, parts.process, parts.objective
+        self.roles = {name: network.to(self.device).eval() for name, network in parts.roles.items()}
+        reads_labels = any(network.conditioned_on_labels or network.reads_labels for network in self.roles.values())
+        labels = self.dataset.labels if reads_labels else None
         self.labels = None if labels is None else labels.to(self.device)
-        self.roles = self._build_roles()
         self.trained = [name for name, role in self.objective.roles.items() if role.trained]
-        self.turns = Turns(self.objective.phases(), recipe.train.steps)
+        self.turns = Turns(self.objective.phases(), settings.train.steps)
 
-        self.settings = {name: settings_of(recipe.optim, name) for name in self.trained}
-        self.optimizers = {name: build_optimizer(self.settings[name], self.roles[name]) for name in self.trained}
-        self.ema = Ema(self.roles["student"], recipe.ema.decay)
+        self.optim = {name: settings_of(settings.optim, name) for name in self.trained}
+        self.optimizers = {name: build_optimizer(self.optim[name], self.roles[name]) for name in self.trained}
+        self.ema = Ema(self.roles["student"], settings.ema.decay)
         self.loader = self._loader()
-        streams = {name: generator_for(recipe.seed, name, self.device) for name in _STREAMS}
+        streams = {name: generator_for(settings.seed, name, self.device) for name in _STREAMS}
         self.ctx = StepContext(
-            self.roles, self.process, streams, self.device, steps=recipe.train.steps, folder=run.path
+            self.roles, self.process, streams, self.device, steps=settings.train.steps, folder=run.path
         )
         self.generators = {**streams, **_global_generators(self.device)}
         if self.dataset.augments:
-            self.generators["augment"] = generator_for(recipe.seed, "augment", self.device)
+            self.generators["augment"] = generator_for(settings.seed, "augment", self.device)
         self.updates = dict.fromkeys(self.trained, 0)
         self.all_updates = {name: self.turns.updates(name) for name in self.trained}
         self.sums: dict[str, tuple[Any, float]] = {}
-        self.watch = self._watch()
+        self.watch = self._watch(parts.sampler)
         self._stop = threading.Event()
 
-    def _build_roles(self) -> dict[str, Network]:
-        """Every role's network, in place."""
-        built = build_roles(self.recipe, self.objective.roles, self.dataset, self.process)
-        return {name: network.to(self.device).eval() for name, network in built.items()}
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = print
+    ) -> Trainer:
+        """The trainer of a recipe.
+
+        Args:
+            dataset: the recipe's data, if they are in memory already.
+
+        Raises:
+            UserError: the teacher does not fit, or data cannot be read.
+        """
+        resolve_device(recipe.train.device)  # before anything is built for nothing
+        return cls(assemble(recipe, dataset), recipe.settings, run, recipe=recipe, echo=echo)
 
     def _loader(self) -> Loader:
         """Batches from memory, on the device; or read ahead from disk."""
-        order = EpochOrder(len(self.dataset), derived_seed(self.recipe.seed, "order"))
+        order = EpochOrder(len(self.dataset), derived_seed(self.settings.seed, "order"))
         train, readers = self.dataset.train, self.dataset.readers
         if isinstance(train, Tensor):
             train = train.to(self.device)
-        return Loader(order, lambda rows: train[rows], self.recipe.train.batch_size, readers=readers)
+        return Loader(order, lambda rows: train[rows], self.settings.train.batch_size, readers=readers)
 
     # ---------------------------------------------------------------- loop
 
@@ -127,15 +140,16 @@ class Trainer:
 
     def _fit(self) -> FitResult:
         for name, generator in _global_generators(self.device).items():
-            generator.manual_seed(derived_seed(self.recipe.seed, name))
+            generator.manual_seed(derived_seed(self.settings.seed, name))
         self.objective.setup(self.ctx)
         self._resume()
-        total, every = self.recipe.train.steps, self.recipe.train
+        total, every = self.settings.train.steps, self.settings.train
         self.logger = RunLogger(self.run, start=self.ctx.step, total=total, echo=self.echo)
-        self.logger.text("recipe", dump_recipe(self.recipe))
+        if self.recipe is not None:
+            self.logger.text("recipe", dump_recipe(self.recipe))
         self._status("running")
         reset_peak(self.device)
-        begun, size = self.ctx.step, self.recipe.train.batch_size * self.dataset.spec.length
+        begun, size = self.ctx.step, self.settings.train.batch_size * self.dataset.spec.length
         try:
             with self._signals():
                 while self.ctx.step < total and not self._stop.is_set():
@@ -160,9 +174,11 @@ class Trainer:
         last = self.run.last_checkpoint()
         # What was killed between its last checkpoint and its export has nothing to save once more.
         path = last if last and last.name == checkpoint_name(self.ctx.step) else self.save()
-        finished = self.ctx.step >= self.recipe.train.steps
+        finished = self.ctx.step >= self.settings.train.steps
         if finished:
-            metadata = {"recipe": dump_recipe(self.recipe), "step": str(self.ctx.step), "format": EXPORT_FORMAT}
+            metadata = {"step": str(self.ctx.step)}
+            if self.recipe is not None:
+                metadata |= {"recipe": dump_recipe(self.recipe), "format": EXPORT_FORMAT}
             export_weights(self.run.export, self.ema.weights, metadata)
         else:
             self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")
@@ -199,7 +215,7 @@ class Trainer:
 
     def _batches(self) -> list[Batch]:
         rows, tokens = (part.to(self.device) for part in self.loader.next())
-        parts = self.recipe.train.accumulate
+        parts = self.settings.train.accumulate
         return [self._batch(*part) for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True)]
 
     def batch(self, rows: Tensor) -> Batch:
@@ -217,8 +233,8 @@ class Trainer:
 
     def _micro_batch(self, phase: Phase, batch: Batch) -> Tensor:
         """Backward pass of one micro-batch; returns its share of the batch's mean loss."""
-        share = batch.size / self.recipe.train.batch_size
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.train.precision == "bf16"):
+        share = batch.size / self.settings.train.batch_size
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.train.precision == "bf16"):
             out = self.objective.loss(phase, batch, self.ctx)
         (out.loss * share).backward()
         for name, value in out.metrics.items():
@@ -227,7 +243,7 @@ class Trainer:
         return out.loss.detach() * share
 
     def _clip(self, phase: Phase, name: str) -> Tensor:
-        limit = self.settings[name].clip
+        limit = self.optim[name].clip
         norm = torch.nn.utils.clip_grad_norm_(self.roles[name].parameters(), limit or float("inf"))
         self._check_finite(phase, f"gradient of '{name}'", norm)
         return norm
@@ -243,7 +259,7 @@ class Trainer:
         )
 
     def _update(self, name: str) -> None:
-        rate = learning_rate(self.settings[name], self.updates[name], self.all_updates[name])
+        rate = learning_rate(self.optim[name], self.updates[name], self.all_updates[name])
         optimizer = self.optimizers[name]
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -252,18 +268,18 @@ class Trainer:
         self.updates[name] += 1
         self._collect({f"{name}/lr": torch.tensor(rate)})
 
-    def _watch(self) -> Watch | None:
+    def _watch(self, sampler: Sampler) -> Watch | None:
         """Distillations are watched."""
-        section = self.recipe.watch
+        section = self.settings.watch
         if not section.times or "teacher" not in self.objective.roles:
             return None
         return Watch(
             section,
             dataset=self.dataset,
-            sampler=build_component(SAMPLERS, self.recipe.sampler),
-            steps=usual_steps(self.recipe),
-            total=self.recipe.train.steps,
-            seed=self.recipe.seed,
+            sampler=sampler,
+            steps=self.objective.usual_steps() or max(self.settings.evaluate.steps),
+            total=self.settings.train.steps,
+            seed=self.settings.seed,
         )
 
     def _look(self, watch: Watch) -> None:
@@ -293,7 +309,7 @@ class Trainer:
         return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
 
     def _status(self, state: str, **details: object) -> None:
-        self.run.set_status(state, step=self.ctx.step, steps=self.recipe.train.steps, **details)
+        self.run.set_status(state, step=self.ctx.step, steps=self.settings.train.steps, **details)
 
     # --------------------------------------------------------------- state
 
@@ -311,16 +327,20 @@ class Trainer:
             "evaluated": {name: role.evaluated for name, role in self.roles.items()},
             "sums": {name: [float(total), weight] for name, (total, weight) in self.sums.items()},
             "data": self.dataset.fingerprint,
+            "models": {key: model.digest for key, model in self.objective.opened.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned.
 
         Raises:
-            OperationError: the data are not those that the run began with.
+            OperationError: the data, or models that the objective names, are not those that the run began with.
         """
         if state["data"] != self.dataset.fingerprint:
             raise OperationError(f"run '{self.run.path}' was trained on other data than this recipe gives now")
+        for key, digest in state.get("models", {}).items():  # earlier checkpoints do not tell
+            if self.objective.open_model(key).digest != digest:
+                raise OperationError(f"objective.{key}: run '{self.run.path}' began with other weights of this model")
         self.ctx.step = state["step"]
         self.updates = dict(state["updates"])
         for name, role in self.roles.items():
@@ -339,7 +359,7 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the present step."""
         return save_checkpoint(
-            self.run.checkpoints, self.ctx.step, self.state_dict(), keep_last=self.recipe.train.keep_last
+            self.run.checkpoints, self.ctx.step, self.state_dict(), keep_last=self.settings.train.keep_last
         )
 
     def _resume(self) -> None:
