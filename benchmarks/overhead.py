@@ -77,7 +77,7 @@ def ratio(model: NetworkDenoiser, sampler: Sampler, size: Size) -> tuple[float, 
     def draw() -> None:
         nonlocal nfe
         streams = SampleStreams(0, range(size.batch))
-        nfe = sampler.sample(model, size.batch, steps=sampler.only_steps or size.steps, generator=streams).nfe
+        nfe = sampler.sample(model, size.batch, steps=sampler.traits.only_steps or size.steps, generator=streams).nfe
 
     forward()
     draw()
@@ -96,7 +96,7 @@ def rows(size: Size) -> list[tuple[str, str, float, float]]:
         model = network(size, process)
         for name in SAMPLERS.names():
             kind = SAMPLERS.get(name).cls
-            if kind.gives_context or (kind.masks_only and process != "masked"):
+            if kind.traits.gives_context or (kind.traits.masks_only and process != "masked"):
                 continue
             value, nfe = ratio(model, SAMPLERS.build({"type": name, **NEEDS_SETTINGS.get(name, {})}), size)
             table.append((process, name, nfe, value))

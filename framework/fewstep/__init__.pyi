@@ -15,6 +15,10 @@ from .data.base import DATASETS as DATASETS
 from .data.base import Codec as Codec
 from .data.base import Dataset as Dataset
 from .data.base import DataSpec as DataSpec
+from .data.base import Files as Files
+from .data.base import Pictures as Pictures
+from .data.base import View as View
+from .data.images.base import ImageDataset as ImageDataset
 from .denoisers.base import Blueprint as Blueprint
 from .denoisers.base import Denoiser as Denoiser
 from .denoisers.base import Network as Network
@@ -50,6 +54,7 @@ from .runs.models import build_component as build_component
 from .runs.models import open_model as open_model
 from .samplers.base import SAMPLERS as SAMPLERS
 from .samplers.base import Sampler as Sampler
+from .samplers.base import SamplerTraits as SamplerTraits
 from .samplers.base import Samples as Samples
 from .samplers.base import StepState as StepState
 from .samplers.walk import Step as Step

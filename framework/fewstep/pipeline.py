@@ -51,8 +51,7 @@ class Generated:
     @property
     def images(self) -> Tensor | None:
         """Images in [0, 1], float [N, C, H, W], or drawings of what can be drawn (music); None for all else."""
-        images = self.dataset.to_images(self.tokens)
-        return self.dataset.to_drawings(self.tokens) if images is None else images
+        return self.dataset.pictures(self.tokens)
 
     def save(self, path: str | Path) -> Path:
         """Write a sheet of all samples: `path`.png for images, `path`.txt for all else; returns what was written."""

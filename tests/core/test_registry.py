@@ -16,6 +16,7 @@ from fewstep.core.entries import RegistryError, undo_registrations_on_failure
 from fewstep.core.errors import UserError
 from fewstep.core.kinds import KINDS, registry
 from fewstep.core.registry import Registry
+from fewstep.samplers.base import SAMPLERS
 
 PACKAGE = "toy_components"
 
@@ -95,6 +96,12 @@ def test_a_check_beside_the_settings_is_refused(toys: Registry[Toy]) -> None:
     with pytest.raises(RegistryError, match=r"toy 'kite' .* defines check_recipe itself, where nobody asks; move it"):
         toys.register("kite")(mine)
     assert "kite" not in toys.names()
+
+
+def test_a_flag_of_samplers_of_before_is_refused() -> None:
+    cls = type("Heun", (SAMPLERS.get("ancestral").cls,), {"masks_only": True})
+    with pytest.raises(RegistryError, match=r"sampler 'heun' .* defines masks_only itself, .* `traits = SamplerTraits"):
+        SAMPLERS.register("heun")(cls)
 
 
 def test_settings_derive_from_those_of_the_kind(toys: Registry[Toy], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_text_names_the_notes(tmp_path: Path) -> None:
 def test_drawings_show_each_voice_where_it_sounds(tmp_path: Path) -> None:
     slots = [[50, 49, 48, -1], [50, 50, 48, 48]]
     data = build(tmp_path, parts={"train": [slots], "valid": [slots]})
-    drawing = data.to_drawings(data.train)[0, :, :, ::2]  # a slot is two pixels wide
+    drawing = data.piano_rolls(data.train)[0, :, :, ::2]  # a slot is two pixels wide
     inked = (drawing < 1).any(0)  # rows: 51 (margin), 50, 49, 48, 47 (margin)
     assert inked.int().tolist() == [[0, 0], [1, 1], [1, 0], [1, 1], [0, 0]]
     colours = {tuple(drawing[:, row, 0].tolist()) for row in (1, 2, 3)}

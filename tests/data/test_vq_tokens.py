@@ -16,8 +16,9 @@ from torch import Tensor
 from fewstep.backbones.autoencoder import Autoencoder
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import RecipeError, UserError
-from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.base import DATASETS, DataSpec
 from fewstep.data.images import vq_tokens
+from fewstep.data.images.base import ImageDataset
 from fewstep.data.images.vq_tokens import VqTokens
 from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.evaluation.score import score
@@ -42,10 +43,9 @@ def _patches() -> Iterator[None]:
     with DATASETS.snapshot():
 
         @DATASETS.register("patches")
-        class Patches(Dataset):
+        class Patches(ImageDataset):
             """Images of 4 x 6 pixels made of 2 x 2 patches of one level each; the last ones are held out."""
 
-            kind = "image"
             labelled: ClassVar[bool] = True
 
             class Config(ComponentConfig):

@@ -45,7 +45,7 @@ Cell = Callable[[Entry], str]
 
 def sampler_process(entry: Entry) -> str:
     """Processes whose states a sampler can draw."""
-    return "masked" if entry.cls.masks_only else "both"
+    return "masked" if entry.cls.traits.masks_only else "both"
 
 
 def directions(entry: Entry) -> str:

@@ -15,7 +15,7 @@ from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Objective, RoleSpec
 from fewstep.recipe import checks
 from fewstep.recipe.models import Recipe
-from fewstep.samplers.base import SAMPLERS, Sampler
+from fewstep.samplers.base import SAMPLERS, Sampler, SamplerTraits
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
 PLAIN: dict[str, Any] = {
@@ -70,7 +70,7 @@ def test_spaces() -> None:
 
     @SAMPLERS.register("heun")
     class Heun(Sampler):
-        spaces = frozenset({"gaussian"})
+        traits = SamplerTraits(spaces=frozenset({"gaussian"}))
 
         class Config(ComponentConfig):
             type: Literal["heun"] = "heun"

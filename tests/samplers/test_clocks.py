@@ -102,7 +102,7 @@ def test_shaping_and_guidance_keep_the_clock() -> None:
     assert plain.shaped(temperature(0.5)).on_clock(t, s) == (t, s)
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in SAMPLERS.entries() if not entry.cls.follows_clock])
+@pytest.mark.parametrize("name", [entry.name for entry in SAMPLERS.entries() if not entry.cls.traits.follows_clock])
 def test_samplers_that_choose_places_themselves_refuse_it(name: str) -> None:
     source = Markov(Markov.Config(vocab_size=3, length=4, size=8))
     with pytest.raises(ValueError, match="has a clock of its own"):

@@ -60,12 +60,12 @@ JOINT = ["{type: ancestral, precision: joint_fp64}", "{type: ancestral, precisio
 @pytest.mark.parametrize("process", ["masked", "uniform"])
 def test_given_tokens_are_unchanged_under_a_thousand_masks(config: str, process: str) -> None:
     sampler = SAMPLERS.build(yaml.safe_load(config))
-    if process == "uniform" and (sampler.masks_only or config in JOINT):
+    if process == "uniform" and (sampler.traits.masks_only or config in JOINT):
         pytest.skip(f"{config} fills in masks")
     source = Markov(Markov.Config(vocab_size=5, length=8, successors=2, size=8))
     # The schedule ends far from alpha = 1, and still no mask may be left.
     noise = PROCESSES.build({"type": process, "schedule": {"type": "linear", "eps": 0.05}}, vocab_size=5)
-    oracle = exact_denoiser(source, noise, block_size=4 if sampler.gives_context else None)
+    oracle = exact_denoiser(source, noise, block_size=4 if sampler.traits.gives_context else None)
     generator = torch.Generator().manual_seed(7)
     tokens = torch.randint(5, (1000, 8), generator=generator)
     shares = torch.rand(1000, 1, generator=generator)  # from nothing given to everything

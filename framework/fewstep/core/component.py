@@ -89,6 +89,10 @@ class Component:
     """
 
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    moved: ClassVar[Mapping[str, str]] = {
+        "check_recipe": "move it into its Config, as `def check_recipe(self, recipe)`"
+    }
+    """Names that a class must not define, since nothing reads them any more, and what to write instead."""
     config: ComponentConfig
     opener: Opener | None = None
     """Function that opens models named by settings; `Registry.build` sets it before the constructor runs."""

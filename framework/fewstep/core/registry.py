@@ -68,11 +68,11 @@ class Registry(Generic[T]):
     def _check(self, name: str, cls: type[T]) -> None:
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
             raise RegistryError(f"{self.kind} '{name}' must be a class derived from {self.base.__name__}")
-        if any("check_recipe" in vars(base) for base in cls.__mro__):
-            raise RegistryError(
-                f"{self.kind} '{name}' ({cls.__qualname__}) defines check_recipe itself, where nobody asks; move it "
-                "into its Config, as `def check_recipe(self, recipe)`"
-            )
+        for old, instead in self.base.moved.items():
+            if any(old in vars(base) for base in cls.__mro__):
+                raise RegistryError(
+                    f"{self.kind} '{name}' ({cls.__qualname__}) defines {old} itself, where nobody asks; {instead}"
+                )
         base_config = self.base.Config
         if not issubclass(cls.Config, base_config):
             raise RegistryError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
@@ -80,6 +80,23 @@ class Preparable(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """A view of samples as pictures: `draw` turns LongTensor [N, L] into float [N, C, H, W] in [0, 1]."""
+
+    draw: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Files:
+    """A view of samples as files: `write` turns LongTensor [N, L] into the contents of N files, named with `suffix`."""
+
+    suffix: str
+    write: Callable[[Tensor], list[bytes]]
+
+
+View = Pictures | Files
+
 D = TypeVar("D", bound="Dataset")
 
 
@@ -92,9 +109,14 @@ class Dataset(Component, ABC):
     A class of labelled data sets `labelled`, since recipes are checked before data are read.
 
     An exported model shows samples without the training data. `codec` therefore returns all that `to_text`, `symbols`,
-    `to_images` and `to_drawings` use besides `config` and `spec`, and `restore` sets it again.
+    and `views` use besides `config` and `spec`, and `restore` sets it again.
     """
 
+    moved: ClassVar[Mapping[str, str]] = {
+        **Component.moved,
+        **dict.fromkeys(("to_drawings", "to_midi"), "name it in `views`"),
+        "prepare": "move it into its Config, as `def prepare(self, processes, verify)`",
+    }
     kind: ClassVar[Literal["tokens", "text", "image"]] = "tokens"
     labelled: ClassVar[bool] = False
     spec: DataSpec
@@ -174,26 +196,14 @@ class Dataset(Component, ABC):
         """Readable names of the V tokens."""
         return [str(token) for token in range(self.spec.vocab_size)]
 
-    def to_images(self, samples: Tensor) -> Tensor | None:
-        """Images in [0, 1], float [N, C, H, W], for image data; None otherwise."""
-        return None
+    def views(self) -> Mapping[str, View]:
+        """Ways to show samples besides text, by name; pictures of a sheet are the first `Pictures` among them."""
+        return {}
 
-    def originals(self, rows: slice | Tensor, *, held_out: bool = False) -> Tensor | None:
-        """Images of training or held-out samples (`rows` as in `train[rows]`) before they became tokens.
-
-        They differ from `to_images` only if tokens lose detail.
-        """
-        source = self.held_out if held_out else self.train
-        assert source is not None
-        return self.to_images(source[rows])
-
-    def to_drawings(self, samples: Tensor) -> Tensor | None:
-        """Pictures of samples that are not images, in [0, 1], float [N, C, H, W]; None if text suffices."""
-        return None
-
-    def to_midi(self, samples: Tensor) -> list[bytes] | None:
-        """A MIDI file per sample, for music; None otherwise."""
-        return None
+    def pictures(self, samples: Tensor) -> Tensor | None:
+        """Samples (LongTensor [N, L]) as the first of their `Pictures`, or None for data without any."""
+        drawn = [view for view in self.views().values() if isinstance(view, Pictures)]
+        return drawn[0].draw(samples) if drawn else None
 
 
 DATASETS: Registry[Dataset] = Registry("dataset", Dataset, "fewstep.data")

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fewstep.core.errors import UserError
-from fewstep.data.base import Codec, Dataset
+from fewstep.data.base import Codec, Dataset, Files, Pictures, View
 
 
 def codec_problem(dataset: Dataset) -> str | None:
@@ -21,9 +22,9 @@ def codec_problem(dataset: Dataset) -> str | None:
         stored = Codec(json.loads(json.dumps(dict(codec.values))), dict(codec.files))
         bare = type(dataset).without_data(dataset.config, dataset.spec, dataset.fingerprint, stored, dataset.labels)
         is_same = bare.to_text(samples) == dataset.to_text(samples) and bare.symbols() == dataset.symbols()
-        for name in ("to_images", "to_drawings"):
-            ours, theirs = getattr(bare, name)(samples), getattr(dataset, name)(samples)
-            is_same = is_same and (ours is theirs is None or torch.equal(ours, theirs))
+        is_same = is_same and bare.views().keys() == dataset.views().keys()
+        for ours, theirs in zip(bare.views().values(), dataset.views().values(), strict=False):
+            is_same = is_same and _same_view(ours, theirs, samples)
     except (AttributeError, KeyError, TypeError, UserError) as error:
         return f"`codec` and `restore` must carry all that samples are shown by ({error})"
     if not is_same:
@@ -31,3 +32,10 @@ def codec_problem(dataset: Dataset) -> str | None:
     if "train" in vars(bare):
         return "`restore` must leave `train` alone: an exported model has no training data"
     return None
+
+
+def _same_view(ours: View, theirs: View, samples: Tensor) -> bool:
+    """Whether two views show samples alike."""
+    if isinstance(ours, Pictures):
+        return isinstance(theirs, Pictures) and torch.equal(ours.draw(samples), theirs.draw(samples))
+    return isinstance(theirs, Files) and ours.write(samples) == theirs.write(samples)

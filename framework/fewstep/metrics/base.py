@@ -69,6 +69,12 @@ class Metric(Component, ABC):
     """
 
     Config: ClassVar[type[MetricConfig]] = MetricConfig
+    moved: ClassVar[Mapping[str, str]] = {
+        **Component.moved,
+        **dict.fromkeys(
+            ("unsuited", "lacking", "refuses"), "move it into its Config, as `def refuses(self, to_score)`"
+        ),
+    }
     config: MetricConfig
 
     directions: ClassVar[Mapping[str, Literal["lower", "higher", "info"]]]

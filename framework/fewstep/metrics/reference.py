@@ -12,6 +12,7 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.core.references import Ref
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import image_data
 from fewstep.denoisers.base import Denoiser
 from fewstep.likelihood.causal_lm import PREFIX, load_causal_lm
 from fewstep.likelihood.references import DenoiserReference, Reference
@@ -87,9 +88,7 @@ def real_samples(dataset: Dataset, count: int) -> Tensor:
 
 def real_images(dataset: Dataset, count: int) -> Tensor:
     """The samples of `real_samples` as images before tokenization (float [N, C, H, W]); the data must be images."""
-    images = dataset.originals(real_rows(dataset, count), held_out=dataset.held_out is not None)
-    assert images is not None
-    return images
+    return image_data(dataset).originals(real_rows(dataset, count), held_out=dataset.held_out is not None)
 
 
 def real_rows(dataset: Dataset, count: int) -> Tensor:

@@ -39,9 +39,13 @@ def check_spaces(recipe: Recipe) -> Complaints:
     space = _class("processes", recipe.process).space
     for section, kind in (("objective", "objectives"), ("sampler", "samplers")):
         config: ComponentConfig = getattr(recipe, section)
-        spaces = _class(kind, config).spaces
+        known = {
+            entry.name: entry.cls.spaces if kind == "objectives" else entry.cls.traits.spaces
+            for entry in registry(kind).entries()
+        }
+        spaces = known[config.type]
         if space not in spaces:
-            fitting = [entry.name for entry in registry(kind).entries() if space in entry.cls.spaces]
+            fitting = [name for name in known if space in known[name]]
             yield (
                 section,
                 f"{section} '{config.type}' works on {', '.join(sorted(spaces))} data, but process "
@@ -62,9 +66,9 @@ def check_sampler(recipe: Recipe) -> Complaints:
 def check_context(recipe: Recipe) -> Complaints:
     """A backbone that predicts from clean tokens needs a sampler that provides them, and other backbones must not."""
     backbone, sampler = _class("backbones", recipe.backbone), _class("samplers", recipe.sampler)
-    if backbone.uses_context == sampler.gives_context:
+    if backbone.uses_context == sampler.traits.gives_context:
         return
-    fitting = [e.name for e in registry("samplers").entries() if e.cls.gives_context == backbone.uses_context]
+    fitting = [e.name for e in registry("samplers").entries() if e.cls.traits.gives_context == backbone.uses_context]
     backbone_label, sampler_label = f"backbone '{recipe.backbone.type}'", f"sampler '{recipe.sampler.type}'"
     reason = (
         f"{backbone_label} predicts each block from clean tokens before it, and {sampler_label} gives it none"
@@ -77,8 +81,8 @@ def check_context(recipe: Recipe) -> Complaints:
 def check_steps(recipe: Recipe) -> Complaints:
     """The sampler supports every number of steps in `evaluate.steps`."""
     sampler = _class("samplers", recipe.sampler)
-    if unsupported := [str(steps) for steps in recipe.evaluate.steps if not sampler.takes(steps)]:
-        only = sampler.only_steps
+    if unsupported := [str(steps) for steps in recipe.evaluate.steps if not sampler.traits.takes(steps)]:
+        only = sampler.traits.only_steps
         yield (
             "evaluate.steps",
             f"sampler '{recipe.sampler.type}' takes {only} step{'s' * (only > 1)}, not {', '.join(unsupported)}; "
@@ -176,5 +180,5 @@ def _needs_masks(config: ComponentConfig, recipe: Recipe) -> Complaints:
     """A sampler that fills in masks needs a process with masks; nothing for other components."""
     samplers = (entry.cls for entry in registry("samplers").entries())
     sampler = next((cls for cls in samplers if cls.Config is type(config)), None)
-    if sampler and sampler.masks_only and not _class("processes", recipe.process).carry_over:
+    if sampler and sampler.traits.masks_only and not _class("processes", recipe.process).carry_over:
         yield "type", f"'{config.type}' fills in masks, and the {recipe.process.type} process has none"

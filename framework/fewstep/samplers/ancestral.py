@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewstep.core.recipe_view import RecipeView
 from fewstep.processes.base import PROCESSES
-from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.base import SAMPLERS, SamplerTraits
 from fewstep.samplers.joint import JointPrecision, draw_joint
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
@@ -28,8 +28,7 @@ class AncestralSampler(WalkSampler):
     uniform diffusion, z_s ~ q(z_s | z_t, probabilities of x). For the masked process both are the same.
     """
 
-    spaces: ClassVar[frozenset[str]] = frozenset({"discrete", "continuous"})
-    follows_clock: ClassVar[bool] = True
+    traits: ClassVar[SamplerTraits] = SamplerTraits(spaces=frozenset({"discrete", "continuous"}), follows_clock=True)
 
     class Config(WalkConfig):
         type: Literal["ancestral"] = "ancestral"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from torch import Tensor
@@ -40,27 +40,42 @@ class Samples:
     nfe: float
 
 
+@dataclass(frozen=True)
+class SamplerTraits:
+    """What a sampler needs and promises, the same for all its settings.
+
+    Args:
+        spaces: kinds of states that it knows: "discrete", "continuous" (`Process.space`).
+        masks_only: whether it needs a process in which noise can be told from data (`carry_over`).
+        exact: whether its samples follow the denoiser's distribution as steps grow; samplers that choose tokens by
+            confidence do not.
+        gives_context: whether it goes block by block and hands finished blocks to the denoiser; others denoise whole
+            samples.
+        follows_clock: whether its steps follow the clock that a prediction may bring. One that decides where tokens
+            change before it asks the network, or by the process's time alone, does not.
+        only_steps: the one number of steps that it can take, or None.
+    """
+
+    spaces: frozenset[str] = frozenset({"discrete"})
+    masks_only: bool = False
+    exact: bool = True
+    gives_context: bool = False
+    follows_clock: bool = False
+    only_steps: int | None = None
+
+    def takes(self, steps: int) -> bool:
+        """Whether the sampler can take this number of steps."""
+        return self.only_steps in (None, steps)
+
+
 class Sampler(Component, ABC):
     """Draws samples from a denoiser; all randomness comes from the generator that it is given."""
 
-    spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
-    masks_only: ClassVar[bool] = False
-    """Whether it needs a process in which noise can be told from data (`carry_over`)."""
-    exact: ClassVar[bool] = True
-    """Whether its samples follow the denoiser's law as steps grow; samplers that choose tokens by confidence do not."""
-    gives_context: ClassVar[bool] = False
-    """Whether it goes block by block and hands finished blocks to the denoiser; others denoise whole samples."""
-
-    follows_clock: ClassVar[bool] = False
-    """Whether its steps follow the clock that a prediction may bring. One that decides where tokens change before it
-    asks the network, or by the process's time alone, does not."""
-    only_steps: ClassVar[int | None] = None
-    """The one number of steps that it can take, or None."""
-
-    @classmethod
-    def takes(cls, steps: int) -> bool:
-        """Whether it can take so many steps."""
-        return cls.only_steps in (None, steps)
+    traits: ClassVar[SamplerTraits] = SamplerTraits()
+    moved: ClassVar[Mapping[str, str]] = {
+        **Component.moved,
+        **{field.name: "say it in `traits = SamplerTraits(...)`" for field in fields(SamplerTraits)},
+    }
 
     def guide(self, denoiser: Denoiser, dataset: Dataset) -> Denoiser:
         """The denoiser that `sample` is called with: with what the networks that the settings name add to it.

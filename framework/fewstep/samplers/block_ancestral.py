@@ -14,7 +14,7 @@ from fewstep.denoisers.base import NOTHING, Denoiser
 from fewstep.predictions.condition import Condition, Prefix
 from fewstep.runtime.streams import Randomness
 from fewstep.samplers.ancestral import AncestralSampler
-from fewstep.samplers.base import SAMPLERS, OnStep, Samples, StepState
+from fewstep.samplers.base import SAMPLERS, OnStep, SamplerTraits, Samples, StepState
 from fewstep.samplers.walk import Walk
 
 
@@ -27,8 +27,7 @@ class BlockAncestralSampler(AncestralSampler):
     block). An evaluation computes S tokens, not L: with n blocks it costs about 1 / n of one of a whole sample.
     """
 
-    spaces: ClassVar[frozenset[str]] = frozenset({"discrete"})
-    gives_context: ClassVar[bool] = True
+    traits: ClassVar[SamplerTraits] = SamplerTraits(gives_context=True, follows_clock=True)
 
     class Config(AncestralSampler.Config):
         type: Literal["block_ancestral"] = "block_ancestral"  # type: ignore[assignment]

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.base import SAMPLERS, SamplerTraits
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 
@@ -23,7 +23,7 @@ class CachedAncestralSampler(WalkSampler):
     here, so the bound also holds for networks that are conditioned on time or have a noise input.
     """
 
-    masks_only: ClassVar[bool] = True
+    traits: ClassVar[SamplerTraits] = SamplerTraits(masks_only=True)
 
     class Config(WalkConfig):
         type: Literal["cached_ancestral"] = "cached_ancestral"

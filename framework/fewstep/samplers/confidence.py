@@ -14,7 +14,7 @@ from torch import Tensor
 from fewstep.predictions.draws import expectation
 from fewstep.processes.masks import ranks
 from fewstep.runtime.streams import Randomness, uniform
-from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.base import SAMPLERS, SamplerTraits
 from fewstep.samplers.filling import FillingSampler, draw_and_score
 from fewstep.samplers.walk import Step, Walk, WalkConfig
 from fewstep.schedules.base import NoiseSchedule
@@ -32,7 +32,7 @@ class ConfidenceSampler(FillingSampler):
     there; `confidence` depends on it, and prefers likely tokens. Draws that a step does not keep are discarded.
     """
 
-    exact: ClassVar[bool] = False
+    traits: ClassVar[SamplerTraits] = SamplerTraits(masks_only=True, exact=False)
 
     class Config(WalkConfig):
         type: Literal["confidence"] = "confidence"

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.processes.masks import ranks
-from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.base import SAMPLERS, SamplerTraits
 from fewstep.samplers.confidence import sureness
 from fewstep.samplers.filling import FillingSampler, draw_and_score
 from fewstep.samplers.walk import Step, Walk, WalkConfig
@@ -28,7 +28,7 @@ class EntropyBoundedSampler(FillingSampler):
     evaluations, so NFE is a mean. With budget 0 tokens are drawn one by one, except certain ones.
     """
 
-    exact: ClassVar[bool] = False
+    traits: ClassVar[SamplerTraits] = SamplerTraits(masks_only=True, exact=False)
 
     class Config(WalkConfig):
         type: Literal["entropy_bounded"] = "entropy_bounded"

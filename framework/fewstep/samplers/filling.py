@@ -15,6 +15,7 @@ from torch import Tensor
 from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.draws import draw_at
 from fewstep.runtime.streams import Randomness, uniform
+from fewstep.samplers.base import SamplerTraits
 from fewstep.samplers.walk import Step, Walk, WalkSampler
 
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -27,7 +28,7 @@ _LOWEST = -1e30
 class FillingSampler(WalkSampler):
     """A sampler that fills in masks, and evaluates only samples with masks left."""
 
-    masks_only: ClassVar[bool] = True
+    traits: ClassVar[SamplerTraits] = SamplerTraits(masks_only=True)
 
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         unfinished = walk.masks(x).any(1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
 from fewstep.processes.masks import random_start, time_of_masks
-from fewstep.samplers.base import SAMPLERS, OnStep
+from fewstep.samplers.base import SAMPLERS, OnStep, SamplerTraits
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 
@@ -29,10 +29,12 @@ class OneStepSampler(WalkSampler):
     others take the random tokens for data.
     """
 
-    masks_only: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
-    follows_clock: ClassVar[bool] = True  # all tokens at once, in any order
-    only_steps: ClassVar[int | None] = 1
+    traits: ClassVar[SamplerTraits] = SamplerTraits(
+        masks_only=True,
+        exact=False,
+        follows_clock=True,  # all tokens at once, in any order
+        only_steps=1,
+    )
 
     class Config(WalkConfig):
         type: Literal["one_step"] = "one_step"
@@ -50,7 +52,7 @@ class OneStepSampler(WalkSampler):
         return walk.with_given(random_start(walk.masked, count, length, share, device=device, generator=walk.generator))
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
-        if not self.takes(steps):
+        if not self.traits.takes(steps):
             raise UserError(f"sampler 'one_step' takes 1 step, not {steps}; set the number of steps to 1")
         return super().run(walk, x, steps, on_step)
 

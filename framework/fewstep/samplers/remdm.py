@@ -17,7 +17,7 @@ from fewstep.core.recipe_view import RecipeView
 from fewstep.predictions.base import Prediction
 from fewstep.processes.base import TINY, Process
 from fewstep.runtime.streams import uniform
-from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.base import SAMPLERS, SamplerTraits
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 Strategy = Literal["cap", "rescale", "confidence", "loop", "forward_backward", "dfm"]
@@ -55,7 +55,7 @@ class RemdmSampler(WalkSampler):
     distribution is not exact. Given tokens are neither masked nor counted. The last step reveals all and masks nothing.
     """
 
-    masks_only: ClassVar[bool] = True
+    traits: ClassVar[SamplerTraits] = SamplerTraits(masks_only=True)
 
     class Config(WalkConfig):
         type: Literal["remdm"] = "remdm"

@@ -24,7 +24,7 @@ from fewstep.denoisers.reward import LogRatio, Reward, RewardedDenoiser
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.draws import draw_at
 from fewstep.runtime.streams import uniform
-from fewstep.samplers.base import SAMPLERS
+from fewstep.samplers.base import SAMPLERS, SamplerTraits
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 
@@ -48,8 +48,7 @@ class RewardGuidedSampler(WalkSampler):
     since its distribution differs from the denoiser's.
     """
 
-    masks_only: ClassVar[bool] = True
-    exact: ClassVar[bool] = False
+    traits: ClassVar[SamplerTraits] = SamplerTraits(masks_only=True, exact=False)
 
     class Config(WalkConfig):
         type: Literal["reward_guided"] = "reward_guided"

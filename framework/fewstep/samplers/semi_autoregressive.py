@@ -18,7 +18,7 @@ from fewstep.core.fields import From
 from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
-from fewstep.samplers.base import SAMPLERS, OnStep, StepState
+from fewstep.samplers.base import SAMPLERS, OnStep, SamplerTraits, StepState
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 _SHARED = tuple(name for name in WalkConfig.model_fields if name != "type")
@@ -35,8 +35,10 @@ class SemiAutoregressiveSampler(WalkSampler):
     must be trained on whole samples of the masked process; `block_ancestral` is for block-autoregressive networks.
     """
 
-    masks_only: ClassVar[bool] = True
-    exact: ClassVar[bool] = False  # as its inner sampler is, and confidence is not
+    traits: ClassVar[SamplerTraits] = SamplerTraits(
+        masks_only=True,
+        exact=False,  # as its inner sampler is, and confidence is not
+    )
 
     class Config(WalkConfig):
         type: Literal["semi_autoregressive"] = "semi_autoregressive"
@@ -49,7 +51,7 @@ class SemiAutoregressiveSampler(WalkSampler):
         @classmethod
         def _walks_whole_samples(cls, inner: ComponentConfig) -> ComponentConfig:
             sampler = SAMPLERS.get(inner.type).cls
-            unfit = sampler.gives_context or sampler.only_steps or sampler is SemiAutoregressiveSampler
+            unfit = sampler.traits.gives_context or sampler.traits.only_steps or sampler is SemiAutoregressiveSampler
             if not issubclass(sampler, WalkSampler) or unfit:
                 raise ValueError(f"'{inner.type}' cannot draw a block of a larger sample; confidence can, say")
             usual = WalkConfig(type=inner.type)

@@ -223,7 +223,7 @@ class WalkSampler(Sampler):
     ) -> Samples:
         if self.config.classifier is not None and not isinstance(denoiser, ClassifierGuidedDenoiser):
             raise ValueError("this sampler names a classifier: wrap the denoiser by `guide`")
-        if denoiser.has_clock and not self.follows_clock:
+        if denoiser.has_clock and not self.traits.follows_clock:
             raise ValueError(f"the denoiser has a clock of its own, and sampler {self.config.type} does not follow it")
         before = denoiser.evaluated
         walk = Walk(denoiser, self.config, cond, generator)
@@ -254,7 +254,7 @@ def _unfit_for_classifiers(sampler: str, recipe: RecipeView) -> Iterator[str]:
     """Reasons why a classifier cannot guide this sampler on a recipe's model."""
     if not PROCESSES.get(recipe.process.type).cls.carry_over:
         yield f"classifiers guide processes with masks, and the {recipe.process.type} process has none"
-    if SAMPLERS.get(sampler).cls.gives_context:
+    if SAMPLERS.get(sampler).cls.traits.gives_context:
         yield "classifiers read whole samples, and this sampler goes block by block"
     if not DATASETS.get(recipe.data.type).cls.labelled:
         yield f"data '{recipe.data.type}' have no classes to guide to"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import image_data
 from fewstep.samplers.base import OnStep, StepState
 from fewstep.sampling.folder import GIF, PAGE
 from fewstep.sampling.page import page
@@ -91,9 +92,7 @@ def _picture(dataset: Dataset, x: Tensor, share: float) -> Tensor:
     assert dataset.spec.grid is not None
     height, width, channels = dataset.spec.grid
     masked = x >= dataset.spec.vocab_size
-    images = dataset.to_images(x.masked_fill(masked, 0))
-    assert images is not None
-    images = images.float().expand(-1, 3, -1, -1)
+    images = image_data(dataset).to_images(x.masked_fill(masked, 0)).float().expand(-1, 3, -1, -1)
     masked_pixels = masked.view(-1, height, width, channels).any(-1)[:, None]
     # A token may cover several pixels along each side.
     masked_pixels = masked_pixels.repeat_interleave(images.shape[2] // height, 2)

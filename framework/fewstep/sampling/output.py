@@ -11,12 +11,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fewstep.data.base import Dataset
+from fewstep.data.base import Dataset, Files
 from fewstep.sampling.folder import TENSORS
 from fewstep.sampling.sheets import save_sheet
 
-_MAX_MIDI_FILES = 100
-"""Limit on samples with a MIDI file; nobody listens to more."""
+_MAX_FILES = 100
+"""Limit on samples with a file of their own, such as MIDI; nobody listens to more."""
 
 
 def jsonl(numbers: range, tokens: Tensor, labels: Tensor | None, dataset: Dataset) -> str:
@@ -40,17 +40,13 @@ def jsonl(numbers: range, tokens: Tensor, labels: Tensor | None, dataset: Datase
 
 
 def write_samples(folder: Path, tokens: Tensor, labels: Tensor | None, dataset: Dataset) -> None:
-    """Write tensors and sheet of all samples, LongTensor [N, L], and MIDI files of the first 100 samples of music."""
+    """Write tensors and sheet of all samples, LongTensor [N, L], and the files of the first 100 samples
+    of data that have such a view, such as MIDI."""
     tensors = {"tokens": tokens} if labels is None else {"tokens": tokens, "labels": labels}
     save_file(tensors, folder / TENSORS)
     save_sheet(folder / "samples", dataset, tokens)
-    _write_midi(folder / "midi", dataset.to_midi(tokens[:_MAX_MIDI_FILES]))
-
-
-def _write_midi(folder: Path, files: list[bytes] | None) -> None:
-    """Write a file per sample, named by its number."""
-    if files is None:
-        return
-    folder.mkdir()
-    for number, content in enumerate(files):
-        (folder / f"{number:03d}.mid").write_bytes(content)
+    for name, view in dataset.views().items():
+        if isinstance(view, Files):
+            (folder / name).mkdir()
+            for number, content in enumerate(view.write(tokens[:_MAX_FILES])):
+                (folder / name / f"{number:03d}{view.suffix}").write_bytes(content)

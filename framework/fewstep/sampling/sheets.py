@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import ImageDataset
 
 _CELL = 48
 """Smallest side of an image in pixels; smaller images are enlarged without smoothing."""
@@ -34,12 +35,11 @@ def save_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns: int = 
     Data that can be drawn, such as music, get a `path`.png beside the text. Pictures show the first 1,000 samples.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    images = dataset.to_images(samples[:_MAX_IMAGES].cpu())
-    if images is not None:
-        return _save_picture(path, images, columns)
-    drawings = dataset.to_drawings(samples[:_MAX_IMAGES].cpu())
-    if drawings is not None:
-        _save_picture(path, drawings, columns)
+    pictures = dataset.pictures(samples[:_MAX_IMAGES].cpu())
+    if pictures is not None:
+        picture = _save_picture(path, pictures, columns)
+        if dataset.kind == "image":
+            return picture
     file = path.with_suffix(".txt")
     file.write_text("\n\n".join(dataset.to_text(samples)) + "\n", encoding="utf-8")
     return file
@@ -58,26 +58,23 @@ def save_nearest_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns
 
     Distance is Euclidean over pixels, so a copy stands above its original.
     """
-    images = dataset.to_images(samples.cpu())
-    if images is None:
+    if not isinstance(dataset, ImageDataset):
         return None
+    images = dataset.to_images(samples.cpu())
     nearest = dataset.originals(nearest_training(dataset, samples))
-    assert nearest is not None
     blank = torch.ones_like(images[:1]).expand(-len(images) % columns, *images.shape[1:])
     rows = [torch.cat((side, blank)).split(columns) for side in (images, nearest)]
     path.parent.mkdir(parents=True, exist_ok=True)
     return _save_picture(path, torch.cat([row for pair in zip(*rows, strict=True) for row in pair]), columns)
 
 
-def nearest_training(dataset: Dataset, samples: Tensor) -> Tensor:
+def nearest_training(dataset: ImageDataset, samples: Tensor) -> Tensor:
     """Rows of the training images nearest to `samples`, LongTensor [N]."""
     images = dataset.to_images(samples.cpu())
-    assert images is not None
     best = torch.full((len(images),), float("inf"))
     nearest = torch.zeros(len(images), dtype=torch.long)
     for first in range(0, len(dataset), _COMPARED_AT_ONCE):
         part = dataset.originals(slice(first, first + _COMPARED_AT_ONCE))
-        assert part is not None
         distances = torch.cdist(images.flatten(1), part.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
         distance, row = distances.min(1)
         nearest = torch.where(distance < best, row + first, nearest)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from fewstep.core.registry import Raw
-from fewstep.data.base import DATASETS, Dataset
+from fewstep.data.base import DATASETS, Dataset, Pictures
 from fewstep.data.codec import codec_problem
+from fewstep.data.images.base import ImageDataset
 from fewstep.runs.models import build_component
 
 
@@ -58,9 +59,12 @@ def check_dataset(config: Raw) -> None:
     symbols = dataset.symbols()
     assert len(symbols) == spec.vocab_size, "symbols must name each token of the vocabulary"
     assert all(isinstance(symbol, str) for symbol in symbols), "symbols are text"
-    images = dataset.to_images(samples)
-    assert (images is not None) == (dataset.kind == "image"), "image data, and only it, has images"
-    if images is not None:
+    for name, view in dataset.views().items():
+        content = view.draw(samples) if isinstance(view, Pictures) else view.write(samples)
+        assert len(content) == 3, f"view '{name}' must show each sample"
+    assert isinstance(dataset, ImageDataset) == (dataset.kind == "image"), "image data derive from ImageDataset"
+    if isinstance(dataset, ImageDataset):
+        images = dataset.to_images(samples)
         assert spec.grid is not None
         height, width, channels = spec.grid
         assert height * width * channels == spec.length, "the grid must hold exactly the tokens of a sample"
@@ -69,7 +73,6 @@ def check_dataset(config: Raw) -> None:
             f"images are {tuple(images.shape)}, and tokens must stand for whole numbers of pixels"
         )
         originals = dataset.originals(slice(3))
-        assert originals is not None
         assert originals.shape == images.shape, "images before and after they were tokens must have one size"
         assert float(images.min()) >= 0, "pixels lie in [0, 1]"
         assert float(images.max()) <= 1, "pixels lie in [0, 1]"

@@ -33,27 +33,27 @@ def check_sampler(config: Raw, *, steps: int = 128, exact: bool = False) -> None
         _check_contract(sampler, source, process)
         _check_given(sampler, source, process)
         _check_streams(sampler, source, process)
-        if sampler.exact or exact:
+        if sampler.traits.exact or exact:
             _check_exact(sampler, source, process, steps)
 
 
 def _processes(sampler: Sampler) -> list[str]:
     """Processes of the spaces that it declares: masked and uniform ids, and whatever is registered of vectors."""
-    names = ["masked"] if sampler.masks_only else ["masked", "uniform"]
-    if "discrete" not in sampler.spaces:
+    names = ["masked"] if sampler.traits.masks_only else ["masked", "uniform"]
+    if "discrete" not in sampler.traits.spaces:
         names = []
-    if "continuous" in sampler.spaces:
+    if "continuous" in sampler.traits.spaces:
         names += [entry.name for entry in PROCESSES.entries() if entry.cls.space == "continuous"]
-    assert names, f"no process is registered of the spaces {sorted(sampler.spaces)}"
+    assert names, f"no process is registered of the spaces {sorted(sampler.traits.spaces)}"
     return names
 
 
 def _oracle(sampler: Sampler, source: Markov, process: Process) -> Denoiser:
-    return exact_denoiser(source, process, block_size=1 if sampler.gives_context else None)
+    return exact_denoiser(source, process, block_size=1 if sampler.traits.gives_context else None)
 
 
 def _usual_steps(sampler: Sampler) -> int:
-    return sampler.only_steps or 4
+    return sampler.traits.only_steps or 4
 
 
 def _draw(sampler: Sampler, source: Markov, process: Process, count: int, steps: int, seed: int) -> Samples:
@@ -62,7 +62,7 @@ def _draw(sampler: Sampler, source: Markov, process: Process, count: int, steps:
 
 
 def _check_contract(sampler: Sampler, source: Markov, process: Process) -> None:
-    for steps in filter(sampler.takes, (1, 2, 5)):
+    for steps in filter(sampler.traits.takes, (1, 2, 5)):
         states: list[StepState] = []
         oracle = _oracle(sampler, source, process)
         generator = torch.Generator().manual_seed(0)
@@ -90,7 +90,7 @@ def _check_given(sampler: Sampler, source: Markov, process: Process) -> None:
     def compare(x: Tensor, where: str) -> None:
         assert bool((x == given)[given >= 0].all()), f"given tokens were changed in {where}"
 
-    for steps in filter(sampler.takes, (1, 4)):
+    for steps in filter(sampler.traits.takes, (1, 4)):
         out = sampler.sample(
             _oracle(sampler, source, process),
             len(given),

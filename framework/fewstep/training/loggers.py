@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import ImageDataset
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.files import rewrite
 from fewstep.runtime.progress import clock
@@ -82,11 +83,10 @@ class RunLogger:
     def sheet(self, tag: str, dataset: Dataset, samples: Tensor, step: int) -> None:
         """Samples [N, L] as a picture or a text, in the run's folder and for TensorBoard."""
         file = save_sheet(self.run.samples / f"watch-{step:08d}", dataset, samples, columns=8)
-        images = dataset.to_images(samples)
-        if images is None:
-            self._writer.add_text(tag, file.read_text(encoding="utf-8"), step)
+        if isinstance(dataset, ImageDataset):
+            self._writer.add_image(tag, image_sheet(dataset.to_images(samples).float(), 8), step)
         else:
-            self._writer.add_image(tag, image_sheet(images.float(), 8), step)
+            self._writer.add_text(tag, file.read_text(encoding="utf-8"), step)
 
     def close(self) -> None:
         self._writer.close()

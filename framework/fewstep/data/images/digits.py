@@ -9,15 +9,15 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
-from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.data.base import DATASETS, DataSpec
+from fewstep.data.images.base import ImageDataset
 from fewstep.data.images.pixels import shaded
 
 
 @DATASETS.register("digits")
-class Digits(Dataset):
+class Digits(ImageDataset):
     """1,797 handwritten digits, 8x8 pixels, one token per pixel (scikit-learn's load_digits; needs no download)."""
 
-    kind = "image"
     labelled = True
 
     class Config(ComponentConfig):

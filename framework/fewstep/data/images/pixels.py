@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from fewstep.core.component import ComponentConfig
-from fewstep.data.base import Dataset, DataSpec
+from fewstep.data.base import DataSpec
+from fewstep.data.images.base import ImageDataset
 
 _SHADES = " .:-=+*#%@"
 _CHUNK = 4096
@@ -47,10 +48,9 @@ class PixelConfig(AugmentConfig):
     colour: Literal["rgb", "grey"] = Field("rgb", description="three tokens per pixel, or one")
 
 
-class PixelDataset(Dataset):
+class PixelDataset(ImageDataset):
     """Images whose tokens are levels of pixels, stored as bytes; a subclass reads them and calls `set_images`."""
 
-    kind = "image"
     labelled = True
 
     @property

@@ -27,7 +27,8 @@ from fewstep.core.errors import FewstepError, UnfitModelError, UserError
 from fewstep.core.fields import From
 from fewstep.core.recipe_view import RecipeView
 from fewstep.core.references import Ref
-from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec, Samples, fingerprint_of
+from fewstep.data.base import DATASETS, Codec, DataSpec, Samples, fingerprint_of
+from fewstep.data.images.base import ImageDataset, image_data
 from fewstep.data.images.pixels import shaded
 from fewstep.data.images.tokenizer import ImageTokenizer
 from fewstep.runtime.files import publish
@@ -49,7 +50,7 @@ class ImageTokenizerSection(Strict):
 
 
 @DATASETS.register("vq_tokens")
-class VqTokens(Dataset):
+class VqTokens(ImageDataset):
     """Images as codes of a trained tokenizer (objective `vq`): short samples, which the tokenizer decodes to pictures.
 
     Images are encoded once. The codes are stored in the tokenizer's run, under a digest of its weights and the images.
@@ -60,7 +61,6 @@ class VqTokens(Dataset):
         UserError: the tokenizer does not exist or is for other images, or the images change at random.
     """
 
-    kind = "image"
     labelled = True
 
     class Config(ComponentConfig):
@@ -81,7 +81,7 @@ class VqTokens(Dataset):
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
-        self.images: Dataset = DATASETS.build(self.config.images, opener=self.opener)
+        self.images = image_data(DATASETS.build(self.config.images, opener=self.opener))
         if self.images.augments:
             raise UserError(
                 "data.images: these images are encoded once, so that they cannot change at random; leave out what "
@@ -120,7 +120,7 @@ class VqTokens(Dataset):
     def to_images(self, samples: Tensor) -> Tensor:
         return self.tokenizer.decode(samples)
 
-    def originals(self, rows: slice | Tensor, *, held_out: bool = False) -> Tensor | None:
+    def originals(self, rows: slice | Tensor, *, held_out: bool = False) -> Tensor:
         if not self.has_data:
             return super().originals(rows, held_out=held_out)
         return self.images.originals(rows, held_out=held_out)
@@ -145,7 +145,7 @@ def _size(spec: DataSpec) -> str:
 class _CodeCache:
     """Codes of images on disk: a file that is complete or missing, named by a digest of all that it depends on."""
 
-    def __init__(self, folder: Path, tokenizer: ImageTokenizer, images: Dataset) -> None:
+    def __init__(self, folder: Path, tokenizer: ImageTokenizer, images: ImageDataset) -> None:
         self.tokenizer, self.images = tokenizer, images
         held_out = None if images.held_out is None else fingerprint_of(images.held_out)
         facts = [_FORMAT, tokenizer.digest, tokenizer.description(), images.fingerprint, held_out]
@@ -186,7 +186,6 @@ class _CodeCache:
         progress, parts = Narrator(label), []
         for first in range(0, len(samples), _AT_ONCE):
             images = self.images.to_images(samples[first : first + _AT_ONCE])
-            assert images is not None
             codes = self.tokenizer.encode(images)
             progress(first + len(images), len(samples))
             parts.append(codes.to(torch.uint8 if self.tokenizer.codes <= 256 else torch.long))

@@ -6,6 +6,7 @@ Shapes: N samples, L = slots x voices tokens, V symbols, T slots of a piece, H, 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
+from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec, Files, Pictures, View
 from fewstep.data.music.midi import REST, midi_file
 from fewstep.runtime.hashing import LocalPath, read_utf8
 
@@ -89,7 +90,10 @@ class Chorales(Dataset):
     def symbols(self) -> list[str]:
         return [note_name(pitch) for pitch in self.pitches.tolist()]
 
-    def to_drawings(self, samples: Tensor) -> Tensor:
+    def views(self) -> Mapping[str, View]:
+        return {"piano_rolls": Pictures(self.piano_rolls), "midi": Files(".mid", self.midi_files)}
+
+    def piano_rolls(self, samples: Tensor) -> Tensor:
         """Piano rolls on white, high notes on top, a colour per voice: float [N, 3, H, W], two pixels per slot."""
         low, high = int(self.pitches[self.pitches != REST].min()), int(self.pitches.max())
         chords = self.pitches[samples.cpu()].view(len(samples), -1, self.voices)
@@ -100,7 +104,7 @@ class Chorales(Dataset):
             rolls[sample, slot, high + 1 - pitch[sample, slot]] = torch.tensor(_INK[voice])
         return rolls.permute(0, 3, 2, 1).repeat_interleave(2, dim=3)
 
-    def to_midi(self, samples: Tensor) -> list[bytes]:
+    def midi_files(self, samples: Tensor) -> list[bytes]:
         """A MIDI file per sample, a track per voice; equal pitches in successive slots are one note, as in the data."""
         chords = self.pitches[samples.cpu()].view(len(samples), -1, self.voices)
         return [midi_file(sample.T.tolist(), names=_VOICES) for sample in chords]

@@ -10,6 +10,7 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import image_data
 from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 
@@ -44,8 +45,7 @@ class ClassAccuracy(Metric):
     def update_labelled(self, samples: Tensor, labels: Tensor | None) -> None:
         if labels is None:
             return self.update(samples)
-        images = self.dataset.to_images(samples.cpu())
-        assert images is not None
+        images = image_data(self.dataset).to_images(samples.cpu())
         self.right += int((self.classifier.classify(images) == labels.cpu()).sum())
         self.total += len(labels)
         return None

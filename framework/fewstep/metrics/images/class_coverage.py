@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import image_data
 from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 
@@ -32,8 +33,7 @@ class ClassCoverage(Metric):
         self.counts = torch.zeros(self.classifier.head.out_features, dtype=torch.float64)
 
     def update(self, samples: Tensor) -> None:
-        images = self.dataset.to_images(samples.cpu())
-        assert images is not None
+        images = image_data(self.dataset).to_images(samples.cpu())
         self.counts += torch.bincount(self.classifier.classify(images), minlength=len(self.counts))
 
     def compute(self) -> dict[str, float]:

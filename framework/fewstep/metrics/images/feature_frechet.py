@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import image_data
 from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 
@@ -32,17 +33,16 @@ class FeatureFrechet(Metric):
     def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
         self.classifier = classifier_for(dataset)
-        self.real = self._features(dataset.originals(slice(None)))
+        self.real = self._features(image_data(dataset).originals(slice(None)))
         self.batches: list[Tensor] = []
 
     def update(self, samples: Tensor) -> None:
-        self.batches.append(self._features(self.dataset.to_images(samples.cpu())))
+        self.batches.append(self._features(image_data(self.dataset).to_images(samples.cpu())))
 
     def compute(self) -> dict[str, float]:
         return {"feature_frechet": frechet_distance(torch.cat(self.batches), self.real)}
 
-    def _features(self, images: Tensor | None) -> Tensor:
-        assert images is not None
+    def _features(self, images: Tensor) -> Tensor:
         return self.classifier.features(images)
 
 

@@ -6,6 +6,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.errors import UserError
+from fewstep.data.images.base import image_data
 from fewstep.metrics.base import CollectingMetric, MetricConfig, ToScore
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
 from fewstep.metrics.reference import real_images
@@ -40,7 +41,6 @@ class ManifoldMetric(CollectingMetric):
                 f"{self.config.type}: {len(samples)} samples and {len(real)} real ones are "
                 f"too few for neighbours up to number {self.config.neighbours}; draw more, or lower `neighbours`"
             )
-        images = dataset.to_images(samples)
-        assert images is not None
+        images = image_data(dataset).to_images(samples)
         classifier = classifier_for(dataset)
         return classifier.features(images), classifier.features(real)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import image_data
 from fewstep.runtime.seeding import derived_seed, generator_for
 
 _SEED = 0
@@ -70,8 +71,7 @@ class DatasetKey:
 @lru_cache(maxsize=4)
 def _trained(key: DatasetKey) -> Classifier:
     dataset = key.dataset
-    images, labels = dataset.originals(slice(None)), dataset.labels
-    assert images is not None
+    images, labels = image_data(dataset).originals(slice(None)), dataset.labels
     assert labels is not None
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(_SEED, "classifier/init"))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import image_data
 from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig, ToScore
 from fewstep.metrics.images.features import DatasetKey
 from fewstep.runtime.hashing import sha256
@@ -74,8 +75,7 @@ class Fid(CollectingMetric):
 def pictures(dataset: Dataset, tokens: Tensor, size: int) -> Iterator[Tensor]:
     """Images of tokens [N, L] as Inception reads them, bytes [n, 3, H, W] with n up to `size`."""
     for part in tokens.split(size):
-        images = dataset.to_images(part.long())
-        assert images is not None
+        images = image_data(dataset).to_images(part.long())
         yield (images * 255).round().byte().expand(-1, 3, -1, -1)
 
 

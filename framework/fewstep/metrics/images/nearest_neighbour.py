@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fewstep.data.base import Dataset
+from fewstep.data.images.base import ImageDataset
 from fewstep.metrics.base import METRICS, Metric, MetricConfig
 
 
@@ -29,7 +30,9 @@ class NearestNeighbour(Metric):
 
     def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
-        self.reference = self._points(dataset.train[:], dataset.originals(slice(None)))
+        self.reference = self._points(
+            dataset.train[:], dataset.originals(slice(None)) if isinstance(dataset, ImageDataset) else None
+        )
         self.nearest: list[Tensor] = []
 
     @staticmethod
@@ -43,7 +46,8 @@ class NearestNeighbour(Metric):
         return torch.cdist(points, self.reference, p=0) / points.shape[1]
 
     def update(self, samples: Tensor) -> None:
-        images = self.dataset.to_images(samples.cpu())
+        dataset = self.dataset
+        images = dataset.to_images(samples.cpu()) if isinstance(dataset, ImageDataset) else None
         self.nearest += [self._distances(part).amin(1) for part in self._points(samples, images).split(256)]
 
     def compute(self) -> dict[str, float]:

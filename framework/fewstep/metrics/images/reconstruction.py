@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.backbones.autoencoder import perplexity
+from fewstep.data.images.base import image_data
 from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.images.feature_frechet import frechet_distance
 from fewstep.metrics.images.features import classifier_for, needs_labelled_images
@@ -54,8 +55,7 @@ class Reconstruction(Metric):
     def _values(self) -> dict[str, float]:
         dataset = self.dataset
         real = real_images(dataset, self.config.most)
-        decoded = dataset.to_images(real_samples(dataset, self.config.most))
-        assert decoded is not None
+        decoded = image_data(dataset).to_images(real_samples(dataset, self.config.most))
         features = classifier_for(dataset).features
         tokens, symbols = dataset.train[:].long(), dataset.spec.vocab_size
         return {
