@@ -12,6 +12,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.fields import From
 from fewstep.core.kinds import KINDS, registry
 from fewstep.core.recipe_view import RecipeView
+from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import OBJECTIVES, Objective, RoleSpec
 from fewstep.recipe import checks
 from fewstep.recipe.models import Recipe
@@ -105,6 +106,30 @@ def test_context() -> None:
     assert "ancestral" in message.split("samplers for it: ")[1].split(", ")
     assert "block_ancestral" not in message.split("samplers for it: ")[1]
     assert not list(checks.check_context(recipe(backbone="block_transformer", sampler="block_ancestral")))
+
+
+def test_a_clock_needs_a_sampler_that_follows_it() -> None:
+    class Ordered(NetworkDenoiser):
+        has_clock = True
+
+    @OBJECTIVES.register("ordered")
+    class OrderedDenoising(Objective):
+        roles = {"student": RoleSpec(network=Ordered)}  # noqa: RUF012 - as authors write it
+
+        class Config(ComponentConfig):
+            type: Literal["ordered"] = "ordered"
+
+        def loss(self, phase: Any, batch: Any, ctx: Any) -> Any:
+            raise AssertionError
+
+    ((key, message),) = checks.check_clock(recipe(objective="ordered", sampler="cached_ancestral"))
+    assert key == "sampler"
+    assert message == (
+        "students of 'ordered' decide which positions turn clean first, and sampler 'cached_ancestral' decides that "
+        "itself; samplers for it: ancestral, block_ancestral, one_step"
+    )
+    assert not list(checks.check_clock(recipe(objective="ordered")))
+    assert not list(checks.check_clock(recipe(sampler="cached_ancestral")))
 
 
 def test_noise_input() -> None:

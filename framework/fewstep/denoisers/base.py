@@ -53,6 +53,8 @@ class Network(nn.Module):
 
     draws: ClassVar[bool] = False
     """Whether samples come from it."""
+    has_clock: bool = False
+    """Whether its predictions bring a clock (`Prediction.clock`); samplers must then follow it."""
     reads_labels: ClassVar[bool] = False
     """Whether batches carry labels for it, also in a recipe without a label input."""
     backbone_type: ClassVar[type[nn.Module]] = Backbone
@@ -115,8 +117,6 @@ class Denoiser(Network, ABC):
     draws: ClassVar[bool] = True
     description: ClassVar[str] = "A model"
     next_step: ClassVar[str] = "fewstep sample {run} -n 50   or   fewstep evaluate {run}"
-    has_clock: bool = False
-    """Whether its predictions bring a clock (`Prediction.clock`), which only samplers that follow one can use."""
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:

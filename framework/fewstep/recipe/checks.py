@@ -78,6 +78,19 @@ def check_context(recipe: Recipe) -> Complaints:
     yield "sampler", f"{reason}; samplers for it: {', '.join(fitting) or 'none'}"
 
 
+def check_clock(recipe: Recipe) -> Complaints:
+    """A network whose predictions bring a clock needs a sampler that follows it."""
+    objective, sampler = _objective(recipe), _class("samplers", recipe.sampler)
+    if not objective.roles["student"].network.has_clock or sampler.follows_clock:
+        return
+    fitting = [entry.name for entry in registry("samplers").entries() if entry.cls.follows_clock]
+    yield (
+        "sampler",
+        f"students of '{recipe.objective.type}' decide which positions turn clean first, and sampler "
+        f"'{recipe.sampler.type}' decides that itself; samplers for it: {', '.join(fitting)}",
+    )
+
+
 def check_steps(recipe: Recipe) -> Complaints:
     """The sampler supports every number of steps in `evaluate.steps`."""
     sampler = _class("samplers", recipe.sampler)
@@ -141,6 +154,7 @@ CHECKS: tuple[Callable[[Recipe], Complaints], ...] = (
     check_spaces,
     check_sampler,
     check_context,
+    check_clock,
     check_steps,
     check_adapters,
     check_labels,
