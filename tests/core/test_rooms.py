@@ -40,7 +40,7 @@ def test_a_room_says_which_files_are_components(folder: Path) -> None:
     files = {path.stem: path.read_text() for path in folder.glob("*.py") if path.name != "__init__.py"}
     shared = {name for name, code in files.items() if not REGISTERS.search(code)}
     if not files:
-        assert "folders below" in text
+        assert "subfolders" in text
     elif shared == set(files):
         assert "No file is a component" in text
     else:
