@@ -93,7 +93,7 @@ def test_a_collision_names_both_origins(toys: Registry[Toy]) -> None:
 def test_a_check_beside_the_settings_is_refused(toys: Registry[Toy]) -> None:
     mine = toy("kite")
     mine.check_recipe = classmethod(lambda cls, config, recipe: iter(()))  # type: ignore[attr-defined]
-    with pytest.raises(RegistryError, match=r"toy 'kite' .* defines check_recipe itself, where nobody asks; move it"):
+    with pytest.raises(RegistryError, match=r"toy 'kite' .* defines check_recipe itself, which nothing calls; move it"):
         toys.register("kite")(mine)
     assert "kite" not in toys.names()
 

@@ -1,4 +1,4 @@
-"""Bits of held-out data as a metric: exact where the law is known, once a model, and refused where there is none."""
+"""Bits of held-out data as a metric: exact for known distributions, once a model, and refused for all others."""
 
 from __future__ import annotations
 

@@ -237,13 +237,13 @@ def test_one_step_draws_all_tokens_from_the_start_that_training_has() -> None:
 def test_one_step_shows_its_start_and_keeps_what_is_given() -> None:
     table, sampler = Asked(masked(), 3, 4), SAMPLERS.build({"type": "one_step", "masks": 0.5})
     given = torch.tensor([[2, -1, -1, 0]]).expand(50, -1)
-    cond = Condition(given=given)
+    cond = Condition(prompt=given)
     out = sampler.sample(table, 50, steps=1, generator=SampleStreams(0, range(50)), cond=cond).x
     start = table.calls[0][0]
     assert torch.equal(start[given >= 0], given[given >= 0])
     assert torch.equal(out[given >= 0], given[given >= 0])
     assert int(out.max()) < V
-    assert cond == Condition(given=given), "the caller's condition stays as it was"
+    assert cond == Condition(prompt=given), "the caller's condition stays as it was"
 
 
 def test_one_step_is_one_step() -> None:

@@ -61,8 +61,8 @@ def test_a_reconstruction_decodes_codes_and_differentiates_through_vectors() -> 
     x = torch.randint(16, (3, 64), generator=rng())
     out = network.reconstruct(x)
     torch.testing.assert_close(out.values, x.view(3, 1, 8, 8) / 15)
-    torch.testing.assert_close(out.made, backbone.decode(backbone.codebook[out.codes]))
-    out.made.square().sum().backward()
+    torch.testing.assert_close(out.output, backbone.decode(backbone.codebook[out.codes]))
+    out.output.square().sum().backward()
     vectors = backbone.codebook.detach()[out.codes].requires_grad_()
     backbone.decode(vectors).square().sum().backward()
     found = backbone.encoder[-1].bias.grad  # type: ignore[union-attr, index]

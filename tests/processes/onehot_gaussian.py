@@ -63,12 +63,12 @@ class OneHotGaussian(Process):
     def to_predict(self, x_t: Tensor) -> Tensor:
         return torch.ones(x_t.shape[:2], dtype=torch.bool, device=x_t.device)
 
-    def shown(self, x_t: Tensor) -> Tensor:
+    def to_ids(self, x_t: Tensor) -> Tensor:
         return x_t.argmax(-1)
 
-    def hold(self, x_t: Tensor, given: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
-        noised = self.corrupt(given.clamp_min(0), t, generator=generator).x_t
-        return torch.where((given >= 0)[..., None], noised, x_t)
+    def hold(self, x_t: Tensor, prompt: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
+        noised = self.corrupt(prompt.clamp_min(0), t, generator=generator).x_t
+        return torch.where((prompt >= 0)[..., None], noised, x_t)
 
     def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
         g = self.signal(t)

@@ -66,7 +66,7 @@ def test_it_conforms(schedule: str) -> None:
 def test_the_largest_coordinate_recovers_what_the_schedule_says() -> None:
     x0, rng = torch.randint(V, (20_000, 1), generator=Generator().manual_seed(0)), Generator().manual_seed(1)
     for t in (0.2, 0.5, 0.8):
-        shown = build().shown(build().corrupt(x0, torch.full((len(x0),), t), generator=rng).x_t)
+        shown = build().to_ids(build().corrupt(x0, torch.full((len(x0),), t), generator=rng).x_t)
         assert float((shown == x0).double().mean()) == pytest.approx(1 - t + t / V, abs=0.02)
 
 
@@ -99,7 +99,7 @@ def test_given_tokens_are_held_and_shown(source: Markov) -> None:
     oracle, given, states = exact_denoiser(source, build()), torch.full((2000, L), -1), list[Tensor]()
     given[:, 5] = 3
     gaps = []
-    for cond in (Condition(given=given), Condition()):
+    for cond in (Condition(prompt=given), Condition()):
         samples = SAMPLERS.build("ancestral").sample(
             oracle,
             len(given),

@@ -119,7 +119,7 @@ def test_a_step_leaves_what_the_schedule_says(grid: str) -> None:
 
     oracle = exact_denoiser(source, process)
     out = sampler.sample(
-        oracle, 2, steps=5, generator=Generator().manual_seed(0), cond=Condition(given=given), on_step=note
+        oracle, 2, steps=5, generator=Generator().manual_seed(0), cond=Condition(prompt=given), on_step=note
     )
     before = [16, 12]
     for state, found in zip(states, left, strict=True):
@@ -134,7 +134,7 @@ def test_samples_that_are_done_are_not_evaluated(source: Markov) -> None:
     oracle = exact_denoiser(source, PROCESSES.build("masked", vocab_size=V))
     given = torch.tensor([[1, -1, -1, 0], [1, 1, 1, 1], [-1, -1, -1, -1]])
     sampler = SAMPLERS.build("confidence")
-    out = sampler.sample(oracle, 3, steps=50, generator=Generator().manual_seed(0), cond=Condition(given=given))
+    out = sampler.sample(oracle, 3, steps=50, generator=Generator().manual_seed(0), cond=Condition(prompt=given))
     assert out.nfe == (2 + 0 + 4) / 3
 
 

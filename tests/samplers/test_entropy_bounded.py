@@ -28,7 +28,8 @@ def source() -> Markov:
 def draw(source: Markov, budget: float, steps: int, count: int = 10_000, given: Tensor | None = None) -> Samples:
     oracle = exact_denoiser(source, PROCESSES.build("masked", vocab_size=V))
     sampler = SAMPLERS.build({"type": "entropy_bounded", "budget": budget})
-    return sampler.sample(oracle, count, steps=steps, generator=Generator().manual_seed(1), cond=Condition(given=given))
+    rng = Generator().manual_seed(1)
+    return sampler.sample(oracle, count, steps=steps, generator=rng, cond=Condition(prompt=given))
 
 
 def test_sets_by_hand() -> None:

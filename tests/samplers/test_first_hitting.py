@@ -46,7 +46,7 @@ class Watched(Denoiser):
 def watched(schedule: str, length: int, count: int, steps: int, given: Tensor | None = None) -> Watched:
     model = Watched(PROCESSES.build({"type": "masked", "schedule": schedule}, vocab_size=V), length)
     sampler = SAMPLERS.build("first_hitting")
-    sampler.sample(model, count, steps=steps, generator=Generator().manual_seed(0), cond=Condition(given=given))
+    sampler.sample(model, count, steps=steps, generator=Generator().manual_seed(0), cond=Condition(prompt=given))
     return model
 
 

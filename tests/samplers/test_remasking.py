@@ -223,7 +223,7 @@ def test_corrections_see_what_is_given(source: Markov, monkeypatch: pytest.Monke
         return real(x_t, *rest)
 
     monkeypatch.setattr(oracle, "predict", predict)
-    rng, cond = Generator().manual_seed(0), Condition(given=given)
+    rng, cond = Generator().manual_seed(0), Condition(prompt=given)
     SAMPLERS.build({"type": "corrector", "corrections": 2}).sample(oracle, 20, steps=4, generator=rng, cond=cond)
 
 
@@ -320,7 +320,7 @@ def test_given_tokens_are_not_counted(strategy: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(remdm, "by_confidence", spy)
     sampler = sampler_of({"type": "remdm", "strategy": strategy, "eta": 0.9})
     states: list[StepState] = []
-    cond = Condition(given=given)
+    cond = Condition(prompt=given)
     out = sampler.sample(
         exact_denoiser(source, process),
         400,

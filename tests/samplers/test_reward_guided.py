@@ -97,7 +97,7 @@ def test_given_tokens_stay() -> None:
     built = SAMPLERS.build({"type": "reward_guided", "reward": {"run": "unused"}})
     given = torch.tensor([[1, -1, -1]]).expand(200, -1)
     model = RewardedDenoiser(Student(), Linear())
-    x = built.sample(model, 200, steps=4, generator=Generator().manual_seed(0), cond=Condition(given=given)).x
+    x = built.sample(model, 200, steps=4, generator=Generator().manual_seed(0), cond=Condition(prompt=given)).x
     assert (x[:, 0] == 1).all()
     assert (x < V).all()
 

@@ -80,7 +80,7 @@ def test_later_blocks_wait_and_earlier_ones_stay(inner: str, source: Markov) -> 
 
 def test_given_blocks_take_no_steps_and_each_sample_divides_its_own(source: Markov) -> None:
     given = torch.tensor([[-1, -1, -1, -1], [0, 1, -1, -1], [0, -1, 2, 1], [2, 2, 2, 2]])
-    sampler, cond = build("ancestral", 2), Condition(given=given)
+    sampler, cond = build("ancestral", 2), Condition(prompt=given)
     out = draw(sampler, source, 4, 4, generator=SampleStreams(0, range(4)), cond=cond)
     assert out.nfe == (4 + 4 + 4 + 0) / 4
     assert (out.x == given)[given >= 0].all()
@@ -90,7 +90,7 @@ def test_given_blocks_take_no_steps_and_each_sample_divides_its_own(source: Mark
 
     def alone(number: int) -> Tensor:
         streams = SampleStreams(0, [number])
-        part = Condition(given=given[number : number + 1])
+        part = Condition(prompt=given[number : number + 1])
         return draw(sampler, source, 1, 4, generator=streams, cond=part).x
 
     assert torch.equal(out.x, torch.cat([alone(number) for number in range(4)]))

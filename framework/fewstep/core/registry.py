@@ -71,7 +71,7 @@ class Registry(Generic[T]):
         for old, instead in self.base.moved.items():
             if any(old in vars(base) for base in cls.__mro__):
                 raise RegistryError(
-                    f"{self.kind} '{name}' ({cls.__qualname__}) defines {old} itself, where nobody asks; {instead}"
+                    f"{self.kind} '{name}' ({cls.__qualname__}) defines {old} itself, which nothing calls; {instead}"
                 )
         base_config = self.base.Config
         if not issubclass(cls.Config, base_config):

@@ -1,4 +1,4 @@
-"""Networks of roles: backbone, process and adapters to a prediction, a class or a reconstruction; and what guides them.
+"""Networks of roles: from backbone and adapters to a prediction, a class or a reconstruction; guidance and rewards.
 
 No file is a component.
 """

@@ -17,17 +17,23 @@ from fewstep.denoisers.network import BackboneNetwork
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Images `values` [B, C, H, W] in [0, 1], what came back of them (`made`, the same shape), and what they went
-    through: `vectors` [B, h, w, E] and the `codes` (LongTensor [B, h, w]) nearest to those."""
+    """Images and their reconstruction.
+
+    Args:
+        values: images [B, C, H, W] in [0, 1].
+        output: reconstructed images, of the same shape.
+        vectors: encoded images [B, h, w, E].
+        codes: numbers of the codes nearest to `vectors` (LongTensor [B, h, w]).
+    """
 
     values: Tensor
-    made: Tensor
+    output: Tensor
     vectors: Tensor
     codes: Tensor
 
 
 class NetworkAutoencoder(BackboneNetwork):
-    """A backbone that gives clean images back through codes."""
+    """A backbone that encodes clean images as codes and decodes them again."""
 
     backbone_type: ClassVar[type[nn.Module]] = Autoencoder
     description: ClassVar[str] = "An image tokenizer"
@@ -38,10 +44,10 @@ class NetworkAutoencoder(BackboneNetwork):
     backbone: Autoencoder
 
     def reconstruct(self, x0: Tensor) -> Reconstruction:
-        """Images of clean tokens [B, L] and back, with gradients that go around the choice of codes."""
+        """Reconstruct the images of clean tokens [B, L]; gradients pass straight through the choice of codes."""
         self._count(x0)
         values = self.backbone.values(x0)
         vectors = self.backbone.encode(values)
         codes = self.backbone.nearest(vectors.detach())
-        made = self.backbone.decode(straight_through(vectors, self.backbone.codebook.detach()[codes]))
-        return Reconstruction(values, made, vectors, codes)
+        output = self.backbone.decode(straight_through(vectors, self.backbone.codebook.detach()[codes]))
+        return Reconstruction(values, output, vectors, codes)

@@ -1,4 +1,4 @@
-"""`Network`: what a role trains; `Denoiser`: a network that predicts the clean tokens.
+"""`Network`, which a role trains, and `Denoiser`, a network that predicts the clean tokens.
 
 Shapes: B batch, L tokens, S tokens a block, D width.
 """
@@ -28,9 +28,9 @@ N = TypeVar("N", bound="Network")
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What a role's network is made of: the process that its tokens come from, the data, and the recipe's settings.
+    """Inputs of `Network.build`: the process of its noised tokens, the data, and the recipe's settings.
 
-    `noise_input`, `step_input` and `label_input` are None where the recipe has none or the role does not take it.
+    `noise_input`, `step_input` and `label_input` are None if the recipe has none or the role does not take it.
     `objective` holds the settings of the objective, for networks whose shape depends on them.
     """
 
@@ -44,27 +44,27 @@ class Blueprint:
 
 
 class Network(nn.Module):
-    """What a role trains, and what trainer, average, checkpoints and exports ask of it.
+    """Network of a role: the interface that trainer, average, checkpoints and exports use.
 
-    It counts its evaluations: `nfe` calls, and `evaluated` samples in all of them. `length` is the number of tokens a
-    sample, `block_size` that of a block, for networks that go block by block, and None for all others. Parameters are
-    averaged, exported and loaded by name, whatever a network holds.
+    It counts its evaluations: `nfe` is the number of calls, and `evaluated` the number of samples in all calls.
+    `length` is the number of tokens in a sample. `block_size` is the number of tokens in a block for networks that go
+    block by block, and None for all others. Parameters are averaged, exported and loaded by name.
     """
 
     draws: ClassVar[bool] = False
-    """Whether samples come from it."""
+    """Whether samplers can draw from it."""
     has_clock: bool = False
     """Whether its predictions bring a clock (`Prediction.clock`); samplers must then follow it."""
     reads_labels: ClassVar[bool] = False
     """Whether batches carry labels for it, also in a recipe without a label input."""
     backbone_type: ClassVar[type[nn.Module]] = Backbone
-    """Kind of backbone that it is built on."""
+    """Type of its backbone."""
     description: ClassVar[str] = "A network"
-    """What it is, for the card of an exported model."""
+    """Noun phrase for the card of an exported model."""
     refusal: ClassVar[str] = "this network draws no samples"
-    """What is said to somebody who asks it for samples."""
+    """Error message for a request for samples."""
     next_step: ClassVar[str] = "fewstep.open_model('{run}') opens it"
-    """What a person may do with a finished run of it."""
+    """Suggestion that is printed at the end of a run."""
 
     def __init__(self, process: Process, length: int, block_size: int | None = None) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Network(nn.Module):
 
     @classmethod
     def build(cls: type[N], blueprint: Blueprint) -> N:
-        """A freshly initialised network; torch's random stream is set for its weights.
+        """A freshly initialised network; the caller seeds torch's global generator for its weights.
 
         Raises:
             UserError: the recipe's backbone does not fit.
@@ -84,22 +84,22 @@ class Network(nn.Module):
         raise TypeError(f"{cls.__name__} is not built from a recipe")
 
     def start_from(self, other: Network) -> None:
-        """Take over the weights of a trained network."""
+        """Copy the weights of a trained network."""
         self.load_state_dict(other.state_dict())
 
     @property
     def conditioned_on_labels(self) -> bool:
-        """Whether `cond.labels` must be given."""
+        """Whether predictions need `cond.labels`."""
         return False
 
     @property
     def conditioned_on_steps(self) -> bool:
-        """Whether a prediction depends on the time s that its step leads to."""
+        """Whether a prediction depends on s, the end of its step."""
         return False
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors live."""
+        """Device of its tensors."""
         return next(self.parameters()).device
 
     def _count(self, tokens: Tensor) -> None:
@@ -111,7 +111,7 @@ class Denoiser(Network, ABC):
     """Predicts x from z_t.
 
     Masked processes carry over: tokens that are not [MASK] are clean and copied (MDLM's SUBS), unless `cond.everywhere`
-    asks a network about all of them. Uniform processes predict every token.
+    requests a prediction for all tokens. Uniform processes predict every token.
     """
 
     draws: ClassVar[bool] = True
@@ -120,7 +120,7 @@ class Denoiser(Network, ABC):
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
-        """What `forward` returns, uncounted."""
+        """The result of `forward`, without counting the evaluation."""
 
     def forward(
         self,
@@ -135,23 +135,23 @@ class Denoiser(Network, ABC):
 
         Args:
             x_t: a state of the process: noised ids [B, L], or vectors [B, L, S] of a continuous one.
-            t: times [B] in [0, 1]; [B, L] where blocks have times of their own.
-            s: times [B] that the step from t leads to, for denoisers that are told (two-time networks).
-            cond: what else the prediction depends on.
-            generator: source of the noise input's randomness, for denoisers that have one.
+            t: times [B] in [0, 1]; [B, L] with a time for each block.
+            s: times [B] at the end of the step, for denoisers that are conditioned on it (two-time networks).
+            cond: further conditions of the prediction.
+            generator: random numbers for the noise input, if the denoiser has one.
         """
         self._count(x_t)
         return self.predict(x_t, t, s, cond, generator)
 
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:
-        """`prefix` with one clean block [B, S] more; counted where it takes an evaluation of a network."""
+        """`prefix` with one more clean block [B, S]; counted if it takes an evaluation of a network."""
         return Prefix(torch.cat((prefix.ids, block), 1))
 
 
 class DenoiserAround(Denoiser):
-    """Base of denoisers that are another one with something added; told what that one is told, and where it is.
+    """Base of wrappers around a denoiser; conditions and device are those of the inner denoiser.
 
-    Evaluations are counted here, not by the one inside.
+    The wrapper counts evaluations, the inner denoiser does not.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:

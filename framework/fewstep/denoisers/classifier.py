@@ -1,4 +1,4 @@
-"""Classifiers of noised tokens: which class is it that will come of them?
+"""Classifiers of noised tokens: p(class of the clean sample | z_t).
 
 Shapes: B batch, L tokens, S states, D width, C classes.
 """
@@ -21,7 +21,7 @@ class NoisedClassifier(Protocol):
         """Log-probabilities of classes [B, C].
 
         Args:
-            x_t: noised ids [B, L], or one-hot rows [B, L, S] to take a gradient by.
+            x_t: noised ids [B, L], or one-hot rows [B, L, S] for gradients by the tokens.
             t: times [B].
         """
 
@@ -29,7 +29,7 @@ class NoisedClassifier(Protocol):
 class NetworkClassifier(BackboneNetwork):
     """A backbone whose head reads the mean of the hidden states and scores classes.
 
-    It predicts no tokens. Its backbone is made for a vocabulary of C symbols.
+    It predicts no tokens. Its backbone has an output vocabulary of C symbols.
     """
 
     refusal: ClassVar[str] = (
@@ -37,24 +37,24 @@ class NetworkClassifier(BackboneNetwork):
     )
 
     def log_probs(self, x_t: Tensor, t: Tensor, cond: Condition = NOTHING) -> Tensor:
-        """Log-probabilities of classes [B, C], given `cond` if it is told labels; see `NoisedClassifier`."""
+        """Log-probabilities of classes [B, C]; with a label input also given `cond.labels`. See `NoisedClassifier`."""
         self._count(x_t)
-        tokens = x_t if x_t.ndim == 2 else x_t[..., 0]  # only their shape is read
+        tokens = x_t if x_t.ndim == 2 else x_t[..., 0]  # only the shape is read
         hidden = self.backbone(x_t, t, residual=self._residual(tokens, t, None, cond, None))
         scores: Tensor = self.backbone.head(hidden.mean(1))
         return scores.float().log_softmax(-1)
 
-    def _taken_over(self, other: BackboneNetwork) -> dict[str, Tensor]:
-        """All of another classifier; of a network that predicts tokens all but the head."""
-        theirs = super()._taken_over(other)
+    def _initial_weights(self, other: BackboneNetwork) -> dict[str, Tensor]:
+        """All weights of another classifier; of a network that predicts tokens, all except the head's."""
+        weights = super()._initial_weights(other)
         if isinstance(other, NetworkClassifier):
-            return theirs
+            return weights
         own = self.backbone.state_dict()
-        return {name: own[name] if name.startswith("head.") else value for name, value in theirs.items()}
+        return {name: own[name] if name.startswith("head.") else value for name, value in weights.items()}
 
 
 class LabelClassifier(NetworkClassifier):
-    """A classifier of the labels of the data."""
+    """A classifier by the labels of the data."""
 
     reads_labels: ClassVar[bool] = True
     description: ClassVar[str] = "A classifier of noised samples"
@@ -66,7 +66,7 @@ class LabelClassifier(NetworkClassifier):
 
 
 class Discriminator(NetworkClassifier):
-    """A classifier of two kinds of samples: those of a student (0) and data (1)."""
+    """A classifier of samples into those of a student (0) and data (1)."""
 
     @classmethod
     def head_size(cls, blueprint: Blueprint) -> int:

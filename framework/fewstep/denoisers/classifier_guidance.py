@@ -1,4 +1,4 @@
-"""Classifier-based guidance: predictions reweighted by what a classifier makes of them (arXiv 2412.10193, D-CBG).
+"""Classifier-based guidance: predictions reweighted by a classifier (arXiv 2412.10193, D-CBG).
 
 Shapes: B batch, L tokens, V vocabulary, S states, C classes, N selected rows.
 """
@@ -19,24 +19,24 @@ from fewstep.predictions.condition import Condition
 from fewstep.runtime.streams import Randomness
 
 CANDIDATES = 4096
-"""Sequences that a classifier reads at once for exact ratios."""
+"""Number of sequences in one call of the classifier for exact ratios."""
 
 _LOWEST = -1e4
-"""Log-probability that stands for 0 in a ratio: what rules a class out twice changes nothing."""
+"""Log-probability that stands for probability 0, so that the ratio of two zeros is 1."""
 
 Ratios = Callable[[Tensor], Tensor]
-"""Numbers of tokens in the flattened batch [N] -> log-ratios of their candidates [N, V]."""
+"""Indices of tokens in the flattened batch [N] -> log-ratios of their candidates [N, V]."""
 
 
 class ClassifierGuidedPrediction(Prediction):
     """log p(x_i = v | z_t) + w log (p(y | z_t with token i set to v) / p(y | z_t)), renormalised; row by row.
 
-    With masks, the true classifier and w = 1 that is Bayes' rule: a mask that turns out to be v is all that v tells.
+    With masks, the true classifier and w = 1 this is Bayes' rule: a mask set to v tells only that x_i = v.
 
     Args:
         base: prediction of the same tokens without a class.
-        ratios: gives the log-ratios of rows, which are asked for only where a row is.
-        weights: w of each sample [B], 0 where no class is wanted.
+        ratios: computes log-ratios, only for the rows that are read.
+        weights: w of each sample [B], 0 for samples without a class.
     """
 
     def __init__(self, base: Prediction, ratios: Ratios, weights: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
@@ -52,9 +52,9 @@ class ClassifierGuidedPrediction(Prediction):
         return where.flatten().nonzero()[:, 0]
 
     def to_log_probs(self, source: Tensor) -> Tensor:
-        here = torch.zeros(self.where.numel(), dtype=torch.bool, device=source.device)
-        here[source] = True
-        base = self._base.rows(self._base.source(here.view(self.where.shape)))
+        where = torch.zeros(self.where.numel(), dtype=torch.bool, device=source.device)
+        where[source] = True
+        base = self._base.rows(self._base.source(where.view(self.where.shape)))
         weights = self._weights[source // self.where.shape[1], None].to(base.dtype)
         guided = base + weights * self._ratios(source).to(base.dtype)
         return guided.masked_fill(base.isneginf(), -float("inf")).log_softmax(-1)
@@ -67,22 +67,22 @@ class ClassifierGuidedPrediction(Prediction):
 def exact_ratios(
     classifier: NoisedClassifier, x_t: Tensor, t: Tensor, labels: Tensor, tokens: Tensor, vocab_size: int
 ) -> Tensor:
-    """log p(y | z_t with token i set to v) - log p(y | z_t), read off a classifier for every v (float [N, V]).
+    """log p(y | z_t with token i set to v) - log p(y | z_t), by an evaluation for every v (float [N, V]).
 
     Args:
         x_t: noised ids [B, L].
         t: times [B].
         labels: y of each sample [B].
-        tokens: numbers of the tokens i in the flattened batch [N].
+        tokens: indices of the tokens i in the flattened batch [N].
     """
     length, symbols = x_t.shape[1], torch.arange(vocab_size, device=x_t.device)
     now = classifier.log_probs(x_t, t).gather(1, labels[:, None])[:, 0].clamp_min(_LOWEST)
     parts = []
-    for some in tokens.split(max(1, CANDIDATES // vocab_size)):
-        rows = (some // length).repeat_interleave(vocab_size)
+    for part in tokens.split(max(1, CANDIDATES // vocab_size)):
+        rows = (part // length).repeat_interleave(vocab_size)
         candidates = x_t[rows]
-        places = (some % length).repeat_interleave(vocab_size)
-        candidates[torch.arange(len(rows), device=x_t.device), places] = symbols.repeat(len(some))
+        places = (part % length).repeat_interleave(vocab_size)
+        candidates[torch.arange(len(rows), device=x_t.device), places] = symbols.repeat(len(part))
         then = classifier.log_probs(candidates, t[rows]).gather(1, labels[rows, None])[:, 0].clamp_min(_LOWEST)
         parts.append((then - now[rows]).view(-1, vocab_size))
     return torch.cat(parts) if parts else now.new_empty(0, vocab_size)
@@ -95,9 +95,9 @@ def first_order_ratios(classifier: NoisedClassifier, x_t: Tensor, t: Tensor, lab
 
 @torch.enable_grad()
 def first_order_changes(score: Callable[[Tensor], Tensor], x_t: Tensor, num_states: int) -> Tensor:
-    """How much a score of one-hot rows [B, L, S] changes with each token set to each state ([B, L, S]), to first order.
+    """First-order change of a score of one-hot rows [B, L, S] when a token is set to a state ([B, L, S]).
 
-    One pass forward and back, for scores of samples that do not depend on each other.
+    Takes one forward and one backward pass. The scores of two samples must not depend on each other.
     """
     rows = one_hot(x_t, num_states).to(torch.get_default_dtype()).requires_grad_(True)
     (slope,) = torch.autograd.grad(score(rows).sum(), rows)
@@ -105,19 +105,19 @@ def first_order_changes(score: Callable[[Tensor], Tensor], x_t: Tensor, num_stat
 
 
 class ClassifierGuidedDenoiser(DenoiserAround):
-    """A denoiser that is told no class, guided to one by a classifier; every sampler walks with it as with any other.
+    """A denoiser without label input that a classifier guides to a class; any sampler can use it.
 
-    What the classifier computes is not counted as an evaluation: one pass forward and back for a first-order ratio, V
-    forward passes a token for an exact one.
+    Evaluations of the classifier are not counted: one forward and one backward pass for first-order ratios, V forward
+    passes a token for exact ones.
 
     Args:
         denoiser: predicts whole samples of a process with masks.
-        classifier: of tokens noised by the same process.
-        weight: w; 0 leaves predictions as they are.
-        approximate: ratios to first order.
+        classifier: a classifier of tokens noised by the same process.
+        weight: w; 0 leaves predictions unchanged.
+        approximate: use first-order ratios.
 
     Raises:
-        ValueError: the denoiser is of another kind.
+        ValueError: the denoiser goes block by block, or its process has no masks.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How a denoiser's log-probabilities change when its parameters move: exact directional derivatives.
+"""Exact directional derivatives of a denoiser's log-probabilities with respect to its parameters.
 
 Shapes: B batch, L tokens, V vocabulary, N selected rows.
 """
@@ -21,12 +21,12 @@ from fewstep.predictions.condition import Condition
 class Derivative(Prediction):
     """Rows d/de log p(x | z_t; theta + e nu) at e = 0 in the place of log-probabilities; for `rowwise` only.
 
-    Lazy like the prediction that it is the derivative of: the network has run, the head runs for the rows that a
-    loss reads, in chunks where there are many. Rows carry no gradient.
+    Lazy like the prediction itself: the network has run, and the head runs only for the rows that a loss reads, in
+    chunks if there are many. Rows carry no gradient.
 
     Args:
-        prediction: what the denoiser predicts, whose head and row maps are used.
-        source: what its rows are computed from, at all positions [B, L, ...].
+        prediction: prediction of the denoiser; its head and row maps are used.
+        source: its `source` at all positions [B, L, ...].
         tangent: the derivative of `source`.
         rows: (prediction, source [N, ...], tangent [N, ...]) -> derivatives [N, V].
     """
@@ -58,27 +58,27 @@ class Derivative(Prediction):
 def directional_derivative(
     denoiser: Denoiser, direction: Mapping[str, Tensor], x_t: Tensor, t: Tensor, cond: Condition = NOTHING
 ) -> Derivative:
-    """The derivative of what `denoiser` predicts along `direction`, in forward mode: one pass, exact.
+    """Exact derivative of the denoiser's prediction along `direction`, in one pass of forward mode.
 
-    Costs about two evaluations and keeps nothing for a backward pass. Attention is spelled out meanwhile
-    (`plain_attention`), which for long sequences takes memory of the order of B L^2.
+    Costs about two evaluations and stores nothing for a backward pass. Fused attention has no forward mode, so that
+    attention is computed by `plain_attention`, whose memory is of the order of B L^2.
 
     Args:
-        denoiser: takes no noise input.
-        direction: a tensor for every parameter, by its name.
+        denoiser: a denoiser without noise input.
+        direction: a tensor for every parameter, by the parameter's name.
         x_t: noised ids [B, L].
         t: times [B].
-        cond: what else the prediction depends on.
+        cond: further conditions of the prediction.
     """
     reader = _Reader(denoiser)
     names = {name: f"denoiser.{name}" for name, _ in denoiser.named_parameters()}
     parameters = {names[name]: value.detach() for name, value in denoiser.named_parameters()}
     tangents = {names[name]: direction[name].to(value.dtype) for name, value in denoiser.named_parameters()}
-    found: list[Prediction] = []
+    predictions: list[Prediction] = []  # `jvp` returns tensors only
 
     def run(values: dict[str, Tensor]) -> Tensor:
         prediction, source = functional_call(reader, values, (_predict, x_t, t, cond))
-        found.append(prediction)
+        predictions.append(prediction)
         return source
 
     def rows(prediction: Prediction, source: Tensor, tangent: Tensor) -> Tensor:
@@ -92,11 +92,11 @@ def directional_derivative(
         # torch's forward mode compiles its own decompositions with the torch.jit that torch deprecates.
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
         source, tangent = jvp(run, (parameters,), (tangents,))[:2]
-    return Derivative(found[0], source.unflatten(0, x_t.shape), tangent.unflatten(0, x_t.shape), rows)
+    return Derivative(predictions[0], source.unflatten(0, x_t.shape), tangent.unflatten(0, x_t.shape), rows)
 
 
 class _Reader(nn.Module):
-    """Calls a function of a denoiser, so that `functional_call` can swap parameters for more than its forward."""
+    """Module that calls a function of a denoiser: `functional_call` swaps parameters for a module's forward only."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a label's influence on a prediction, multiplied (arXiv 2412.10193, D-CFG).
+"""Classifier-free guidance: a label's effect on a prediction, multiplied by a weight (arXiv 2412.10193, D-CFG).
 
 Shapes: B batch, L tokens, V vocabulary, N selected rows.
 """
@@ -14,19 +14,19 @@ from fewstep.predictions.condition import Condition
 from fewstep.runtime.streams import Randomness
 
 _LOWEST = -1e4
-"""Log-probability that stands for 0 in a ratio."""
+"""Log-probability that stands for probability 0 in a ratio."""
 
 
 class GuidedPrediction(Prediction):
     """log p = log p_none + w (log p_label - log p_none), renormalised; computed row by row.
 
-    This is p_label^w p_none^(1 - w), the guidance of arXiv 2412.10193 for masked diffusion. Symbols that the labelled
-    prediction rules out stay ruled out. Known tokens are those of the two, which must agree in them.
+    This is p_label^w p_none^(1 - w), the guidance of arXiv 2412.10193 for masked diffusion. Symbols with
+    probability 0 in the labelled prediction keep it. Both predictions must have the same known tokens.
 
     Args:
-        labelled: prediction given the label.
-        plain: prediction of the same tokens by the same network, given none.
-        weight: w > 0; 1 is `labelled`, and more than 1 exaggerates what the label changes.
+        labelled: prediction with the label.
+        plain: prediction of the same tokens by the same network without a label.
+        weight: w > 0; 1 gives `labelled`, and more than 1 amplifies the effect of the label.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ def guided(
     cond: Condition,
     generator: Randomness = None,
 ) -> Prediction:
-    """The denoiser's prediction with guidance: two evaluations, or one where the weight is 1 (label) or 0 (none).
+    """The denoiser's prediction with guidance: two evaluations, or one if the weight is 1 (label) or 0 (no label).
 
     Args:
         weight: see `GuidedPrediction`.
-        cond: with labels, unless the weight is 1.
+        cond: has labels, unless the weight is 1.
 
-    The rest is as for a denoiser's `forward`.
+    All other arguments are those of `Denoiser.forward`.
     """
     if weight == 1:
         return denoiser(x_t, t, s, cond=cond, generator=generator)

@@ -28,10 +28,10 @@ N = TypeVar("N", bound="BackboneNetwork")
 
 
 class BackboneNetwork(Network):
-    """A backbone, with adapters that add to its residual stream; a subclass says what is read off.
+    """A backbone with adapters that add to its residual stream; a subclass defines the output.
 
-    Further modules and parameters of a subclass are trained, averaged, exported and loaded with it. What a network
-    starts from gives it those that have the same name and shapes.
+    Further modules and parameters of a subclass are trained, averaged, exported and loaded with it. `start_from`
+    copies those that have the same name and shapes in the other network.
     """
 
     def __init__(
@@ -64,13 +64,13 @@ class BackboneNetwork(Network):
 
     @classmethod
     def head_size(cls, blueprint: Blueprint) -> int:
-        """How many numbers the backbone's head gives each token: one for each symbol."""
+        """Number of outputs of the backbone's head for each token: one for each symbol."""
         return blueprint.dataset.spec.vocab_size
 
     def start_from(self, other: Network) -> None:
-        """Take over the weights of another network: backbone, and all else that both have in the same shapes."""
+        """Copy the weights of another network: the backbone, and each module that both have in the same shapes."""
         assert isinstance(other, BackboneNetwork)
-        self.backbone.load_state_dict(self._taken_over(other))
+        self.backbone.load_state_dict(self._initial_weights(other))
         for name, ours in self.named_children():
             theirs = getattr(other, name, None)
             if name != "backbone" and isinstance(theirs, nn.Module) and _shapes(ours) == _shapes(theirs):
@@ -80,8 +80,8 @@ class BackboneNetwork(Network):
             if name in own and own[name].shape == parameter.shape:
                 parameter.data.copy_(own[name])
 
-    def _taken_over(self, other: BackboneNetwork) -> dict[str, Tensor]:
-        """What the backbone becomes when it starts from another's."""
+    def _initial_weights(self, other: BackboneNetwork) -> dict[str, Tensor]:
+        """Weights of this backbone when it starts from another network."""
         return other.backbone.state_dict()
 
     @property
@@ -99,26 +99,26 @@ class BackboneNetwork(Network):
     def _residual(
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness
     ) -> Tensor | None:
-        """What the adapters add, [R, B, L, D]; after a prefix the tokens are a block from its end on."""
+        """Sum of the adapters' residuals, [R, B, L, D]; after a prefix the tokens are the block that follows it."""
         residual = None
         if self.noise_input is not None:
             first = 0 if cond.prefix is None else cond.prefix.length
             residual = self.noise_input(x_t.shape[0], generator)[:, :, first : first + x_t.shape[1]]
-        for told in self._told(t, s, cond):
-            here = told.expand(1, *x_t.shape[:2], -1)
-            residual = here if residual is None else torch.cat((residual[:1] + here, residual[1:]))
+        for embedding in self._embeddings(t, s, cond):
+            first_site = embedding.expand(1, *x_t.shape[:2], -1)
+            residual = first_site if residual is None else torch.cat((residual[:1] + first_site, residual[1:]))
         return residual
 
-    def _told(self, t: Tensor, s: Tensor | None, cond: Condition) -> list[Tensor]:
-        """Step and label, for all tokens of a sample [1, B, 1, D], or for each [1, B, L, D]."""
+    def _embeddings(self, t: Tensor, s: Tensor | None, cond: Condition) -> list[Tensor]:
+        """Embeddings of step and label: one for all tokens of a sample [1, B, 1, D], or one each [1, B, L, D]."""
         parts = []
         if self.step_input is not None:
             if s is None:
-                raise ValueError("this denoiser is told the length of its step: call it with s")
+                raise ValueError("this denoiser is conditioned on the length of its step: call it with s")
             parts.append(self.step_input(t - s))
         if self.label_input is not None:
             if cond.labels is None:
-                raise ValueError("this denoiser is told a label: call it with cond.labels (-1 for none)")
+                raise ValueError("this denoiser is conditioned on a label: call it with cond.labels (-1 for none)")
             parts.append(self.label_input(cond.labels))
         return parts
 
@@ -127,12 +127,12 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
     """A denoiser whose prediction comes from a backbone."""
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
-        given = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
-        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **given)
+        blocks = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
+        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **blocks)
         where = self.process.to_predict(x_t)
         if cond.everywhere:
             where = torch.ones_like(where)
-        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, self.process.shown(x_t), where)
+        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, self.process.to_ids(x_t), where)
 
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:
         if not isinstance(self.backbone, BlockBackbone):
@@ -143,7 +143,7 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Within it, the network has no dropout."""
+    """Context in which the network is in eval mode (no dropout)."""
     before = network.training
     network.eval()
     try:

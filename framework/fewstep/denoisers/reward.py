@@ -1,4 +1,4 @@
-"""Rewards of noised tokens, and denoisers whose samples a reward judges on the way.
+"""Rewards of noised tokens, and denoisers with a reward that samplers use at each step.
 
 Shapes: B batch, L tokens, S states.
 """
@@ -17,34 +17,34 @@ from fewstep.runtime.streams import Randomness
 
 
 class Reward(Protocol):
-    """How good noised tokens are; what an objective with a discriminator calls log D / (1 - D)."""
+    """Quality of noised tokens, for example log D / (1 - D) of a discriminator."""
 
     def score(self, x_t: Tensor, t: Tensor, cond: Condition = NOTHING) -> Tensor:
         """Rewards [B].
 
         Args:
-            x_t: noised ids [B, L], or one-hot rows [B, L, S] to take a gradient by.
+            x_t: noised ids [B, L], or one-hot rows [B, L, S] for gradients by the tokens.
             t: times [B].
             cond: labels, if the samples have any.
         """
 
 
 class LogRatio:
-    """log D / (1 - D), D the probability that a discriminator gives to its second class, real samples."""
+    """log D / (1 - D), where D is a discriminator's probability of its second class, real samples."""
 
     def __init__(self, discriminator: NetworkClassifier) -> None:
         self.discriminator = discriminator
 
     def score(self, x_t: Tensor, t: Tensor, cond: Condition = NOTHING) -> Tensor:
         """See `Reward`."""
-        made, real = self.discriminator.log_probs(x_t, t, cond).unbind(1)
-        return real - made
+        generated, real = self.discriminator.log_probs(x_t, t, cond).unbind(1)
+        return real - generated
 
 
 class RewardedDenoiser(DenoiserAround):
-    """A denoiser with a reward beside it, for samplers that ask for one; it predicts what it predicts without.
+    """A denoiser and a reward, for samplers that need one; predictions are those of the denoiser.
 
-    What the reward computes is not counted as an evaluation.
+    Evaluations of the reward are not counted.
     """
 
     def __init__(self, denoiser: Denoiser, reward: Reward) -> None:

@@ -106,7 +106,7 @@ class Vq(Objective):
         out = student.reconstruct(batch.x0)
         vectors = out.vectors.float()
         codebook = student.backbone.codebook.detach()
-        error = (out.made.float() - out.values).square().mean()
+        error = (out.output.float() - out.values).square().mean()
         commitment = (vectors - codebook[out.codes]).square().mean()
         self._assignments.append((vectors.detach().flatten(0, -2), out.codes.flatten()))
         metrics = {

@@ -1,4 +1,4 @@
-"""What a network says of the clean tokens, kept lazily, and how it is shaped and drawn from.
+"""Lazy predictions of the clean tokens, their shaping, and draws from them.
 
 No file is a component.
 """

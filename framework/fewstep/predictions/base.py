@@ -1,7 +1,7 @@
-"""Lazy predictions: categorical distributions over clean tokens, computed only where they are needed.
+"""Lazy predictions: categorical distributions over clean tokens, computed only at the rows that are read.
 
 At 50 k symbols and 1,024 tokens one dense float32 prediction is 200 MB a sample, and distillation needs
-three of them. A `Prediction` therefore keeps the hidden states and the head, and offers row-wise operations.
+three of them. A `Prediction` therefore holds the hidden states and the head, and offers row-wise operations.
 
 Shapes: B batch, L tokens, V vocabulary, N selected rows, D width.
 """
@@ -36,15 +36,15 @@ class Prediction(ABC):
     A subclass defines four members: `vocab_size`, `source`, `to_log_probs` and `with_shaping`. It may also override
     `unnormalised`, where rows for a draw cost less than normalised ones, and `chunk_rows`, where a row takes more
     memory than V numbers. All other members are built on these. A prediction that wraps another one reads it through
-    `source` and `rows`: the first selects positions and costs nothing, the second computes.
+    `source` and `rows`: `source` selects positions and costs nothing, `rows` computes.
 
     Args:
         known: ids [B, L] that carried-over positions take.
-        where: BoolTensor [B, L], true at the positions that are predicted; elsewhere the token is known.
+        where: BoolTensor [B, L], true at predicted positions; elsewhere the token is known.
         shaping: row maps, applied in order to every row.
 
-    A prediction may bring a `clock`: positions then turn clean in an order of its own, each at the time that the clock
-    gives it (generation orders, arXiv 2602.02112). Steps back follow it; None is the process's own time everywhere.
+    A prediction may bring a `clock`, which gives each position its own time and so an order of generation (arXiv
+    2602.02112). Steps back follow the clock. None is the process's own time at every position.
     """
 
     def __init__(self, known: Tensor, where: Tensor, shaping: tuple[RowMap, ...] = ()) -> None:
@@ -60,7 +60,7 @@ class Prediction(ABC):
 
     @abstractmethod
     def source(self, where: Tensor) -> Tensor:
-        """What rows are computed from, at the N true positions of `where` (BoolTensor [B, L]): [N, ...]."""
+        """Inputs [N, ...] of the rows at the N true positions of `where` (BoolTensor [B, L])."""
 
     @abstractmethod
     def to_log_probs(self, source: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Prediction(ABC):
         return shaped
 
     def on_clock(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Times of the process [B] on the prediction's clock [B, L]; as they are if it has none."""
+        """Times of the process [B] on the prediction's clock [B, L]; unchanged without a clock."""
         return (t, s) if self.clock is None else (self.clock(t), self.clock(s))
 
     def rows(self, source: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class Prediction(ABC):
         return self.rows(source).exp()
 
     def log_probs(self, where: Tensor | None = None) -> Tensor:
-        """Log-probabilities [N, V] at the true positions of `where` (default: all that are predicted)."""
+        """Log-probabilities [N, V] at the true positions of `where` (default: all predicted ones)."""
         return self.rows(self.source(self.where if where is None else where))
 
     def dense_probs(self) -> Tensor:
@@ -105,26 +105,26 @@ class Prediction(ABC):
     def sample(self, *, generator: Randomness = None, where: Tensor | None = None) -> Tensor:
         """Hard draw x ~ Cat(p) (LongTensor [B, L]); tokens outside `where` keep their known ids.
 
-        Drawn in float64, whose resolution does not sharpen rare tokens.
+        Draws are in float64: the coarser steps of float32 make rare tokens too rare.
         """
         where = self.where if where is None else where & self.where
         if isinstance(generator, SampleStreams):
             levels = uniform(where.shape, generator, device=where.device)
-            (drawn,) = self._scan(self.unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
+            (ids,) = self._scan(self.unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
         else:
-            (drawn,) = self.scan(lambda log_p: (sample_categorical(log_p, generator),), where)
-        return self.known.masked_scatter(where, drawn)
+            (ids,) = self.scan(lambda log_p: (sample_categorical(log_p, generator),), where)
+        return self.known.masked_scatter(where, ids)
 
     def scan(self, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor) -> tuple[Tensor, ...]:
-        """What `fn` makes of rows, chunk by chunk and without gradients; each row is computed once.
+        """Apply `fn` to rows, chunk by chunk and without gradients; each row is computed once.
 
         Args:
             fn: takes log-probabilities [n, V] and rows [n, ...] of each extra; returns tensors [n, ...].
-            where: which rows (BoolTensor [B, L], within `self.where`).
+            where: positions of the rows (BoolTensor [B, L], within `self.where`).
             extras: tensors [B, L, ...] read at the same positions.
 
         Returns:
-            What `fn` returned, for all N rows.
+            The results of `fn` for all N rows.
         """
         return self._scan(self.rows, fn, where, *extras)
 
@@ -132,19 +132,19 @@ class Prediction(ABC):
     def _scan(
         self, rows: RowMap, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor
     ) -> tuple[Tensor, ...]:
-        """`scan`, with what `rows` makes of the source in the place of log-probabilities."""
+        """`scan` with the output of `rows` in the place of log-probabilities."""
         inputs = [self.source(where), *(extra[where] for extra in extras)]
         parts = zip(*(torch.split(x, self.chunk_rows()) for x in inputs), strict=True)
         results = [fn(rows(source), *extra) for source, *extra in parts]
         return results[0] if len(results) == 1 else tuple(torch.cat(pieces) for pieces in zip(*results, strict=True))
 
     def nll(self, ids: Tensor, where: Tensor | None = None) -> Tensor:
-        """-log p(ids) [B, L] at the true positions of `where` (default: all that are predicted); zero elsewhere."""
+        """-log p(ids) [B, L] at the true positions of `where` (default: all predicted ones); zero elsewhere."""
         where = self.where if where is None else where
         return rowwise(lambda log_p, i: -log_p.gather(1, i[:, None])[:, 0], [self], [ids], where=where)
 
     def cross_entropy(self, target: Prediction) -> Tensor:
-        """-sum_c target_c log p_c [B, L], at the positions that this prediction predicts; zero elsewhere."""
+        """-sum_c target_c log p_c [B, L] at this prediction's predicted positions; zero elsewhere."""
         return rowwise(lambda log_p, log_q: -expectation(log_q, log_p), [self, target], where=self.where)
 
     def entropy(self) -> Tensor:
@@ -152,7 +152,7 @@ class Prediction(ABC):
         return rowwise(lambda log_p: -expectation(log_p, log_p), [self], where=self.where)
 
     def chunk_rows(self) -> int:
-        """How many rows are computed at once, so that they fit into `CHUNK_ELEMENTS` numbers."""
+        """Number of rows that are computed at once: as many as fit into `CHUNK_ELEMENTS` numbers."""
         return max(1, CHUNK_ELEMENTS // self.vocab_size)
 
 
@@ -165,12 +165,12 @@ def rowwise(
 ) -> Tensor:
     """Apply `fn` to rows of several predictions and put the results back in place.
 
-    The one primitive behind every loss: it touches only the rows selected by `where`, and above
-    `CHUNK_ELEMENTS` it works in chunks recomputed in the backward pass, so memory stays bounded.
+    Every loss is built on it. It reads only the rows in `where`. Above `CHUNK_ELEMENTS` it works in chunks that the
+    backward pass recomputes, so that memory stays bounded.
 
     Args:
         fn: takes log-probabilities [n, V] of each prediction, then rows [n, ...] of each extra; returns [n].
-        predictions: read at the positions in `where`; where one of them carries a token over, its row is one-hot.
+        predictions: read at the positions in `where`; the row of a carried-over token is one-hot.
         extras: tensors [B, L, ...] read at the same positions.
         where: BoolTensor [B, L].
 
@@ -195,14 +195,14 @@ def rowwise(
 
 
 def _carried(prediction: Prediction, where: Tensor) -> Tensor:
-    """Ids [N] that carried-over tokens among `where` take, -1 for the predicted; empty if all are predicted."""
+    """Ids [N] of the carried-over tokens among `where`, -1 for predicted ones; empty if all are predicted."""
     if prediction.where is where or not (where & ~prediction.where).any():
         return prediction.known.new_empty(0)
     return torch.where(prediction.where, -1, prediction.known)[where]
 
 
 def _copied(rows: Tensor, ids: Tensor) -> Tensor:
-    """Rows [N, V] of log-probabilities, those with an id in `ids` being certain of it."""
+    """Rows [N, V] of log-probabilities; a row with an id in `ids` gets all its mass on that id."""
     if not ids.numel():
         return rows
     certain = torch.nn.functional.one_hot(ids.clamp_min(0), rows.shape[1]).to(rows.dtype).log()

@@ -1,4 +1,4 @@
-"""Predictions: of a network's head, and of a dense table.
+"""Predictions from a network's head, and from a dense table.
 
 Shapes: B batch, L tokens, V vocabulary, N selected rows, D width.
 """
@@ -29,7 +29,7 @@ class HeadPrediction(Prediction):
 
     @property
     def hidden(self) -> Tensor:
-        """What the head reads [B, L, D]."""
+        """Input of the head [B, L, D]."""
         return self._hidden
 
     @property

@@ -18,7 +18,7 @@ def temperature(value: float) -> RowMap:
 
 
 def top_p(mass: float) -> RowMap:
-    """Keep the smallest set of likeliest symbols that holds at least `mass`; the rest get probability 0."""
+    """Keep the smallest set of likeliest symbols that holds at least `mass`; all other symbols get probability 0."""
 
     def apply(log_p: Tensor) -> Tensor:
         return log_p.masked_fill(outside_top_p(log_p, mass), -float("inf")).log_softmax(-1)
@@ -27,7 +27,7 @@ def top_p(mass: float) -> RowMap:
 
 
 def lowered_top_p(mass: float, delta: float) -> RowMap:
-    """Lower the logits of what top-p leaves out by `delta`, so that gradients stay bounded (arXiv 2603.20155, 3.3)."""
+    """Lower the logits of symbols outside top-p by `delta`, so that gradients stay bounded (arXiv 2603.20155, 3.3)."""
 
     def apply(log_p: Tensor) -> Tensor:
         return (log_p - delta * outside_top_p(log_p, mass)).log_softmax(-1)
@@ -42,7 +42,7 @@ def likeliest(log_p: Tensor) -> Tensor:
 
 
 def outside_top_p(log_p: Tensor, mass: float) -> Tensor:
-    """BoolTensor [N, V], true for the symbols that top-p leaves out; the likeliest always stays."""
+    """BoolTensor [N, V], true for the symbols outside top-p; the likeliest one is always inside."""
     ordered, index = log_p.sort(-1, descending=True)
     p = ordered.exp()
     before = p.cumsum(-1) - p
@@ -58,10 +58,10 @@ def shape(
     top_p_: float = 1.0,
     delta: float | None = None,
 ) -> Prediction:
-    """Temperature first, then top-p; 1.0 leaves a prediction as it is.
+    """The prediction with temperature applied first, then top-p; a value of 1.0 changes nothing.
 
     Args:
-        delta: lower the logits outside top-p by so much; None gives them probability 0.
+        delta: amount by which logits outside top-p are lowered; None gives those symbols probability 0.
     """
     for row_map in row_maps(temperature_=temperature_, top_p_=top_p_, delta=delta):
         prediction = prediction.shaped(row_map)
@@ -71,7 +71,7 @@ def shape(
 def row_maps(
     *, temperature_: float = 1.0, top_p_: float = 1.0, delta: float | None = None, greedy: bool = False
 ) -> tuple[RowMap, ...]:
-    """What `shape` applies, one after the other; `greedy` leaves the likeliest symbol alone in the end."""
+    """Row maps that `shape` applies, in order; with `greedy` the last one puts all mass on the likeliest symbol."""
     maps: list[RowMap] = []
     if temperature_ != 1.0:
         maps.append(temperature(temperature_))

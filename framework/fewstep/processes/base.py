@@ -1,7 +1,7 @@
-"""Forward processes: how clean tokens turn into noise, and one exact step back.
+"""Forward processes: noising of clean tokens, and one exact step back.
 
-A process is discrete, if its states are ids, or continuous, if they are vectors. Shapes: B batch, L tokens, V clean
-vocabulary, S states (V, plus one for [MASK] where there is one) or numbers of a vector.
+A process is discrete if its states are ids, and continuous if they are vectors. Shapes: B batch, L tokens, V clean
+vocabulary, S states (V, or V + 1 with [MASK]) or numbers of a vector.
 """
 
 from __future__ import annotations
@@ -29,24 +29,28 @@ TINY = 1e-30
 
 @dataclass(frozen=True)
 class Corrupted:
-    """A noised state `x_t` (ids [B, L], or float [B, L, S]) and the tokens that noise has reached (`noised`, BoolTensor
-    [B, L]): for ids those that it replaced."""
+    """A noised state and the mask of its noised tokens.
+
+    Args:
+        x_t: ids [B, L], or float [B, L, S].
+        noised: BoolTensor [B, L]; for ids true where noise replaced the token.
+    """
 
     x_t: Tensor
     noised: Tensor
 
 
 class ProcessConfig(ComponentConfig):
-    """Settings of every process: `schedule`, whose alpha(t) is the share of the signal at time t."""
+    """Settings of every process: the `schedule`; its alpha(t) is the share of the signal at time t."""
 
     schedule: Annotated[ComponentConfig, From("schedules")] = Field("linear", validate_default=True)
 
 
 class Process(Component, ABC):
-    """What noise does to a sample, independently per token: all that samplers, denoisers and most losses need.
+    """Noising of a sample, independently for each token: all that samplers, denoisers and most losses need.
 
     A state is ids [B, L] (`space` "discrete", see `DiscreteProcess`) or vectors [B, L, S] ("continuous"). Times `t`
-    and `s` are float tensors [B], or [B, L] where positions have times of their own, s <= t.
+    and `s` are float tensors [B], or [B, L] with a time for each position; s <= t.
 
     Args:
         vocab_size: V.
@@ -56,9 +60,9 @@ class Process(Component, ABC):
     config: ProcessConfig
     space: ClassVar[str]
     carry_over: ClassVar[bool] = False
-    """True if a token that is not noise is known to be clean, so that predictions copy it."""
+    """True if a token that is not noise is certainly clean, so that predictions copy it."""
     greedy_tail: ClassVar[int] = 0
-    """Last steps that take the likeliest symbol, unless the sampler's `greedy_tail` says otherwise."""
+    """Number of last steps that take the likeliest symbol, unless the sampler sets its own `greedy_tail`."""
 
     def __init__(self, config: ProcessConfig, *, vocab_size: int) -> None:
         super().__init__(config)
@@ -68,7 +72,7 @@ class Process(Component, ABC):
     @property
     @abstractmethod
     def num_states(self) -> int:
-        """S: how many symbols `x_t` can take, or numbers in one of its vectors; what backbones embed."""
+        """S: number of symbols of `x_t`, or of numbers in one of its vectors; backbones embed this many."""
 
     @abstractmethod
     def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Randomness) -> Tensor:
@@ -80,48 +84,48 @@ class Process(Component, ABC):
 
     @abstractmethod
     def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
-        """A step from the state at t to one at s, given a prediction of the clean tokens.
+        """Step from the state at t to a state at s, by a prediction of the clean tokens.
 
-        A prediction may have a clock, so a subclass begins with `t, s = prediction.on_clock(t, s)`.
+        A prediction may have a clock. A subclass therefore begins with `t, s = prediction.on_clock(t, s)`.
         """
 
     @abstractmethod
     def to_predict(self, x_t: Tensor) -> Tensor:
-        """Where a prediction is needed (BoolTensor [B, L]): at masks, or everywhere."""
+        """Mask of the tokens that need a prediction (BoolTensor [B, L]): the masked ones, or all."""
 
     @abstractmethod
-    def shown(self, x_t: Tensor) -> Tensor:
-        """A state as ids [B, L], for people, callbacks and tokens that are known."""
+    def to_ids(self, x_t: Tensor) -> Tensor:
+        """A state as ids [B, L], for display, callbacks and the known tokens of predictions."""
 
     @abstractmethod
-    def hold(self, x_t: Tensor, given: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
-        """The state at t with given tokens in it.
+    def hold(self, x_t: Tensor, prompt: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
+        """The state at t with the tokens of a prompt in it.
 
         Args:
-            given: LongTensor [B, L], -1 where a token is free and the state stays as it is.
+            prompt: LongTensor [B, L], -1 at free tokens, where the state does not change.
         """
 
     @abstractmethod
     def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
         """q(z_i | x_i = c) for every symbol c, up to a positive factor for each token: float64 [B, L, V].
 
-        With it every source whose distribution is known has an exact denoiser of the process.
+        It gives every source with a known distribution an exact denoiser of the process (`denoisers.exact`).
         """
 
 
 class DiscreteProcess(Process):
-    """States are ids: z_t ~ Cat(alpha_t x + (1 - alpha_t) pi), each token by itself (arXiv 2603.20155, section 2)."""
+    """States are ids: z_t ~ Cat(alpha_t x + (1 - alpha_t) pi), independently per token (arXiv 2603.20155, sec. 2)."""
 
     space: ClassVar[str] = "discrete"
 
-    def shown(self, x_t: Tensor) -> Tensor:
+    def to_ids(self, x_t: Tensor) -> Tensor:
         return x_t
 
-    def hold(self, x_t: Tensor, given: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
-        return torch.where(given >= 0, given, x_t)
+    def hold(self, x_t: Tensor, prompt: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
+        return torch.where(prompt >= 0, prompt, x_t)
 
-    def kept(self, t: Tensor, s: Tensor) -> Tensor:
-        """alpha_{t|s} = alpha_t / alpha_s: chance that no noise falls on a token between s and t, float64."""
+    def keep_prob(self, t: Tensor, s: Tensor) -> Tensor:
+        """alpha_{t|s} = alpha_t / alpha_s: probability that a token gets no noise between s and t, float64."""
         alpha_t, alpha_s = self.schedule.alpha(t.double()), self.schedule.alpha(s.double())
         return (alpha_t / alpha_s.clamp_min(TINY)).clamp(0, 1)
 
@@ -129,7 +133,7 @@ class DiscreteProcess(Process):
         """Draw z_t ~ q(z_t | z_s) = Cat(alpha_{t|s} z_s + (1 - alpha_{t|s}) pi) (LongTensor [B, L])."""
         u = uniform(x_s.shape, generator, device=x_s.device)
         noise = self.prior((x_s.shape[0], x_s.shape[1]), device=x_s.device, generator=generator)
-        return torch.where(u < per_token(self.kept(t, s)), x_s, noise)
+        return torch.where(u < per_token(self.keep_prob(t, s)), x_s, noise)
 
     @abstractmethod
     def posterior_probs(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -137,7 +141,7 @@ class DiscreteProcess(Process):
 
     @abstractmethod
     def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
-        """Draw z_s ~ q(z_s | z_t, x) for hard x (`x0` ids [B, L]) without forming a row of probabilities."""
+        """Draw z_s ~ q(z_s | z_t, x) for hard x (`x0` ids [B, L]) without a row of probabilities."""
 
     def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Two-stage ancestral step: x ~ Cat(prediction), then z_s ~ q(z_s | z_t, x) (LongTensor [B, L])."""
@@ -146,10 +150,10 @@ class DiscreteProcess(Process):
 
 
 def discrete(process: Process) -> DiscreteProcess:
-    """The process, which must be one of ids.
+    """The process, checked to be one of ids.
 
     Raises:
-        ValueError: it is continuous.
+        ValueError: the process is continuous.
     """
     if not isinstance(process, DiscreteProcess):
         raise ValueError(f"this needs a process of ids, and {process.config.type} is {process.space}")
@@ -157,7 +161,7 @@ def discrete(process: Process) -> DiscreteProcess:
 
 
 def per_token(level: Tensor) -> Tensor:
-    """Make a level of shape [B] broadcast over tokens ([B, 1]); one of shape [B, L] stays."""
+    """A level of shape [B] as [B, 1], which broadcasts over tokens; one of shape [B, L] is returned unchanged."""
     return level if level.ndim == 2 else level[:, None]
 
 
@@ -167,14 +171,14 @@ def posterior_rows(process: DiscreteProcess, probs: Tensor, z: Tensor, t: Tensor
 
 
 def hard_ids(x0: Tensor, generator: Randomness) -> Tensor:
-    """Ids [B, L] as they are; probabilities [B, L, V] as one draw from each row."""
+    """Ids [B, L] unchanged; probabilities [B, L, V] as one draw from each row."""
     if not x0.is_floating_point():
         return x0
     return sample_categorical(x0.double().log(), generator)
 
 
 def soft_rows(x0: Tensor, vocab_size: int) -> Tensor:
-    """Ids [B, L] as one-hot rows, probabilities as they are: float64 [B, L, V]."""
+    """Ids [B, L] as one-hot rows, probabilities unchanged: float64 [B, L, V]."""
     return x0.double() if x0.is_floating_point() else one_hot(x0, vocab_size).double()
 
 

@@ -65,7 +65,7 @@ class MaskedProcess(DiscreteProcess):
         return torch.where(self.to_predict(x_t)[..., None], 1.0, same.double())
 
     def unmask_prob(self, t: Tensor, s: Tensor) -> Tensor:
-        """(alpha_s - alpha_t) / (1 - alpha_t): chance that a mask at t is revealed by s, in [0, 1]."""
+        """(alpha_s - alpha_t) / (1 - alpha_t): probability that a mask at t is revealed by s, in [0, 1]."""
         alpha_t, alpha_s = self.schedule.alpha(t.double()), self.schedule.alpha(s.double())
         return ((alpha_s - alpha_t) / (1 - alpha_t).clamp_min(TINY)).clamp(0, 1)
 
@@ -76,15 +76,15 @@ class MaskedProcess(DiscreteProcess):
         return torch.where(self.to_predict(x_t)[..., None], masked, one_hot(x_t, self.num_states).double())
 
     def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
-        return torch.where(self.revealed(x_t, t, s, generator=generator), x0, x_t)
+        return torch.where(self.draw_reveals(x_t, t, s, generator=generator), x0, x_t)
 
     def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         t, s = prediction.on_clock(t, s)
-        # Which tokens appear does not depend on what they are, so only those are drawn.
-        revealed = self.revealed(x_t, t, s, generator=generator)
+        # The choice of places does not depend on the tokens there. Tokens are therefore drawn only at those places.
+        revealed = self.draw_reveals(x_t, t, s, generator=generator)
         return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x_t)
 
-    def revealed(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
-        """Draw which masks a step reveals (BoolTensor [B, L]); it does not depend on what is under them."""
+    def draw_reveals(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+        """Draw the masks that a step reveals (BoolTensor [B, L]); the draw does not depend on the clean tokens."""
         u = uniform(x_t.shape, generator, device=x_t.device)
         return self.to_predict(x_t) & (u < per_token(self.unmask_prob(t, s)))

@@ -1,4 +1,4 @@
-"""Masks of an exact number at random places, and the start that a one-step generator makes samples of.
+"""Masks of an exact number at random places, and the input of a one-step generator.
 
 Shapes: B batch, L tokens.
 """
@@ -13,7 +13,7 @@ from fewstep.runtime.streams import Randomness, integers, uniform
 
 
 def with_masks(process: MaskedProcess, x: Tensor, count: Tensor, *, generator: Randomness) -> Tensor:
-    """x [B, L] with so many masks (LongTensor [B]) in each sample, at places that are all equally likely."""
+    """x [B, L] with `count` masks (LongTensor [B]) in each sample; all places are equally likely."""
     order = ranks(uniform(x.shape, generator, device=x.device))
     return x.masked_fill(order < count[:, None], process.mask_id)
 
@@ -23,7 +23,7 @@ def random_start(
 ) -> Tensor:
     """Uniformly random tokens, of which round(share L) in each of `count` samples are masks (LongTensor [B, L]).
 
-    The start of Di[M]O's generators (arXiv 2503.15457): the random tokens are what a one-step student draws from.
+    Input of Di[M]O's generators (arXiv 2503.15457): the random tokens are the only randomness of a one-step student.
     """
     tokens = integers(process.vocab_size, (count, length), generator, device=device)
     masks = torch.full((count,), round(share * length), device=device)
@@ -31,12 +31,12 @@ def random_start(
 
 
 def time_of_masks(process: MaskedProcess, share: Tensor) -> Tensor:
-    """The time at which so large a share of tokens is masked, 1 - alpha(t) = share (elementwise)."""
+    """Time at which a `share` of the tokens is masked, 1 - alpha(t) = share (elementwise)."""
     return process.schedule.time_of(1 - share)
 
 
 def ranks(scores: Tensor) -> Tensor:
-    """Place of each score in its row, the highest being 0 and the first of equals coming first (LongTensor [B, L])."""
+    """Rank of each score in its row: 0 for the highest; ties keep their order (LongTensor [B, L])."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter(1, order, places)

@@ -1,4 +1,4 @@
-"""Uniform process: noise replaces a token by one drawn from the whole vocabulary.
+"""Uniform process: noise replaces a token by a draw from the whole vocabulary.
 
 Shapes: B batch, L tokens, V vocabulary (also the number of states).
 """
@@ -64,18 +64,18 @@ class UniformProcess(DiscreteProcess):
         """Draw z_s exactly as a mixture of three: stay at z_t, jump to x, or draw uniformly.
 
         For hard x the posterior weight of c is (a 1[c = z_t] + b)(d 1[c = x] + e); multiplied out, its terms are
-        those three branches. No row over V is formed and no probability is rounded away at small steps.
+        these three branches. No row over V is formed and no probability is rounded away at small steps.
         """
         keep, swap, alpha_s = self._levels(t, s)
-        rest = (1 - alpha_s) / self.vocab_size
-        stay = keep * (rest + alpha_s * (x0 == x_t))
+        base = (1 - alpha_s) / self.vocab_size
+        stay = keep * (base + alpha_s * (x0 == x_t))
         jump = (swap * alpha_s).expand_as(stay)
-        spread = (swap * rest * self.vocab_size).expand_as(stay)
+        spread = (swap * base * self.vocab_size).expand_as(stay)
         u = uniform(x_t.shape, generator, device=x_t.device) * (stay + jump + spread)
         noise = self.prior((x_t.shape[0], x_t.shape[1]), device=x_t.device, generator=generator)
         return torch.where(u < stay, x_t, torch.where(u < stay + jump, x0, noise))
 
     def _levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha_{t|s}, (1 - alpha_{t|s}) / V and alpha_s, float64, broadcast over tokens."""
-        keep = self.kept(t, s)
+        keep = self.keep_prob(t, s)
         return per_token(keep), per_token((1 - keep) / self.vocab_size), per_token(self.schedule.alpha(s.double()))

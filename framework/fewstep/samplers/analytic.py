@@ -62,7 +62,7 @@ def tweedie_rows(process: DiscreteProcess, log_p: Tensor, z: Tensor, t: Tensor, 
     p = log_p.double().exp()
     if process.carry_over:
         return posterior_rows(process, p, z, t, s)
-    index, keep = z[:, None], process.kept(t, s)[:, None]
+    index, keep = z[:, None], process.keep_prob(t, s)[:, None]
     alpha_t, alpha_s = (process.schedule.alpha(time.double())[:, None] for time in (t, s))
     share_t, share_s = (process.schedule.noise(time.double())[:, None] / p.shape[1] for time in (t, s))
     p_z = p.gather(1, index)

@@ -115,7 +115,7 @@ class Sampler(Component, ABC):
     ) -> Samples:
         """Draw `count` samples in `steps` steps on the denoiser's device, given `cond`.
 
-        Tokens of `cond.given` stay as they are. With `SampleStreams` as the generator each sample depends on its own
+        Tokens of `cond.prompt` do not change. With `SampleStreams` as the generator each sample depends on its own
         stream alone.
         """
 

@@ -59,8 +59,8 @@ class BlockAncestralSampler(AncestralSampler):
                     sample[:, part] = state.x
                     on_step(StepState(block * steps + state.index, state.t, state.s, sample))
 
-            given = None if cond.given is None else cond.given[:, part]
-            walk = Walk(denoiser, self.config, replace(cond, prefix=prefix, given=given), generator)
+            prompt = None if cond.prompt is None else cond.prompt[:, part]
+            walk = Walk(denoiser, self.config, replace(cond, prefix=prefix, prompt=prompt), generator)
             x[:, part] = self.run(walk, x[:, part], steps, show)
             if first + size < denoiser.length:
                 prefix = denoiser.read(prefix, x[:, part])

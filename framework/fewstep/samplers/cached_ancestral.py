@@ -33,7 +33,7 @@ class CachedAncestralSampler(WalkSampler):
     def step(self, walk: Walk, x: Tensor, step: Step) -> Tensor:
         now, then = walk.times(x, step.t, step.s)
         # A schedule that stops short of alpha = 1 would leave some masks at s = 0.
-        revealed = walk.masked.revealed(x, now, then, generator=walk.generator) | step.last
+        revealed = walk.masked.draw_reveals(x, now, then, generator=walk.generator) | step.last
         revealed &= walk.masks(x)
         changed = revealed.any(1)
         if not changed.any():

@@ -49,7 +49,9 @@ class OneStepSampler(WalkSampler):
 
     def start(self, walk: Walk, count: int, length: int) -> Tensor:
         device, share = walk.denoiser.device, self.config.masks
-        return walk.with_given(random_start(walk.masked, count, length, share, device=device, generator=walk.generator))
+        return walk.with_prompt(
+            random_start(walk.masked, count, length, share, device=device, generator=walk.generator)
+        )
 
     def run(self, walk: Walk, x: Tensor, steps: int, on_step: OnStep | None = None) -> Tensor:
         if not self.traits.takes(steps):

@@ -84,7 +84,7 @@ class RewardGuidedSampler(WalkSampler):
             raise ValueError("this sampler names a reward: wrap the denoiser by `guide`")
         if step.index < round(self.config.tilted * step.count):
             return walk.take(self._tilted(prediction, denoiser.reward, walk, x, step), x, step)
-        states = torch.stack([walk.with_given(walk.take(prediction, x, step)) for _ in range(self.config.candidates)])
+        states = torch.stack([walk.with_prompt(walk.take(prediction, x, step)) for _ in range(self.config.candidates)])
         (then,) = walk.times(x, step.s)
         scores = torch.stack([denoiser.reward.score(z, then.float(), walk.cond) for z in states], 1)  # [B, M]
         index = draw_at(scores.double().log_softmax(1), uniform((len(x),), walk.generator, device=x.device))

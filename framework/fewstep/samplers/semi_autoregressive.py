@@ -99,8 +99,8 @@ class SemiAutoregressiveSampler(WalkSampler):
         places = torch.arange(x.shape[1], device=x.device) // self.config.block_size
         for block, share in zip(blocks, shares(steps, len(blocks)), strict=True):
             # Only the masks of this block are free; drawn and given tokens, and the masks of later blocks, are held.
-            given = x.masked_fill(walk.masks(x) & (places == block), -1)
-            part = replace(walk, config=self.inner.config, cond=replace(walk.cond, given=given))
+            prompt = x.masked_fill(walk.masks(x) & (places == block), -1)
+            part = replace(walk, config=self.inner.config, cond=replace(walk.cond, prompt=prompt))
             x = self.inner.run(part, x, share, show)
         return x
 

@@ -128,24 +128,24 @@ class Walk:
 
     def hold(self, x: Tensor, t: float) -> Tensor:
         """The state at time t with the given tokens in their places."""
-        given = self.cond.given
-        if given is None:
+        prompt = self.cond.prompt
+        if prompt is None:
             return x
-        return self.denoiser.process.hold(x, given, *self.times(x, t), generator=self.generator)
+        return self.denoiser.process.hold(x, prompt, *self.times(x, t), generator=self.generator)
 
-    def with_given(self, ids: Tensor) -> Tensor:
+    def with_prompt(self, ids: Tensor) -> Tensor:
         """Tokens [B, L] with the given ones in their places."""
-        given = self.cond.given
-        return ids if given is None else torch.where(given >= 0, given, ids)
+        prompt = self.cond.prompt
+        return ids if prompt is None else torch.where(prompt >= 0, prompt, ids)
 
-    def shown(self, x: Tensor) -> Tensor:
+    def to_ids(self, x: Tensor) -> Tensor:
         """A state as tokens (LongTensor [B, L]), the given ones in their places."""
-        return self.with_given(self.denoiser.process.shown(x))
+        return self.with_prompt(self.denoiser.process.to_ids(x))
 
     def free(self, x: Tensor) -> Tensor:
         """Mask of the tokens that are not given (BoolTensor [B, L])."""
-        given = self.cond.given
-        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if given is None else given < 0
+        prompt = self.cond.prompt
+        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if prompt is None else prompt < 0
 
     def masks(self, x: Tensor) -> Tensor:
         """Mask of the tokens to fill in (BoolTensor [B, L]); places whose given token is a mask do not count."""
@@ -238,9 +238,9 @@ class WalkSampler(Sampler):
         """Clean tokens (LongTensor [B, L]) from noise, a state of the process."""
         for step in self.steps(steps):
             x = self.step(walk, x, step)
-            x = walk.with_given(x) if step.last else walk.hold(x, step.s)
+            x = walk.with_prompt(x) if step.last else walk.hold(x, step.s)
             if on_step is not None:
-                on_step(StepState(step.index, step.t, step.s, x if step.last else walk.shown(x)))
+                on_step(StepState(step.index, step.t, step.s, x if step.last else walk.to_ids(x)))
         return x
 
     def steps(self, count: int) -> Iterator[Step]:

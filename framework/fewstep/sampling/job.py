@@ -211,7 +211,7 @@ def _animate(path: Path, job: Job) -> None:
     if isinstance(sampler, WalkSampler):
         cond = condition_on(None, denoiser.device, rows)
         walk = Walk(denoiser, sampler.config, cond, SampleStreams(job.request.seed, numbers))
-        start = walk.shown(sampler.start(walk, len(numbers), denoiser.length))
+        start = walk.to_ids(sampler.start(walk, len(numbers), denoiser.length))
     frames = record_frames(lambda on_step: job.draw(numbers, on_step=on_step), start)
     title = f"{job.model.recipe.name}: {job.steps} steps, seed {job.request.seed}"
     with staging_folder(path) as folder:

@@ -46,4 +46,4 @@ def requested_labels(name: str, dataset: Dataset, count: int) -> Tensor:
 def condition_on(labels: Tensor | None, device: torch.device, templates: Tensor | None = None) -> Condition:
     """A condition on labels [N] and templates [N, L], each optional."""
     labels, templates = (None if tensor is None else tensor.to(device) for tensor in (labels, templates))
-    return Condition(labels, given=templates)
+    return Condition(labels, prompt=templates)

@@ -35,7 +35,7 @@ def check_continuous(process: Process) -> None:
 
 def certain(process: Process, x0: Tensor, x_t: Tensor) -> Prediction:
     """The prediction that knows the clean tokens x0 (ids [B, L])."""
-    return TablePrediction(one_hot(x0, process.vocab_size).double().log(), process.shown(x_t), process.to_predict(x_t))
+    return TablePrediction(one_hot(x0, process.vocab_size).double().log(), process.to_ids(x_t), process.to_predict(x_t))
 
 
 def check_clock(process: Process, x0: Tensor, x_t: Tensor) -> None:
@@ -85,7 +85,7 @@ def _check_shapes(process: Process) -> None:
         assert process.evidence(out.x_t, t).shape == (2, 5, process.vocab_size), "evidence is [B, L, V]"
         assert out.noised.shape == process.to_predict(out.x_t).shape == (2, 5)
         assert out.noised.dtype == process.to_predict(out.x_t).dtype == torch.bool
-        shown = process.shown(out.x_t)
+        shown = process.to_ids(out.x_t)
         assert (shown.shape, shown.dtype) == ((2, 5), torch.long), "a state is shown as ids [B, L]"
         assert int(shown.max()) < process.vocab_size
 
@@ -93,7 +93,7 @@ def _check_shapes(process: Process) -> None:
 def _check_ends(process: Process) -> None:
     """Nothing of the data is left at t = 1, and nearly nothing but the data at t = 0."""
     x0, rng = _tokens(process), Generator().manual_seed(1)
-    clean = process.shown(process.corrupt(x0, _times(0.0), generator=rng).x_t)
+    clean = process.to_ids(process.corrupt(x0, _times(0.0), generator=rng).x_t)
     assert (clean == x0).double().mean() > 0.99, "the state at t = 0 does not show the data"
     noise = process.prior((_DRAWS, process.vocab_size), device="cpu", generator=rng)
     _assert_same_moments(process.corrupt(x0, _times(1.0), generator=rng).x_t, noise, "corrupt at t=1 and the prior")
@@ -132,7 +132,7 @@ def _check_evidence(process: Process, t: float) -> None:
     evidence = process.evidence(x_t, _times(t))
     assert bool((evidence >= 0).all() and (evidence.sum(-1) > 0).all()), "evidence must be positive somewhere"
     p = (evidence / evidence.sum(-1, keepdim=True))[:, 0]
-    under, shown = one_hot(x0[:, 0], process.vocab_size).double(), process.shown(x_t)[:, 0]
+    under, shown = one_hot(x0[:, 0], process.vocab_size).double(), process.to_ids(x_t)[:, 0]
     for symbol in range(process.vocab_size):
         cells = [shown == seen for seen in range(process.vocab_size)]
         cells += [(p[:, symbol] >= low) & (p[:, symbol] < low + 0.2) for low in (0.0, 0.2, 0.4, 0.6, 0.8)]

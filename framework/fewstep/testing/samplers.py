@@ -96,7 +96,7 @@ def _check_given(sampler: Sampler, source: Markov, process: Process) -> None:
             len(given),
             steps=steps,
             generator=generator,
-            cond=Condition(given=given),
+            cond=Condition(prompt=given),
             on_step=lambda state: compare(state.x, f"step {state.index}"),
         )
         compare(out.x, "the result")
