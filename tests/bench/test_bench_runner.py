@@ -523,7 +523,7 @@ def test_a_failed_case_is_tried_again(write_suite: Write, tmp_path: Path, monkey
         raise OperationError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tasks, "open_model", fail)
+        patch.setattr(tasks, "open_case", fail)
         with pytest.raises(OperationError, match="3 of 3 cases failed: teacher: the disk is full"):
             run_suite(source, str(out))
     assert len(load(out).failures) == 3
