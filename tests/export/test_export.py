@@ -257,7 +257,7 @@ def cut(folder: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut": (cut, r"model.safetensors' is damaged or was changed"),
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), "is not whole: model.safetensors is missing"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "is incomplete: model.safetensors is missing"),
     "no config": (lambda f: (f / CONFIG).unlink(), r"holds no exported model \(no config.json\)"),
     "half a config": (lambda f: (f / CONFIG).write_text('{"format": '), r"config.json' is damaged \("),
     "a foreign one": (lambda f: (f / CONFIG).write_text('{"model_type": "gpt2"}'), "was not written by fewstep"),

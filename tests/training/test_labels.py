@@ -222,10 +222,10 @@ def refusal(path: Path, **changes: Any) -> str:
 def test_teachers_and_students_agree_on_labels(teacher: Path, tmp_path: Path) -> None:
     plain = student_recipe(teacher, objective="dmmd", label_input=None)
     said = refusal(tmp_path / "x", **plain)
-    assert said.startswith(f"label_input: teacher '{teacher}': it is told labels, this recipe is not; they")
+    assert said.startswith(f"label_input: teacher '{teacher}': it is conditioned on labels, this recipe is not; they")
     train(tmp_path / "plain", objective="denoising", label_input=None, train={**BASE["train"], "steps": 2})
     said = refusal(tmp_path / "x", **student_recipe(tmp_path / "plain"))
-    assert "this recipe is told labels, it is not" in said
+    assert "this recipe is conditioned on labels, it is not" in said
     said = refusal(tmp_path / "x", **student_recipe(teacher, data={"type": "pairs", "shift": 1}))
     assert said == f"data: teacher '{teacher}' was trained with other labels; use its data section"
 

@@ -25,7 +25,7 @@ from fewstep.sampling.labels import labels_like_data
 from fewstep.sampling.sheets import save_nearest_sheet
 
 _SHEET = 50
-"""Samples on the sheet of nearest training images."""
+"""Number of samples on the sheet of nearest training images."""
 
 
 def evaluate_run(
@@ -35,10 +35,10 @@ def evaluate_run(
     seed: int = 0,
     sampler: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Score a run at several numbers of steps; the rows are also kept in the run folder.
+    """Score a run at several numbers of steps; the rows are also written into the run folder.
 
     Args:
-        sampler: YAML of a sampler in the place of the recipe's.
+        sampler: YAML of a sampler that replaces the recipe's.
 
     Raises:
         UserError: no such run, a recipe that names no metrics, or a sampler that does not fit it.
@@ -53,26 +53,26 @@ def evaluate_run(
     steps, dataset = steps or section.steps, with_data(model)
     config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
     model = open_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
-    built = build_component(SAMPLERS, config)
-    denoiser = built.guide(model.denoiser, dataset)
-    wanted, precision = samples or section.samples, section.precision
-    labels = labels_like_data(denoiser, dataset, wanted, seed)
-    asked = model.recipe.model_copy(update={"sampler": config})
-    judged = judge(DrawnFrom(model.denoiser, asked), dataset, section.metrics)
-    facts = {"seed": seed, "samples": wanted, "precision": precision, "sampler": config.model_dump(mode="json")}
-    how: dict[str, Any] = {"seed": seed, "batch_size": section.batch_size, "labels": labels, "precision": precision}
+    component = build_component(SAMPLERS, config)
+    denoiser = component.guide(model.denoiser, dataset)
+    number, precision = samples or section.samples, section.precision
+    labels = labels_like_data(denoiser, dataset, number, seed)
+    recipe = model.recipe.model_copy(update={"sampler": config})
+    model_values = judge(DrawnFrom(model.denoiser, recipe), dataset, section.metrics)
+    facts = {"seed": seed, "samples": number, "precision": precision, "sampler": config.model_dump(mode="json")}
+    options: dict[str, Any] = {"seed": seed, "batch_size": section.batch_size, "labels": labels, "precision": precision}
     rows = []
     for count in steps:
-        tokens, nfe = draw(built, denoiser, wanted, steps=count, **how, progress=Narrator(f"{count} steps"))
-        values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | judged
+        tokens, nfe = draw(component, denoiser, number, steps=count, **options, progress=Narrator(f"{count} steps"))
+        values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | model_values
         save_nearest_sheet(model.run.evaluate / f"nearest-steps{count}", dataset, tokens[:_SHEET])
         rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
-    _keep(model.run.evaluate / f"step-{model.step:08d}.json", rows)
+    _store(model.run.evaluate / f"step-{model.step:08d}.json", rows)
     return rows
 
 
 def _check_here(metrics: Sequence[ComponentConfig], data: type[Dataset]) -> None:
-    """What metrics need is here; asked before samples are drawn.
+    """Check, before samples are drawn, that packages and files of the metrics are present.
 
     Raises:
         UserError: a package or a file is missing.
@@ -83,11 +83,11 @@ def _check_here(metrics: Sequence[ComponentConfig], data: type[Dataset]) -> None
             raise UserError(f"{config.type}: {reason}")
 
 
-def _keep(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file; those of the same steps, seed, count, precision and sampler are replaced."""
+def _store(file: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a file; they replace rows of the same steps, seed, count, precision and sampler."""
 
     def key(row: dict[str, Any]) -> tuple[int, int, int, str, str]:
-        # Rows of earlier versions do not say which sampler and precision they are of.
+        # Rows of earlier versions have no sampler and precision.
         sampler = json.dumps(row.get("sampler"), sort_keys=True)
         return row["steps"], row["seed"], row["samples"], row.get("precision", "fp32"), sampler
 

@@ -1,4 +1,4 @@
-"""Finding the step grid that suits a trained model."""
+"""Search for the step grid of a trained model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def grid_run(
     seed: int = 0,
     weights: Weights = "ema",
 ) -> tuple[Path, GridFile]:
-    """Measure what steps cost a run's model, and keep the cheapest walks of some numbers of steps in a file.
+    """Measure the cost of steps of a run's model, and write the cheapest walks of the numbers `steps` into a file.
 
     Args:
         out: file to write; `grid.json` in the run's folder if left out.
-        times: steps of the fine grid; walks stop at some of its times.
-        samples: how much data costs are measured on: data that were held out, where a model needs no labels.
+        times: number of steps of the fine grid; walks use a subset of its times.
+        samples: number of data samples to measure on: held-out ones if the model needs no labels.
 
     Raises:
         UserError: no such run, more steps than fine ones, or a model that goes block by block.
@@ -55,7 +55,7 @@ def grid_run(
         seed=seed,
         posterior=posterior,
     )
-    fine, found, walks = search_grids(costs, times, steps, Narrator("grid", unit="times"))
+    fine, summary, walks = search_grids(costs, times, steps, Narrator("grid", unit="times"))
     grid = GridFile(
         run=str(model.path),
         step=model.step,
@@ -64,7 +64,7 @@ def grid_run(
         process=model.recipe.process.model_dump(mode="json"),
         posterior=posterior,
         fine_times=tuple(fine),
-        costs=found,
+        costs=summary,
         walks=walks,
     )
     path = Path(out) if out else model.run.path / "grid.json"
@@ -75,14 +75,18 @@ def grid_run(
 def search_grids(
     costs: StepCosts, times: int, steps: Sequence[int], progress: Progress | None = None
 ) -> tuple[list[float], Costs, dict[int, Walk]]:
-    """The fine times, what their steps cost, and the cheapest walk for each number of steps beside the usual ones."""
+    """The fine times, the costs of their steps, and for each number of steps the cheapest walk and the usual ones."""
     linear, cosine = GRIDS.build("linear"), GRIDS.build("cosine")
     fine, before = linear.times(times), costs.denoiser.evaluated
     matrix = costs.matrix(fine, progress)
-    taken = (costs.denoiser.evaluated - before) / len(costs.data)
-    each = [float(matrix[index, index + 1]) for index in range(times)]
+    evaluations = (costs.denoiser.evaluated - before) / len(costs.data)
+    step_costs = [float(matrix[index, index + 1]) for index in range(times)]
     summary = Costs(
-        samples=len(costs.data), evaluations=taken, steps=tuple(each), finest=sum(each), coarsest=float(matrix[0, -1])
+        samples=len(costs.data),
+        evaluations=evaluations,
+        steps=tuple(step_costs),
+        finest=sum(step_costs),
+        coarsest=float(matrix[0, -1]),
     )
     walks = {
         count: Walk(
@@ -97,7 +101,7 @@ def search_grids(
 
 
 def _data(model: TrainedModel, samples: int) -> tuple[Tensor, Tensor | None]:
-    """Data to measure on, with their labels for a model that is told them; held-out data carry none."""
+    """Data to measure on, with labels for a model that is conditioned on them; held-out data have no labels."""
     dataset = with_data(model)
     if model.denoiser.conditioned_on_labels:
         assert dataset.labels is not None

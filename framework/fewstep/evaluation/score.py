@@ -1,4 +1,4 @@
-"""Values of metrics over samples, and of a model itself.
+"""Values of metrics over samples, and of metrics of a model.
 
 Shapes: N samples, L tokens.
 """
@@ -26,12 +26,13 @@ def score(
     labels: Tensor | None = None,
     drawn_from: Denoiser | None = None,
 ) -> dict[str, float]:
-    """Values of all `metrics` (configs or names) over the samples, which were asked for by `labels` if by any.
+    """Values of all `metrics` (configs or names) over the samples.
 
-    Metrics of models are left out; those `judge` measures.
+    Metrics of models are left out; `judge` measures those.
 
     Args:
-        drawn_from: what drew them, if a model did; metrics that this misleads say so on standard error.
+        labels: classes that the samples were drawn for, if any.
+        drawn_from: model that drew the samples, if any; metrics that are misleading for it warn on standard error.
     """
     values: dict[str, float] = {}
     for config in metrics:
@@ -46,7 +47,7 @@ def score(
 
 
 def judge(model: DrawnFrom, dataset: Dataset, metrics: Sequence[Raw]) -> dict[str, float]:
-    """Values of those `metrics` that judge the model itself; which of them cannot say so on standard error."""
+    """Values of those `metrics` that measure the model itself; the ones that cannot are named on standard error."""
     values: dict[str, float] = {}
     for config in filter(_of_models, metrics):
         metric = build_component(METRICS, config, dataset=dataset)

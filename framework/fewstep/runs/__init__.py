@@ -1,4 +1,4 @@
-"""A run folder, an exported folder or file, and the networks and data that come out of them.
+"""Run folders, exported folders and files, and the networks and data that are read from them.
 
 No file is a component.
 """

@@ -13,7 +13,7 @@ from fewstep.runtime.seeding import derived_seed
 
 
 def usual_steps(recipe: Recipe) -> int:
-    """Sampling steps that the student is made for, or the most that its recipe evaluates at."""
+    """Number of sampling steps of the student's training, or else the largest number that its recipe evaluates."""
     usual = OBJECTIVES.build(recipe.objective).usual_steps()
     return usual or max(recipe.evaluate.steps)
 

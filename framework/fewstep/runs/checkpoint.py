@@ -1,7 +1,7 @@
 """Checkpoints: a tree of tensors, numbers and strings as one safetensors file and one JSON file.
 
 Nothing is pickled, so loading a checkpoint runs no code. A checkpoint is a folder `step-00001000` that holds
-`DONE` once it is whole; folders without it are ignored.
+`DONE` once it is complete; folders without it are ignored.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, object], *, keep_l
 
 
 def _remove(checkpoint: Path) -> None:
-    """Delete a checkpoint, its mark first, so that one that is half deleted is not taken for a whole one."""
+    """Delete a checkpoint, `DONE` first, so that a half-deleted one does not count as complete."""
     (checkpoint / _DONE).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
@@ -73,8 +73,8 @@ def load_checkpoint(path: Path, only: str = "") -> dict[str, Any]:
         for key in filter(None, only.split("/")):
             node = node[key]
         with safe_open(path / _TENSORS, framework="pt") as file:
-            joined: dict[str, Any] = _join(node, file)
-            return joined
+            tree: dict[str, Any] = _join(node, file)
+            return tree
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise OperationError(
             f"checkpoint '{path}' is damaged ({error}); delete that folder to use the one before it"
@@ -121,10 +121,10 @@ def export_weights(file: Path, weights: dict[str, Tensor], metadata: dict[str, s
 
 
 def import_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `export_weights` wrote: weights, and metadata with the recipe.
+    """Read a file of `export_weights`: weights, and metadata with the recipe.
 
     Raises:
-        UserError: there is no such file, it is damaged, or something else wrote it.
+        UserError: there is no such file, it is damaged, or `export_weights` did not write it.
     """
     if not file.is_file():
         raise UserError(f"there is no file '{file}'")

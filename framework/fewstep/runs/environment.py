@@ -1,4 +1,4 @@
-"""What a run was made with: hardware, versions, commit."""
+"""Environment of a run: hardware, versions, commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VERSIONS = ("torch", "torchvision", "xformers", "numpy", "pydantic", "safetenso
 
 
 class Environment(TypedDict):
-    """Where something was computed."""
+    """Software and hardware of a computation."""
 
     versions: dict[str, str]
     plugins: list[str]
@@ -24,7 +24,7 @@ class Environment(TypedDict):
 
 
 def describe_environment() -> Environment:
-    """Versions, hardware, plugins and commit, as far as they can be known."""
+    """Versions, hardware, plugins and commit, as far as they are known."""
     import torch
 
     from fewstep.core import plugins

@@ -1,10 +1,10 @@
-"""The folder of an exported model, and how it is read.
+"""Layout and reader of the folder of an exported model.
 
     model.safetensors   weights, with the recipe in the file's metadata
     config.json         everything else that `ExportConfig` lists, with a SHA-256 of every other file
-    README.md           the model card; people edit it, so that it has no SHA-256
-    data/               what samples are read and shown by: a tokenizer's file, labels
-    classifier/ reward/ networks that the sampler asks, each a folder like this one
+    README.md           the model card; it has no SHA-256, since people edit it
+    data/               files that decode samples: a tokenizer's file, labels
+    classifier/ reward/ networks that the sampler uses, each a folder like this one
     grid.json           and other files that the sampler reads
 
 Nothing is pickled and nothing in it is code.
@@ -36,7 +36,7 @@ LABELS = "labels.safetensors"
 
 
 class ExportedData(Strict):
-    """What reading and showing samples takes."""
+    """Description of the data, sufficient to decode and show samples."""
 
     type: str = Field(description="dataset")
     vocab_size: int
@@ -55,7 +55,7 @@ class Ancestor(Strict):
     objective: str = ""
     step: int | None = None
     weights: Literal["ema", "raw"] = "ema"
-    weights_digest: str | None = Field(None, description="null where its run was gone when the model was exported")
+    weights_digest: str | None = Field(None, description="null if its run no longer existed at the export")
 
 
 class ExportConfig(Strict):
@@ -71,46 +71,46 @@ class ExportConfig(Strict):
     parameters: int
     weights_digest: str = Field(description="first 16 digits of the SHA-256 of the weights before any rounding")
     data: ExportedData
-    steps: int = Field(description="sampling steps that it is made for")
-    sampler: dict[str, Any] = Field(description="settings of the sampler that it is made for")
-    teachers: tuple[Ancestor, ...] = Field((), description="its teacher, that one's teacher, ...")
-    evaluations: tuple[dict[str, Any], ...] = Field((), description="what `fewstep evaluate` measured")
+    steps: int = Field(description="sampling steps that it was trained for")
+    sampler: dict[str, Any] = Field(description="settings of the sampler that it was trained for")
+    teachers: tuple[Ancestor, ...] = Field((), description="its teacher, the teacher's teacher, ...")
+    evaluations: tuple[dict[str, Any], ...] = Field((), description="measurements of `fewstep evaluate`")
     environment: dict[str, Any] = Field({}, description="hardware, commit and versions of the training")
     beside: dict[str, str] = Field({}, description="keys of the recipe whose files lie in this folder")
     needs: tuple[str, ...] = Field((), description="files of plugins, which are not exported")
-    files: dict[str, str] = Field({}, description="SHA-256 of every other file but the card")
+    files: dict[str, str] = Field({}, description="SHA-256 of every other file except the card")
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether this folder is, or was meant to be, an exported model and no run; `Exported` finds what is wrong."""
+    """Whether this folder is an exported model and no run, perhaps a damaged one; `Exported` raises the error then."""
     path = Path(path)
     return not (path / "recipe.resolved.yaml").exists() and any((path / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 class Exported:
-    """A folder that is whole: every file is there and is the one that was written.
+    """A complete folder: every file is present and has the digest of the export.
 
     Raises:
-        UserError: it is damaged, or something else wrote it.
+        UserError: the folder is damaged, or `fewstep export` did not write it.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = _read_config(self.path)
-        for name, wanted in self.config.files.items():
+        for name, digest in self.config.files.items():
             file = self.path / name
             if ".." in Path(name).parts or Path(name).is_absolute():
                 raise UserError(f"'{self.path}' names a file outside of itself ({name}); fewstep did not write it")
             if not file.is_file():
-                raise UserError(f"'{self.path}' is not whole: {name} is missing; export it again")
-            if sha256(file) != wanted:
+                raise UserError(f"'{self.path}' is incomplete: {name} is missing; export it again")
+            if sha256(file) != digest:
                 raise UserError(f"'{file}' is damaged or was changed (its SHA-256 is another); export it again")
 
     def recipe(self) -> Recipe:
-        """The recipe, with the files that it names found in this folder.
+        """The recipe, with the paths of the files that lie in this folder.
 
         Raises:
-            UserError: it names a component that is not here.
+            UserError: it names a component that is not registered.
         """
         text = self.contents[1]["recipe"]
         content = load_mapping(text, str(self.path / WEIGHTS)).plain()
@@ -130,17 +130,17 @@ class Exported:
 
     @cached_property
     def contents(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Weights, and the metadata that they came with."""
+        """Weights, and the metadata of their file."""
         return import_weights(self.path / WEIGHTS)
 
     def dataset(self, recipe: Recipe) -> Dataset:
-        """What samples are read and shown by."""
-        told = self.config.data
+        """The dataset without training data, which decodes and shows samples."""
+        data = self.config.data
         folder = self.path / DATA
-        codec = Codec(told.values, {name: (folder / name).read_bytes() for name in told.files})
+        codec = Codec(data.values, {name: (folder / name).read_bytes() for name in data.files})
         labels = load_file(folder / LABELS)["labels"].long() if f"{DATA}/{LABELS}" in self.config.files else None
-        spec = DataSpec(told.vocab_size, told.length, told.grid)
-        return DATASETS.get(told.type).cls.without_data(recipe.data, spec, told.fingerprint, codec, labels)
+        spec = DataSpec(data.vocab_size, data.length, data.grid)
+        return DATASETS.get(data.type).cls.without_data(recipe.data, spec, data.fingerprint, codec, labels)
 
 
 def _read_config(path: Path) -> ExportConfig:
@@ -151,10 +151,10 @@ def _read_config(path: Path) -> ExportConfig:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"'{file}' is damaged ({error}); export it again") from None
-    written = content.get("format") if isinstance(content, dict) else None
-    if written != FORMAT:
-        later = str(written or "").startswith("fewstep-folder/")
-        reason = f"is of a later version of fewstep ({written}); update" if later else "was not written by fewstep"
+    file_format = content.get("format") if isinstance(content, dict) else None
+    if file_format != FORMAT:
+        later = str(file_format or "").startswith("fewstep-folder/")
+        reason = f"is of a later version of fewstep ({file_format}); update" if later else "was not written by fewstep"
         raise UserError(f"'{file}' {reason}")
     try:
         return ExportConfig.model_validate(content)

@@ -1,4 +1,4 @@
-"""The run folder: everything that is needed to know, resume, sample and repeat a run."""
+"""The run folder: all files to inspect, resume, sample and repeat a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunDir:
         """A new folder: `path`, or `runs/NAME/DATE-TIME-XXXX`.
 
         Raises:
-            UserError: `path` holds something already.
+            UserError: `path` is not empty.
         """
         stamp = time.strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(2)
         folder = Path(path) if path else RUNS / name / stamp
@@ -66,8 +66,8 @@ class RunDir:
 
     def last_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, if any."""
-        found = list_checkpoints(self.checkpoints)
-        return found[-1] if found else None
+        checkpoints = list_checkpoints(self.checkpoints)
+        return checkpoints[-1] if checkpoints else None
 
     @property
     def status(self) -> dict[str, object]:
@@ -76,7 +76,7 @@ class RunDir:
         return status
 
     def set_status(self, state: str, **details: object) -> None:
-        """Replace the status in one move."""
+        """Replace the status atomically."""
         partial = self._status.with_suffix(".partial")
         partial.write_text(json.dumps({"state": state, **details}) + "\n")
         partial.replace(self._status)

@@ -1,4 +1,4 @@
-"""From a run folder, an exported folder or a file back to a network with its weights."""
+"""Networks with their weights from a run folder, an exported folder or an exported file."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ C = TypeVar("C", bound=Component)
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network and what belongs to it."""
+    """A trained network with its recipe, data and folder."""
 
     path: Path
     """The run's folder, or the exported folder or file."""
     run: RunDir
-    """Where what is made of it goes: its run, or a folder beside an exported file (of its name) or folder
+    """Folder for files derived from it: its run, or a folder beside an exported file (of its name) or folder
     (NAME-made)."""
     recipe: Recipe
     dataset: Dataset
@@ -48,10 +48,10 @@ class TrainedModel:
 
     @property
     def denoiser(self) -> Denoiser:
-        """The network, if samples come from it.
+        """The network, checked to be one that samplers can draw from.
 
         Raises:
-            UserError: it draws none.
+            UserError: the network draws no samples.
         """
         if not isinstance(self.network, Denoiser):
             raise UserError(self.network.refusal)
@@ -76,24 +76,24 @@ def open_model(
     device: str = "auto",
     dataset: Dataset | None = None,
 ) -> TrainedModel:
-    """A network of a run, of its newest checkpoint, ready to use; or that of an exported folder or file.
+    """Network of a run's newest checkpoint, or of an exported folder or file, ready to use.
 
     Args:
         path: run folder, a folder that `fewstep export` wrote, or a `.safetensors` file of a run's export/.
-        role: which network of the run's objective.
-        weights: the student's average, or its weights as they are; other roles have no average, and are as they are.
-        device: "auto" is a GPU where there is one, unless the recipe trains on the CPU.
+        role: role of the network in the run's objective.
+        weights: "ema" for the student's averaged weights, "raw" for the last ones; other roles have only the latter.
+        device: "auto" is a GPU if there is one, unless the recipe trains on the CPU.
         dataset: data that are in memory already; the network is built for them.
 
     Raises:
-        UserError: no such run, file or role, a run without a checkpoint, or a file without the weights asked for.
+        UserError: no such run, file or role, a run without a checkpoint, or a file without these weights.
         UnfitModelError: the weights do not fit the recipe or `dataset`.
     """
     return find_model(path, role, weights).build(dataset, device)
 
 
 def build_component(registry: Registry[C], config: Raw, **runtime: Any) -> C:
-    """A component that can open the models that its settings name.
+    """A component that opens the models that its settings name by `open_reference`.
 
     Args:
         config: name, mapping or settings.
@@ -111,7 +111,7 @@ def open_reference(
     config: BaseModel, key: str, *, device: str, dataset: Dataset | None, refuses: Refuses
 ) -> TrainedModel:
     """The model that a setting names; see `Component.open_model`."""
-    named = next(found for found in references(config) if found.key == key)
+    named = next(reference for reference in references(config) if reference.key == key)
     source = find_model(named.value, named.role, named.weights)
     if reason := refuses and refuses(source.recipe):
         raise UserError(f"'{named.value}' {reason}")
@@ -125,7 +125,7 @@ def open_reference(
 
 @dataclass(frozen=True)
 class ModelSource:
-    """What a model is made of, wherever it lies: recipe, weights by name, and the exported folder if it is one."""
+    """Inputs of a `TrainedModel`, from any place: recipe, weights by name, and the exported folder if it is one."""
 
     path: Path
     run: RunDir
@@ -161,7 +161,7 @@ class ModelSource:
 
 
 def find_model(path: str | Path, role: str = "student", weights: Weights = "ema") -> ModelSource:
-    """What `open_model` makes a model of, read and not built."""
+    """The source of `open_model`, read but not built."""
     path = Path(path)
     if is_exported(path):
         return _from_folder(path, role, weights)
@@ -169,20 +169,20 @@ def find_model(path: str | Path, role: str = "student", weights: Weights = "ema"
 
 
 def with_data(model: TrainedModel) -> Dataset:
-    """The model's dataset with its training data: those of its recipe, if it was exported without.
+    """The model's dataset with its training data, which an exported model reads by its recipe.
 
     Raises:
-        UserError: they are not here, or are others.
+        UserError: the data are missing, or differ from those of the training.
     """
     if model.dataset.has_data:
         return model.dataset
-    lacks = f"'{model.path}' came without its training data, which this compares with"
+    problem = f"'{model.path}' came without its training data, which this compares with"
     try:
         dataset = build_dataset(model.recipe)
     except FewstepError as error:
-        raise UserError(f"{lacks}, and they are not here ({error}); use the run that it was exported from") from None
+        raise UserError(f"{problem}, and they are not here ({error}); use the run that it was exported from") from None
     if dataset.fingerprint != model.dataset.fingerprint:
-        raise UserError(f"{lacks}, and those that its recipe finds here are others; use the run that it came from")
+        raise UserError(f"{problem}, and those that its recipe finds here are others; use the run that it came from")
     return dataset
 
 
@@ -194,8 +194,8 @@ def _from_run(path: Path, role: str, weights: Weights) -> ModelSource:
     recipe = load_run_recipe(run.resolved)
     roles = OBJECTIVES.get(recipe.objective.type).cls.roles
     if role not in roles:
-        has = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
-        raise UserError(f"run '{run.path}' has no {role}: {has}")
+        available = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
+        raise UserError(f"run '{run.path}' has no {role}: {available}")
     weights = weights if role == "student" else "raw"
     state = load_checkpoint(checkpoint, "ema/weights" if weights == "ema" else f"roles/{role}")
     step = int(checkpoint.name.removeprefix("step-"))

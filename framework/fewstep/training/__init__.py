@@ -1,4 +1,4 @@
-"""From parts to a trained run: the loop, its optimisers, averages, batches and logs.
+"""Training of a run from its parts: the loop, optimisers, averages, batches and logs.
 
 No file is a component.
 """

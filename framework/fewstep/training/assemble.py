@@ -18,14 +18,14 @@ from fewstep.training.roles import build_roles
 
 @dataclass(frozen=True)
 class Parts:
-    """What a training is made of; all of it may be made without a recipe, or wrapped before the trainer sees it.
+    """Components of a training. They can be built without a recipe, or wrapped before the trainer gets them.
 
     Args:
         dataset: clean tokens.
-        process: how they become noise; that of every network.
+        process: noising of the tokens; the process of every network.
         objective: the loss, and the roles that it trains.
         roles: the network of each of the objective's roles, by name, on any device.
-        sampler: draws the samples that are shown while a student is distilled.
+        sampler: draws the samples that are logged during a distillation.
     """
 
     dataset: Dataset
@@ -36,13 +36,13 @@ class Parts:
 
 
 def assemble(recipe: Recipe, dataset: Dataset | None = None) -> Parts:
-    """The parts that a recipe describes, its teacher and other models that it names among them.
+    """Build the parts of a recipe, with its teacher and the other models that it names.
 
     Args:
         dataset: the recipe's data, if they are in memory already.
 
     Raises:
-        UserError: data cannot be read, or a model that the recipe names is not there or does not fit.
+        UserError: data cannot be read, or a model that the recipe names is missing or does not fit.
     """
     dataset = dataset or build_dataset(recipe)
     process = build_process(recipe, dataset)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """Average of the weights, with a counter that warms the decay up: min(decay, (1 + n) / (10 + n)).
+    """Average of the weights; the decay after n updates is min(decay, (1 + n) / (10 + n)).
 
-    Shards are averaged in place, so the same code serves sharded parameters.
+    The average is updated in place, shard by shard if parameters are sharded.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -22,11 +22,11 @@ class Ema:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move the average towards the module's present weights."""
+        """Move the average towards the module's current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        present = [p.detach() for _, p in module.named_parameters()]
-        torch._foreach_lerp_(list(self.weights.values()), present, 1 - decay)
+        current = [p.detach() for _, p in module.named_parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
 
     def state_dict(self) -> dict[str, object]:
         return {"updates": self.updates, "weights": dict(self.weights)}

@@ -32,7 +32,7 @@ _MAY_CHANGE = {
     "train.keep_last",
     "train.device",
 }
-"""Settings that a resumed run may change, beside the places of what it refers to: what lies there is checked."""
+"""Settings that a resumed run may change. Paths in references may change too, since their contents are checked."""
 
 
 def launch(
@@ -49,10 +49,10 @@ def launch(
         resume: a run folder, or "auto" for the recipe's newest run that is not finished (a new one if none).
 
     Raises:
-        FewstepError: with one sentence for the person who typed the command.
+        FewstepError: with a message of one sentence for the command line.
     """
     loaded = _with_real_runs(load_recipe(source, sets, teacher=teacher))
-    resolve_device(loaded.recipe.train.device)  # before a folder is made for nothing
+    resolve_device(loaded.recipe.train.device)  # fails before a folder is made
     run = _resumed(loaded.recipe, resume, run_dir) if resume else None
     run = run or RunDir.create(loaded.recipe.name, run_dir)
     print(f"run folder: {run.path}")
@@ -64,7 +64,7 @@ def launch(
 
 
 def _next(recipe: Recipe, run: RunDir) -> str:
-    """What a person may want to do with a finished run."""
+    """Suggestion of a next command for a finished run."""
     return OBJECTIVES.get(recipe.objective.type).cls.roles["student"].network.next_step.format(run=run.path)
 
 
@@ -75,25 +75,25 @@ def fit(
     prepare(loaded, run)
     try:
         trainer = Trainer.from_recipe(loaded.recipe, run, dataset=dataset, echo=echo)
-        _introduce(trainer, loaded.recipe.name)
+        _record_environment(trainer, loaded.recipe.name)
     except FewstepError as error:
         run.set_status("failed", error=str(error))
         raise
     return trainer.fit()
 
 
-def _introduce(trainer: Trainer, name: str) -> None:
-    """Say what is about to be trained, and on what, and put it on record.
+def _record_environment(trainer: Trainer, name: str) -> None:
+    """Print a summary of the training, and write `environment.json`.
 
     Raises:
-        UserError: a setting cannot be had on this device.
+        UserError: a setting is not supported on this device.
     """
     student = trainer.roles["student"]
     settled = student.backbone.settled(trainer.device.type) if isinstance(student, BackboneNetwork) else {}
     choices = {"device": trainer.device.type, **settled}
-    told = ", ".join(f"{name} {value}" for name, value in choices.items())
+    summary = ", ".join(f"{key} {value}" for key, value in choices.items())
     size = sum(p.numel() for p in student.parameters())
-    trainer.echo(f"{name}: {size:,} parameters, {len(trainer.dataset):,} samples, {told}")
+    trainer.echo(f"{name}: {size:,} parameters, {len(trainer.dataset):,} samples, {summary}")
     if trainer.dataset.remark:
         trainer.echo(f"note: {trainer.dataset.remark}")
     record = {
@@ -108,7 +108,7 @@ def _introduce(trainer: Trainer, name: str) -> None:
 
 
 def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
-    """Write the recipe into a run folder, as given and resolved.
+    """Write the recipe into a run folder, as read and as resolved.
 
     Raises:
         UserError: the folder holds a run of a different recipe.
@@ -116,7 +116,7 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
     if run.resolved.exists():
         changed = [
             key
-            for key in _differences(_without_places(loaded.recipe), _without_places(load_run_recipe(run.resolved)))
+            for key in _differences(_strip_paths(loaded.recipe), _strip_paths(load_run_recipe(run.resolved)))
             if key not in _MAY_CHANGE
         ]
         if changed:
@@ -132,21 +132,21 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
         shutil.copy(plugin, run.plugins / plugin.name)
 
 
-def _without_places(recipe: Recipe) -> dict[str, object]:
-    """The recipe as plain data without the places that it refers to, which may have moved since."""
+def _strip_paths(recipe: Recipe) -> dict[str, object]:
+    """The recipe as plain data without the paths of its references, which may have moved."""
     return replace_references(recipe, lambda named: "").model_dump(mode="json")
 
 
 def _with_real_runs(loaded: LoadedRecipe) -> LoadedRecipe:
-    """Put the very folder in the place of `.../latest`, so that the run says which networks it began with.
+    """Replace `.../latest` by the folder that it stands for, so that the run records the networks it began with.
 
-    What samplers and metrics name may not be there yet, and then stays as it is.
+    References of samplers and metrics that do not exist yet are not changed.
 
     Raises:
         UserError: there is no such run.
     """
 
-    def real(named: Reference) -> str:
+    def resolve(named: Reference) -> str:
         if named.kind == "file":
             return named.value
         path = Path(named.value)
@@ -158,7 +158,7 @@ def _with_real_runs(loaded: LoadedRecipe) -> LoadedRecipe:
                 return named.value
             raise UserError(f"{named.key}: {error}") from None
 
-    return replace(loaded, recipe=replace_references(loaded.recipe, real))
+    return replace(loaded, recipe=replace_references(loaded.recipe, resolve))
 
 
 def _resumed(recipe: Recipe, resume: str, run_dir: str | None) -> RunDir | None:

@@ -1,4 +1,4 @@
-"""Batches of training samples, read ahead of the training where they come from disk.
+"""Batches of training samples; those on disk are read ahead of the training.
 
 Shapes: B samples of a batch, L tokens.
 """
@@ -16,29 +16,29 @@ from torch import Tensor
 from fewstep.training.order import EpochOrder, share_of
 
 _AHEAD = 4
-"""Batches that are read ahead by each thread."""
+"""Number of batches that each thread reads ahead."""
 
 
 class Rows(NamedTuple):
-    """Samples of one batch: their numbers (LongTensor [B]) and what was read for them ([B, L])."""
+    """Samples of one batch: their numbers (LongTensor [B]) and tokens [B, L]."""
 
     numbers: Tensor
     tokens: Tensor
 
 
 class Loader:
-    """Batches one after the other; which ones depends on the position, the rank and the number of ranks alone.
+    """Endless batches; a batch depends only on the position, the rank and the number of ranks.
 
-    The position counts samples of all ranks that were given out, not those that were read ahead, so a resumed run
-    takes the very batch that would have come.
+    The position counts the samples of all ranks that `next` has returned, and not those read ahead, so that a resumed
+    run continues with the same batch.
 
     Args:
         order: of all samples.
         fetch: reads samples by number (LongTensor [B] to [B, L]); called from other threads if there are readers.
         batch_size: of all ranks together.
-        readers: threads that read ahead; 0 reads when asked, for what is in memory.
-        rank: which share of each batch this process takes.
-        world: processes that share.
+        readers: number of threads that read ahead; 0 reads in `next`, for data in memory.
+        rank: number of this process, which selects its share of each batch.
+        world: number of processes.
     """
 
     def __init__(
@@ -54,37 +54,37 @@ class Loader:
         self.order, self.fetch, self.batch_size = order, fetch, batch_size
         self.rank, self.world = rank, world
         self.stalled = 0.0
-        """Seconds that were waited for batches."""
+        """Seconds of waiting for batches."""
         self._position = 0
         self._threads = ThreadPoolExecutor(readers, "loader") if readers else None
         self._ahead = _AHEAD * readers
-        self._coming: deque[tuple[Tensor, Future[Tensor]]] = deque()
+        self._pending: deque[tuple[Tensor, Future[Tensor]]] = deque()
 
     @property
     def position(self) -> int:
-        """Samples of all ranks that were given out; setting it goes there."""
+        """Number of samples of all ranks that `next` has returned; set it to continue elsewhere."""
         return self._position
 
     @position.setter
     def position(self, position: int) -> None:
-        self._forget()
+        self._cancel()
         self._position = position
 
     def next(self) -> Rows:
         """The next batch of this rank.
 
         Raises:
-            what `fetch` raised for it.
+            Exception: any error of `fetch` for this batch.
         """
         if self._threads is None:
             numbers = self._numbers(self._position)
             rows = Rows(numbers, self.fetch(numbers))
         else:
             self._top_up(self._threads)
-            numbers, coming = self._coming.popleft()
-            begun = time.monotonic()
-            rows = Rows(numbers, coming.result())
-            self.stalled += time.monotonic() - begun
+            numbers, future = self._pending.popleft()
+            start = time.monotonic()
+            rows = Rows(numbers, future.result())
+            self.stalled += time.monotonic() - start
         self._position += self.batch_size
         return rows
 
@@ -92,17 +92,17 @@ class Loader:
         return share_of(self.order.at(position, self.batch_size), self.rank, self.world)
 
     def _top_up(self, threads: ThreadPoolExecutor) -> None:
-        while len(self._coming) < self._ahead:
-            numbers = self._numbers(self._position + len(self._coming) * self.batch_size)
-            self._coming.append((numbers, threads.submit(self.fetch, numbers)))
+        while len(self._pending) < self._ahead:
+            numbers = self._numbers(self._position + len(self._pending) * self.batch_size)
+            self._pending.append((numbers, threads.submit(self.fetch, numbers)))
 
-    def _forget(self) -> None:
-        for _, coming in self._coming:
-            coming.cancel()
-        self._coming.clear()
+    def _cancel(self) -> None:
+        for _, future in self._pending:
+            future.cancel()
+        self._pending.clear()
 
     def close(self) -> None:
-        """Let the threads go."""
-        self._forget()
+        """Cancel what is pending and end the threads."""
+        self._cancel()
         if self._threads:
             self._threads.shutdown(wait=False)

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: console lines, log.txt, metrics.jsonl and TensorBoard."""
+"""Destinations of a run's numbers: console lines, log.txt, metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ VOLATILE = ("seconds", "tokens_per_second", "stall_seconds", "peak_memory_mb")
 """Fields of a metrics line that depend on the machine."""
 
 _NOTABLE = 0.05
-"""Share of the time that was waited for data from which on the console tells of it."""
+"""Share of the time spent waiting for data above which console lines name it."""
 
 
 class RunLogger:
     """Writes one line of numbers to every destination.
 
-    `metrics.jsonl` is the source of truth: on resume it is cut back to the checkpoint's step, so that it ends
-    up the same as that of a run that never stopped.
+    `metrics.jsonl` is the source of truth: on resume it is cut back to the checkpoint's step, so that it
+    ends up equal to that of an uninterrupted run.
     """
 
     def __init__(self, run: RunDir, *, start: int, total: int, echo: Callable[[str], None]) -> None:
@@ -46,13 +46,18 @@ class RunLogger:
             file.write(line + "\n")
 
     def warn(self, line: str, step: int) -> None:
-        """A sentence that must not be missed: on the console, in the log and in TensorBoard."""
+        """A warning for the console, the log and TensorBoard."""
         self.say(f"warning: {line}")
         self._writer.add_text("warnings", line, step)
 
     def row(self, step: int, values: dict[str, float], tokens: int, stalled: float, peak: float) -> None:
-        """Log `values` of `step`; since the start of this session `tokens` were processed, data were waited for
-        `stalled` seconds, and at most `peak` megabytes of memory were taken."""
+        """Log `values` of `step`.
+
+        Args:
+            tokens: number of tokens processed since the start of this session.
+            stalled: seconds of waiting for data since then.
+            peak: peak of the memory in megabytes.
+        """
         seconds = time.monotonic() - self._begun
         speed = tokens / max(seconds, 1e-9)
         row = {
@@ -101,7 +106,7 @@ def _tag(name: str) -> str:
 
 
 def _line(step: int, total: int, values: dict[str, float], speed: float, left: float) -> str:
-    """One line for the console; losses that an objective names itself (`student_loss`) say more than their sum."""
+    """One line for the console; losses that an objective names itself (`student_loss`) replace their sum."""
     parts = {name.split("/")[1].removesuffix("_loss"): v for name, v in values.items() if name.endswith("_loss")}
     losses = parts or {name.split("/")[0]: v for name, v in values.items() if name.endswith("/loss")}
     shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
@@ -109,8 +114,8 @@ def _line(step: int, total: int, values: dict[str, float], speed: float, left: f
 
 
 def _cut(run: RunDir, step: int) -> None:
-    """Drop lines of metrics.jsonl that lie after `step` (the run was stopped behind its last checkpoint)."""
+    """Drop lines of metrics.jsonl that lie after `step` (the run stopped after its last checkpoint)."""
     if run.metrics.exists():
         lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        rewrite(run.metrics, "".join(whole))
+        complete = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        rewrite(run.metrics, "".join(complete))

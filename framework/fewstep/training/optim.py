@@ -11,13 +11,13 @@ from fewstep.recipe.models import OptimSection
 
 
 def settings_of(section: OptimSection, role: str) -> OptimSection:
-    """`optim` with the role's own values in place of the common ones."""
+    """`optim` with the common values replaced by the role's own."""
     own = section.roles.get(role)
     return section.model_copy(update=own.model_dump(exclude_none=True)) if own else section
 
 
 def build_optimizer(section: OptimSection, module: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that `section` (already the role's own) describes, over all parameters of `module`."""
+    """Optimiser over all parameters of `module`; `section` holds the settings of its role (`settings_of`)."""
     algorithm = torch.optim.AdamW if section.optimizer == "adamw" else torch.optim.Adam
     return algorithm(
         module.parameters(),
@@ -29,11 +29,11 @@ def build_optimizer(section: OptimSection, module: nn.Module) -> torch.optim.Opt
     )
 
 
-def learning_rate(section: OptimSection, done: int, total: int) -> float:
-    """Rate of a role's next update, after `done` of its `total` updates."""
-    if done < section.warmup_steps:
-        return section.lr * (done + 1) / section.warmup_steps
-    progress = (done - section.warmup_steps) / max(1, total - section.warmup_steps)
+def learning_rate(section: OptimSection, update: int, total: int) -> float:
+    """Learning rate of update number `update` (from 0) of a role's `total` updates."""
+    if update < section.warmup_steps:
+        return section.lr * (update + 1) / section.warmup_steps
+    progress = (update - section.warmup_steps) / max(1, total - section.warmup_steps)
     if section.decay == "linear":
         return section.lr * (1 - progress)
     if section.decay == "cosine":

@@ -1,4 +1,4 @@
-"""Seeded order of training samples: a pure function of the position, so that one number is its whole state."""
+"""Seeded order of training samples: a pure function of the position, which is therefore its only state."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ class EpochOrder:
 
 
 def share_of(indices: Tensor, rank: int, world: int) -> Tensor:
-    """The part of a batch that one of `world` ranks takes: all of them in order are the batch, none overlap."""
+    """Part of a batch for one of `world` ranks: the parts do not overlap, and in order they are the batch."""
     begin, end = (len(indices) * place // world for place in (rank, rank + 1))
     return indices[begin:end]

@@ -1,4 +1,4 @@
-"""The networks of a training, one for each role: fresh, or with the weights of the teacher or of another run."""
+"""Networks of a training, one for each role: new ones, or with the weights of the teacher or of another run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fewstep.runs.build import build_network
 from fewstep.runs.models import TrainedModel, open_model
 
 _FREE = {"activation_checkpointing", "attention", "dropout"}
-"""Settings of a backbone that its weights do not depend on."""
+"""Settings of a backbone that may differ for the same weights."""
 
 
 def build_roles(
@@ -45,8 +45,8 @@ def build_roles(
         if name == "teacher":
             continue
         origin = _named_origin(name, recipe, dataset) or (teacher if role.starts_from == "teacher" else None)
-        described = recipe.model_copy(update={"backbone": origin.backbone(name, recipe)}) if origin else recipe
-        built[name] = build_network(described, dataset, process, role, purpose=name)
+        role_recipe = recipe.model_copy(update={"backbone": origin.backbone(name, recipe)}) if origin else recipe
+        built[name] = build_network(role_recipe, dataset, process, role, purpose=name)
         if origin:
             built[name].start_from(origin.model.network)
         elif role.starts_from:
@@ -55,7 +55,7 @@ def build_roles(
 
 
 def _named_origin(role: str, recipe: Recipe, dataset: Dataset) -> _Origin | None:
-    """The run that the recipe lets a role start from, if it names one."""
+    """The run that a role starts from by the recipe's `start_from`, if any."""
     run = recipe.start_from.get(role)
     if run is None:
         return None
@@ -66,32 +66,36 @@ def _named_origin(role: str, recipe: Recipe, dataset: Dataset) -> _Origin | None
 
 
 class _Origin:
-    """A trained network whose weights are used, called `words` in messages."""
+    """A trained network whose weights a role starts from; `label` names it in messages."""
 
-    def __init__(self, model: TrainedModel, words: str) -> None:
-        self.model, self.words = model, words
+    def __init__(self, model: TrainedModel, label: str) -> None:
+        self.model, self.label = model, label
 
     def check(self, recipe: Recipe, dataset: Dataset) -> None:
-        """It knows the recipe's data, labels and process."""
+        """Check that data, labels and process are those of the recipe.
+
+        Raises:
+            UserError: one of them differs.
+        """
         ours, theirs = dataset.spec, self.model.dataset.spec
         if (ours.vocab_size, ours.length) != (theirs.vocab_size, theirs.length):
             raise UserError(
-                f"data: {self.words} knows {theirs.vocab_size} symbols in samples of {theirs.length} tokens, this "
+                f"data: {self.label} knows {theirs.vocab_size} symbols in samples of {theirs.length} tokens, this "
                 f"recipe's data have {ours.vocab_size} in {ours.length}; use its data section"
             )
         if self.model.dataset.fingerprint != dataset.fingerprint:
-            raise UserError(f"data: {self.words} was trained on other data; use its data section")
+            raise UserError(f"data: {self.label} was trained on other data; use its data section")
         for key, theirs_, ours_ in _differing(self.model.recipe.process, recipe.process):
-            raise UserError(f"process.{key}: {self.words} has {theirs_!r}, this recipe {ours_!r}; they must agree")
+            raise UserError(f"process.{key}: {self.label} has {theirs_!r}, this recipe {ours_!r}; they must agree")
         self._check_labels(recipe, dataset)
 
     def backbone(self, role: str, recipe: Recipe) -> ComponentConfig:
-        """That of the role that starts here: the recipe's own if it fits these weights, as a student's must."""
+        """Backbone of a role with these weights: the recipe's if it fits (a student's must), or else the model's."""
         differing = _differing(self.model.recipe.backbone, recipe.backbone)
         if differing and role == "student":
             key, theirs, ours = differing[0]
             raise UserError(
-                f"backbone.{key}: {self.words} has {theirs!r}, this recipe {ours!r}; a student that starts from these "
+                f"backbone.{key}: {self.label} has {theirs!r}, this recipe {ours!r}; a student that starts from these "
                 "weights needs the same backbone; one with a backbone of its own starts from a run that has it "
                 "(`start_from: {student: RUN}`)"
             )
@@ -102,15 +106,15 @@ class _Origin:
         if ours != theirs:
             yes, no = ("this recipe is", "it is not") if ours else ("it is", "this recipe is not")
             raise UserError(
-                f"label_input: {self.words}: {yes} told labels, {no}; they share weights, so both have this section "
-                "or neither"
+                f"label_input: {self.label}: {yes} conditioned on labels, {no}; they share weights, so both have this "
+                "section or neither"
             )
         if ours and not _same(dataset.labels, self.model.dataset.labels):
-            raise UserError(f"data: {self.words} was trained with other labels; use its data section")
+            raise UserError(f"data: {self.label} was trained with other labels; use its data section")
 
 
 def _differing(theirs: ComponentConfig, ours: ComponentConfig) -> list[tuple[str, object, object]]:
-    """Keys that decide what weights mean and whose values differ, with both values."""
+    """Keys with different values, and both values; keys that may differ for the same weights are left out."""
     a, b = theirs.model_dump(), ours.model_dump()
     return [(key, a.get(key), b.get(key)) for key in sorted((a.keys() | b.keys()) - _FREE) if a.get(key) != b.get(key)]
 

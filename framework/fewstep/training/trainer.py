@@ -116,7 +116,7 @@ class Trainer:
         Raises:
             UserError: the teacher does not fit, or data cannot be read.
         """
-        resolve_device(recipe.train.device)  # before anything is built for nothing
+        resolve_device(recipe.train.device)  # fails before anything is built
         return cls(assemble(recipe, dataset), recipe.settings, run, recipe=recipe, echo=echo)
 
     def _loader(self) -> Loader:
@@ -172,7 +172,7 @@ class Trainer:
 
     def _end(self) -> FitResult:
         last = self.run.last_checkpoint()
-        # What was killed between its last checkpoint and its export has nothing to save once more.
+        # A run that was interrupted between its last checkpoint and its export has that checkpoint already.
         path = last if last and last.name == checkpoint_name(self.ctx.step) else self.save()
         finished = self.ctx.step >= self.settings.train.steps
         if finished:
@@ -186,7 +186,7 @@ class Trainer:
         return FitResult(finished, self.ctx.step)
 
     def _step(self) -> None:
-        """One optimiser step of the phase whose turn it is."""
+        """One optimiser step of the current phase."""
         phase = self.turns.at(self.ctx.step)
         self._take_turns(phase)
         self.ctx.diagnose = self.ctx.step // len(self.turns.cycle) % _DIAGNOSE_EVERY == 0
@@ -203,9 +203,9 @@ class Trainer:
         self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
 
     def _take_turns(self, phase: Phase) -> None:
-        """Give gradients and dropout to the roles that the phase trains.
+        """Enable gradients and dropout for the roles that the phase trains.
 
-        Dropout in any other role would be noise in the gradient: what that role predicts is the target.
+        Dropout in any other role would add noise to the gradient: its prediction is the target.
         """
         for name, role in self.roles.items():
             trained = name in phase.train
@@ -219,12 +219,12 @@ class Trainer:
         return [self._batch(*part) for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True)]
 
     def batch(self, rows: Tensor) -> Batch:
-        """The training samples `rows`, and what all roles are told about them."""
+        """The training samples `rows`, with the conditions of all roles."""
         return self._batch(rows, self.loader.fetch(rows).to(self.device))
 
     def _batch(self, rows: Tensor, x0: Tensor) -> Batch:
-        """Samples with labels, if the recipe has a label input or learns them, and with the real data, if the roles
-        predict a block from those before it."""
+        """Samples and their condition: labels if a role reads them, and the clean tokens as context if the roles go
+        block by block."""
         x0 = x0.long()
         if self.dataset.augments:
             x0 = self.dataset.augment(x0, self.generators["augment"])
@@ -248,13 +248,13 @@ class Trainer:
         self._check_finite(phase, f"gradient of '{name}'", norm)
         return norm
 
-    def _check_finite(self, phase: Phase, what: str, value: Tensor) -> None:
+    def _check_finite(self, phase: Phase, name: str, value: Tensor) -> None:
         if torch.isfinite(value):
             return
         last = self.run.last_checkpoint()
         where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         raise OperationError(
-            f"{what} is {value.item()} in phase '{phase.name}' at step {self.ctx.step + 1}; stopped before the "
+            f"{name} is {value.item()} in phase '{phase.name}' at step {self.ctx.step + 1}; stopped before the "
             f"update; {where}; a lower optim.lr or a smaller optim.clip may help"
         )
 
@@ -269,7 +269,7 @@ class Trainer:
         self._collect({f"{name}/lr": torch.tensor(rate)})
 
     def _watch(self, sampler: Sampler) -> Watch | None:
-        """Distillations are watched."""
+        """The monitor of a distillation; None for other trainings and without samples to draw."""
         section = self.settings.watch
         if not section.times or "teacher" not in self.objective.roles:
             return None
@@ -297,13 +297,13 @@ class Trainer:
     # ------------------------------------------------------------- numbers
 
     def _collect(self, values: dict[str, Tensor], weight: float = 1.0) -> None:
-        """Add to the sums whose means the next log line shows."""
+        """Add to the sums of the next log line, which shows means."""
         for name, value in values.items():
             total, count = self.sums.get(name, (0.0, 0.0))
             self.sums[name] = (total + value.detach().double(), count + weight)
 
     def _flush_metrics(self) -> dict[str, float]:
-        """Means since the last line, and the samples that networks have evaluated since the training began."""
+        """Means since the last line, and the number of samples that networks have evaluated in this training."""
         means = {name: float(total) / weight for name, (total, weight) in self.sums.items() if weight}
         self.sums.clear()
         return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
@@ -314,7 +314,7 @@ class Trainer:
     # --------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, object]:
-        """Everything that the next step depends on."""
+        """The complete state of the training."""
         return {
             "step": self.ctx.step,
             "updates": self.updates,
@@ -338,7 +338,7 @@ class Trainer:
         """
         if state["data"] != self.dataset.fingerprint:
             raise OperationError(f"run '{self.run.path}' was trained on other data than this recipe gives now")
-        for key, digest in state.get("models", {}).items():  # earlier checkpoints do not tell
+        for key, digest in state.get("models", {}).items():  # absent in earlier checkpoints
             if self.objective.open_model(key).digest != digest:
                 raise OperationError(f"objective.{key}: run '{self.run.path}' began with other weights of this model")
         self.ctx.step = state["step"]
@@ -353,11 +353,11 @@ class Trainer:
             generator.set_state(state["generators"][name])
         self.loader.position = state["order"]["position"]
         for name, role in self.roles.items():
-            role.evaluated = state.get("evaluated", {}).get(name, 0)  # checkpoints of before do not tell
+            role.evaluated = state.get("evaluated", {}).get(name, 0)  # absent in earlier checkpoints
         self.sums = {name: tuple(pair) for name, pair in state["sums"].items()}
 
     def save(self) -> Path:
-        """Write a checkpoint of the present step."""
+        """Write a checkpoint of the current step."""
         return save_checkpoint(
             self.run.checkpoints, self.ctx.step, self.state_dict(), keep_last=self.settings.train.keep_last
         )
@@ -370,18 +370,18 @@ class Trainer:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGTERM or SIGINT asks the loop to save and end; a second one acts as usual."""
+        """The first SIGTERM or SIGINT makes the loop save and end; a second one has its usual effect."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-        def ask(number: int, frame: object) -> None:
+        def stop(number: int, frame: object) -> None:
             self._stop.set()
             signal.signal(number, previous[signal.Signals(number)])
 
         for number in previous:
-            signal.signal(number, ask)
+            signal.signal(number, stop)
         try:
             yield
         finally:
@@ -390,8 +390,8 @@ class Trainer:
 
 
 def _global_generators(device: torch.device) -> dict[str, torch.Generator]:
-    """torch's own generators, which dropout draws from; every other draw has a stream of its own."""
-    found = {"torch": torch.default_generator}
+    """torch's global generators, from which dropout draws; every other draw has a stream of its own."""
+    generators = {"torch": torch.default_generator}
     if device.type == "cuda":
-        found["torch_cuda"] = torch.cuda.default_generators[torch.cuda.current_device()]
-    return found
+        generators["torch_cuda"] = torch.cuda.default_generators[torch.cuda.current_device()]
+    return generators

@@ -1,4 +1,4 @@
-"""Whose turn it is at each step of a training."""
+"""Phase of each step of a training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fewstep.objectives.base import Phase
 
 
 class Turns:
-    """Phases in a fixed cycle, each from its beginning on.
+    """Cycle of phases; a phase joins the cycle at its first step (`Phase.after`).
 
     Args:
-        phases: what the objective declares.
+        phases: the objective's phases.
         steps: optimiser steps of the training.
     """
 
@@ -32,7 +32,7 @@ class Turns:
         return int(phase.after * self.steps)
 
     def updates(self, role: str) -> int:
-        """How often a role is trained in all of the training."""
+        """Number of updates of a role in the whole training."""
         total, marks = 0, sorted({*map(self._begin, self.cycle), self.steps})
         for begin, end in pairwise(marks):
             ready = self._ready(begin)

@@ -1,4 +1,4 @@
-"""Watching a distillation: the same few samples again and again, and an alarm when they become all alike.
+"""Monitor of a distillation: samples from the same noise at regular steps, and an alarm if their diversity collapses.
 
 Shapes: N samples, L tokens, V vocabulary.
 """
@@ -24,7 +24,7 @@ from fewstep.training.ema import Ema
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen: `samples` [N, L], and their diversity as a share of the data's."""
+    """Result of one look: `samples` [N, L], and their diversity as a share of the data's."""
 
     samples: Tensor
     diversity: float
@@ -32,9 +32,9 @@ class Look:
 
 
 class Watch:
-    """Draws samples with the averaged weights at even distances of a training, always from the same noise.
+    """Draws samples with the averaged weights at equal intervals of a training, always from the same noise.
 
-    Nothing of the training's own randomness is used, so that a run that is watched ends like one that is not.
+    It has its own random generator. The result of a training therefore does not depend on it.
 
     Args:
         section: settings.
@@ -52,23 +52,23 @@ class Watch:
 
     @torch.no_grad()
     def look(self, student: Denoiser, ema: Ema) -> Look:
-        """Draw the samples as they would be drawn of the finished student."""
+        """Draw samples as they would be drawn from the finished student."""
         counted = student.nfe, student.evaluated
         generator = generator_for(self.seed, "watch", student.device)
         count = self.section.samples
         denoiser = self.sampler.guide(student, self._dataset)
         cond = condition_on(labels_like_data(denoiser, self._dataset, count, self.seed), student.device)
         with evaluating(student), _averaged(student, ema):
-            drawn = self.sampler.sample(denoiser, count, steps=self.steps, generator=generator, cond=cond).x
+            samples = self.sampler.sample(denoiser, count, steps=self.steps, generator=generator, cond=cond).x
         student.nfe, student.evaluated = counted
-        share = disagreement(drawn, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
-        return Look(drawn.cpu(), share, share < self.section.alarm)
+        share = disagreement(samples, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
+        return Look(samples.cpu(), share, share < self.section.alarm)
 
 
 def disagreement(samples: Tensor, vocab_size: int) -> float:
-    """Chance that two different samples disagree at a position, averaged over positions; samples [N, L].
+    """Probability that two samples disagree at a position, averaged over positions; samples [N, L].
 
-    0 if all samples are one; an unbiased estimate from all pairs.
+    0 if all samples are equal; an unbiased estimate from all pairs.
     """
     count = samples.shape[0]
     tallies = torch.zeros(samples.shape[1], vocab_size, dtype=torch.float64, device=samples.device)
@@ -79,7 +79,7 @@ def disagreement(samples: Tensor, vocab_size: int) -> float:
 
 @contextmanager
 def _averaged(module: nn.Module, ema: Ema) -> Iterator[None]:
-    """Within it, the module has the averaged weights."""
+    """Context in which the module has the averaged weights."""
     raw = {name: p.detach().clone() for name, p in module.named_parameters()}
     _assign(module, ema.weights)
     try:
