@@ -272,6 +272,7 @@ assert logging.getLogger("xformers").level == logging.NOTSET, "its logger stays 
 """
 
 
+@pytest.mark.medium
 def test_xformers_is_imported_late_and_quietly() -> None:
     if find_spec("xformers") is None:
         pytest.skip("xformers is not installed")

@@ -79,6 +79,7 @@ def test_the_oracle_is_the_exact_posterior(name: str, source: Markov) -> None:
     assert oracle.nfe == 3
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["masked", "uniform"])
 def test_ancestral_sampling_converges_to_the_exact_law(name: str) -> None:
     """V 16, L 32: the distance of 4-grams falls with every doubling of NFE, down to that of exact samples."""

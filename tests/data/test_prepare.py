@@ -136,6 +136,7 @@ def slowly(text: Path, name: str, pause: float) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.medium
 def test_the_killed_end_with_the_same_bytes(text: Path) -> None:
     """SIGKILL at ten random moments."""
     assert slowly(text, "whole", 0).wait() == 0

@@ -11,6 +11,7 @@ from fewstep.evaluation.score import score
 from fewstep.metrics.base import METRICS
 
 
+@pytest.mark.medium
 def test_real_digits_are_what_their_labels_say_and_no_others() -> None:
     digits = DATASETS.build("digits")
     assert digits.labels is not None

@@ -155,6 +155,7 @@ def test_a_teacher_that_follows_the_student() -> None:
     assert float(teacher.bias.mean()) == pytest.approx(0.1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("changes", [{"rounds": 4, "first_step": 0.05}, {"teacher_decay": 0.5}])
 def test_a_run_that_stops_in_the_middle_of_a_round_resumes_exactly(changes: dict[str, float]) -> None:
     check_objective({"type": "consistency", **changes}, steps=7)

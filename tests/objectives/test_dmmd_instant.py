@@ -215,6 +215,7 @@ def gradient_at(process: str, *, teacher_bias: float, student_bias: float, **set
     return mean / error.clamp_min(1e-12), mean
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("process", ["masked", "uniform"])
 def test_fixed_point(process: str) -> None:
     """A student that draws the data's law does not move in expectation, whatever the teacher thinks, if centred."""
