@@ -205,7 +205,7 @@ class Pipeline:
             samples: texts of exactly L tokens each, or tokens (LongTensor [N, L]).
             evaluations: steps looked at for each sample, one at random in each of so many stretches of the walk, which
                 leaves the bound unbiased; all if None.
-            label: class of all samples, for models that are told one.
+            label: class of all samples, for models with a label input.
 
         Raises:
             UserError: the model has no such bound, or the samples do not fit it.

@@ -46,7 +46,7 @@ class SamplerTraits:
 
     Args:
         spaces: kinds of states that it knows: "discrete", "continuous" (`Process.space`).
-        masks_only: whether it needs a process in which noise can be told from data (`carry_over`).
+        masks_only: whether it needs a process in which noise is distinguishable from data (`carry_over`).
         exact: whether its samples follow the denoiser's distribution as steps grow; samplers that choose tokens by
             confidence do not.
         gives_context: whether it goes block by block and hands finished blocks to the denoiser; others denoise whole

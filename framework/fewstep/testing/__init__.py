@@ -1,13 +1,13 @@
-"""Conformance checks for components: the ones that fewstep's own components pass, offered to plugin authors.
+"""Conformance checks for components. fewstep's own components pass them, and plugin authors can use them.
 
-Each asserts a contract and names what is broken::
+Each asserts a contract; its message names the broken part::
 
     from fewstep.testing import check_objective
 
     def test_mine() -> None:
         check_objective("my_objective")
 
-No file is a component: there is one for each kind, and `statistics`, which several use.
+No file is a component: there is one file for each kind, and `statistics` is shared.
 """
 
 from fewstep.testing.autoencoders import check_autoencoder

@@ -1,4 +1,4 @@
-"""What every autoencoder must do.
+"""Conformance of autoencoders.
 
 Shapes: B batch, L tokens, C, H, W channels, height and width of an image, h, w those of its codes, E width of a code.
 """
@@ -16,10 +16,10 @@ BATCH = 3
 
 
 def check_autoencoder(config: Raw) -> None:
-    """Check an autoencoder's shapes, gradients, choice of codes, and that images do not see each other.
+    """Check an autoencoder's shapes, gradients and choice of codes, and that images do not affect each other.
 
     Raises:
-        AssertionError: something does not hold.
+        AssertionError: a check fails.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -36,7 +36,7 @@ def check_autoencoder(config: Raw) -> None:
 
 
 def _build(config: Raw, times: int) -> Autoencoder:
-    """One for images whose codes have 2 t x 3 t places, of two channels."""
+    """An autoencoder for images of two channels and 2 t x 3 t codes, where t is `times`."""
     factor = 2 ** BACKBONES.parse(config).halvings  # type: ignore[attr-defined]
     grid = 2 * factor * times, 3 * factor * times, 2
     model = BACKBONES.build(config, tokens=TokenSpace(6, 5, grid[0] * grid[1] * 2, grid))
@@ -49,18 +49,18 @@ def _check_shapes(model: Autoencoder, x: Tensor) -> None:
     assert float(values.min()) >= 0, "values lie in [0, 1]"
     assert float(values.max()) <= 1, "values lie in [0, 1]"
     vectors = model.encode(values)
-    wanted = (BATCH, *model.grid, model.config.code_width)
-    assert vectors.shape == wanted, f"vectors are {tuple(vectors.shape)}, not {wanted}"
-    made = model.decode(vectors)
-    assert made.shape == values.shape, f"images become {tuple(made.shape)}"
-    assert made.isfinite().all(), "images are not finite"
+    shape = (BATCH, *model.grid, model.config.code_width)
+    assert vectors.shape == shape, f"vectors are {tuple(vectors.shape)}, not {shape}"
+    output = model.decode(vectors)
+    assert output.shape == values.shape, f"images become {tuple(output.shape)}"
+    assert output.isfinite().all(), "images are not finite"
     assert model(x, torch.zeros(BATCH)).shape == (*x.shape, 1), "forward gives a value for each token"
 
 
 def _check_gradients(model: Autoencoder, x: Tensor) -> None:
     vectors = model.encode(model.values(x))
-    made = model.decode(straight_through(vectors, model.codebook.detach()[model.nearest(vectors)]))
-    torch.autograd.backward(made.square().mean())
+    output = model.decode(straight_through(vectors, model.codebook.detach()[model.nearest(vectors)]))
+    torch.autograd.backward(output.square().mean())
     for name, parameter in model.named_parameters():
         if parameter is model.codebook:
             assert parameter.grad is None, "a gradient reaches the codebook, which moves by averages"
@@ -73,16 +73,16 @@ def _check_gradients(model: Autoencoder, x: Tensor) -> None:
 def _check_codes(model: Autoencoder, x: Tensor) -> None:
     vectors = model.encode(model.values(x))
     distances = (vectors.double()[..., None, :] - model.codebook.double()).square().sum(-1)
-    chosen = model.nearest(vectors)
+    codes = model.nearest(vectors)
     best = distances.min(-1).values
-    torch.testing.assert_close(distances.gather(-1, chosen[..., None])[..., 0], best, msg="another code is nearer")
+    torch.testing.assert_close(distances.gather(-1, codes[..., None])[..., 0], best, msg="another code is nearer")
     assert torch.equal(model.nearest(model.codebook), torch.arange(len(model.codebook))), "a code is its own code"
 
 
 def _check_independence(model: Autoencoder, x: Tensor) -> None:
     values = model.values(x)
     together = model.decode(model.encode(values))
-    alone = torch.cat([model.decode(model.encode(one)) for one in values.split(1)])
+    alone = torch.cat([model.decode(model.encode(image)) for image in values.split(1)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5, msg=lambda m: f"images see each other: {m}")
     again = model.decode(model.encode(values))
     assert torch.equal(together, again), "two evaluations differ"

@@ -1,4 +1,4 @@
-"""What every backbone must do.
+"""Conformance of backbones.
 
 Shapes: B batch, L tokens, S input states, V output vocabulary, D width.
 """
@@ -17,25 +17,25 @@ from fewstep.predictions.condition import Prefix
 from fewstep.testing.autoencoders import check_autoencoder
 
 TINY = TokenSpace(num_states=6, vocab_size=5, length=12, grid=(2, 3, 2))
-"""Small, and good for sequences as well as for images; one state more than symbols, as masking has."""
+"""A small space that suits sequences and images; it has one state more than symbols, as with masks."""
 
 BATCH = 3
 
 
 def predicting() -> list[str]:
-    """Names of the backbones that predict tokens."""
+    """Names of all backbones that predict tokens."""
     return [entry.name for entry in BACKBONES.entries() if not issubclass(entry.cls, Autoencoder)]
 
 
 def check_backbone(config: Raw, *, tokens: TokenSpace = TINY) -> None:
     """Check a backbone's shapes, gradients, inputs, sense of time and order, determinism and mixed precision.
 
-    Weights are perturbed first: parts that start at zero on purpose would hide what is connected to what.
+    Weights are perturbed first, since parts that are zero at the start would hide missing connections.
 
-    One that gives images back is checked by `check_autoencoder`.
+    Autoencoders are checked by `check_autoencoder`.
 
     Raises:
-        AssertionError: something does not hold.
+        AssertionError: a check fails.
     """
     if issubclass(BACKBONES.get(BACKBONES.parse(config).type).cls, Autoencoder):
         check_autoencoder(config)
@@ -62,7 +62,7 @@ def check_backbone(config: Raw, *, tokens: TokenSpace = TINY) -> None:
 
 
 def _build(config: Raw, tokens: TokenSpace) -> Backbone:
-    """The backbone; one that needs a context gets the same one for all samples, unless it is called with one."""
+    """The backbone; if it needs a context, calls without one get the same context for all samples."""
     model = BACKBONES.build(config, tokens=tokens)
 
     def give_context(
@@ -102,8 +102,8 @@ def _check_initial_state(model: Backbone) -> None:
 def _check_gradients(model: Backbone, x: Tensor, t: Tensor) -> None:
     probs = nn.functional.one_hot(x, model.tokens.num_states).float().requires_grad_()
     residual = torch.zeros(model.residual_sites, *x.shape, model.width, requires_grad=True)
-    for given in (x, probs):
-        torch.autograd.backward(_loss(model, model(given, t, residual=residual)))
+    for tokens in (x, probs):
+        torch.autograd.backward(_loss(model, model(tokens, t, residual=residual)))
     for name, tensor in [("probabilities", probs), ("residual", residual), *model.named_parameters()]:
         assert tensor.grad is not None, f"{name} gets no gradient"
         assert tensor.grad.any(), f"{name} gets a gradient of zero"
@@ -153,10 +153,10 @@ def _check_time(model: Backbone, x: Tensor, t: Tensor) -> None:
 def _check_mixing(model: Backbone, x: Tensor, t: Tensor) -> None:
     base = model(x, t)
     last = model.block_size - 1 if isinstance(model, BlockBackbone) else -1
-    for changed, seen in ((0, last), (last, 0)):
+    for changed, place in ((0, last), (last, 0)):
         other = x.clone()
         other[:, changed] = (x[:, changed] + 1) % model.tokens.num_states
-        assert _differ(model(other, t)[:, seen], base[:, seen]), f"token {seen} does not see token {changed}"
+        assert _differ(model(other, t)[:, place], base[:, place]), f"token {place} does not see token {changed}"
     assert _differ(model(x.flip(1), t).flip(1), base), "the order of tokens makes no difference"
 
 
@@ -166,7 +166,7 @@ def _check_independence(model: Backbone, x: Tensor, t: Tensor) -> None:
 
 
 def check_packing(model: PacksSequences, x: Tensor, t: Tensor) -> None:
-    """Check that sequences packed into one row come out as they do apart.
+    """Check that sequences packed into one row have the same outputs as separate ones.
 
     Args:
         model: in eval mode.
@@ -174,7 +174,7 @@ def check_packing(model: PacksSequences, x: Tensor, t: Tensor) -> None:
         t: times [B].
 
     Raises:
-        AssertionError: they do not.
+        AssertionError: outputs differ.
     """
     separate = model(x, t).flatten(0, 1)
     packed = model(x.view(1, -1), t, segments=[x.shape[1]] * BATCH)[0]
@@ -192,10 +192,10 @@ def _check_state(model: Backbone, other: Backbone, x: Tensor, t: Tensor) -> None
 
 
 def check_blocks(model: BlockBackbone, x: Tensor, t: Tensor) -> None:
-    """Check which tokens a block-autoregressive backbone sees, one by one, and that it reads block by block as at once.
+    """Check the visible tokens of a block-autoregressive backbone, and that reading block by block changes nothing.
 
     Raises:
-        AssertionError: something is seen that must not be, or the other way round.
+        AssertionError: a token is visible that must not be, or the other way round.
     """
     size, context = model.block_size, x % model.tokens.vocab_size
     base = model(x, t, context=context)
@@ -203,13 +203,15 @@ def check_blocks(model: BlockBackbone, x: Tensor, t: Tensor) -> None:
         other, clean = x.clone(), context.clone()
         other[:, place] = (x[:, place] + 1) % model.tokens.num_states
         clean[:, place] = (context[:, place] + 1) % model.tokens.vocab_size
-        for seen in range(x.shape[1]):
-            for what, given, wanted in (
-                ("noised", (other, context), seen // size == place // size),
-                ("clean", (x, clean), seen // size > place // size),
+        for reader in range(x.shape[1]):
+            for kind, inputs, expected in (
+                ("noised", (other, context), reader // size == place // size),
+                ("clean", (x, clean), reader // size > place // size),
             ):
-                matters = _differ(model(given[0], t, context=given[1])[:, seen], base[:, seen])
-                assert matters == wanted, f"token {seen} {'sees' if matters else 'does not see'} {what} token {place}"
+                matters = _differ(model(inputs[0], t, context=inputs[1])[:, reader], base[:, reader])
+                assert matters == expected, (
+                    f"token {reader} {'sees' if matters else 'does not see'} {kind} token {place}"
+                )
     _check_reading(model, x, t, context, base)
 
 

@@ -1,4 +1,4 @@
-"""Conformance of continuous processes: noise, steps back and evidence are those of one and the same process.
+"""Conformance of continuous processes: noise, steps back and evidence belong to the same process.
 
 Shapes: N draws, B batch, L tokens, V vocabulary, S numbers of a vector.
 """
@@ -21,7 +21,7 @@ def check_continuous(process: Process) -> None:
     """Assert that a process of vectors keeps the contract of `Process`.
 
     Raises:
-        AssertionError: naming what differs.
+        AssertionError: a check fails; the message names it.
     """
     _check_shapes(process)
     _check_ends(process)
@@ -34,12 +34,12 @@ def check_continuous(process: Process) -> None:
 
 
 def certain(process: Process, x0: Tensor, x_t: Tensor) -> Prediction:
-    """The prediction that knows the clean tokens x0 (ids [B, L])."""
+    """Prediction with all mass on the clean tokens x0 (ids [B, L])."""
     return TablePrediction(one_hot(x0, process.vocab_size).double().log(), process.to_ids(x_t), process.to_predict(x_t))
 
 
 def check_clock(process: Process, x0: Tensor, x_t: Tensor) -> None:
-    """A step back follows the clock that a prediction brings, clean tokens and state given."""
+    """Assert that a step back from the state x_t follows a prediction's clock."""
 
     def clock(t: Tensor) -> Tensor:
         return t[:, None] ** torch.linspace(0.5, 2, x0.shape[1], dtype=t.dtype)
@@ -58,17 +58,17 @@ def _times(t: float) -> Tensor:
 
 
 def _tokens(process: Process) -> Tensor:
-    """Every symbol at a place of its own, ids [N, V]."""
+    """Ids [N, V] with symbol i at position i."""
     return torch.arange(process.vocab_size).repeat(_DRAWS, 1)
 
 
-def _assert_same_moments(a: Tensor, b: Tensor, what: str) -> None:
-    """Means, squares and products of neighbours of a and b (both [N, L, S]) agree within what chance explains."""
+def _assert_same_moments(a: Tensor, b: Tensor, label: str) -> None:
+    """Assert that means, squares and products of neighbours of a and b (both [N, L, S]) agree within chance."""
     for name, shift in (("mean", None), ("mean square", 0), ("product of neighbours", 1)):
         values = [x.double() if shift is None else x.double() * x.double().roll(shift, -1) for x in (a, b)]
         gap = (values[0].mean(0) - values[1].mean(0)).abs()
         error = ((values[0].var(0) + values[1].var(0)) / len(a)).sqrt()
-        assert bool((gap <= SIGMAS * error + 1e-6).all()), f"{what}: {name} differs by {float(gap.max()):.4f}"
+        assert bool((gap <= SIGMAS * error + 1e-6).all()), f"{label}: {name} differs by {float(gap.max()):.4f}"
 
 
 def _check_shapes(process: Process) -> None:
@@ -85,13 +85,13 @@ def _check_shapes(process: Process) -> None:
         assert process.evidence(out.x_t, t).shape == (2, 5, process.vocab_size), "evidence is [B, L, V]"
         assert out.noised.shape == process.to_predict(out.x_t).shape == (2, 5)
         assert out.noised.dtype == process.to_predict(out.x_t).dtype == torch.bool
-        shown = process.to_ids(out.x_t)
-        assert (shown.shape, shown.dtype) == ((2, 5), torch.long), "a state is shown as ids [B, L]"
-        assert int(shown.max()) < process.vocab_size
+        ids = process.to_ids(out.x_t)
+        assert (ids.shape, ids.dtype) == ((2, 5), torch.long), "to_ids must give ids [B, L]"
+        assert int(ids.max()) < process.vocab_size
 
 
 def _check_ends(process: Process) -> None:
-    """Nothing of the data is left at t = 1, and nearly nothing but the data at t = 0."""
+    """The state at t = 1 is pure noise, and that at t = 0 is nearly the data."""
     x0, rng = _tokens(process), Generator().manual_seed(1)
     clean = process.to_ids(process.corrupt(x0, _times(0.0), generator=rng).x_t)
     assert (clean == x0).double().mean() > 0.99, "the state at t = 0 does not show the data"
@@ -109,7 +109,7 @@ def _check_step_back(process: Process, t: float, s: float) -> None:
 
 
 def _check_times_by_position(process: Process) -> None:
-    """With a time for each position, each one is treated as it is at that time."""
+    """With a time for each position, each position behaves as it does at that time."""
     x0, rng = torch.zeros(_DRAWS, 2, dtype=torch.long), Generator().manual_seed(5)
     t, s = (torch.tensor(times, dtype=torch.float64).expand(_DRAWS, 2) for times in ((0.9, 0.5), (0.6, 0.2)))
     x_t = process.corrupt(x0, t, generator=rng).x_t
@@ -125,19 +125,19 @@ def _check_times_by_position(process: Process) -> None:
 
 
 def _check_evidence(process: Process, t: float) -> None:
-    """p(x | z_t) from the evidence, against how often each symbol was there: by what a state shows, and by p itself."""
+    """Compare p(x | z_t) from the evidence with frequencies of the symbols, by the ids of states and by p itself."""
     rng = Generator().manual_seed(3)
     x0 = torch.randint(process.vocab_size, (_DRAWS, 1), generator=rng)
     x_t = process.corrupt(x0, _times(t), generator=rng).x_t
     evidence = process.evidence(x_t, _times(t))
     assert bool((evidence >= 0).all() and (evidence.sum(-1) > 0).all()), "evidence must be positive somewhere"
     p = (evidence / evidence.sum(-1, keepdim=True))[:, 0]
-    under, shown = one_hot(x0[:, 0], process.vocab_size).double(), process.to_ids(x_t)[:, 0]
+    clean, ids = one_hot(x0[:, 0], process.vocab_size).double(), process.to_ids(x_t)[:, 0]
     for symbol in range(process.vocab_size):
-        cells = [shown == seen for seen in range(process.vocab_size)]
+        cells = [ids == token for token in range(process.vocab_size)]
         cells += [(p[:, symbol] >= low) & (p[:, symbol] < low + 0.2) for low in (0.0, 0.2, 0.4, 0.6, 0.8)]
         for cell in cells:
-            gap = (under[cell, symbol] - p[cell, symbol]).sum().abs()
+            gap = (clean[cell, symbol] - p[cell, symbol]).sum().abs()
             error = (p[cell, symbol] * (1 - p[cell, symbol])).sum().sqrt()
             assert gap <= SIGMAS * error + 1e-3, (
                 f"evidence at t={t} is not that of corrupt: off by {gap:.0f} of {cell.sum()}"
@@ -145,12 +145,12 @@ def _check_evidence(process: Process, t: float) -> None:
 
 
 def _check_hold(process: Process) -> None:
-    """Given tokens are noised as data are, others stay as they are."""
+    """Tokens of the prompt are noised as data are; free tokens do not change."""
     rng = Generator().manual_seed(4)
-    given = _tokens(process)
-    given[:, 0] = -1
+    prompt = _tokens(process)
+    prompt[:, 0] = -1
     x = process.prior((_DRAWS, process.vocab_size), device="cpu", generator=rng)
-    held = process.hold(x, given, _times(0.4), generator=rng)
-    assert torch.equal(held[:, 0], x[:, 0]), "hold changes a token that is not given"
-    noised = process.corrupt(given.clamp_min(0), _times(0.4), generator=rng).x_t
+    held = process.hold(x, prompt, _times(0.4), generator=rng)
+    assert torch.equal(held[:, 0], x[:, 0]), "hold changes a free token"
+    noised = process.corrupt(prompt.clamp_min(0), _times(0.4), generator=rng).x_t
     _assert_same_moments(held[:, 1:], noised[:, 1:], "hold at t=0.4 and corrupt there")

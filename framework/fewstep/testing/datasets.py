@@ -1,4 +1,4 @@
-"""Conformance of datasets: shapes, ranges, repeatability, and something for a person to look at."""
+"""Conformance of datasets: shapes, ranges, repeatability, and views of samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _check_labels(dataset: Dataset) -> None:
 def _check_augmentation(dataset: Dataset) -> None:
     tokens = dataset.train[:8].long()
     changed, again = (dataset.augment(tokens, torch.Generator().manual_seed(0)) for _ in range(2))
-    assert torch.equal(changed, again), "augmentation must draw from the generator that it is given, and from no other"
+    assert torch.equal(changed, again), "augmentation must draw from its `generator` argument only"
     assert changed.shape == tokens.shape, f"augmentation makes {tuple(changed.shape)} of {tuple(tokens.shape)}"
     assert changed.dtype == torch.long, "augmented tokens must be a LongTensor"
     assert int(changed.min()) >= 0, "augmentation makes a negative token"
@@ -35,7 +35,7 @@ def check_dataset(config: Raw) -> None:
     """Assert that a dataset keeps the contract of `Dataset`.
 
     Raises:
-        AssertionError: naming what differs.
+        AssertionError: a check fails; the message names it.
     """
     dataset = build_component(DATASETS, config)
     spec, train = dataset.spec, dataset.train[:]
@@ -53,9 +53,9 @@ def check_dataset(config: Raw) -> None:
     _check_augmentation(dataset)
 
     samples = train[:3].long()
-    shown = dataset.to_text(samples)
-    assert len(shown) == 3, "to_text must return one text for each sample"
-    assert all(isinstance(text, str) and text for text in shown), "to_text must return text"
+    texts = dataset.to_text(samples)
+    assert len(texts) == 3, "to_text must return one text for each sample"
+    assert all(isinstance(text, str) and text for text in texts), "to_text must return text"
     symbols = dataset.symbols()
     assert len(symbols) == spec.vocab_size, "symbols must name each token of the vocabulary"
     assert all(isinstance(symbol, str) for symbol in symbols), "symbols are text"

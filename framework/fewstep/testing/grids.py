@@ -12,7 +12,7 @@ def check_grid(config: Raw, *, most: int = 64) -> None:
     """Assert that a grid falls from 1 to 0 in any number of steps up to `most`.
 
     Raises:
-        AssertionError: naming the number of steps.
+        AssertionError: a check fails; the message names the number of steps.
     """
     grid = GRIDS.build(config)
     for steps in range(1, most + 1):

@@ -1,4 +1,4 @@
-"""Conformance of metrics: declared values, batching that does not matter, and unsuited data refused."""
+"""Conformance of metrics: declared values, independence of the batch size, and refusal of unsuited data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_metric(config: Raw, *, data: Raw | None = None) -> None:
         data: dataset to score; by default the first of `markov`, `digits`, `coins` that suits it.
 
     Raises:
-        AssertionError: naming what differs.
+        AssertionError: a check fails; the message names it.
     """
     metric_type = METRICS.get(METRICS.parse(config).type).cls
     name = DATASETS.parse(data).type if data else suited_data(METRICS.parse(config))
@@ -54,8 +54,8 @@ def check_metric(config: Raw, *, data: Raw | None = None) -> None:
         f"returns {sorted(values)}, declares {sorted(metric_type.directions)}"
     )
     assert set(metric_type.directions.values()) <= {"lower", "higher", "info"}
-    told = {*metric_type.beside.keys(), *metric_type.beside.values()}
-    assert told <= values.keys(), f"`beside` names {sorted(told - values.keys())}, which it does not return"
+    names = {*metric_type.beside.keys(), *metric_type.beside.values()}
+    assert names <= values.keys(), f"`beside` names {sorted(names - values.keys())}, which it does not return"
     for key, value in values.items():
         assert isinstance(value, float) and math.isfinite(value), f"{key} is {value!r} on training data"  # noqa: PT018
         assert math.isclose(value, again[key], rel_tol=1e-6, abs_tol=1e-9), f"{key} depends on the size of batches"
@@ -72,7 +72,7 @@ def _untrained_reference(dataset: Dataset) -> NetworkDenoiser:
 
 
 def _untrained_model(data: str, dataset: Dataset) -> DrawnFrom:
-    """A masked model that draws the data whole."""
+    """A masked model of whole samples of the data."""
     raw = {"type": "transformer", "width": 16, "depth": 1, "heads": 2}
     recipe = Recipe.model_validate(
         {

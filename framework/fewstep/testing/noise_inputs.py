@@ -1,4 +1,4 @@
-"""What every noise input must do.
+"""Conformance of noise inputs.
 
 Shapes: B batch, L tokens, D width, R places of injection.
 """
@@ -16,10 +16,10 @@ WIDTH, SITES, BATCH = 8, 3, 5
 
 
 def check_noise_input(config: Raw, *, tokens: TokenSpace = TINY) -> None:
-    """Check a noise input's shapes, randomness and gradients; one that projects, injected once and in every block.
+    """Check a noise input's shapes, randomness and gradients; if it projects, injected once and in every block.
 
     Raises:
-        AssertionError: something does not hold.
+        AssertionError: a check fails.
     """
     parsed = NOISE_INPUTS.parse(config)
     if not isinstance(parsed, NoiseInputConfig):

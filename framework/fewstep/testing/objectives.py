@@ -1,4 +1,4 @@
-"""Conformance of objectives: finite loss, gradients only where the phase says, frozen roles untouched, exact resume."""
+"""Conformance of objectives: finite loss, gradients of the phase's roles only, unchanged frozen roles, exact resume."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def check_objective(config: Raw, *, processes: tuple[str, ...] | None = None, st
 
     Args:
         config: name, mapping or config of a registered objective.
-        processes: names of the processes it is for; if left out, masked and uniform, but for those that it refuses.
-        steps: length of the runs that are compared for exact resume.
+        processes: names of its processes; by default masked and uniform, except for those that it refuses.
+        steps: number of steps of the runs that are compared for exact resume.
 
     Raises:
-        AssertionError: naming what differs.
+        AssertionError: a check fails; the message names it.
     """
     for process in processes or _processes(config):
         with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def check_objective(config: Raw, *, processes: tuple[str, ...] | None = None, st
 
 
 def _processes(config: Raw) -> list[str]:
-    """Which of the two usual processes an objective accepts."""
+    """The processes, of masked and uniform, that an objective accepts."""
     accepted, refused = [], {}
     for process in ("masked", "uniform"):
         try:
@@ -95,7 +95,7 @@ def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None) -> R
 
 
 def _silent(line: str) -> None:
-    """The runs of a test need no console."""
+    """Discard console lines."""
 
 
 def _run(recipe: Recipe, path: Path) -> RunDir:
@@ -113,7 +113,7 @@ def _train(recipe: Recipe, path: Path) -> Trainer:
 def _check_gradients(trainer: Trainer) -> None:
     trainer.objective.setup(trainer.ctx)
     batch = trainer.batch(torch.arange(8, device=trainer.device))
-    with torch.no_grad():  # roles that start equal may have nothing to tell each other
+    with torch.no_grad():  # equal roles may give no gradient
         for role in trainer.roles.values():
             for parameter in role.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -136,7 +136,7 @@ def _check_gradients(trainer: Trainer) -> None:
 
 
 class _Doubled(StepContext):
-    """A context whose reductions are twice as large."""
+    """A context with reductions twice as large."""
 
     def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         return 2 * super().mean(values, where)
@@ -146,7 +146,7 @@ class _Doubled(StepContext):
 
 
 def _check_reduction(trainer: Trainer) -> None:
-    """Losses of objectives that are `per_token` pass through `StepContext.mean` or `sum`, and through nothing else."""
+    """Loss of objectives with `per_token` passes through `StepContext.mean` or `sum`, and no other reduction."""
     if not trainer.objective.per_token:
         return
     batch, plain = trainer.batch(torch.arange(8, device=trainer.device)), trainer.ctx
@@ -166,7 +166,7 @@ def _check_reduction(trainer: Trainer) -> None:
 
 
 def _check_resume(recipe: Recipe, root: Path) -> None:
-    """A run that died after half of its steps ends like one that did not, bit for bit."""
+    """A run that is interrupted after half of its steps ends bit-identical to an uninterrupted one."""
     straight = _train(recipe, root / "straight")
     shutil.copytree(straight.run.path, root / "resumed")
     run = RunDir(root / "resumed")

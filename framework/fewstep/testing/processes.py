@@ -1,4 +1,4 @@
-"""Conformance of processes: what is drawn agrees with what is computed, and both with Bayes' rule."""
+"""Conformance of processes: draws agree with computed probabilities, and both with Bayes' rule."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _DRAWS = 20_000
 
 
 def check_process(config: Raw, *, vocab_size: int = 4) -> None:
-    """Assert that a process keeps the contract of `DiscreteProcess`, or of `Process` where its states are vectors.
+    """Assert that a process keeps the contract of `DiscreteProcess`, or of `Process` if its states are vectors.
 
     Args:
         config: name, mapping or config of a registered process.
         vocab_size: small, since symbols are enumerated.
 
     Raises:
-        AssertionError: naming what differs.
+        AssertionError: a check fails; the message names it.
     """
     process = PROCESSES.build(config, vocab_size=vocab_size)
     if not isinstance(process, DiscreteProcess):
@@ -42,20 +42,20 @@ def check_process(config: Raw, *, vocab_size: int = 4) -> None:
 
 
 def _marginal(process: DiscreteProcess, x0: Tensor, t: float) -> Tensor:
-    """q(z_t | x) for each clean token: float64 [V, S], from alpha and the prior's law."""
+    """q(z_t | x) for each clean token: float64 [V, S], from alpha and the prior's distribution."""
     alpha = process.schedule.alpha(torch.tensor([t], dtype=torch.float64))
-    law = _prior_law(process)
+    prior = _prior_probs(process)
     clean = torch.nn.functional.one_hot(x0, process.num_states).double()
-    return alpha * clean + (1 - alpha) * law
+    return alpha * clean + (1 - alpha) * prior
 
 
-def _prior_law(process: DiscreteProcess) -> Tensor:
-    law = torch.zeros(process.num_states, dtype=torch.float64)
+def _prior_probs(process: DiscreteProcess) -> Tensor:
+    probs = torch.zeros(process.num_states, dtype=torch.float64)
     if process.num_states > process.vocab_size:
-        law[process.vocab_size :] = 1 / (process.num_states - process.vocab_size)
+        probs[process.vocab_size :] = 1 / (process.num_states - process.vocab_size)
     else:
-        law[:] = 1 / process.num_states
-    return law
+        probs[:] = 1 / process.num_states
+    return probs
 
 
 def _check_corrupt(process: DiscreteProcess) -> None:
@@ -70,9 +70,9 @@ def _check_corrupt(process: DiscreteProcess) -> None:
             assert_same_law(counts, _marginal(process, token, t), f"corrupt at t={t}")
     soft = torch.rand(1, 1, process.vocab_size, dtype=torch.float64)
     soft /= soft.sum()
-    drawn = process.corrupt(soft.expand(_DRAWS, 1, -1), torch.full((_DRAWS,), 0.4), generator=rng).x_t
-    law = (soft[0, 0][:, None] * _marginal(process, tokens, 0.4)).sum(0)
-    assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), law, "corrupt of soft data")
+    samples = process.corrupt(soft.expand(_DRAWS, 1, -1), torch.full((_DRAWS,), 0.4), generator=rng).x_t
+    probs = (soft[0, 0][:, None] * _marginal(process, tokens, 0.4)).sum(0)
+    assert_same_law(torch.bincount(samples[:, 0], minlength=process.num_states), probs, "corrupt of soft data")
 
 
 def _check_corrupt_further(process: DiscreteProcess) -> None:
@@ -83,7 +83,7 @@ def _check_corrupt_further(process: DiscreteProcess) -> None:
         ends = [torch.full((_DRAWS,), v) for v in (s, t)]
         x_s = process.corrupt(tokens.repeat(_DRAWS, 1), ends[0], generator=rng).x_t
         x_t = process.corrupt_further(x_s, *ends, generator=rng)
-        assert s < t or torch.equal(x_s, x_t), "no time passes and tokens change"
+        assert s < t or torch.equal(x_s, x_t), "tokens change although no time passes"
         for token in tokens:
             counts = torch.bincount(x_t[:, token], minlength=process.num_states)
             assert_same_law(counts, _marginal(process, token, t), f"corrupt to s={s}, then to t={t}")
@@ -93,14 +93,14 @@ def _check_prior(process: DiscreteProcess) -> None:
     drawn = process.prior((_DRAWS, 2), device="cpu", generator=torch.Generator().manual_seed(2))
     assert drawn.shape == (_DRAWS, 2)
     assert drawn.dtype == torch.long
-    assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), _prior_law(process), "prior")
+    assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), _prior_probs(process), "prior")
 
 
 def _joint(process: DiscreteProcess, x0: Tensor, t: float, s: float) -> Tensor:
     """q(z_s, z_t | x) by the Markov property of the forward process: float64 [S_s, S_t]."""
     alpha_t, alpha_s = (process.schedule.alpha(torch.tensor([time], dtype=torch.float64)) for time in (t, s))
     ratio = alpha_t / alpha_s
-    step = ratio * torch.eye(process.num_states, dtype=torch.float64) + (1 - ratio) * _prior_law(process)
+    step = ratio * torch.eye(process.num_states, dtype=torch.float64) + (1 - ratio) * _prior_probs(process)
     return _marginal(process, x0, s)[:, None] * step
 
 
@@ -112,8 +112,8 @@ def _check_posterior_is_bayes(process: DiscreteProcess, t: float, s: float) -> N
             evidence = joint[:, state].sum()
             if evidence <= 1e-12:
                 continue
-            got = process.posterior_probs(torch.tensor([[token]]), torch.tensor([[state]]), *times)[0, 0]
-            torch.testing.assert_close(got, joint[:, state] / evidence, rtol=1e-9, atol=1e-12)
+            probs = process.posterior_probs(torch.tensor([[token]]), torch.tensor([[state]]), *times)[0, 0]
+            torch.testing.assert_close(probs, joint[:, state] / evidence, rtol=1e-9, atol=1e-12)
 
 
 def _check_posterior_draws(process: DiscreteProcess, t: float, s: float) -> None:
@@ -124,13 +124,13 @@ def _check_posterior_draws(process: DiscreteProcess, t: float, s: float) -> None
                 continue
             x0, x_t = torch.full((_DRAWS, 1), token), torch.full((_DRAWS, 1), state)
             times = [torch.full((_DRAWS,), v, dtype=torch.float64) for v in (t, s)]
-            law = process.posterior_probs(x0[:1], x_t[:1], *(v[:1] for v in times))[0, 0]
-            drawn = process.posterior_sample(x0, x_t, *times, generator=rng)
-            assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), law, f"posterior {t}->{s}")
+            probs = process.posterior_probs(x0[:1], x_t[:1], *(v[:1] for v in times))[0, 0]
+            samples = process.posterior_sample(x0, x_t, *times, generator=rng)
+            assert_same_law(torch.bincount(samples[:, 0], minlength=process.num_states), probs, f"posterior {t}->{s}")
 
 
 def _check_step_back_at_zero(process: DiscreteProcess) -> None:
-    """The last step, to s = 0, leaves nothing but clean tokens if alpha(0) = 1."""
+    """The last step, to s = 0, leaves only clean tokens if alpha(0) = 1."""
     alpha = process.schedule.alpha(torch.zeros(1, dtype=torch.float64))
     if alpha < 1:
         return
@@ -147,13 +147,15 @@ def _check_evidence(process: DiscreteProcess, t: float) -> None:
     marginals = _marginal(process, torch.arange(process.vocab_size), t)
     reachable = marginals.sum(0) > 0
     states = torch.arange(process.num_states)[reachable]
-    got = process.evidence(states[:, None], torch.full((len(states),), t, dtype=torch.float64))[:, 0]
-    law = marginals[:, reachable].T
-    torch.testing.assert_close(got / got.sum(-1, keepdim=True), law / law.sum(-1, keepdim=True), rtol=1e-9, atol=1e-12)
+    evidence = process.evidence(states[:, None], torch.full((len(states),), t, dtype=torch.float64))[:, 0]
+    probs = marginals[:, reachable].T
+    torch.testing.assert_close(
+        evidence / evidence.sum(-1, keepdim=True), probs / probs.sum(-1, keepdim=True), rtol=1e-9, atol=1e-12
+    )
 
 
 def _check_times_by_position(process: DiscreteProcess) -> None:
-    """A step back with a time for each position is at each one the step back with that time."""
+    """With a time for each position, a step back is at each position the step back of that time."""
     x0, states = torch.zeros(_DRAWS, 2, dtype=torch.long), torch.full((_DRAWS, 2), process.num_states - 1)
     t, s = (torch.tensor(times, dtype=torch.float64).expand(_DRAWS, 2) for times in ((0.9, 0.5), (0.6, 0.2)))
     prediction = certain(process, x0, states)

@@ -1,4 +1,4 @@
-"""Conformance of samplers: repeatable, clean tokens only, given tokens kept, honest counts, exact in the limit."""
+"""Conformance of samplers: repeatability, clean tokens, fixed prompts, count of evaluations, exactness in the limit."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def check_sampler(config: Raw, *, steps: int = 128, exact: bool = False) -> None
     """Assert that a sampler keeps the contract of `Sampler` on an oracle denoiser, for each process that it knows.
 
     Args:
-        steps: enough for the sampler's law to be the exact one within the test's resolution.
-        exact: its settings make it exact, though its class does not promise it.
+        steps: number of steps after which the sampler's distribution is exact within the resolution of the test.
+        exact: whether its settings make it exact although its class does not declare it.
 
     Raises:
-        AssertionError: naming what differs.
+        AssertionError: a check fails; the message names it.
     """
     source = Markov(Markov.Config(vocab_size=2, length=3, successors=1, smoothing=0.4, size=8))
     sampler = SAMPLERS.build(config)
     for name in _processes(sampler):
         process = PROCESSES.build(name, vocab_size=2)
         _check_contract(sampler, source, process)
-        _check_given(sampler, source, process)
+        _check_prompt(sampler, source, process)
         _check_streams(sampler, source, process)
         if sampler.traits.exact or exact:
             _check_exact(sampler, source, process, steps)
 
 
 def _processes(sampler: Sampler) -> list[str]:
-    """Processes of the spaces that it declares: masked and uniform ids, and whatever is registered of vectors."""
+    """Processes of the sampler's spaces: masked and uniform for ids, all registered ones for vectors."""
     names = ["masked"] if sampler.traits.masks_only else ["masked", "uniform"]
     if "discrete" not in sampler.traits.spaces:
         names = []
@@ -70,8 +70,8 @@ def _check_contract(sampler: Sampler, source: Markov, process: Process) -> None:
         assert out.x.shape == (6, source.spec.length)
         assert out.x.dtype == torch.long
         assert int(out.x.max()) < process.vocab_size, "noise is left in the samples"
-        counted = oracle.evaluated / 6
-        assert out.nfe == counted, f"reports {out.nfe} evaluations a sample, the network counted {counted}"
+        evaluations = oracle.evaluated / 6
+        assert out.nfe == evaluations, f"reports {out.nfe} evaluations a sample, the network counted {evaluations}"
         assert states, "on_step was never called"
         assert torch.equal(states[-1].x, out.x), "the last state shown must be the result"
         assert states[-1].s == 0.0
@@ -82,28 +82,28 @@ def _check_contract(sampler: Sampler, source: Markov, process: Process) -> None:
     assert not torch.equal(other.x, _draw(sampler, source, process, 64, usual, 2).x), "seeds must matter"
 
 
-def _check_given(sampler: Sampler, source: Markov, process: Process) -> None:
-    """Tokens that are given stand in every state."""
+def _check_prompt(sampler: Sampler, source: Markov, process: Process) -> None:
+    """Every state holds the tokens of the prompt."""
     generator = torch.Generator().manual_seed(4)
-    given = torch.randint(-1, 2, (24, source.spec.length), generator=generator)
+    prompt = torch.randint(-1, 2, (24, source.spec.length), generator=generator)
 
     def compare(x: Tensor, where: str) -> None:
-        assert bool((x == given)[given >= 0].all()), f"given tokens were changed in {where}"
+        assert bool((x == prompt)[prompt >= 0].all()), f"tokens of the prompt were changed in {where}"
 
     for steps in filter(sampler.traits.takes, (1, 4)):
         out = sampler.sample(
             _oracle(sampler, source, process),
-            len(given),
+            len(prompt),
             steps=steps,
             generator=generator,
-            cond=Condition(prompt=given),
+            cond=Condition(prompt=prompt),
             on_step=lambda state: compare(state.x, f"step {state.index}"),
         )
         compare(out.x, "the result")
 
 
 def _check_streams(sampler: Sampler, source: Markov, process: Process) -> None:
-    """Each sample depends on its own stream: batches of any size hold the same samples."""
+    """Each sample depends only on its own stream: samples do not depend on the size of batches."""
 
     def draw(numbers: range) -> Tensor:
         oracle = _oracle(sampler, source, process)
@@ -115,8 +115,8 @@ def _check_streams(sampler: Sampler, source: Markov, process: Process) -> None:
 
 
 def _check_exact(sampler: Sampler, source: Markov, process: Process, steps: int) -> None:
-    law = source.ngram_probs(3).flatten()
-    drawn = _draw(sampler, source, process, 4000, steps, 3).x
-    assert int(drawn.max()) < process.vocab_size, f"noise is left in the samples of {steps} steps"
-    index = drawn[:, 0] * 4 + drawn[:, 1] * 2 + drawn[:, 2]
-    assert_same_law(torch.bincount(index, minlength=8), law, f"{process.config.type}, {steps} steps")
+    probs = source.ngram_probs(3).flatten()
+    samples = _draw(sampler, source, process, 4000, steps, 3).x
+    assert int(samples.max()) < process.vocab_size, f"noise is left in the samples of {steps} steps"
+    index = samples[:, 0] * 4 + samples[:, 1] * 2 + samples[:, 2]
+    assert_same_law(torch.bincount(index, minlength=8), probs, f"{process.config.type}, {steps} steps")

@@ -1,4 +1,4 @@
-"""What every noise schedule must do."""
+"""Conformance of noise schedules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def check_schedule(config: Raw) -> None:
     """Check a schedule's ends, order, slope, inverse and weight, in float32 and float64.
 
     Raises:
-        AssertionError: something does not hold.
+        AssertionError: a check fails.
     """
     schedule = SCHEDULES.build(config)
     _check_slope(schedule)
@@ -30,7 +30,7 @@ def check_schedule(config: Raw) -> None:
 
 
 def _inner_times(dtype: torch.dtype) -> Tensor:
-    """Away from the ends, where slopes and weights may be infinite."""
+    """Times away from the ends, where slopes and weights may be infinite."""
     return torch.linspace(0.01, 0.99, 197, dtype=dtype)
 
 
@@ -74,7 +74,7 @@ def _check_inverse(schedule: NoiseSchedule, dtype: torch.dtype) -> None:
     eps = torch.finfo(dtype).eps
     t = _inner_times(dtype)
     alpha, slope = schedule.alpha(t), schedule.alpha_prime(t).abs()
-    # A level is only known to within rounding; where alpha is flat that leaves many times possible.
+    # Levels are rounded; where alpha is flat, many times have the same level.
     off = (schedule.time_of(alpha) - t).abs()
     assert (off <= 32 * eps * (1 + 1 / slope)).all(), f"time_of(alpha(t)) is off by up to {float(off.max()):.2g}"
     levels = torch.linspace(schedule.ends[1], schedule.ends[0], 201, dtype=dtype)
@@ -91,7 +91,7 @@ def _check_weight(schedule: NoiseSchedule) -> None:
     weight, alpha = schedule.elbo_weight(t), schedule.alpha(t)
     assert (weight > 0).all(), "elbo_weight is not positive"
     assert weight.isfinite().all(), "elbo_weight is not finite"
-    # Multiplied out, since 1 - alpha may round to nothing where little has happened yet.
+    # Multiplied by 1 - alpha, which may round to 0 near t = 0.
     excess = (weight * (1 - alpha) + schedule.alpha_prime(t)).abs()
     assert (excess <= 1e-12 * (1 + weight)).all(), "elbo_weight is not -alpha' / (1 - alpha)"
     assert (schedule.noise(t) + alpha - 1).abs().max() < 1e-14, "noise is not 1 - alpha"

@@ -1,4 +1,4 @@
-"""Is a sample drawn from a law? A chi-square test that does not flicker."""
+"""Chi-square test of samples against a distribution, with a threshold that makes false alarms negligible."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 SIGMAS = 6.0
-"""How far from expectation a statistic may lie: a right implementation fails about once in a billion draws."""
+"""Largest deviation of a statistic: a correct implementation exceeds it about once in a billion tests."""
 
 
-def chi_square_sigmas(counts: Tensor, law: Tensor) -> float:
-    """How many standard deviations Pearson's statistic lies above its mean, cells under 5 expected pooled.
+def chi_square_sigmas(counts: Tensor, probs: Tensor) -> float:
+    """Standard deviations of Pearson's statistic above its mean; cells with less than 5 expected counts are pooled.
 
     Args:
-        counts: how often each outcome was drawn [S].
-        law: probability of each outcome [S].
+        counts: number of draws of each outcome [S].
+        probs: probability of each outcome [S].
     """
-    counts, expected = counts.double(), law.double() / law.double().sum() * counts.sum()
+    counts, expected = counts.double(), probs.double() / probs.double().sum() * counts.sum()
     small = expected < 5
     if small.any():
         counts = torch.cat([counts[~small], counts[small].sum()[None]])
@@ -36,9 +36,9 @@ def chi_square_sigmas(counts: Tensor, law: Tensor) -> float:
     return float(((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread))
 
 
-def assert_same_law(counts: Tensor, law: Tensor, what: str) -> None:
-    """Assert that `counts` could have been drawn from `law`."""
-    sigmas = chi_square_sigmas(counts, law)
+def assert_same_law(counts: Tensor, probs: Tensor, label: str) -> None:
+    """Assert that `counts` are plausible draws from the distribution `probs`."""
+    sigmas = chi_square_sigmas(counts, probs)
     assert sigmas < SIGMAS, (
-        f"{what}: {sigmas:.1f} standard deviations from the law {law.tolist()}, drew {counts.tolist()}"
+        f"{label}: {sigmas:.1f} standard deviations from the distribution {probs.tolist()}, drew {counts.tolist()}"
     )

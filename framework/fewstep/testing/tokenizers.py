@@ -1,4 +1,4 @@
-"""Conformance of tokenizers: nothing is lost, and the same documents give the same tokenizer."""
+"""Conformance of tokenizers: lossless texts, and the same tokenizer from the same documents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_tokenizer(config: Raw, texts: Sequence[str] = _TEXTS) -> None:
     """Assert that a tokenizer keeps the contract of `Tokenizer`; it is fitted to `texts`.
 
     Raises:
-        AssertionError: naming what differs.
+        AssertionError: a check fails; the message names it.
     """
     first = _fitted(config, texts)
     batch = first.encode_batch(texts)
@@ -26,7 +26,7 @@ def check_tokenizer(config: Raw, texts: Sequence[str] = _TEXTS) -> None:
         assert ids.ndim == 1, "encode_batch must return one row of ids for each text"
         assert ids.dtype.name == "int64", "ids are int64"
         assert ids.tolist() == first.encode(text), "encode and encode_batch must agree"
-        assert first.decode(ids.tolist()) == text, "decode must give back what was encoded"
+        assert first.decode(ids.tolist()) == text, "decode must invert encode"
         assert 0 <= int(ids.min()) <= int(ids.max()) < first.vocab_size, "ids lie in [0, vocab_size)"
         assert first.end not in ids, "encode must not write `end`"
     if first.end is not None:
