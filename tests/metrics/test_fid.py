@@ -126,7 +126,7 @@ def test_a_missing_extra_is_named_before_anything_is_trained(tmp_path: Path, mon
         fid.inception(None)
     suite = tmp_path / "suite.yaml"
     suite.write_text(SUITE)
-    with pytest.raises(RecipeError, match=rf"suite.yaml:5: metrics\[0\]: metric 'fid' cannot be had here: {advice}"):
+    with pytest.raises(RecipeError, match=rf"suite.yaml:5: metrics\[0\]: metric 'fid' is not available here: {advice}"):
         make_plan(load_suite(str(suite)), tmp_path)
 
 
