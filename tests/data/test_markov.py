@@ -14,7 +14,7 @@ from fewstep.metrics.base import METRICS
 from fewstep.predictions.condition import Condition, Prefix
 from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.samplers.base import SAMPLERS
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 V, L = 3, 4
 
@@ -49,7 +49,7 @@ def test_the_next_token_depends_on_as_many_as_the_order_says(source: Markov) -> 
 def test_samples_follow_the_law(source: Markov) -> None:
     x = source.draw(30_000, torch.Generator().manual_seed(1))
     index = (x * V ** torch.arange(L - 1, -1, -1)).sum(1)
-    assert_same_law(torch.bincount(index, minlength=V**L), source.log_likelihood(sequences()).exp(), "draw")
+    assert_same_distribution(torch.bincount(index, minlength=V**L), source.log_likelihood(sequences()).exp(), "draw")
 
 
 def posterior_by_enumeration(source: Markov, process: DiscreteProcess, z: Tensor, t: float) -> Tensor:
@@ -121,4 +121,4 @@ def test_one_step_draws_independent_tokens(source: Markov) -> None:
     )
     pairs = torch.bincount(x[:, 1] * V + x[:, 2], minlength=V * V)
     token = source.ngram_probs(1)
-    assert_same_law(pairs, torch.outer(token, token).flatten(), "one step")
+    assert_same_distribution(pairs, torch.outer(token, token).flatten(), "one step")

@@ -23,7 +23,7 @@ from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS, Samples
-from fewstep.testing.statistics import SIGMAS, assert_same_law, chi_square_sigmas
+from fewstep.testing.statistics import SIGMAS, assert_same_distribution, chi_square_sigmas
 
 V, L, CLASSES = 2, 3, 2
 MASKED = PROCESSES.build("masked", vocab_size=V)
@@ -84,7 +84,7 @@ def test_the_true_classifier_turns_the_law_into_the_conditional_one(sampler: Any
     out = draw(model, labels, sampler)
     for label in range(CLASSES):
         law = JOINT[label] / JOINT[label].sum()
-        assert_same_law(counts(out.x[labels == label]), law, f"class {label}")
+        assert_same_distribution(counts(out.x[labels == label]), law, f"class {label}")
         assert chi_square_sigmas(counts(out.x[labels == label]), JOINT.sum(0)) > 2 * SIGMAS
     assert out.nfe <= 128
 

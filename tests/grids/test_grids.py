@@ -15,7 +15,7 @@ from fewstep.grids.base import GRIDS
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS
 from fewstep.testing.grids import check_grid
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 FORMULAS: list[Any] = ["linear", "cosine", {"type": "polynomial", "power": 0.5}, {"type": "polynomial", "power": 3.0}]
 
@@ -59,4 +59,4 @@ def test_samplers_stay_exact(sampler: Any, process: str, config: Any) -> None:
     built = SAMPLERS.build({**sampler, "grid": config})
     x = built.sample(oracle, 4000, steps=256, generator=Generator().manual_seed(3)).x
     index = x[:, 0] * 4 + x[:, 1] * 2 + x[:, 2]
-    assert_same_law(torch.bincount(index, minlength=8), source.ngram_probs(3).flatten(), f"{config}")
+    assert_same_distribution(torch.bincount(index, minlength=8), source.ngram_probs(3).flatten(), f"{config}")

@@ -15,7 +15,7 @@ from fewstep.objectives.consistency import Consistency, step_on_path
 from fewstep.objectives.parts.gaussian_dual import induced_alpha
 from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.testing.objectives import check_objective
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 TRAIN = Phase("train", ("student",))
 LAW = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
@@ -49,7 +49,7 @@ def test_both_ends_of_a_path_have_the_marginals_of_the_process(name: str, t: flo
         alpha = level(process.schedule, time)
         law = (1 - alpha) * noise
         law[:V] += alpha * clean[0, 0]
-        assert_same_law(torch.bincount(z, minlength=process.num_states), law, f"marginal at {time}")
+        assert_same_distribution(torch.bincount(z, minlength=process.num_states), law, f"marginal at {time}")
     assert bool((z_s[z_t == x] == x).all()), "what is clean stays clean"
     assert bool((z_s[z_s != x] == z_t[z_s != x]).all()), "noise is shared"
 

@@ -12,7 +12,7 @@ from fewstep.objectives.base import StepContext
 from fewstep.objectives.parts.divergence import Divergence, divergence
 from fewstep.predictions.network import TablePrediction
 from fewstep.processes.base import PROCESSES
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 V = 3
 
@@ -49,7 +49,7 @@ def test_even_times_have_the_law_of_independent_ones(count: int) -> None:
     drawn = torch.stack([ctx.sample_time(count, antithetic=True) for _ in range(4000)])
     assert 0 <= float(drawn.min()) <= float(drawn.max()) < 1
     one = (drawn[:, -1] * 10).long()  # a single place of the batch: the times of a batch depend on each other
-    assert_same_law(torch.bincount(one, minlength=10), torch.full((10,), 0.1), f"last of {count} times")
+    assert_same_distribution(torch.bincount(one, minlength=10), torch.full((10,), 0.1), f"last of {count} times")
 
 
 def test_revealed_tokens_stay_with_masks_and_are_revised_without() -> None:
@@ -71,6 +71,6 @@ def test_revealed_tokens_stay_with_masks_and_are_revised_without() -> None:
     noised = alpha_s * same + (1 - alpha_s) / V  # [x, z_s]
     kept = step * same[:, 2] + (1 - step) / V  # [z_s]
     seen = alpha_t * same[:, 2] + (1 - alpha_t) / V  # [x]
-    assert_same_law(
+    assert_same_distribution(
         torch.bincount(drawn, minlength=V), (clean[:, None] * noised * kept / seen[:, None]).sum(0), "uniform"
     )

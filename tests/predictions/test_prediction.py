@@ -11,7 +11,7 @@ from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.draws import pick, sample_categorical
 from fewstep.predictions.network import HeadPrediction, TablePrediction
 from fewstep.predictions.shaping import outside_top_p, shape
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 B, L, V, D = 3, 5, 7, 4
 
@@ -67,7 +67,7 @@ def test_known_tokens_are_copied_and_rows_sampled_from_their_law() -> None:
     known = torch.full((20_000, 2), 3)
     drawn = TablePrediction(table, known, where).sample(generator=torch.Generator().manual_seed(0))
     assert (drawn[:, 1] == 3).all()
-    assert_same_law(torch.bincount(drawn[:, 0], minlength=V), table[0, 0].exp(), "sample")
+    assert_same_distribution(torch.bincount(drawn[:, 0], minlength=V), table[0, 0].exp(), "sample")
 
 
 def test_dense_probs_are_one_hot_where_known() -> None:
@@ -106,9 +106,11 @@ def test_top_p_draws_the_renormalised_law() -> None:
     table = law.log().expand(50_000, 1, 3)
     p = TablePrediction(table, torch.zeros(50_000, 1, dtype=torch.long), torch.ones(50_000, 1, dtype=torch.bool))
     rng = torch.Generator().manual_seed(0)
-    assert_same_law(torch.bincount(shape(p, top_p_=0.999).sample(generator=rng)[:, 0], minlength=3), law, "top-p .999")
+    assert_same_distribution(
+        torch.bincount(shape(p, top_p_=0.999).sample(generator=rng)[:, 0], minlength=3), law, "top-p .999"
+    )
     drawn = shape(p, top_p_=0.9).sample(generator=rng)[:, 0]
-    assert_same_law(torch.bincount(drawn, minlength=3), torch.tensor([2 / 3, 1 / 3, 0.0]), "top-p .9")
+    assert_same_distribution(torch.bincount(drawn, minlength=3), torch.tensor([2 / 3, 1 / 3, 0.0]), "top-p .9")
 
 
 def test_excluded_symbols_keep_entropy_and_gradients_finite() -> None:
@@ -129,7 +131,7 @@ def test_rare_tokens_of_a_large_vocabulary_keep_their_share() -> None:
     rare = 1e-4
     log_p = torch.tensor([1 - rare, rare]).log().expand(400_000, 2)
     counts = torch.bincount(sample_categorical(log_p, torch.Generator().manual_seed(0)), minlength=2)
-    assert_same_law(counts, torch.tensor([1 - rare, rare], dtype=torch.float64), "rare token")
+    assert_same_distribution(counts, torch.tensor([1 - rare, rare], dtype=torch.float64), "rare token")
 
 
 def test_rowwise_passes_extras_row_by_row() -> None:

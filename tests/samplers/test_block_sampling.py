@@ -19,7 +19,7 @@ from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS, StepState
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 V, L = 3, 4
 
@@ -32,7 +32,7 @@ def source() -> Markov:
 def assert_source_law(x: Tensor, source: Markov, what: str) -> None:
     every = torch.tensor(list(itertools.product(range(V), repeat=L)))
     index = (x * V ** torch.arange(L - 1, -1, -1)).sum(1)
-    assert_same_law(torch.bincount(index, minlength=V**L), source.log_likelihood(every).exp(), what)
+    assert_same_distribution(torch.bincount(index, minlength=V**L), source.log_likelihood(every).exp(), what)
 
 
 @pytest.mark.parametrize("name", ["masked", "uniform"])

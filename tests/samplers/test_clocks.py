@@ -21,7 +21,7 @@ from fewstep.predictions.network import TablePrediction
 from fewstep.predictions.shaping import temperature
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS
-from fewstep.testing.statistics import SIGMAS, assert_same_law
+from fewstep.testing.statistics import SIGMAS, assert_same_distribution
 
 EXPONENTS = torch.tensor([0.4, 1.0, 1.0, 2.5], dtype=torch.float64)
 COUNT = 20_000
@@ -87,7 +87,9 @@ def test_any_order_draws_from_the_exact_distribution(name: str, precision: str) 
     sampler = SAMPLERS.build({"type": "ancestral", "precision": precision})
     x = sampler.sample(oracle, 4000, steps=128, generator=Generator().manual_seed(2)).x
     index = x[:, 0] * 4 + x[:, 1] * 2 + x[:, 2]
-    assert_same_law(torch.bincount(index, minlength=8), source.ngram_probs(3).flatten(), f"{name}, {precision}")
+    assert_same_distribution(
+        torch.bincount(index, minlength=8), source.ngram_probs(3).flatten(), f"{name}, {precision}"
+    )
 
 
 def test_shaping_and_guidance_keep_the_clock() -> None:

@@ -21,7 +21,7 @@ from fewstep.samplers.base import SAMPLERS, StepState
 from fewstep.samplers.confidence import masks_left, sureness
 from fewstep.samplers.filling import draw_and_score
 from fewstep.schedules.base import SCHEDULES
-from fewstep.testing.statistics import SIGMAS, assert_same_law, chi_square_sigmas
+from fewstep.testing.statistics import SIGMAS, assert_same_distribution, chi_square_sigmas
 
 V, L = 2, 4
 
@@ -43,13 +43,13 @@ def counts_and_law(source: Markov, **settings: Any) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("order", ["random", "margin", "entropy"])
 def test_one_token_at_a_time_these_orders_are_exact(order: str, source: Markov) -> None:
     """The chain rule holds in any order, also in one that looks at the tokens that are there already."""
-    assert_same_law(*counts_and_law(source, order=order), order)
+    assert_same_distribution(*counts_and_law(source, order=order), order)
 
 
 def test_confidence_prefers_likely_tokens_unless_noise_decides(source: Markov) -> None:
     """So the tests above can fail; noise far above the differences of scores makes any order the random one."""
     assert chi_square_sigmas(*counts_and_law(source, order="confidence")) > 2 * SIGMAS
-    assert_same_law(*counts_and_law(source, order="confidence", choice_temperature=1e4), "noise")
+    assert_same_distribution(*counts_and_law(source, order="confidence", choice_temperature=1e4), "noise")
 
 
 def test_the_random_order_is_one_of_all_with_equal_odds() -> None:
@@ -64,7 +64,7 @@ def test_the_random_order_is_one_of_all_with_equal_odds() -> None:
     when = torch.stack(shown).sum(0)  # how many states a place is still a mask in
     counts = torch.bincount(when[:, 0] * 3 + when[:, 1], minlength=9)
     law = torch.tensor([float(first != second) for first in range(3) for second in range(3)]) / 6
-    assert_same_law(counts, law, "orders")
+    assert_same_distribution(counts, law, "orders")
 
 
 def test_scores_by_hand() -> None:

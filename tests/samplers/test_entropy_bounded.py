@@ -15,7 +15,7 @@ from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.base import SAMPLERS, Samples
 from fewstep.samplers.entropy_bounded import within_budget
-from fewstep.testing.statistics import SIGMAS, assert_same_law, chi_square_sigmas
+from fewstep.testing.statistics import SIGMAS, assert_same_distribution, chi_square_sigmas
 
 V, L = 2, 4
 
@@ -61,7 +61,7 @@ def test_one_at_a_time_is_exact_and_a_budget_costs_something(source: Markov) -> 
         return torch.bincount((out.x * V ** torch.arange(L - 1, -1, -1)).sum(1), minlength=V**L)
 
     slow, fast = draw(source, 0.0, 64), draw(source, 1.0, 64)
-    assert_same_law(counts(slow), law, "budget 0")
+    assert_same_distribution(counts(slow), law, "budget 0")
     assert slow.nfe == L
     assert 1 < fast.nfe < L
     assert chi_square_sigmas(counts(fast), law) > 2 * SIGMAS

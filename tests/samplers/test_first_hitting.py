@@ -20,7 +20,7 @@ from fewstep.recipe import parse_recipe
 from fewstep.samplers.base import SAMPLERS, StepState
 from fewstep.samplers.first_hitting import events_until, hitting_levels
 from fewstep.samplers.walk import Step
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 V, L = 3, 4
 
@@ -60,7 +60,7 @@ def test_levels_are_order_statistics_of_uniform_numbers() -> None:
     below = (x**3, 3 * x**2 - 2 * x**3, 1 - (1 - x) ** 3)
     for event in range(3):
         counts = torch.histc(levels[:, event], bins=8, min=0, max=1)
-        assert_same_law(counts, below[event].diff(), f"event {event}")
+        assert_same_distribution(counts, below[event].diff(), f"event {event}")
 
 
 def test_samples_with_fewer_masks_have_fewer_events() -> None:
@@ -80,7 +80,7 @@ def test_the_network_is_asked_at_the_times_of_the_process(schedule: str) -> None
         levels = 1 - model.process.schedule.alpha(time.double())
         counts = torch.histc(levels, bins=8, min=0, max=1)
         # The linear schedule stops 1e-4 before its ends; a cell's share moves by less than the test can see.
-        assert_same_law(counts, law(torch.linspace(0, 1, 9, dtype=torch.float64)).diff(), schedule)
+        assert_same_distribution(counts, law(torch.linspace(0, 1, 9, dtype=torch.float64)).diff(), schedule)
 
 
 def test_every_order_has_equal_odds() -> None:
@@ -94,7 +94,7 @@ def test_every_order_has_equal_odds() -> None:
     when = torch.stack(shown).sum(0)
     counts = torch.bincount(when[:, 0] * 3 + when[:, 1], minlength=9)
     law = torch.tensor([float(first != second) for first in range(3) for second in range(3)]) / 6
-    assert_same_law(counts, law, "orders")
+    assert_same_distribution(counts, law, "orders")
 
 
 @pytest.mark.parametrize("steps", [L, 4 * L])
@@ -104,7 +104,9 @@ def test_an_evaluation_an_event_gives_the_exact_law(steps: int) -> None:
     out = SAMPLERS.build("first_hitting").sample(oracle, 10_000, steps=steps, generator=Generator().manual_seed(1))
     every = torch.tensor(list(itertools.product(range(V), repeat=L)))
     index = (out.x * V ** torch.arange(L - 1, -1, -1)).sum(1)
-    assert_same_law(torch.bincount(index, minlength=V**L), source.log_likelihood(every).exp(), f"{steps} steps")
+    assert_same_distribution(
+        torch.bincount(index, minlength=V**L), source.log_likelihood(every).exp(), f"{steps} steps"
+    )
     assert out.nfe == L
 
 

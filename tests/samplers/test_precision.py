@@ -13,7 +13,7 @@ from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.draws import draw_at
 from fewstep.processes.base import PROCESSES
 from fewstep.samplers.joint import JointPrecision, draw_joint
-from fewstep.testing.statistics import assert_same_law, chi_square_sigmas
+from fewstep.testing.statistics import assert_same_distribution, chi_square_sigmas
 
 V = 50_257
 STEP = 1 / 1024
@@ -71,14 +71,14 @@ def test_two_stages_keep_rare_symbols() -> None:
     """Two million masks, of which two thousand are revealed."""
     counts = one_step(2**21, seed=0)
     assert abs(int(counts.sum()) - 2**11) < 5 * 2**5.5
-    assert_same_law(counts, by_rank(), "two-stage step of 1/1024")
+    assert_same_distribution(counts, by_rank(), "two-stage step of 1/1024")
 
 
 def test_inverting_the_distribution_function_keeps_them_too() -> None:
     u = torch.rand(5000, generator=Generator().manual_seed(1), dtype=torch.float64)
     ranks = torch.cat([draw_at(zipf().log().float().expand(len(part), V), part) for part in u.split(500)])
     counts = torch.bincount(torch.bucketize(ranks + 1, EDGES), minlength=len(EDGES))
-    assert_same_law(counts, by_rank(), "inverse of the distribution function")
+    assert_same_distribution(counts, by_rank(), "inverse of the distribution function")
 
 
 def joint(precision: JointPrecision, seed: int, thousands: int) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ def joint(precision: JointPrecision, seed: int, thousands: int) -> tuple[Tensor,
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["joint_fp64", "joint_safe"])
 def test_joint_draws_with_enough_bits_keep_them(precision: JointPrecision) -> None:
-    assert_same_law(*joint(precision, 100, thousands=60), precision)
+    assert_same_distribution(*joint(precision, 100, thousands=60), precision)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.euler import EulerSampler
 from fewstep.samplers.rates import jump, ratios, speed
 from fewstep.samplers.tau_leaping import TauLeapingSampler
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 V = 3
 LAW = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
@@ -110,7 +110,7 @@ def test_one_step_moves_as_the_rates_say(name: str, sampler: str, t: float, leng
         prediction = TablePrediction(p.log().expand(many, 1, V), x, process.to_predict(x))
         times = torch.full((many,), t, dtype=torch.float64)
         out = jump(process, prediction, x, times, length, chance, generator=Generator().manual_seed(z))
-        assert_same_law(counts(out, process.num_states), law, f"jump from {z}")
+        assert_same_distribution(counts(out, process.num_states), law, f"jump from {z}")
 
 
 @BOTH
@@ -145,7 +145,7 @@ def test_the_speed_is_finite_where_no_data_is_left() -> None:
     assert bool(speed(process, ends).isfinite().all())
     for chance in (EulerSampler.chance, TauLeapingSampler.chance):
         out = jump(process, prediction, x, ends, 0.1, chance, generator=Generator().manual_seed(0))
-        assert_same_law(counts(out, V), torch.tensor([0, 0.5, 0.5]), "first jump")
+        assert_same_distribution(counts(out, V), torch.tensor([0, 0.5, 0.5]), "first jump")
 
 
 @BOTH
@@ -201,7 +201,7 @@ def test_analytic_and_ancestral_steps_have_one_law(name: str, sampler: str) -> N
         out = walked(SAMPLERS.build(sampler), oracle, start, [t, s], Generator().manual_seed(z))  # type: ignore[arg-type]
         times = [torch.tensor([value], dtype=torch.float64) for value in (t, s)]
         law = tweedie_rows(process, posterior(process, z, t).log()[None], torch.tensor([z]), *times)[0]
-        assert_same_law(counts(out, process.num_states), law, f"{sampler} from {z}")
+        assert_same_distribution(counts(out, process.num_states), law, f"{sampler} from {z}")
 
 
 @pytest.mark.parametrize("sampler", ["euler", "tau_leaping", "analytic"])
@@ -210,7 +210,7 @@ def test_one_token_from_pure_noise(name: str, sampler: str) -> None:
     """alpha runs from 0 to 1: the law of a token is the law of the data."""
     oracle = TimedOracle(process_of(name, eps=0.0), LAW)
     x = SAMPLERS.build(sampler).sample(oracle, 8000, steps=64, generator=Generator().manual_seed(1)).x
-    assert_same_law(counts(x, V), LAW, f"{sampler}, {name}")
+    assert_same_distribution(counts(x, V), LAW, f"{sampler}, {name}")
 
 
 @pytest.mark.parametrize("sampler", ["euler", "tau_leaping", "analytic"])
@@ -238,4 +238,4 @@ def test_a_correlated_law_in_the_middle_of_a_walk(name: str) -> None:
     times = [0.6 - 0.2 * i / 40 for i in range(41)]
     out = walked(SAMPLERS.build("euler"), exact_denoiser(source, process), z, times, rng)  # type: ignore[arg-type]
     law = law_at(process, source.ngram_probs(3), 0.4).flatten()
-    assert_same_law(counts(out, process.num_states), law, "euler from 0.6 to 0.4")
+    assert_same_distribution(counts(out, process.num_states), law, "euler from 0.6 to 0.4")

@@ -26,7 +26,7 @@ from fewstep.runtime.streams import Randomness, SampleStreams
 from fewstep.samplers import remdm
 from fewstep.samplers.base import SAMPLERS, StepState
 from fewstep.samplers.walk import Step, Walk, WalkSampler
-from fewstep.testing.statistics import assert_same_law, chi_square_sigmas
+from fewstep.testing.statistics import assert_same_distribution, chi_square_sigmas
 
 V = 3
 LAW = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
@@ -63,7 +63,7 @@ def test_one_token_keeps_its_law_in_steps_of_any_length(name: str, case: str, ti
     process, rng = process_of(name), Generator().manual_seed(0)
     data = torch.multinomial(LAW, 20_000, replacement=True, generator=rng)[:, None]
     out = walked(sampler_of(CONFIGS[case]), TimedOracle(process, LAW), noised(process, data, times[0], rng), times, rng)
-    assert_same_law(counts(out, process.num_states), law_at(process, LAW, times[-1]), f"{case}, {name}")
+    assert_same_distribution(counts(out, process.num_states), law_at(process, LAW, times[-1]), f"{case}, {name}")
 
 
 @pytest.mark.parametrize(("name", "case"), [c for c in CASES if c[1] != "confidence"])
@@ -74,7 +74,7 @@ def test_independent_tokens_keep_their_joint_law(name: str, case: str) -> None:
         sampler_of(CONFIGS[case]), TimedOracle(process, LAW), noised(process, data, 0.7, rng), [0.7, 0.5, 0.4], rng
     )
     law = law_at(process, torch.outer(LAW, LAW), 0.4)
-    assert_same_law(counts(out, process.num_states), law.flatten(), f"{case}, {name}")
+    assert_same_distribution(counts(out, process.num_states), law.flatten(), f"{case}, {name}")
 
 
 SMALL_MOVES: list[tuple[str, dict[str, Any]]] = [
@@ -100,7 +100,7 @@ def test_a_correlated_law_is_kept_by_small_moves(name: str, config: dict[str, An
     times = [0.6 - 0.2 * i / 50 for i in range(51)]
     out = walked(sampler_of(config), exact_denoiser(source, process), z, times, rng)
     law = law_at(process, source.ngram_probs(3), 0.4)
-    assert_same_law(counts(out, process.num_states), law.flatten(), f"{config}, {name}")
+    assert_same_distribution(counts(out, process.num_states), law.flatten(), f"{config}, {name}")
 
 
 def test_a_correlated_law_is_kept_in_the_loop(source: Markov) -> None:
@@ -112,7 +112,7 @@ def test_a_correlated_law_is_kept_in_the_loop(source: Markov) -> None:
     out = walked(sampler, exact_denoiser(source, process), z, [0.5 - 0.4 * i / 60 for i in range(61)], rng)
     assert (out != z).double().mean() > 0.1
     law = law_at(process, source.ngram_probs(3), hold)
-    assert_same_law(counts(out, process.num_states), law.flatten(), "loop")
+    assert_same_distribution(counts(out, process.num_states), law.flatten(), "loop")
 
 
 def test_these_tests_notice_masks_that_are_revealed_too_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_remdm_is_psi(sigma: float) -> None:
         for which, config in configs.items():
             start = torch.full((20_000, 1), z)
             out = walked(sampler_of(config), TimedOracle(process, LAW), start, [t, s], Generator().manual_seed(z))
-            assert_same_law(counts(out, V + 1), row, f"{which} from {z}, sigma {sigma}")
+            assert_same_distribution(counts(out, V + 1), row, f"{which} from {z}, sigma {sigma}")
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.6])
@@ -202,7 +202,7 @@ def test_psi_rows_of_the_uniform_process(kappa: float) -> None:
         )
         row = kappa * back + (1 - kappa) * p @ kernel(process, level(process.schedule, s))
         out = walked(sampler_of({"type": "psi", "kappa": [kappa]}), oracle, start, [t, s], Generator().manual_seed(z))
-        assert_same_law(counts(out, V), row, f"psi from {z}")
+        assert_same_distribution(counts(out, V), row, f"psi from {z}")
 
 
 def test_phases_of_kappa() -> None:

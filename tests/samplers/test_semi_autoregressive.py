@@ -19,7 +19,7 @@ from fewstep.recipe import parse_recipe
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
 from fewstep.samplers.semi_autoregressive import blocks_to_draw, shares
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 V, L = 3, 4
 
@@ -60,7 +60,9 @@ def test_the_law_is_exact_where_the_inner_sampler_is(inner: str, size: int, step
     out = draw(build(inner, size), source, 10_000, steps)
     every = torch.tensor(list(itertools.product(range(V), repeat=L)))
     index = (out.x * V ** torch.arange(L - 1, -1, -1)).sum(1)
-    assert_same_law(torch.bincount(index, minlength=V**L), source.log_likelihood(every).exp(), f"{inner}, {size}")
+    assert_same_distribution(
+        torch.bincount(index, minlength=V**L), source.log_likelihood(every).exp(), f"{inner}, {size}"
+    )
     assert out.nfe == steps
 
 

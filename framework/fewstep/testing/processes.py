@@ -9,7 +9,7 @@ from fewstep.core.registry import Raw
 from fewstep.predictions.network import TablePrediction
 from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.testing.continuous import certain, check_clock, check_continuous
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 _DRAWS = 20_000
 
@@ -67,12 +67,12 @@ def _check_corrupt(process: DiscreteProcess) -> None:
         assert (out.x_t[~out.noised] == x0[~out.noised]).all(), "tokens that are not noised must stay"
         for token in tokens:
             counts = torch.bincount(out.x_t[:, token], minlength=process.num_states)
-            assert_same_law(counts, _marginal(process, token, t), f"corrupt at t={t}")
+            assert_same_distribution(counts, _marginal(process, token, t), f"corrupt at t={t}")
     soft = torch.rand(1, 1, process.vocab_size, dtype=torch.float64)
     soft /= soft.sum()
     samples = process.corrupt(soft.expand(_DRAWS, 1, -1), torch.full((_DRAWS,), 0.4), generator=rng).x_t
     probs = (soft[0, 0][:, None] * _marginal(process, tokens, 0.4)).sum(0)
-    assert_same_law(torch.bincount(samples[:, 0], minlength=process.num_states), probs, "corrupt of soft data")
+    assert_same_distribution(torch.bincount(samples[:, 0], minlength=process.num_states), probs, "corrupt of soft data")
 
 
 def _check_corrupt_further(process: DiscreteProcess) -> None:
@@ -86,14 +86,14 @@ def _check_corrupt_further(process: DiscreteProcess) -> None:
         assert s < t or torch.equal(x_s, x_t), "tokens change although no time passes"
         for token in tokens:
             counts = torch.bincount(x_t[:, token], minlength=process.num_states)
-            assert_same_law(counts, _marginal(process, token, t), f"corrupt to s={s}, then to t={t}")
+            assert_same_distribution(counts, _marginal(process, token, t), f"corrupt to s={s}, then to t={t}")
 
 
 def _check_prior(process: DiscreteProcess) -> None:
     drawn = process.prior((_DRAWS, 2), device="cpu", generator=torch.Generator().manual_seed(2))
     assert drawn.shape == (_DRAWS, 2)
     assert drawn.dtype == torch.long
-    assert_same_law(torch.bincount(drawn[:, 0], minlength=process.num_states), _prior_probs(process), "prior")
+    assert_same_distribution(torch.bincount(drawn[:, 0], minlength=process.num_states), _prior_probs(process), "prior")
 
 
 def _joint(process: DiscreteProcess, x0: Tensor, t: float, s: float) -> Tensor:
@@ -126,7 +126,9 @@ def _check_posterior_draws(process: DiscreteProcess, t: float, s: float) -> None
             times = [torch.full((_DRAWS,), v, dtype=torch.float64) for v in (t, s)]
             probs = process.posterior_probs(x0[:1], x_t[:1], *(v[:1] for v in times))[0, 0]
             samples = process.posterior_sample(x0, x_t, *times, generator=rng)
-            assert_same_law(torch.bincount(samples[:, 0], minlength=process.num_states), probs, f"posterior {t}->{s}")
+            assert_same_distribution(
+                torch.bincount(samples[:, 0], minlength=process.num_states), probs, f"posterior {t}->{s}"
+            )
 
 
 def _check_step_back_at_zero(process: DiscreteProcess) -> None:
@@ -164,7 +166,7 @@ def _check_times_by_position(process: DiscreteProcess) -> None:
     law = process.posterior_probs(x0[:1], states[:1], t[:1], s[:1])[0]
     for place in range(2):
         counts = torch.bincount(drawn[:, place], minlength=process.num_states)
-        assert_same_law(counts, law[place], f"a step back at position {place} with times by position")
+        assert_same_distribution(counts, law[place], f"a step back at position {place} with times by position")
 
 
 def _check_shapes(process: DiscreteProcess) -> None:

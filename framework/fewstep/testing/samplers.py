@@ -13,7 +13,7 @@ from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES, Process
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, Sampler, Samples, StepState
-from fewstep.testing.statistics import assert_same_law
+from fewstep.testing.statistics import assert_same_distribution
 
 
 def check_sampler(config: Raw, *, steps: int = 128, exact: bool = False) -> None:
@@ -119,4 +119,4 @@ def _check_exact(sampler: Sampler, source: Markov, process: Process, steps: int)
     samples = _draw(sampler, source, process, 4000, steps, 3).x
     assert int(samples.max()) < process.vocab_size, f"noise is left in the samples of {steps} steps"
     index = samples[:, 0] * 4 + samples[:, 1] * 2 + samples[:, 2]
-    assert_same_law(torch.bincount(index, minlength=8), probs, f"{process.config.type}, {steps} steps")
+    assert_same_distribution(torch.bincount(index, minlength=8), probs, f"{process.config.type}, {steps} steps")

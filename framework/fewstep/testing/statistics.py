@@ -36,7 +36,7 @@ def chi_square_sigmas(counts: Tensor, probs: Tensor) -> float:
     return float(((statistic / freedom) ** (1 / 3) - (1 - spread)) / math.sqrt(spread))
 
 
-def assert_same_law(counts: Tensor, probs: Tensor, label: str) -> None:
+def assert_same_distribution(counts: Tensor, probs: Tensor, label: str) -> None:
     """Assert that `counts` are plausible draws from the distribution `probs`."""
     sigmas = chi_square_sigmas(counts, probs)
     assert sigmas < SIGMAS, (
