@@ -70,7 +70,7 @@ def test_given_tokens_are_unchanged_under_a_thousand_masks(config: str, process:
     tokens = torch.randint(5, (1000, 8), generator=generator)
     shares = torch.rand(1000, 1, generator=generator)  # from nothing given to everything
     given = torch.where(torch.rand(1000, 8, generator=generator) < shares, tokens, DRAWN)
-    for steps in filter(sampler.takes, (1, 3)):
+    for steps in filter(sampler.traits.takes, (1, 3)):
         cond = Condition(prompt=given)
         out = sampler.sample(oracle, 1000, steps=steps, generator=SampleStreams(0, range(1000)), cond=cond).x
         assert torch.equal(out[given >= 0], given[given >= 0])

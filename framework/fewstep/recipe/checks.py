@@ -81,9 +81,9 @@ def check_context(recipe: Recipe) -> Complaints:
 def check_clock(recipe: Recipe) -> Complaints:
     """A network whose predictions bring a clock needs a sampler that follows it."""
     objective, sampler = _objective(recipe), _class("samplers", recipe.sampler)
-    if not objective.roles["student"].network.has_clock or sampler.follows_clock:
+    if not objective.roles["student"].network.has_clock or sampler.traits.follows_clock:
         return
-    fitting = [entry.name for entry in registry("samplers").entries() if entry.cls.follows_clock]
+    fitting = [entry.name for entry in registry("samplers").entries() if entry.cls.traits.follows_clock]
     yield (
         "sampler",
         f"students of '{recipe.objective.type}' decide which positions turn clean first, and sampler "
