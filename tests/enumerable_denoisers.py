@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import one_hot
 
-from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.base import Denoiser, DenoiserAround
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.objectives.dmmd import DMMD
 from fewstep.predictions.base import Prediction
@@ -64,6 +64,17 @@ class TimedOracle(Denoiser):
         same = (x_t[..., None] == torch.arange(V)).double()
         evidence = torch.ones_like(same) if self.process.carry_over else alpha * same + (1 - alpha) / V
         table = ((evidence * self.law).log() + self.bias[x_t]).log_softmax(-1)
+        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+
+
+class LeaveOneOut(DenoiserAround):
+    """p(x_i | z_t without z_i) of the uniform process: E[x | z_t] without the evidence of the token itself."""
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
+        log_p = self.denoiser.predict(x_t, t, s, cond, generator).log_probs().view(*x_t.shape, -1)
+        table = (log_p - self.process.evidence(x_t, t).log()).log_softmax(-1)
         return TablePrediction(table, x_t, self.process.to_predict(x_t))
 
 

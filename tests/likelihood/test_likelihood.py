@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from enumerable_denoisers import Table, TimedOracle
+from enumerable_denoisers import LeaveOneOut, Table, TimedOracle
 from noised_laws import kernel, level
 from torch import Generator, Tensor
 
@@ -62,6 +62,32 @@ def test_fine_walks_of_exact_predictions_are_nearly_tight(process: str) -> None:
     assert fine == pytest.approx(exact, rel=0.05)
     assert coarse == pytest.approx(L * math.log(2), rel=0.02)  # tokens alone are fair coins
     assert coarse > exact + 0.1
+
+
+@pytest.mark.parametrize("schedule", ["linear", "log_linear"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_plugged_leave_one_out_predictions_of_a_token_have_its_likelihood(schedule: str, steps: int) -> None:
+    """Plugged into the posterior they are the true reverse process, in the last step too: E_x[bound] is the entropy."""
+    process = PROCESSES.build({"type": "uniform", "schedule": schedule}, vocab_size=V)
+    times, repeats = GRIDS.build("linear").times(steps), 3000
+    x = torch.arange(V)[:, None].repeat(repeats, 1)
+    streams = SampleStreams(0, range(len(x)))
+    estimates = bound(LeaveOneOut(TimedOracle(process, LAW)), x, times, streams, posterior="plugged").view(repeats, V)
+    error = float((LAW * estimates.std(0)).sum()) / repeats**0.5
+    entropy = -float((LAW * LAW.log()).sum())
+    assert float((LAW * estimates.mean(0)).sum()) == pytest.approx(entropy, abs=5 * error + 4e-3)
+
+
+def test_plugged_fine_walks_of_leave_one_out_predictions_are_nearly_tight() -> None:
+    source = Markov(Markov.Config(vocab_size=2, length=L, successors=1, smoothing=0.2, size=8))
+    x = torch.tensor(list(itertools.product(range(2), repeat=L)))
+    weights = source.log_likelihood(x).exp()
+    oracle = LeaveOneOut(exact_denoiser(source, PROCESSES.build("uniform", vocab_size=2)))
+    rows = x.repeat(600, 1)
+    streams = SampleStreams(0, range(len(rows)))
+    estimates = bound(oracle, rows, GRIDS.build("linear").times(48), streams, posterior="plugged").view(600, len(x))
+    exact = -float((weights * weights.log()).sum())
+    assert float((weights * estimates.mean(0)).sum()) == pytest.approx(exact, rel=0.05)
 
 
 def test_the_first_step_bears_what_the_schedule_leaves_of_the_signal() -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from enumerable_denoisers import TimedOracle
+from enumerable_denoisers import LeaveOneOut, TimedOracle
 from torch import Generator, Tensor
 
 from fewstep.data.synthetic.markov import Markov
@@ -92,6 +92,28 @@ def test_a_token_alone_costs_its_entropy_on_every_grid() -> None:
     times = GRIDS.build("linear").times(8)
     drawn, plugged = (StepCosts(oracle, data, posterior=kind).walk(times) for kind in ("drawn", "plugged"))
     assert plugged > drawn + 0.01  # the same noise in both
+
+
+def test_a_plugged_walk_scores_its_last_step_by_the_plugged_row() -> None:
+    """Plugging in what is known without the token itself is the true reverse process of one token, last step included.
+
+    -log x_theta of the last step would cost the entropy of the law instead of what z_t leaves of it.
+    """
+    law = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    oracle = LeaveOneOut(TimedOracle(PROCESSES.build("uniform", vocab_size=3), law))
+    data = torch.tensor([0] * 6 + [1] * 3 + [2]).repeat(600)[:, None]
+    entropy = -float((law * law.log()).sum())
+    for times in ([1.0, 0.0], [1.0, 0.5, 0.0], [1.0, 0.9, 0.8, 0.2, 0.0], GRIDS.build("linear").times(32)):
+        assert StepCosts(oracle, data, posterior="plugged").walk(times) == pytest.approx(entropy, rel=0.03)
+
+
+def test_a_plugged_walk_of_a_chain_costs_its_entropy(source: Markov) -> None:
+    """Leave-one-out predictions, plugged in, are tight in many steps; -log x_theta alone would be twice as much."""
+    entropy = -float((source.ngram_probs(L) * source.ngram_probs(L).log()).sum())
+    oracle = LeaveOneOut(exact_denoiser(source, PROCESSES.build("uniform", vocab_size=V)))
+    data = source.draw(4000, Generator().manual_seed(5))
+    walk = StepCosts(oracle, data, posterior="plugged").walk(GRIDS.build("linear").times(64))
+    assert walk == pytest.approx(entropy, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["masked", "uniform"])

@@ -19,7 +19,7 @@ from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.grids.base import GRIDS
 from fewstep.likelihood.autoregressive import token_nll
-from fewstep.likelihood.step_costs import Posterior, step_divergence
+from fewstep.likelihood.step_costs import Posterior, step_cost
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import TINY, DiscreteProcess, discrete
@@ -144,9 +144,9 @@ def bound(
     """Unbiased estimates of the negative ELBO of the walk along `times` (1 to 0), nats a sample, float64 [B].
 
     -log p(x) <= KL(q(z_1 | x) || p(z_1)) + E_q [sum over steps of KL(q(z_s | z_t, x) || p(z_s | z_t))], with
-    -log p(x | z_t) for the last step (D3PM, arXiv 2107.03006, eq. 1). Each evaluated step takes one draw of z_t. All
-    steps are evaluated, or one random step in each of `evaluations` stretches of nearly equal length, weighted by the
-    number of steps in its stretch.
+    -log p(x | z_t) for the last step (D3PM, arXiv 2107.03006, eq. 1), all of them by the rows that the sampler of
+    `posterior` draws from. Each evaluated step takes one draw of z_t. All steps are evaluated, or one random step in
+    each of `evaluations` stretches of nearly equal length, weighted by the number of steps in its stretch.
 
     If a masked schedule leaves some signal at t = 1, the divergence from the prior would be infinite: a prior of masks
     never shows a token. So q's first state is drawn from the prior, at no cost, and the first step bears the
@@ -165,8 +165,7 @@ def bound(
             continue
 
         def rows(log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
-            last = -log_p.gather(1, x0[:, None])[:, 0].double()
-            return (torch.where(s == 0, last, step_divergence(process, log_p, x0, z, t, s, posterior)),)
+            return (step_cost(process, log_p, x0, z, t, s, posterior),)
 
         t, s, weight = (values[:, None].expand(x.shape) for values in (look.t, look.s, look.weight))
         (costs,) = prediction.scan(rows, prediction.where, x, z, t, s)

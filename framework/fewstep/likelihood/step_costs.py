@@ -28,9 +28,9 @@ class StepCosts:
     """Mean costs of steps in nats a sample, all measured on the same data with the same noise.
 
     cost(t, s) = E sum_i KL(q(z_s,i | z_t, x) || p(z_s,i | z_t)), and for the last step, to s = 0, E sum_i -log p(x_i |
-    z_t). With masks this is (alpha_s - alpha_t) / (1 - alpha_t) times the latter, so one evaluation per time suffices.
-    Otherwise each s takes one pass over the rows. The cost of the prior is left out, since it is the same for all
-    grids.
+    z_t), where p is the row that the sampler draws from (`last_step_nll`). With masks this is (alpha_s - alpha_t) /
+    (1 - alpha_t) times the latter, so one evaluation per time suffices. Otherwise each s takes one pass over the rows.
+    The cost of the prior is left out, since it is the same for all grids.
 
     Args:
         denoiser: predicts whole samples.
@@ -100,16 +100,13 @@ class StepCosts:
             then = torch.full_like(now, s)
             if prediction is None or denoiser.conditioned_on_steps:
                 prediction = denoiser(z, now.float(), then.float(), cond=cond, generator=inputs)
-            if s == 0:
-                costs.append(prediction.nll(x0).double().sum())
-                continue
             token_times = [time[:, None].expand(x0.shape) for time in (now, then)]
             (rows,) = prediction.scan(self._step_rows, prediction.where, x0, z, *token_times)
             costs.append(rows.sum())
         return torch.stack(costs).cpu()
 
     def _step_rows(self, log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
-        return (step_divergence(discrete(self.denoiser.process), log_p, x0, z, t, s, self.posterior),)
+        return (step_cost(discrete(self.denoiser.process), log_p, x0, z, t, s, self.posterior),)
 
 
 def revealed_share(process: Process, t: float, s: float) -> float:
@@ -118,6 +115,35 @@ def revealed_share(process: Process, t: float, s: float) -> float:
         return 1.0
     alpha_t, alpha_s = (float(a) for a in process.schedule.alpha(torch.tensor([t, s], dtype=torch.float64)))
     return (alpha_s - alpha_t) / max(1 - alpha_t, TINY)
+
+
+def step_cost(
+    process: DiscreteProcess, log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor, posterior: Posterior
+) -> Tensor:
+    """Term of the negative ELBO of single tokens, in nats (float64 [n]): `last_step_nll` at s = 0, else the divergence.
+
+    Arguments as in `step_divergence`.
+    """
+    arguments = (process, log_p, x0, z, t, s, posterior)
+    last = s == 0
+    if last.all():
+        return last_step_nll(*arguments)
+    divergence = step_divergence(*arguments)
+    return torch.where(last, last_step_nll(*arguments), divergence) if last.any() else divergence
+
+
+def last_step_nll(
+    process: DiscreteProcess, log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor, posterior: Posterior
+) -> Tensor:
+    """-log p(x | z_t) of single tokens in the step to s = 0, in nats (float64 [n]).
+
+    Drawn, and for masks, the last step draws x from the prediction. Plugged, it draws from q(z_0 | z_t, prediction),
+    which weighs the prediction by the evidence of z_t once more. Arguments as in `step_divergence`.
+    """
+    log_rows = log_p.double()
+    if posterior == "plugged" and not process.carry_over:
+        log_rows = posterior_rows(process, log_rows.exp(), z, t, s).log()
+    return -log_rows.gather(1, x0[:, None])[:, 0]
 
 
 def step_divergence(
