@@ -104,6 +104,55 @@ def test_fixed_point(process: str, phase: str) -> None:
     assert gradient.abs().max() < 5 * spread
 
 
+IDLM = {"renoise": "forward_soft", "times": "independent", "weighting": "elbo", "regulariser": 0.0, "min_time": 0.02}
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("updates", ["alternating", "simultaneous"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"renoise": "posterior"},
+        {"renoise": "posterior", "times": "grid"},
+        {"renoise": "forward"},
+        {"renoise": "forward_soft"},
+        {"renoise": "forward", "times": "start"},
+        {"renoise": "forward_soft", "times": "independent"},
+        IDLM,
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+@pytest.mark.parametrize("target", ["auto", "hard"])
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+def test_every_pairing_rests_at_the_fixed_point(
+    process: str, target: str, settings: dict[str, Any], updates: str, loss: str
+) -> None:
+    """Each player's gradient at the optimum is 0 within five standard errors of its mean over batches."""
+    phases = ["both"] if updates == "simultaneous" else ["student", "auxiliary"]
+    config = DMMD.Config(k=4, aux_target=target, updates=updates, loss=loss, **settings)
+    for name in ("student", "auxiliary"):
+        gradients = torch.stack(
+            [gradient_of(process, config, name, phases, seed) for seed in range(10)]
+        )  # [repeats, states, V]
+        error = gradients.std(0) / len(gradients) ** 0.5
+        assert (gradients.mean(0).abs() <= 5 * error + 1e-12).all()
+
+
+def gradient_of(process: str, config: DMMD.Config, role: str, phases: list[str], seed: int) -> Tensor:
+    """Gradient of one role at the fixed point on one batch of 2,000 tokens, in the phase that trains it."""
+    ctx, roles = make(process, length=1)
+    law = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    streams = {name: Generator().manual_seed(3 * seed + i) for i, name in enumerate(("time", "noise", "sample"))}
+    data = torch.multinomial(law, 2_000, replacement=True, generator=Generator().manual_seed(seed))[:, None]
+    ctx.roles, ctx.generators = {name: TimedOracle(ctx.process, law) for name in roles}, streams
+    phase = Phase("both", ("student", "auxiliary")) if phases == ["both"] else Phase(role, (role,))
+    for name, network in ctx.roles.items():
+        network.requires_grad_(name in phase.train)
+    loss = DMMD(config).loss(phase, Batch(data), ctx).loss
+    (gradient,) = torch.autograd.grad(loss, ctx.roles[role].bias)  # type: ignore[arg-type]
+    return gradient
+
+
 def test_soft_targets_are_biased_for_the_uniform_process() -> None:
     """Why hard targets are forced there, and proof that the fixed-point test can fail."""
     gradient, spread = gradient_at_fixed_point("uniform", "auxiliary", aux_target="soft")

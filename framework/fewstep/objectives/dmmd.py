@@ -48,7 +48,7 @@ class DMMD(Objective):
         )
         times: TimeLaw = Field("uniform", description="distribution of (t, s): Algorithm 1's, or see docs/dmmd.md")
         renoise: Renoise = Field(
-            "posterior", description="z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x)"
+            "posterior", description="z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | a second draw x)"
         )
         loss: LossName = Field("cross_entropy", description="loss that compares teacher and auxiliary")
         posterior_step: float = Field(0.01, gt=0, lt=1, description="length of the posterior's step (loss: posterior)")

@@ -24,7 +24,7 @@ Target = Literal["auto", "soft", "hard"]
 
 @dataclass(frozen=True)
 class StudentStep:
-    """z_t, the student's `prediction` there, its hard draw `x`, and z_s: ids [B, L].
+    """z_t, the student's `prediction` there, its hard draw `x`, and z_s, which is noised from that x: ids [B, L].
 
     Times are [B], or [B, L] for models with one time per block. `next_time` is the second time of a network that is
     conditioned on the step and called at s. It is as far below s as the end of the student's step is below t.
@@ -56,8 +56,8 @@ def student_step(
     Args:
         times: distribution of the times, see `draw_times`. A student that is conditioned on its step gets the end of
             the sampler's step.
-        renoise: z_s from q(z_s | z_t, x), from q(z_s | x), or from q(z_s | another draw of x), which is
-            Cat(alpha_s p + (1 - alpha_s) pi).
+        renoise: z_s from q(z_s | z_t, x), from q(z_s | x), or from Cat(alpha_s p + (1 - alpha_s) pi), drawn as
+            q(z_s | x) with a second draw x.
     """
     t, s, end = draw_times(times, batch.size, k, min_time, ctx.sample_time_of_blocks)
     z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
@@ -68,8 +68,11 @@ def student_step(
     if renoise == "posterior":
         z_s = discrete(ctx.process).posterior_sample(x, z_t, t, s, generator=rng)
     else:
-        source = prediction.sample(generator=rng) if renoise == "forward_soft" else x
-        z_s = ctx.process.corrupt(source, s, generator=rng).x_t
+        if renoise == "forward_soft":
+            # The target of other networks at z_s has to be this draw: where noise keeps a token, z_s shows it. With the
+            # first draw as target the auxiliary of the uniform process would learn that z_s says nothing.
+            x = prediction.sample(generator=rng)
+        z_s = ctx.process.corrupt(x, s, generator=rng).x_t
     return StudentStep(prediction, x, z_t, z_s, t, s, s - (t - end))
 
 
