@@ -31,7 +31,7 @@ def use_small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the metric `fid` ask it, until the test ends."""
     fid = pytest.importorskip("torchmetrics.image.fid", reason="pip install 'fewstep[fid]'")
     pytest.importorskip("torch_fidelity", reason="pip install 'fewstep[fid]'")
-    from fewstep.metrics import fid as ours
+    from fewstep.metrics.images import fid as ours
 
     def small(weights: str | None) -> Any:
         return fid.FrechetInceptionDistance(SmallNetwork(), reset_real_features=False)

@@ -101,6 +101,48 @@ def test_pictures_are_bytes_in_three_channels(tmp_path: Path) -> None:
     }
 
 
+class RecordedDistance:
+    """The place of torchmetrics' distance: it records the images of each side."""
+
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.sides: dict[bool, list[Tensor]] = {True: [], False: []}
+
+    def update(self, images: Tensor, real: bool) -> None:
+        self.sides[real].append(images)
+
+    def reset(self) -> None:
+        self.sides[False].clear()
+
+    def compute(self) -> float:
+        return 0.0
+
+
+class CoarseDigits(Digits):
+    """Digits whose tokens lose detail, as those of an image tokenizer do."""
+
+    def to_images(self, samples: Tensor) -> Tensor:
+        return super().to_images(samples).round()
+
+    def originals(self, rows: slice | Tensor, *, held_out: bool = False) -> Tensor:
+        return super().to_images(self.train[rows])
+
+
+def test_samples_are_compared_with_images_before_tokenization(monkeypatch: pytest.MonkeyPatch) -> None:
+    distance = RecordedDistance()
+    monkeypatch.setattr(fid, "inception", lambda weights: distance)
+    monkeypatch.setattr(fid, "_missing", lambda: None)
+    fid._with_training_images.cache_clear()
+    dataset = CoarseDigits(Digits.Config())
+    value(dataset.train[:3], dataset)
+    fid._with_training_images.cache_clear()
+    real, samples = (torch.cat(distance.sides[side])[:, 0] for side in (True, False))
+    exact = (dataset.train * 255 / 15).round().byte().view(-1, 8, 8)
+    assert torch.equal(real, exact), "training images before they became tokens"
+    assert set(samples.unique().tolist()) == {0, 255}, "samples are what tokens are decoded to"
+
+
 def test_it_needs_images() -> None:
     assert fid.Fid.Config().refuses(ToScore(Markov)) == "it needs images"
     assert fid.Fid.Config().refuses(ToScore(Digits)) is None

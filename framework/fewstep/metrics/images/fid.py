@@ -35,7 +35,7 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 class Fid(CollectingMetric):
     """Frechet Inception Distance to all training images (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
 
-    Mean and covariance of the 2,048 features of the Inception network of 2015 in torch-fidelity's conversion, by
+    Training images are those before tokenization, so that the loss of an image tokenizer counts. Mean and covariance of the 2,048 features of the Inception network of 2015 in torch-fidelity's conversion, by
     torchmetrics. Images are resized as in the original graph. Grey images are repeated in three channels.
 
     Copies fool it. It falls with the number of samples (papers take 50,000), so figures compare only for the same
@@ -75,17 +75,22 @@ class Fid(CollectingMetric):
 def pictures(dataset: Dataset, tokens: Tensor, size: int) -> Iterator[Tensor]:
     """Images of tokens [N, L] as Inception reads them, bytes [n, 3, H, W] with n up to `size`."""
     for part in tokens.split(size):
-        images = image_data(dataset).to_images(part.long())
-        yield (images * 255).round().byte().expand(-1, 3, -1, -1)
+        yield _as_bytes(image_data(dataset).to_images(part.long()))
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1], float [N, C, H, W] with one or three channels, as bytes [N, 3, H, W]."""
+    return (images * 255).round().byte().expand(-1, 3, -1, -1)
 
 
 @lru_cache(maxsize=2)
 def _with_training_images(key: DatasetKey, weights: str | None, size: int) -> FrechetInceptionDistance:
     """torchmetrics' distance with the statistics of the training images, computed once per process."""
-    distance, dataset = inception(weights), key.dataset
+    distance, dataset = inception(weights), image_data(key.dataset)
     for first in range(0, len(dataset), size):
-        for images in pictures(dataset, dataset.train[first : first + size], size):
-            distance.update(images.to(distance.device), real=True)
+        # Originals and not decoded tokens: else the loss of an image tokenizer would not count.
+        images = _as_bytes(dataset.originals(slice(first, first + size)))
+        distance.update(images.to(distance.device), real=True)
     return distance
 
 
