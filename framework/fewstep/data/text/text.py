@@ -70,7 +70,10 @@ class TextWindows(TextDataset):
             self.tokenizer.fit([text])
         except UserError as error:
             raise UserError(f"data.pieces: {error}") from None
-        ids = torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+        try:
+            ids = torch.tensor(self.tokenizer.encode(text), dtype=torch.long)
+        except UserError as error:
+            raise UserError(f"data.tokenizer: {error}") from None
         windows = ids.numel() // c.length
         if not windows:
             raise UserError(f"data.length: the text has {ids.numel()} tokens, fewer than one window of {c.length}")

@@ -35,8 +35,9 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 class Fid(CollectingMetric):
     """Frechet Inception Distance to all training images (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
 
-    Training images are those before tokenization, so that the loss of an image tokenizer counts. Mean and covariance of the 2,048 features of the Inception network of 2015 in torch-fidelity's conversion, by
-    torchmetrics. Images are resized as in the original graph. Grey images are repeated in three channels.
+    Training images are those before tokenization, so that the loss of an image tokenizer counts. Mean and covariance
+    are of the 2,048 features of the Inception network of 2015 in torch-fidelity's conversion, by torchmetrics. Images
+    are resized as in the original graph. Grey images are repeated in three channels.
 
     Copies fool it. It falls with the number of samples (papers take 50,000), so figures compare only for the same
     number. Small images are enlarged to 299 pixels, and Inception was not trained on such images.

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewstep.core.component import Component
+from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
 
 Ids = NDArray[np.int64]
 
 
 class Tokenizer(Component, ABC):
-    """Text to ids in [0, vocab_size) and back.
+    """Text to ids in [0, vocab_size) and back: `decode(encode(text)) == text`, or `encode` refuses the text.
 
     A tokenizer is made in one of two ways: `fit` on documents, or `load` of the files that `files` returned before.
     The same documents give a byte-identical tokenizer.
@@ -58,10 +59,10 @@ class Tokenizer(Component, ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without `end`.
+        """Ids of a text, without `end`; what the text spells out is never a control symbol.
 
         Raises:
-            UserError: the text holds a character that this tokenizer has no id for.
+            UserError: `decode` would not return a character of the text; the message names it and its place.
         """
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
@@ -75,6 +76,24 @@ class Tokenizer(Component, ABC):
     @abstractmethod
     def symbols(self) -> list[str]:
         """Text of each id within a longer text, [vocab_size]."""
+
+
+def refused_character(text: str, index: int, reason: str, advice: str = "") -> UserError:
+    """The error for the character of a text at `index`: `reason` completes "character 'x' ...", `advice` follows."""
+    line, column = text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index)
+    return UserError(f"character {text[index]!r} {reason} (line {line}, column {column}){advice}")
+
+
+def check_characters(text: str) -> None:
+    """Check that a text holds whole characters, as all text read from files does.
+
+    Raises:
+        UserError: it holds half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise refused_character(text, error.start, "is half of a surrogate pair, which is no character") from None
 
 
 TOKENIZERS: Registry[Tokenizer] = Registry("tokenizer", Tokenizer, "fewstep.data.text.tokenizers")

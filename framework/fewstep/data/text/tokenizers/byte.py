@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from fewstep.core.component import ComponentConfig
-from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer, check_characters
 
 _END = 256
 
@@ -36,9 +36,12 @@ class ByteTokenizer(Tokenizer):
         pass
 
     def encode(self, text: str) -> list[int]:
+        check_characters(text)
         return list(text.encode())
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        for text in texts:
+            check_characters(text)
         return [np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64) for text in texts]
 
     def decode(self, ids: list[int]) -> str:

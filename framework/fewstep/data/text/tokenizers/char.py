@@ -9,8 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
-from fewstep.core.errors import UserError
-from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer, check_characters, refused_character
 
 _END = "<end>"
 _CODE_POINTS = 0x110000
@@ -62,10 +61,10 @@ class CharTokenizer(Tokenizer):
         return [self._look_up(text) for text in texts]
 
     def _look_up(self, text: str) -> Ids:
+        check_characters(text)
         ids = self._ids[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
         if len(ids) and ids.min() < 0:
-            unknown = min(set(text) - set(self.alphabet))
-            raise UserError(f"character {unknown!r} does not occur in the training text")
+            raise refused_character(text, int(ids.argmin()), "does not occur in the training text")
         return ids
 
     def decode(self, ids: list[int]) -> str:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer, check_characters, refused_character
 from fewstep.runtime.hashing import LocalPath
 
 _FILE = "tokenizer.json"
@@ -21,7 +21,11 @@ _FILE = "tokenizer.json"
 
 @TOKENIZERS.register("huggingface")
 class HuggingFaceTokenizer(Tokenizer):
-    """A `tokenizer.json` of the `tokenizers` library (pip install tokenizers), from a file or from the Hub."""
+    """A `tokenizer.json` of the `tokenizers` library (pip install tokenizers), from a file or from the Hub.
+
+    A special token that a text spells out is text, and not that token. Tokenizers that change texts, such as those that
+    make all letters small, are refused at the first text that they change.
+    """
 
     class Config(ComponentConfig):
         type: Literal["huggingface"] = "huggingface"
@@ -65,6 +69,8 @@ class HuggingFaceTokenizer(Tokenizer):
             raise UserError(f"data.tokenizer: '{file}' is no tokenizer.json ({error})") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        # Without it "<|endoftext|>" in a text would end the document.
+        self._tokenizer.encode_special_tokens = True
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         if self.config.end_token is not None:
             self.end = self._tokenizer.token_to_id(self.config.end_token)
@@ -72,11 +78,20 @@ class HuggingFaceTokenizer(Tokenizer):
                 raise UserError(f"data.tokenizer.end_token: the tokenizer has no token '{self.config.end_token}'")
 
     def encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return [int(i) for i in self.encode_batch([text])[0]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        for text in texts:
+            check_characters(text)
+        rows = [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        decoded = self._tokenizer.decode_batch(rows, skip_special_tokens=False)
+        for text, ids, again in zip(texts, rows, decoded, strict=True):
+            if again != text:
+                raise _changed(text, again)
+            if self.end in ids:
+                start = text.find(str(self.config.end_token))
+                raise refused_character(text, max(start, 0), f"begins the end token '{self.config.end_token}'")
+        return [np.array(ids, dtype=np.int64) for ids in rows]
 
     def decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode([i for i in ids if i != self.end], skip_special_tokens=False))
@@ -86,6 +101,16 @@ class HuggingFaceTokenizer(Tokenizer):
         return [
             self._tokenizer.decode([i], skip_special_tokens=False) or names.get(i, "") for i in range(self.vocab_size)
         ]
+
+
+def _changed(text: str, again: str) -> UserError:
+    """The error for a text that comes back as `again`."""
+    same = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), min(len(text), len(again)))
+    back = f"comes back as {again[same]!r} from" if same < len(again) else "is lost by"
+    advice = "; a tokenizer that changes texts does not suit, take a byte-level one such as gpt2's"
+    if same == len(text):
+        back, same = f"comes back followed by {again[same]!r} from", same - 1
+    return refused_character(text, same, f"{back} this tokenizer", advice)
 
 
 def _library() -> ModuleType:

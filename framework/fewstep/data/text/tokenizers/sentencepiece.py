@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -11,9 +12,15 @@ from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer
+from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer, check_characters, refused_character
 
 _FILE = "tokenizer.model"
+_SPACE = "\u2581"
+"""The library's own sign for a space, which it also reads as one."""
+_RESERVED = re.compile(f"[\n\0\x1f{_SPACE}\u2585]")
+"""Characters that make the library skip a line to learn from; a line break is a piece of its own."""
+_LINE_BYTES = 4192
+"""The library skips longer lines."""
 
 
 @TOKENIZERS.register("sentencepiece")
@@ -50,7 +57,7 @@ class SentencePieceTokenizer(Tokenizer):
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(line for text in texts for line in text.splitlines()),
+                sentence_iterator=_lines(texts),
                 model_writer=model,
                 vocab_size=self.config.vocab_size,
                 model_type=self.config.model,
@@ -63,7 +70,7 @@ class SentencePieceTokenizer(Tokenizer):
                 minloglevel=2,
             )
         except RuntimeError as error:
-            reason = str(error).splitlines()[0].rsplit("] ", 1)[-1]
+            reason = str(error).splitlines()[0].rsplit("] ", 1)[-1] or "there is nothing to learn from"
             raise UserError(
                 f"sentencepiece cannot make {self.config.vocab_size} pieces of this text: {reason}"
             ) from None
@@ -84,22 +91,32 @@ class SentencePieceTokenizer(Tokenizer):
         self.end, self._unknown = self._processor.eos_id(), self._processor.unk_id()
 
     def encode(self, text: str) -> list[int]:
-        return list(self._processor.encode(text))
+        return [int(i) for i in self.encode_batch([text])[0]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        for text in texts:
+            check_characters(text)
+            if _SPACE in text:
+                reason = "is the sign of sentencepiece for a space, and would come back as one"
+                raise refused_character(text, text.index(_SPACE), reason, "; take another tokenizer, such as byte")
         batch = [np.array(ids, dtype=np.int64) for ids in self._processor.encode(list(texts), num_threads=1)]
         for text, ids in zip(texts, batch, strict=True):
             if (ids == self._unknown).any():
-                self._refuse(text)
+                raise self._refused(text)
         return batch
 
-    def _refuse(self, text: str) -> None:
-        rare = next(c for c in text if self._unknown in self._processor.encode(c))
-        raise UserError(
-            f"character {rare!r} does not occur in the sample that the pieces were learned from; set "
-            "data.tokenizer.byte_fallback to true, data.tokenizer.sample to more documents, or, if a few documents are "
-            "all the text, data.documents to cut it into more of them (line)"
+    def _refused(self, text: str) -> UserError:
+        """The error for a text with a character that no piece holds."""
+        rare = next(i for i, c in enumerate(text) if self._unknown in self._processor.encode(c))
+        reason = "does not occur in the sample that the pieces were learned from"
+        if _RESERVED.match(text[rare]):
+            advice = "; set data.tokenizer.byte_fallback to true: sentencepiece learns no piece with it"
+            return refused_character(text, rare, "is reserved by sentencepiece", advice)
+        advice = (
+            "; set data.tokenizer.byte_fallback to true, data.tokenizer.sample to more documents, or, if a few "
+            "documents are all the text, data.documents to cut it into more of them (line)"
         )
+        return refused_character(text, rare, reason, advice)
 
     def decode(self, ids: list[int]) -> str:
         return str(self._processor.decode(ids))
@@ -107,3 +124,20 @@ class SentencePieceTokenizer(Tokenizer):
     def symbols(self) -> list[str]:
         # A piece marks spaces with U+2581, which only the decoder of a whole text replaces.
         return [str(self._processor.id_to_piece(i)).replace("\u2581", " ") for i in range(self.vocab_size)]
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    """The lines of texts, cut at what the library cannot read, so that it learns from all the rest."""
+    for text in texts:
+        for line in _RESERVED.split(text):
+            yield from _short(line) if len(line.encode()) > _LINE_BYTES else [line]
+
+
+def _short(line: str) -> Iterator[str]:
+    """Parts of a long line, each up to a space where there is one: pieces do not reach across spaces."""
+    longest = _LINE_BYTES // 4  # characters, of up to 4 bytes
+    while len(line) > longest:
+        cut = line.rfind(" ", 1, longest)
+        yield line[: cut if cut > 0 else longest]
+        line = line[cut + 1 :] if cut > 0 else line[longest:]
+    yield line
