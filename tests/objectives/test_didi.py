@@ -10,7 +10,7 @@ import torch
 from enumerable_denoisers import L, Table, V
 from torch import Generator, Tensor, nn
 
-from fewstep.core.errors import RecipeError
+from fewstep.core.errors import RecipeError, UserError
 from fewstep.denoisers.base import NOTHING, Network
 from fewstep.denoisers.classifier import NetworkClassifier
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext
@@ -18,9 +18,21 @@ from fewstep.objectives.didi import DiDi, draw_trajectory, log_ratio
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES, DiscreteProcess
 from fewstep.recipe import load_recipe
+from fewstep.runs.folder import RunDir
 from fewstep.testing.objectives import check_objective
+from fewstep.training.launch import fit
+from fewstep.training.trainer import Trainer
 
 MASK = V
+SMALL = [
+    "data.vocab_size=5",
+    "data.length=8",
+    "backbone.width=16",
+    "backbone.depth=2",
+    "train.steps=4",
+    "train.batch_size=8",
+    "objective.head_start=0",
+]
 STUDENT, DISCRIMINATOR = Phase("student", ("student",)), Phase("discriminator", ("discriminator",))
 CLEAN = [list(x) for x in itertools.product(range(V), repeat=L)]
 STATES = [list(z) for z in itertools.product(range(V + 1), repeat=L)]
@@ -39,6 +51,19 @@ class ScoreTable(NetworkClassifier):
 
     def log_probs(self, x_t: Tensor, t: Tensor, cond: Condition = NOTHING) -> Tensor:
         return self.scores[self.index(x_t)].log_softmax(-1)
+
+
+def teacher_run(folder: Path) -> Path:
+    """Run folder of a teacher that fits `SMALL`."""
+    recipe = load_recipe("markov-teacher", [*SMALL[:-1], "train.steps=1"])
+    fit(recipe, RunDir.create("teacher", folder / "teacher"))
+    return folder / "teacher"
+
+
+def discriminating(changes: list[str], folder: Path) -> Trainer:
+    """A training of `markov-didi` that has not begun."""
+    loaded = load_recipe("markov-didi", changes, teacher=str(teacher_run(folder)))
+    return Trainer.from_recipe(loaded.recipe, RunDir.create("didi", folder / "didi"), echo=lambda line: None)
 
 
 def make() -> tuple[StepContext, Table, Table, ScoreTable]:
@@ -256,3 +281,37 @@ def test_what_does_not_fit_is_refused(changes: list[str], message: str, tmp_path
 def test_one_and_three_steps_keep_the_contract() -> None:
     check_objective({"type": "didi", "steps": 1, "discriminator_steps": 2, "weighting": "elbo"})
     check_objective({"type": "didi", "steps": 3, "group": 2, "normalise": False})
+
+
+def test_only_the_last_blocks_of_the_discriminator_learn(tmp_path: Path) -> None:
+    """Four updates of a student and its discriminator; every other weight of the discriminator is the teacher's."""
+    changes = [*SMALL, "objective.trained_blocks=1", "objective.spectral_norm=true", "optim.weight_decay=0.1"]
+    trainer = discriminating(changes, tmp_path)
+    before = {name: weight.clone() for name, weight in trainer.roles["discriminator"].state_dict().items()}
+    trainer.fit()
+    changed = {
+        name.removeprefix("backbone.")
+        for name, weight in trainer.roles["discriminator"].state_dict().items()
+        if not torch.equal(weight, before[name])
+    }
+    assert {name.split(".")[0] for name in changed} == {"blocks", "head"}
+    assert {name.split(".")[1] for name in changed if name.startswith("blocks")} == {"1"}
+
+
+def test_spectral_norm_makes_the_head_lipschitz(tmp_path: Path) -> None:
+    """Scores change at most as much as the hidden state, and by exactly that along the first singular vector."""
+    discriminator = discriminating([*SMALL, "objective.spectral_norm=true"], tmp_path).roles["discriminator"]
+    assert isinstance(discriminator, NetworkClassifier)
+    weight = discriminator.backbone.head.weight
+    assert isinstance(weight, Tensor)
+    weight.data.mul_(37.0)
+    direction = torch.linalg.svd(weight.detach()).Vh[:1]
+    zero = discriminator.class_scores(torch.zeros_like(direction))
+    torch.testing.assert_close((discriminator.class_scores(direction) - zero).norm(), torch.tensor(1.0))
+    other = torch.nn.functional.normalize(torch.randn(100, weight.shape[1], generator=Generator().manual_seed(0)))
+    assert float((discriminator.class_scores(other) - zero).norm(dim=1).max()) <= 1.0
+
+
+def test_more_trained_blocks_than_there_are_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"objective\.trained_blocks: 4 blocks cannot learn.*has 2 in a row"):
+        discriminating([*SMALL, "objective.trained_blocks=4"], tmp_path)

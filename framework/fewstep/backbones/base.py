@@ -6,6 +6,7 @@ Shapes: B batch, L tokens, S input states, V output vocabulary, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,6 +69,10 @@ class Backbone(nn.Module, Component, ABC):
     def settled(self, device_type: str) -> dict[str, str]:
         """Resolved values of settings that are "auto", on this kind of device; logged, and stored with the run."""
         return {}
+
+    def layers(self) -> Sequence[nn.Module]:
+        """Its blocks in a row, first to last: the ModuleList `blocks`; empty for a backbone of another shape."""
+        return list(getattr(self, "blocks", ()))
 
     def num_parameters(self) -> int:
         """Number of parameters."""

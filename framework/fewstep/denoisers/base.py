@@ -6,6 +6,7 @@ Shapes: B batch, L tokens, S tokens a block, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -86,6 +87,10 @@ class Network(nn.Module):
     def start_from(self, other: Network) -> None:
         """Copy the weights of a trained network."""
         self.load_state_dict(other.state_dict())
+
+    def trainable(self) -> Iterable[nn.Parameter]:
+        """Parameters that a training changes; all others keep the values that the network starts from."""
+        return self.parameters()
 
     @property
     def conditioned_on_labels(self) -> bool:

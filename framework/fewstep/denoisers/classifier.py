@@ -41,8 +41,12 @@ class NetworkClassifier(BackboneNetwork):
         self._count(x_t)
         tokens = x_t if x_t.ndim == 2 else x_t[..., 0]  # only the shape is read
         hidden = self.backbone(x_t, t, residual=self._residual(tokens, t, None, cond, None))
-        scores: Tensor = self.backbone.head(hidden.mean(1))
-        return scores.float().log_softmax(-1)
+        return self.class_scores(hidden.mean(1)).float().log_softmax(-1)
+
+    def class_scores(self, hidden: Tensor) -> Tensor:
+        """Scores of classes [B, C] from mean hidden states [B, D]."""
+        scores: Tensor = self.backbone.head(hidden)
+        return scores
 
     def _initial_weights(self, other: BackboneNetwork) -> dict[str, Tensor]:
         """All weights of another classifier; of a network that predicts tokens, all except the head's."""
@@ -63,11 +67,3 @@ class LabelClassifier(NetworkClassifier):
     @classmethod
     def head_size(cls, blueprint: Blueprint) -> int:
         return blueprint.dataset.classes
-
-
-class Discriminator(NetworkClassifier):
-    """A classifier of samples into those of a student (0) and data (1)."""
-
-    @classmethod
-    def head_size(cls, blueprint: Blueprint) -> int:
-        return 2

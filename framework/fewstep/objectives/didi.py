@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES
 from fewstep.core.recipe_view import RecipeView
-from fewstep.denoisers.classifier import Discriminator, NetworkClassifier
+from fewstep.denoisers.classifier import NetworkClassifier
+from fewstep.denoisers.discriminator import Discriminator, DiscriminatorConfig
 from fewstep.denoisers.reward import LogRatio
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.parts.divergence import divergence
@@ -58,7 +59,7 @@ class DiDi(Objective):
     }
     per_token = False
 
-    class Config(WeightingConfig):
+    class Config(WeightingConfig, DiscriminatorConfig):
         type: Literal["didi"] = "didi"
         steps: int = Field(2, ge=1, description="steps of a trajectory, at uniform times; the paper has 2")
         group: int = Field(4, ge=2, description="trajectories that share their times; must divide the batch")

@@ -209,7 +209,9 @@ class Trainer:
         """
         for name, role in self.roles.items():
             trained = name in phase.train
-            role.requires_grad_(trained)
+            role.requires_grad_(False)
+            for parameter in role.trainable() if trained else ():
+                parameter.requires_grad_(True)
             if role.training != trained:
                 role.train(trained)
 
