@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 
 from fewstep.core.errors import UserError
 from fewstep.core.references import Ref
+from fewstep.runtime.plain_text import decoded_file
 
 _BLOCK = 1 << 20
 
@@ -30,13 +31,13 @@ def sha256(file: Path, on_read: Callable[[int], None] = lambda count: None) -> s
 
 
 def read_utf8(path: Path) -> str:
-    """Contents of a text file.
+    """Contents of a text file, by the rule of `fewstep.runtime.plain_text`.
 
     Raises:
         UserError: the file is missing, unreadable, empty or not UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decoded_file(path.read_bytes())
     except UnicodeDecodeError as error:
         raise UserError(f"data.path: '{path}' is not UTF-8 text (byte {error.start}: {error.reason})") from None
     except OSError as error:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
 from fewstep.data.text.text import TextDataset
+from fewstep.runtime.plain_text import decoded_file, plain_text
 from fewstep.sampling.request import SampleRequest
 
 FREE = -1
@@ -92,7 +93,7 @@ def text_as_tokens(text: str, place: str, dataset: Dataset) -> Tensor:
     Raises:
         UserError: the data are not text, or the text has unknown characters or is too long.
     """
-    return _row(_encode(text, place, dataset), place, dataset)
+    return _row(_encode(plain_text(text), place, dataset), place, dataset)
 
 
 def _from_text(file: Path, request: SampleRequest, dataset: Dataset) -> Tensor:
@@ -102,7 +103,7 @@ def _from_text(file: Path, request: SampleRequest, dataset: Dataset) -> Tensor:
         raise UserError(f"--blank: expected one character, not '{blank}'")
     _check_blanks(dataset, "--infill")
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = decoded_file(file.read_bytes()).split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--infill: '{file}' cannot be read ({_reason(error)})") from None
     if not any(lines):
@@ -125,7 +126,7 @@ def lines_as_templates(lines: Sequence[str], blank: str, place: str, dataset: Da
         raise UserError(f"{place}: a blank is one character, not '{blank}'")
     _check_blanks(dataset, place)
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(map(plain_text, lines), start=1):
         if line:
             line_place = f"{place} {number}"
             ids = iter(_encode(line.replace(blank, ""), line_place, dataset))

@@ -94,6 +94,13 @@ def _record_environment(trainer: Trainer, name: str) -> None:
     summary = ", ".join(f"{key} {value}" for key, value in choices.items())
     size = sum(p.numel() for p in student.parameters())
     trainer.echo(f"{name}: {size:,} parameters, {len(trainer.dataset):,} samples, {summary}")
+    samples, batch = len(trainer.dataset), trainer.settings.train.batch_size
+    if samples < batch:
+        advice = "; see how data.documents and data.length cut the text" if trainer.dataset.kind == "text" else ""
+        trainer.echo(
+            f"warning: {samples:,} training sample{'s' * (samples > 1)}, fewer than a batch of {batch} "
+            f"(train.batch_size), which repeats them{advice}"
+        )
     if trainer.dataset.remark:
         trainer.echo(f"note: {trainer.dataset.remark}")
     record = {

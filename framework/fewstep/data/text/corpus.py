@@ -21,7 +21,7 @@ from fewstep.data.base import DATASETS, DataSpec
 from fewstep.data.text.mapped import MappedRows, PaddedDocuments, Windows
 from fewstep.data.text.preparation.documents import Rules
 from fewstep.data.text.preparation.fetch import fetch
-from fewstep.data.text.preparation.files import find_files
+from fewstep.data.text.preparation.files import find_files, is_plain_text, unread_format
 from fewstep.data.text.preparation.hub import HubConfig, from_disk, from_hub, is_saved
 from fewstep.data.text.preparation.prepare import Job, check_settings, check_sizes, prepare
 from fewstep.data.text.preparation.shards import MANIFEST, PARTS, Prepared, read_manifest
@@ -35,11 +35,12 @@ _PREPARED_BY_TRAINING = 1 << 26
 _RULES = tuple(Rules.__dataclass_fields__)
 _CONTENT_KEYS = (*_RULES, "separator", "held_out", "held_out_path", "shard_bytes", "hub", "url")
 """Keys that the content of the shards depends on; the path of the text is not among them."""
+_IGNORED_FIELD = "names a key or a column, and plain text has none"
 
 
 @DATASETS.register("corpus")
 class Corpus(TextDataset):
-    """Text of any size: files, folders, globs, JSON lines, packed (gz, zst, zip), or Hugging Face `datasets`.
+    """Text of any size: files, folders, globs, JSON lines, CSV, TSV, packed (gz, zst, zip), or Hugging Face `datasets`.
 
     `fewstep data prepare RECIPE` cuts the text into documents and writes their tokens into shards, which training maps
     into memory: see docs/text-data.md. A hash of a document's text decides whether it is held out.
@@ -50,7 +51,9 @@ class Corpus(TextDataset):
         path: LocalPath | None = Field(None, description="file, folder or glob; replaces the download of the recipe")
         hub: HubConfig | None = Field(None, description="dataset on the Hugging Face Hub")
         url: str | None = Field(None, pattern="^https?://", description="file to download")
-        format: Literal["auto", "text", "jsonl"] = Field("auto", description="auto goes by the files' names")
+        format: Literal["auto", "text", "jsonl", "csv", "tsv"] = Field(
+            "auto", description="auto goes by the files' names"
+        )
         field: str = Field("text", description="key or column of the text, in JSON lines and tables")
         documents: Literal["file", "line", "paragraph", "marked", "pieces"] = Field(
             "file",
@@ -96,6 +99,7 @@ class Corpus(TextDataset):
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             if self.path is None and self.hub is None and self.url is None:
                 yield "path", "name a file, folder or glob here, or a dataset under `hub`"
+            yield from self._check_format()
             if (self.documents == "marked") != bool(self.marker):
                 yield "marker", "`documents: marked` and a marker belong together"
             try:
@@ -104,6 +108,16 @@ class Corpus(TextDataset):
                 yield "marker", f"is no regular expression ({error})"
             if self.packing == "pad" and self.separator is not None:
                 yield "separator", "`packing: pad` fills samples with the tokenizer's end; leave separator null"
+
+        def _check_format(self) -> Iterator[tuple[str, str]]:
+            """Files whose names say that they are not read, and a `field` that no file has."""
+            if self.path is None or _is_prepared(self):
+                return
+            name = Path(self.path).name
+            if self.format == "auto" and (reason := unread_format(name)):
+                yield "path", reason
+            if self.field != "text" and (self.format == "text" or (self.format == "auto" and is_plain_text(name))):
+                yield "field", f"{_IGNORED_FIELD}; leave it out, or set format to csv, tsv or jsonl"
 
         @property
         def folder(self) -> Path:
@@ -265,4 +279,13 @@ def _local(path: str | Path, rules: Rules, key: str, number: int) -> Stream:
     path = Path(path)
     if is_saved(path):
         return from_disk(path, rules.field, number)
-    return Files(find_files(path, key), rules)
+    files = find_files(path, key)
+    formats = {file.format_by(rules.format) for file in files}
+    if rules.format == "auto" and (reasons := [r for file in files if (r := unread_format(file.path.name))]):
+        raise UserError(f"{key}: {reasons[0]}")
+    if formats == {"text"} and rules.field != "text":
+        raise UserError(
+            f"data.field: '{rules.field}' {_IGNORED_FIELD} ('{files[0].path}'); leave it out, or set data.format to "
+            "csv, tsv or jsonl"
+        )
+    return Files(files, rules)

@@ -15,6 +15,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
+from fewstep.data.text.preparation.files import format_of, unread_format
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.hashing import LocalPath, read_utf8
 
@@ -99,5 +100,17 @@ class Text(TextWindows):
 
     config: Config
 
+    def __init__(self, config: Config | None = None) -> None:
+        super().__init__(config)
+        name = Path(self.config.path).name
+        if format_of(name) != "text":
+            self.remark = (
+                f"'{name}' is a table, and is read as one text, with its delimiters and quotes; `type: corpus` with "
+                "`field` reads the texts of a column"
+            )
+
     def read(self) -> str:
-        return read_utf8(Path(self.config.path))
+        path = Path(self.config.path)
+        if path.suffix != ".json" and (reason := unread_format(path.name)):
+            raise UserError(f"data.path: {reason}")
+        return read_utf8(path)

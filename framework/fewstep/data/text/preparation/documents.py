@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from fewstep.core.errors import UserError
-from fewstep.data.text.preparation.files import TextFile, opened
+from fewstep.data.text.preparation.files import PACKED, Format, TextFile, opened
+from fewstep.data.text.preparation.lines import Span, decoded, read_lines, without_mark
+from fewstep.data.text.preparation.tables import DELIMITERS, Table
+from fewstep.runtime.plain_text import plain_text
 
 Layout = Literal["file", "line", "paragraph", "marked", "pieces"]
 
@@ -19,7 +22,7 @@ Layout = Literal["file", "line", "paragraph", "marked", "pieces"]
 class Rules:
     """How a file is divided into documents; recipe keys of the same names describe the fields."""
 
-    format: Literal["auto", "text", "jsonl"] = "auto"
+    format: Literal["auto"] | Format = "auto"
     documents: Layout = "file"
     marker: str = ""
     keep_marker: bool = False
@@ -46,16 +49,6 @@ class Document(NamedTuple):
     amount_read: int
 
 
-class _Span(NamedTuple):
-    """Bytes of a document, with the offset and line where they begin and end."""
-
-    content: bytes
-    offset: int
-    line: int
-    end: int
-    end_line: int
-
-
 def read_documents(files: list[TextFile], rules: Rules, start: Position = BEGIN) -> Iterator[Document]:
     """Documents of the files, file by file; documents without text are left out.
 
@@ -68,22 +61,27 @@ def read_documents(files: list[TextFile], rules: Rules, start: Position = BEGIN)
     for number, file in list(enumerate(files))[start.file :]:
         begin = start if number == start.file else Position(number)
         with opened(file) as (stream, read):
-            _skip(stream, begin.offset, file)
-            for span in _spans(stream, rules, begin, rules.format == "jsonl" or _is_json(file, rules)):
-                text = _text(span, file.path, rules, _is_json(file, rules))
+            for text, end, line in _texts(stream, file, rules, begin):
                 if text.strip() or (text and rules.documents == "pieces"):
-                    after = Position(number, span.end, span.end_line)
-                    yield Document(text, after, before + read())
+                    yield Document(text, Position(number, end, line), before + read())
         before += file.size
 
 
-def _is_json(file: TextFile, rules: Rules) -> bool:
-    return rules.format == "jsonl" or (rules.format == "auto" and file.json_lines)
+def _texts(stream: BinaryIO, file: TextFile, rules: Rules, begin: Position) -> Iterator[tuple[str, int, int]]:
+    """Texts of a file from a place on, each with the offset and line after it."""
+    kind = file.format_by(rules.format)
+    if kind in DELIMITERS:
+        for row in Table(stream, file.path, kind, rules.field).rows(begin.offset):
+            yield plain_text(row.text), row.end, row.end_line
+        return
+    _skip(stream, begin.offset, file)
+    for span in _spans(stream, rules, begin, kind == "jsonl"):
+        yield _text(span, file.path, rules, kind == "jsonl"), span.end, span.end_line
 
 
 def _skip(stream: BinaryIO, offset: int, file: TextFile) -> None:
     """Go to an offset; a packed file has no index, so it is unpacked up to there."""
-    if not file.path.name.endswith((".gz", ".zst", ".zip")):
+    if not file.path.name.endswith(PACKED):
         stream.seek(offset)
         return
     while offset:
@@ -93,11 +91,11 @@ def _skip(stream: BinaryIO, offset: int, file: TextFile) -> None:
         offset -= len(part)
 
 
-def _spans(stream: BinaryIO, rules: Rules, begin: Position, is_json: bool) -> Iterator[_Span]:
+def _spans(stream: BinaryIO, rules: Rules, begin: Position, is_json: bool) -> Iterator[Span]:
     if not is_json and rules.documents in ("file", "pieces"):
         size = -1 if rules.documents == "file" else rules.piece_bytes
         return _pieces(stream, size, begin)
-    lines = _lines(stream, begin)
+    lines = read_lines(stream, begin.offset, begin.line)
     if is_json or rules.documents == "line":
         return lines
     if rules.documents == "paragraph":
@@ -106,28 +104,23 @@ def _spans(stream: BinaryIO, rules: Rules, begin: Position, is_json: bool) -> It
     return _groups(lines, lambda line: bool(marker.fullmatch(line.rstrip(b"\r\n"))), keep=rules.keep_marker)
 
 
-def _lines(stream: BinaryIO, begin: Position) -> Iterator[_Span]:
-    offset, line = begin.offset, begin.line
-    for content in stream:
-        yield _Span(content, offset, line, offset + len(content), line + 1)
-        offset, line = offset + len(content), line + 1
-
-
-def _pieces(stream: BinaryIO, size: int, begin: Position) -> Iterator[_Span]:
+def _pieces(stream: BinaryIO, size: int, begin: Position) -> Iterator[Span]:
     """Parts of `size` bytes, each completed to a whole character; -1 gives one part."""
     offset, line, ahead = begin.offset, begin.line, b""
     while content := ahead + stream.read(size - len(ahead) if size > 0 else -1):
         ahead = stream.read(1)
         while ahead and 0x80 <= ahead[0] < 0xC0:
             content, ahead = content + ahead, stream.read(1)
+        if content.endswith(b"\r") and ahead == b"\n":  # one line break
+            content, ahead = content + ahead, stream.read(1)
         end_line = line + content.count(b"\n")
-        yield _Span(content, offset, line, offset + len(content), end_line)
+        yield Span(without_mark(content, offset), offset, line, offset + len(content), end_line)
         offset, line = offset + len(content), end_line
 
 
-def _groups(lines: Iterable[_Span], divides: Callable[[bytes], bool], *, keep: bool) -> Iterator[_Span]:
+def _groups(lines: Iterable[Span], divides: Callable[[bytes], bool], *, keep: bool) -> Iterator[Span]:
     """Groups of lines up to the next dividing line; with `keep`, that line opens the next group."""
-    group: list[_Span] = []
+    group: list[Span] = []
     for line in lines:
         if divides(line.content):
             if group:
@@ -139,22 +132,16 @@ def _groups(lines: Iterable[_Span], divides: Callable[[bytes], bool], *, keep: b
         yield _joined(group, group[-1].end, group[-1].end_line)
 
 
-def _joined(lines: list[_Span], end: int, end_line: int) -> _Span:
-    return _Span(b"".join(line.content for line in lines), lines[0].offset, lines[0].line, end, end_line)
+def _joined(lines: list[Span], end: int, end_line: int) -> Span:
+    return Span(b"".join(line.content for line in lines), lines[0].offset, lines[0].line, end, end_line)
 
 
-def _text(span: _Span, path: Path, rules: Rules, is_json: bool) -> str:
+def _text(span: Span, path: Path, rules: Rules, is_json: bool) -> str:
     """A document's text, without its last line break, unless a document is a file or a piece of bytes."""
-    try:
-        text = span.content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = span.line + span.content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"data.path: '{path}' is not UTF-8 text (byte {span.offset + error.start}, line {line}: {error.reason})"
-        ) from None
+    text = decoded(span, path)
     if is_json:
         return _json_text(text, path, span.line + 1, rules.field)
-    return text if rules.documents in ("file", "pieces") else text.rstrip("\r\n")
+    return text if rules.documents in ("file", "pieces") else text.rstrip("\n")
 
 
 def _json_text(line: str, path: Path, number: int, field: str) -> str:
@@ -169,7 +156,7 @@ def _json_text(line: str, path: Path, number: int, field: str) -> str:
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         keys = f"it has {', '.join(map(repr, row))}" if isinstance(row, dict) and row else "it is no object with keys"
         raise UserError(f"{place} has no text under '{field}'; {keys}; data.field names the key to read")
-    text: str = row[field]
+    text = plain_text(row[field])
     try:
         text.encode()
     except UnicodeEncodeError:

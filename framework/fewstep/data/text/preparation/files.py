@@ -11,14 +11,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from fewstep.core.errors import UserError
 from fewstep.runtime.hashing import sha256
 
 PACKED = (".gz", ".zst", ".zip")
-JSON_LINES = (".jsonl", ".ndjson")
-_KNOWN = (".txt", ".text", ".md", ".raw", *JSON_LINES)
+Format = Literal["text", "jsonl", "csv", "tsv"]
+_FORMATS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_KNOWN = (".txt", ".text", ".md", ".raw", *_FORMATS)
+_OTHERS = {
+    **dict.fromkeys((".json", ".geojson"), "JSON"),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), "a spreadsheet"),
+    **dict.fromkeys((".doc", ".docx", ".odt", ".rtf", ".pdf", ".epub"), "a formatted document"),
+    **dict.fromkeys((".arrow", ".feather", ".orc", ".avro", ".sqlite", ".db", ".h5", ".hdf5"), "a table in binary"),
+    **dict.fromkeys((".npy", ".npz", ".pkl", ".pickle", ".pt", ".pth", ".safetensors", ".bin"), "numbers in binary"),
+    **dict.fromkeys((".tar", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".lz4"), "an archive"),
+}
+"""Endings of files that hold no plain text, and what they are."""
 _BLOCK = 1 << 20
 
 
@@ -30,9 +40,9 @@ class TextFile:
     name: str
     size: int
 
-    @property
-    def json_lines(self) -> bool:
-        return self.path.name.endswith(tuple(kind + packed for kind in JSON_LINES for packed in ("", *PACKED)))
+    def format_by(self, setting: Literal["auto"] | Format) -> Format:
+        """Format of the file: that of the setting, or for "auto" that of its name."""
+        return format_of(self.path.name) if setting == "auto" else setting
 
     def sha256(self, on_read: Callable[[int], None] = lambda count: None) -> str:
         """SHA-256 of the bytes on disk; `on_read` is called with the number of bytes of each read."""
@@ -40,6 +50,31 @@ class TextFile:
             return sha256(self.path, on_read)
         except OSError as error:
             raise UserError(f"data.path: cannot read '{self.path}': {error.strerror}") from None
+
+
+def format_of(name: str) -> Format:
+    """Format by a file's name, packed or not; plain text unless its ending says otherwise."""
+    return _FORMATS.get(_ending(name), "text")
+
+
+def is_plain_text(name: str) -> bool:
+    """Whether a name says that the file is plain text."""
+    return _ending(name) in _KNOWN and format_of(name) == "text"
+
+
+def unread_format(name: str) -> str | None:
+    """Reason why a file of this name is not read as text; None if it is."""
+    label = _OTHERS.get(_ending(name))
+    if label is None:
+        return None
+    kinds = f"{', '.join(_KNOWN)} (also packed: {', '.join(PACKED)}) or .parquet"
+    return f"'{name}' is {label}, which is not read; convert it to one of {kinds}"
+
+
+def _ending(name: str) -> str:
+    """The last ending of a name, but for that of a packed file."""
+    path = Path(name.lower())
+    return path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
 
 
 def find_files(path: Path, key: str = "data.path") -> list[TextFile]:
@@ -51,7 +86,7 @@ def find_files(path: Path, key: str = "data.path") -> list[TextFile]:
     if path.is_dir():
         endings = tuple(kind + packed for kind in _KNOWN for packed in ("", *PACKED))
         inside = [p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        paths = [p for p in inside if p.is_file() and p.name.endswith(endings)]
+        paths = [p for p in inside if p.is_file() and p.name.lower().endswith(endings)]
         if not paths:
             kinds = ", ".join(_KNOWN)
             raise UserError(f"{key}: no text in folder '{path}' ({kinds}, also packed: {', '.join(PACKED)})")

@@ -13,6 +13,7 @@ from pydantic import Field
 from fewstep.core.component import Strict
 from fewstep.core.errors import UserError
 from fewstep.data.text.preparation.documents import BEGIN, Document, Position
+from fewstep.runtime.plain_text import plain_text
 
 
 class HubConfig(Strict):
@@ -53,7 +54,7 @@ class Rows:
                 if not isinstance(text, str):
                     raise UserError(f"data.field: row {row} of {self.name} has no text under '{self.field}'")
                 if text.strip():
-                    yield Document(text, Position(self.number, row + 1, 0), row + 1)
+                    yield Document(plain_text(text), Position(self.number, row + 1, 0), row + 1)
 
     def origins(self, on_read: Callable[[int], None]) -> list[dict[str, object]]:
         """The manifest's entry for this source."""

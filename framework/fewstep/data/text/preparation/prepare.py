@@ -43,6 +43,7 @@ from fewstep.data.text.preparation.source import START, Place, Source, SourceDoc
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.files import publish
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.plain_text import RULE
 from fewstep.runtime.progress import Narrator
 
 _MEGABYTE = 1_000_000
@@ -297,7 +298,11 @@ class Encoder:
 
     def __call__(self, batch: _Batch) -> Encoded:
         texts = [text + self.separator for text in batch.texts] if self.separator else batch.texts
-        ids = self.tokenizer.encode_batch(texts)
+        try:
+            ids = self.tokenizer.encode_batch(texts)
+        except UserError as error:
+            advice = f"; {self.tokenizer.advice}" if self.tokenizer.advice else ""
+            raise UserError(f"data.tokenizer: {error} of a document{advice}") from None
         if self.separator is None:
             end = np.array([self.tokenizer.end], dtype=np.int64)
             ids = [np.concatenate([row, end]) for row in ids]
@@ -347,6 +352,7 @@ def _write_manifest(job: Job, tokenizer: Tokenizer, origins: list[dict[str, obje
     files = tokenizer.files()
     manifest: Manifest = {
         "format": FORMAT,
+        "reading": RULE,
         "settings": job.settings,
         "sources": origins,
         "tokenizer": {

@@ -14,7 +14,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,9 +58,13 @@ class TokenizerEntry(TypedDict):
 
 
 class Manifest(TypedDict):
-    """What a folder of shards holds and was made from."""
+    """What a folder of shards holds and was made from.
+
+    `reading` is the rule by which text was read; folders of earlier versions have none, and hold CRLF as it stood.
+    """
 
     format: int
+    reading: NotRequired[str]
     settings: dict[str, object]
     sources: list[dict[str, object]]
     tokenizer: TokenizerEntry

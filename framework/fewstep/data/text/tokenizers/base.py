@@ -29,6 +29,8 @@ class Tokenizer(Component, ABC):
     """Documents that `fit` reads: none, a bounded sample, or all."""
     fixed_pieces: ClassVar[bool] = False
     """Whether every character is one token in any context."""
+    advice: ClassVar[str] = ""
+    """Way out for a recipe whose documents have a character that is refused, as a clause."""
     vocab_size: int
     end: int | None = None
 
@@ -78,10 +80,10 @@ class Tokenizer(Component, ABC):
         """Text of each id within a longer text, [vocab_size]."""
 
 
-def refused_character(text: str, index: int, reason: str, advice: str = "") -> UserError:
-    """The error for the character of a text at `index`: `reason` completes "character 'x' ...", `advice` follows."""
+def refused_character(text: str, index: int, reason: str) -> UserError:
+    """The error for the character of a text at `index`; `reason` completes "character 'x' ..."."""
     line, column = text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index)
-    return UserError(f"character {text[index]!r} {reason} (line {line}, column {column}){advice}")
+    return UserError(f"character {text[index]!r} {reason} (line {line}, column {column})")
 
 
 def check_characters(text: str) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -26,6 +26,8 @@ class HuggingFaceTokenizer(Tokenizer):
     A special token that a text spells out is text, and not that token. Tokenizers that change texts, such as those that
     make all letters small, are refused at the first text that they change.
     """
+
+    advice: ClassVar = "a tokenizer that changes texts does not suit; take a byte-level one such as gpt2's"
 
     class Config(ComponentConfig):
         type: Literal["huggingface"] = "huggingface"
@@ -107,10 +109,9 @@ def _changed(text: str, again: str) -> UserError:
     """The error for a text that comes back as `again`."""
     same = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), min(len(text), len(again)))
     back = f"comes back as {again[same]!r} from" if same < len(again) else "is lost by"
-    advice = "; a tokenizer that changes texts does not suit, take a byte-level one such as gpt2's"
     if same == len(text):
         back, same = f"comes back followed by {again[same]!r} from", same - 1
-    return refused_character(text, same, f"{back} this tokenizer", advice)
+    return refused_character(text, same, f"{back} this tokenizer")
 
 
 def _library() -> ModuleType:

@@ -31,6 +31,10 @@ class SentencePieceTokenizer(Tokenizer):
     """
 
     learns_from: ClassVar = "sample"
+    advice: ClassVar = (
+        "set data.tokenizer.byte_fallback to true, data.tokenizer.sample to more documents, or, if a few documents are "
+        "all the text, data.documents to cut it into more of them (line)"
+    )
 
     class Config(ComponentConfig):
         type: Literal["sentencepiece"] = "sentencepiece"
@@ -98,7 +102,7 @@ class SentencePieceTokenizer(Tokenizer):
             check_characters(text)
             if _SPACE in text:
                 reason = "is the sign of sentencepiece for a space, and would come back as one"
-                raise refused_character(text, text.index(_SPACE), reason, "; take another tokenizer, such as byte")
+                raise refused_character(text, text.index(_SPACE), reason)
         batch = [np.array(ids, dtype=np.int64) for ids in self._processor.encode(list(texts), num_threads=1)]
         for text, ids in zip(texts, batch, strict=True):
             if (ids == self._unknown).any():
@@ -108,15 +112,9 @@ class SentencePieceTokenizer(Tokenizer):
     def _refused(self, text: str) -> UserError:
         """The error for a text with a character that no piece holds."""
         rare = next(i for i, c in enumerate(text) if self._unknown in self._processor.encode(c))
-        reason = "does not occur in the sample that the pieces were learned from"
         if _RESERVED.match(text[rare]):
-            advice = "; set data.tokenizer.byte_fallback to true: sentencepiece learns no piece with it"
-            return refused_character(text, rare, "is reserved by sentencepiece", advice)
-        advice = (
-            "; set data.tokenizer.byte_fallback to true, data.tokenizer.sample to more documents, or, if a few "
-            "documents are all the text, data.documents to cut it into more of them (line)"
-        )
-        return refused_character(text, rare, reason, advice)
+            return refused_character(text, rare, "is reserved by sentencepiece, which learns no piece with it")
+        return refused_character(text, rare, "does not occur in the sample that the pieces were learned from")
 
     def decode(self, ids: list[int]) -> str:
         return str(self._processor.decode(ids))
