@@ -100,6 +100,46 @@ class JointOracle(Denoiser):
         return TablePrediction((rows / rows.sum(-1, keepdim=True)).log(), x_t, self.process.to_predict(x_t))
 
 
+class ExactRows(Denoiser):
+    """Exact denoiser of the uniform process for sequences whose law is a table, float64 [V] * L.
+
+    With `output` it is asked for the rows as a network of that meaning has them: E[x | z_t], or leave-one-out rows that
+    it converts. `bias`, one row for every state and position, is there to take gradients at; it is added to the logits
+    of the rows that `output` names.
+    """
+
+    device = torch.device("cpu")  # type: ignore[assignment]
+
+    def __init__(self, process: DiscreteProcess, law: Tensor, output: str = "leave_one_out") -> None:
+        super().__init__(process, law.ndim)
+        self.every = torch.tensor(list(itertools.product(range(process.vocab_size), repeat=law.ndim)))
+        self.law, self.output = law.flatten(), output
+        size = process.vocab_size
+        self.bias = nn.Parameter(torch.zeros(size**law.ndim, law.ndim, size, dtype=torch.float64))
+
+    def rows(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Exact rows [B, L, V] of the meaning `output`, by summing over all sequences."""
+        evidence = self.process.evidence(x_t, t)
+        terms = torch.stack([evidence[:, i, self.every[:, i]] for i in range(self.length)], 1)  # [B, L, V ** L]
+        rows = []
+        for i in range(self.length):
+            others = [j for j in range(self.length) if self.output == "x_mean" or j != i]
+            weight = self.law * terms[:, others].prod(1)
+            rows.append(weight @ one_hot(self.every[:, i], self.process.vocab_size).double())
+        stacked = torch.stack(rows, 1)
+        return stacked / stacked.sum(-1, keepdim=True)
+
+    def predict(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
+    ) -> Prediction:
+        index = sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))
+        table = (self.rows(x_t, t).log() + self.bias[index]).log_softmax(-1)
+        prediction = TablePrediction(table, x_t, self.process.to_predict(x_t))
+        if self.output == "leave_one_out":
+            return self.process.from_leave_one_out(prediction, x_t, t)
+        return prediction
+
+
 def softmax(logits: list[float]) -> list[float]:
     top = max(logits)
     exps = [math.exp(v - top) for v in logits]

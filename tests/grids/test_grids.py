@@ -17,7 +17,13 @@ from fewstep.samplers.base import SAMPLERS
 from fewstep.testing.grids import check_grid
 from fewstep.testing.statistics import assert_same_distribution
 
-FORMULAS: list[Any] = ["linear", "cosine", {"type": "polynomial", "power": 0.5}, {"type": "polynomial", "power": 3.0}]
+FORMULAS: list[Any] = [
+    "linear",
+    "cosine",
+    {"type": "polynomial", "power": 0.5},
+    {"type": "polynomial", "power": 3.0},
+    "removal",
+]
 
 
 @pytest.mark.parametrize("config", FORMULAS, ids=str)
@@ -38,6 +44,8 @@ def test_values_by_hand() -> None:
     assert times("linear", 4) == [1, 0.75, 0.5, 0.25, 0]
     assert times("cosine", 3) == [1, math.sqrt(3) / 2, 0.5, 0]
     assert times({"type": "polynomial", "power": 2.0}, 4) == [1, 0.5625, 0.25, 0.0625, 0]
+    assert times({"type": "removal", "time": 0.1}, 4) == [1, 0.7, 0.4, 0.1, 0]
+    assert times("removal", 1) == [1, 0]
     assert times({"type": "polynomial", "power": 1.0}, 5) == GRIDS.build("linear").times(5)
 
 

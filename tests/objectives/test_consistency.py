@@ -6,10 +6,11 @@ import math
 
 import pytest
 import torch
-from enumerable_denoisers import TimedOracle, V
+from enumerable_denoisers import ExactRows, TimedOracle, V
 from noised_laws import level
 from torch import Generator, Tensor
 
+from fewstep.denoisers.base import Denoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext
 from fewstep.objectives.consistency import Consistency, step_on_path
 from fewstep.objectives.parts.gaussian_dual import induced_alpha
@@ -90,7 +91,7 @@ def test_the_induced_schedule_is_the_integral(gamma: float) -> None:
         assert alpha == pytest.approx((size * wins - 1) / (size - 1), abs=1e-9)
 
 
-def context(process: DiscreteProcess, **roles: TimedOracle) -> StepContext:
+def context(process: DiscreteProcess, **roles: Denoiser) -> StepContext:
     streams = {name: Generator().manual_seed(seed) for seed, name in enumerate(("time", "noise", "sample"))}
     return StepContext(dict(roles), process, streams, torch.device("cpu"))
 
@@ -133,6 +134,24 @@ def test_on_shared_noise_the_exact_posterior_is_not_where_it_rests() -> None:
         biases.append(float(((mean - exact) / total).abs().max()))
     assert biases[0] > 0.02
     assert biases[1] < biases[0]
+
+
+@pytest.mark.parametrize("times", ["uniform", "gaussian"])
+@pytest.mark.parametrize("output", ["leave_one_out", "x_mean"])
+def test_leave_one_out_networks_are_compared_by_what_they_predict(output: str, times: str) -> None:
+    """Duo's parametrisation: the rows of one token are the same at both ends of a path, so its bias is 0, and any step
+    has no gradient at the exact teacher. The rows of E[x | z_t] are pulled away."""
+    process = PROCESSES.build("uniform", vocab_size=V)
+    assert isinstance(process, DiscreteProcess)
+    student, teacher = (ExactRows(process, LAW, output) for _ in range(2))
+    x0 = torch.multinomial(LAW, 20_000, replacement=True, generator=Generator().manual_seed(3))[:, None]
+    objective = build(divergence="forward_kl", times=times, gamma=(-3.0, 6.0), first_step=0.4, rounds=1)
+    ctx = context(process, student=student, teacher=teacher)
+    (gradient,) = torch.autograd.grad(objective.loss(TRAIN, Batch(x0), ctx).loss, student.bias)
+    assert (float(gradient.abs().max()) < 1e-12) == (output == "leave_one_out")
+    other = context(process, student=student, teacher=ExactRows(process, LAW.flip(0), output))
+    (gradient,) = torch.autograd.grad(objective.loss(TRAIN, Batch(x0), other).loss, student.bias)
+    assert float(gradient.abs().max()) > 0.01, "another teacher pulls"
 
 
 def test_steps_are_those_of_the_gaussian_path_if_asked() -> None:

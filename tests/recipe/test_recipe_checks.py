@@ -108,6 +108,36 @@ def test_context() -> None:
     assert not list(checks.check_context(recipe(backbone="block_transformer", sampler="block_ancestral")))
 
 
+def test_what_a_network_predicts_follows_from_its_loss_and_process() -> None:
+    uniform = {"process": "uniform"}
+    for objective, output in (
+        ("denoising", "x_mean"),
+        ({"type": "denoising", "loss": "posterior"}, "leave_one_out"),
+        ({"type": "denoising", "loss": "bound"}, "leave_one_out"),
+        ("dmmd", "x_mean"),
+        ({"type": "dmmd", "loss": "posterior"}, "leave_one_out"),
+        ("consistency", "x_mean"),
+    ):
+        assert recipe(objective=objective, **uniform).output == output, objective
+        assert recipe(objective=objective).output == "x_mean", "with masks both are one"
+    named = recipe(objective={"type": "denoising", "loss": "bound"}, output="x_mean", **uniform)
+    assert named.output == "x_mean"
+
+
+def test_outputs_that_fit_nothing_are_refused() -> None:
+    assert not list(checks.check_output(recipe(output="leave_one_out", process="uniform")))
+    ((key, message),) = checks.check_output(recipe(output="leave_one_out", objective="classifier"))
+    assert (key, message) == ("output", "the student of 'classifier' predicts no tokens; remove this key")
+    posterior = {"type": "dmmd", "loss": "posterior"}
+    complaints = list(checks.check_components(recipe(objective=posterior, output="x_mean", process="uniform")))
+    assert ("objective.loss", "posteriors are compared by leave-one-out networks; set `output: leave_one_out`") in (
+        complaints
+    )
+    weighted = {"type": "denoising", "loss": "bound", "weighting": "elbo"}
+    complaints = list(checks.check_components(recipe(objective=weighted)))
+    assert complaints == [("objective.weighting", "the bound has a weight of its own; remove this key")]
+
+
 def test_a_clock_needs_a_sampler_that_follows_it() -> None:
     class Ordered(NetworkDenoiser):
         has_clock = True

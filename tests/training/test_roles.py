@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from short_runs import Train
 
 from fewstep.core.errors import RecipeError, UserError
+from fewstep.export.write import export_run
 from fewstep.recipe import load_recipe
 from fewstep.runs.checkpoint import load_checkpoint
 from fewstep.runs.folder import RunDir
@@ -144,3 +145,37 @@ def test_a_run_names_the_very_runs_that_it_began_with(
     monkeypatch.chdir(tmp_path)
     run = launch("smoke-dmmd", sets=["start_from.student=runs/smoke-teacher/latest"], run_dir="student")
     assert open_model(run).recipe.start_from == {"student": str(teacher.path.absolute())}
+
+
+UNIFORM = ("process=uniform", "backbone.time_conditioned=true", "noise_input=null")
+
+
+def test_weights_are_not_read_by_another_meaning(train: Train, tmp_path: Path) -> None:
+    """A student of a leave-one-out teacher is one itself, or is refused; so is every role that starts from weights."""
+    teacher = train("smoke-teacher", "teacher", *UNIFORM[:2], "objective.loss=bound")
+    assert open_model(teacher.path).network.output == "leave_one_out"  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"^output: teacher '.*' predicts leave_one_out, this recipe x_mean, and role"):
+        roles(tmp_path, teacher, *UNIFORM)
+    trainer = roles(tmp_path, teacher, *UNIFORM, "output=leave_one_out")
+    assert {network.output for network in trainer.roles.values()} == {"leave_one_out"}  # type: ignore[attr-defined]
+    plain = train("smoke-teacher", "plain", *UNIFORM[:2])
+    start = f"start_from.student={plain.path}"
+    with pytest.raises(UserError, match=r"^output: the run '.*' of start_from\.student predicts x_mean, this recipe l"):
+        roles(tmp_path, teacher, *UNIFORM, "output=leave_one_out", start)
+    # A teacher whose weights no role takes may have the other meaning: its predictions are converted.
+    recipe = ("objective=knowledge_distillation", start)
+    assert roles(tmp_path, teacher, *UNIFORM, *recipe).roles["student"].output == "x_mean"  # type: ignore[attr-defined]
+
+
+def test_the_meaning_goes_with_exports_and_files(train: Train, tmp_path: Path) -> None:
+    run = train("smoke-teacher", "teacher", *UNIFORM[:2], "output=leave_one_out")
+    folder = export_run(str(run.path), str(tmp_path / "folder"))
+    for path in (run.path, run.export, folder):
+        assert open_model(path).network.output == "leave_one_out", path  # type: ignore[attr-defined]
+
+
+def test_networks_without_a_recipe_take_over_the_meaning(train: Train) -> None:
+    run = train("smoke-teacher", "teacher", *UNIFORM[:2], "output=leave_one_out")
+    plain = open_model(train("smoke-teacher", "plain", *UNIFORM[:2]).path).network
+    plain.start_from(open_model(run.path).network)
+    assert plain.output == "leave_one_out"  # type: ignore[attr-defined]

@@ -69,6 +69,9 @@ class RecipeView(Protocol):
     def objective(self) -> ComponentView: ...
 
     @property
+    def output(self) -> str: ...
+
+    @property
     def sampler(self) -> ComponentView: ...
 
     @property

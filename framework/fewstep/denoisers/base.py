@@ -20,6 +20,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition, Prefix
+from fewstep.predictions.evidence import Output
 from fewstep.processes.base import Process
 from fewstep.runtime.streams import Randomness
 
@@ -32,7 +33,8 @@ class Blueprint:
     """Inputs of `Network.build`: the process of its noised tokens, the data, and the recipe's settings.
 
     `noise_input`, `step_input` and `label_input` are None if the recipe has none or the role does not take it.
-    `objective` holds the settings of the objective, for networks whose shape depends on them.
+    `objective` holds the settings of the objective, for networks whose shape depends on them. `output` says what the
+    rows of a denoiser's head mean.
     """
 
     process: Process
@@ -42,6 +44,7 @@ class Blueprint:
     noise_input: ComponentConfig | None = None
     step_input: StepInputConfig | None = None
     label_input: LabelInputConfig | None = None
+    output: Output = "x_mean"
 
 
 class Network(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from fewstep.denoisers.base import Denoiser
 from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.condition import Condition
+from fewstep.predictions.evidence import LeaveOneOutPrediction
 from fewstep.runtime.streams import Randomness
 
 _LOWEST = -1e4
@@ -80,4 +81,6 @@ def guided(
         return denoiser(x_t, t, s, cond=cond.without_labels(), generator=generator)
     labelled = denoiser(x_t, t, s, cond=cond, generator=generator)
     plain = denoiser(x_t, t, s, cond=cond.without_labels(), generator=generator)
+    if isinstance(labelled, LeaveOneOutPrediction):  # the evidence is a factor of both, and so of the result
+        return labelled.around(GuidedPrediction(labelled.output, plain.output, weight))
     return GuidedPrediction(labelled, plain, weight)

@@ -20,11 +20,13 @@ from fewstep.backbones.blockwise import BlockBackbone
 from fewstep.denoisers.base import Blueprint, Denoiser, Network
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition, Prefix
+from fewstep.predictions.evidence import Output
 from fewstep.predictions.network import HeadPrediction
-from fewstep.processes.base import Process
+from fewstep.processes.base import Process, discrete
 from fewstep.runtime.streams import Randomness
 
 N = TypeVar("N", bound="BackboneNetwork")
+D = TypeVar("D", bound="NetworkDenoiser")
 
 
 class BackboneNetwork(Network):
@@ -124,7 +126,24 @@ class BackboneNetwork(Network):
 
 
 class NetworkDenoiser(BackboneNetwork, Denoiser):
-    """A denoiser whose prediction comes from a backbone."""
+    """A denoiser whose prediction comes from a backbone.
+
+    `output` is what the rows of its head mean. Predictions are of p(x | z_t) whatever it is; they convert leave-one-out
+    rows exactly (`DiscreteProcess.from_leave_one_out`).
+    """
+
+    output: Output = "x_mean"
+
+    @classmethod
+    def build(cls: type[D], blueprint: Blueprint) -> D:
+        network = super().build(blueprint)
+        network.output = blueprint.output
+        return network
+
+    def start_from(self, other: Network) -> None:
+        """Copy the weights of another network, and what the rows of its head mean."""
+        super().start_from(other)
+        self.output = getattr(other, "output", self.output)
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         blocks = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
@@ -132,7 +151,11 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
         where = self.process.to_predict(x_t)
         if cond.everywhere:
             where = torch.ones_like(where)
-        return HeadPrediction(hidden, self.backbone.head, self.process.vocab_size, self.process.to_ids(x_t), where)
+        ids, vocab_size = self.process.to_ids(x_t), self.process.vocab_size
+        prediction = HeadPrediction(hidden, self.backbone.head, vocab_size, ids, where)
+        if self.output == "leave_one_out":
+            return discrete(self.process).from_leave_one_out(prediction, x_t, t)
+        return prediction
 
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:
         if not isinstance(self.backbone, BlockBackbone):

@@ -168,7 +168,8 @@ def bound(
             return (step_cost(process, log_p, x0, z, t, s, posterior),)
 
         t, s, weight = (values[:, None].expand(x.shape) for values in (look.t, look.s, look.weight))
-        (costs,) = prediction.scan(rows, prediction.where, x, z, t, s)
+        plugged = prediction.output if posterior == "plugged" else prediction
+        (costs,) = plugged.scan(rows, prediction.where, x, z, t, s)
         total.index_add_(0, prediction.where.nonzero()[:, 0], costs.double() * weight[prediction.where])
     return total
 

@@ -101,7 +101,8 @@ class StepCosts:
             if prediction is None or denoiser.conditioned_on_steps:
                 prediction = denoiser(z, now.float(), then.float(), cond=cond, generator=inputs)
             token_times = [time[:, None].expand(x0.shape) for time in (now, then)]
-            (rows,) = prediction.scan(self._step_rows, prediction.where, x0, z, *token_times)
+            plugged = prediction.output if self.posterior == "plugged" else prediction
+            (rows,) = plugged.scan(self._step_rows, prediction.where, x0, z, *token_times)
             costs.append(rows.sum())
         return torch.stack(costs).cpu()
 

@@ -15,11 +15,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from fewstep.core.component import Component
+from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.registry import Registry
 from fewstep.denoisers.base import NOTHING, Denoiser, Network
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.predictions.condition import Condition
+from fewstep.predictions.evidence import Output
 from fewstep.processes.base import Process
 
 
@@ -164,6 +165,11 @@ class Objective(Component, ABC):
     per_token: ClassVar[bool] = True
     """Whether its loss is a sum or mean of values [B, L] that `StepContext.mean` or `sum` reduces, so that a step may
     supervise fewer tokens. Losses of whole samples are not."""
+
+    @classmethod
+    def output(cls, config: ComponentConfig) -> Output:
+        """What its networks predict for the uniform process, unless the recipe says it (`predictions.evidence`)."""
+        return "x_mean"
 
     def usual_steps(self) -> int | None:
         """Number of sampling steps that the student is trained for, as the default; None if any number suits it."""

@@ -17,6 +17,7 @@ from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Ph
 from fewstep.objectives.parts.divergence import Divergence, divergence
 from fewstep.objectives.parts.gaussian_dual import induced_alpha
 from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
+from fewstep.predictions.evidence import LeaveOneOutPrediction
 from fewstep.processes.base import PROCESSES, Process, per_token
 from fewstep.runtime.streams import uniform
 
@@ -30,6 +31,10 @@ class Consistency(Objective):
     token that is clean at t is clean at s. A token that z_s shows and z_t hides is itself the target (cross entropy).
     Steps double from round to round, and the student becomes the teacher; or the teacher is an average of the student.
     The loss is a mean over the tokens that the student predicts.
+
+    Leave-one-out networks (Duo's; `output: leave_one_out`) are compared by their leave-one-out rows, which do not know
+    z_t at their place. For one token they are the same at both ends of a path, so it rests at the exact teacher. The
+    rows of E[x | z_t] know it, and on shared noise their mean is biased by an amount that falls with the step.
     """
 
     roles: ClassVar = {
@@ -74,6 +79,8 @@ class Consistency(Objective):
         student = ctx.roles["student"](z_t, t.float(), cond=batch.cond)
         with torch.no_grad():
             teacher = ctx.roles["teacher"](z_s, s.float(), cond=batch.cond)
+        if isinstance(student, LeaveOneOutPrediction) and isinstance(teacher, LeaveOneOutPrediction):
+            student, teacher = student.output, teacher.output
         both = student.where & teacher.where
         value = divergence(c.divergence, student, teacher, both)
         revealed = student.nll(batch.x0) * ~both

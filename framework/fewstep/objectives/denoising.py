@@ -8,12 +8,17 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, StepContext
 from fewstep.objectives.matching.losses import matching_loss
+from fewstep.objectives.parts.bound import bound
 from fewstep.objectives.parts.noised_data import NoisedDataConfig, noised_data
 from fewstep.objectives.parts.weighting import loss_weight
+from fewstep.predictions.evidence import Output
 from fewstep.processes.base import PROCESSES, discrete, per_token
+from fewstep.processes.masked import MaskedProcess
+from fewstep.processes.uniform import UniformProcess
 
 
 @OBJECTIVES.register("denoising")
@@ -21,10 +26,13 @@ class Denoising(Objective):
     """Weighted cross entropy of the clean tokens given noised ones; trains teachers of every process.
 
     L = w(t) CE(x | x_theta(z_t)) (arXiv 2603.20155, section 2). Its optimum is E_q[x | z_t], also for the uniform
-    process. `loss: posterior` is the traditional alternative (D3PM, multinomial diffusion; appendix D), with a
-    different optimum for the uniform process. `weighting: elbo` is -alpha'/(1 - alpha); for the masked process it makes
-    the cross entropy a bound on the negative log-likelihood (MDLM, eq. 10). The loss is a mean over all L tokens of the
-    batch.
+    process. `loss: posterior` (D3PM, multinomial diffusion; appendix D) and `loss: bound` (UDLM, arXiv 2412.10193; Duo,
+    arXiv 2506.10892) are the traditional alternatives. They compare q(z_s | z_t, x) with the x of the prediction
+    plugged in, and q(z_s | z_t, x) = q(z_t | z_s) q(z_s | x) / q(z_t | x): what is plugged in must not know z_t at its
+    place, so for the uniform process the optimum is p(x_i | z_t without i). The recipe's `output` is therefore
+    `leave_one_out` with these losses, unless it says otherwise. `weighting: elbo` is -alpha'/(1 - alpha); for the
+    masked process it makes the cross entropy a bound on the negative log-likelihood (MDLM, eq. 10). The loss is a mean
+    over all L tokens of the batch.
     """
 
     spaces = frozenset({"discrete", "continuous"})
@@ -32,13 +40,20 @@ class Denoising(Objective):
 
     class Config(NoisedDataConfig):
         type: Literal["denoising"] = "denoising"
-        loss: Literal["cross_entropy", "posterior"] = Field(
-            "cross_entropy", description="of x, or of the posterior of a short step (traditional uniform diffusion)"
+        loss: Literal["cross_entropy", "posterior", "bound"] = Field(
+            "cross_entropy",
+            description="of x, or of the posterior of a short step (traditional uniform diffusion), or the bound on "
+            "the negative log-likelihood in continuous time (UDLM, Duo)",
         )
         posterior_step: float = Field(0.01, gt=0, lt=1, description="length of that step")
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             process = recipe.process.type
+            if self.loss == "bound" and not issubclass(PROCESSES.get(process).cls, MaskedProcess | UniformProcess):
+                yield "loss", f"no likelihood bound is known for the process {process}; set loss to cross_entropy"
+            if self.loss == "bound" and (self.weighting != "constant" or self.weight_schedule is not None):
+                key = "weighting" if self.weight_schedule is None else "weight_schedule"
+                yield key, "the bound has a weight of its own; remove this key"
             if PROCESSES.get(process).cls.space == "discrete":
                 return
             if self.loss == "posterior":
@@ -48,6 +63,10 @@ class Denoising(Objective):
 
     config: Config
 
+    @classmethod
+    def output(cls, config: ComponentConfig) -> Output:
+        return "x_mean" if getattr(config, "loss", "cross_entropy") == "cross_entropy" else "leave_one_out"
+
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config
         t, corrupted, cond = noised_data(c, batch, ctx)
@@ -55,8 +74,11 @@ class Denoising(Objective):
         nll = prediction.nll(batch.x0)
         value: Tensor = nll
         if c.loss == "posterior":
-            form = matching_loss("posterior", discrete(ctx.process), corrupted.x_t, t, c.posterior_step)
-            value = form.fit(batch.x0, prediction)
+            process = discrete(ctx.process)
+            form = matching_loss("posterior", process, corrupted.x_t, t, c.posterior_step)
+            value = form.fit(batch.x0, process.leave_one_out(prediction, corrupted.x_t, t))
+        elif c.loss == "bound":
+            value = bound(discrete(ctx.process), prediction, batch.x0, corrupted.x_t, t)
         loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * value)
         noised = corrupted.noised.sum().clamp_min(1)
         return LossOutput(loss, {"nll_noised": (nll.detach() * corrupted.noised).sum() / noised})

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.guidance import guided
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
@@ -21,8 +22,9 @@ from fewstep.objectives.matching.student_step import Renoise, Target, check_targ
 from fewstep.objectives.matching.times import TimeLaw, typical_steps
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import Prediction
+from fewstep.predictions.evidence import Output
 from fewstep.predictions.shaping import shape
-from fewstep.processes.base import discrete, per_token
+from fewstep.processes.base import PROCESSES, discrete, per_token
 
 
 @OBJECTIVES.register("dmmd")
@@ -75,6 +77,9 @@ class DMMD(Objective):
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            means = not PROCESSES.get(recipe.process.type).cls.carry_over and recipe.output == "x_mean"
+            if self.loss == "posterior" and means:
+                yield "loss", "posteriors are compared by leave-one-out networks; set `output: leave_one_out`"
             if self.updates == "simultaneous" and self.aux_steps > 1:
                 yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
             if self.times == "independent" and self.renoise == "posterior":
@@ -86,6 +91,10 @@ class DMMD(Objective):
             yield from check_target("aux_target", self.aux_target, recipe)
 
     config: Config
+
+    @classmethod
+    def output(cls, config: ComponentConfig) -> Output:
+        return "leave_one_out" if getattr(config, "loss", None) == "posterior" else "x_mean"
 
     def usual_steps(self) -> int | None:
         return typical_steps(self.config.times, _steps(self.config))

@@ -58,6 +58,14 @@ class Prediction(ABC):
     def vocab_size(self) -> int:
         """V."""
 
+    @property
+    def output(self) -> Prediction:
+        """The prediction by what the network's output means: leave-one-out rows, if it is that; else this one.
+
+        All other members are about p(x | z_t), whatever the output means (`predictions.evidence`).
+        """
+        return self
+
     @abstractmethod
     def source(self, where: Tensor) -> Tensor:
         """Inputs [N, ...] of the rows at the N true positions of `where` (BoolTensor [B, L])."""

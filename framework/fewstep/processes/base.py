@@ -20,6 +20,7 @@ from fewstep.core.fields import From
 from fewstep.core.registry import Registry
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.draws import sample_categorical
+from fewstep.predictions.evidence import LeaveOneOutPrediction, WithoutEvidence
 from fewstep.runtime.streams import Randomness, uniform
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
@@ -128,6 +129,24 @@ class DiscreteProcess(Process):
         """alpha_{t|s} = alpha_t / alpha_s: probability that a token gets no noise between s and t, float64."""
         alpha_t, alpha_s = self.schedule.alpha(t.double()), self.schedule.alpha(s.double())
         return (alpha_t / alpha_s.clamp_min(TINY)).clamp(0, 1)
+
+    def from_leave_one_out(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Prediction:
+        """p(x | z_t) of a prediction of p(x_i | z_t without position i): `predictions.evidence`.
+
+        With masks both are the same where tokens are predicted, since a mask says nothing about its token.
+        """
+        if self.carry_over:
+            return prediction
+        return LeaveOneOutPrediction(prediction, self._token_evidence, x_t, per_token(t).expand(x_t.shape))
+
+    def leave_one_out(self, prediction: Prediction, x_t: Tensor, t: Tensor) -> Prediction:
+        """p(x_i | z_t without position i) of a prediction of p(x | z_t); the inverse of `from_leave_one_out`."""
+        if self.carry_over or prediction.output is not prediction:
+            return prediction.output
+        return WithoutEvidence(prediction, self._token_evidence, x_t, per_token(t).expand(x_t.shape))
+
+    def _token_evidence(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.evidence(z[:, None], t[:, None])[:, 0]
 
     def corrupt_further(self, x_s: Tensor, s: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
         """Draw z_t ~ q(z_t | z_s) = Cat(alpha_{t|s} z_s + (1 - alpha_{t|s}) pi) (LongTensor [B, L])."""

@@ -91,6 +91,26 @@ def check_clock(recipe: Recipe) -> Complaints:
     )
 
 
+def check_output(recipe: Recipe) -> Complaints:
+    """A leave-one-out network needs a process whose evidence turns its rows into p(x | z_t)."""
+    if recipe.output != "leave_one_out":
+        return
+    process, network = _class("processes", recipe.process), _objective(recipe).roles["student"].network
+    if process.space != "discrete":
+        yield (
+            "output",
+            f"leave_one_out is for processes of ids, and '{recipe.process.type}' is {process.space}; remove this key",
+        )
+    elif not hasattr(network, "output"):
+        yield "output", f"the student of '{recipe.objective.type}' predicts no tokens; remove this key"
+    elif network.has_clock:
+        yield (
+            "output",
+            f"students of '{recipe.objective.type}' have a clock of their own, which the evidence of a token does not "
+            "follow; set output to x_mean",
+        )
+
+
 def check_steps(recipe: Recipe) -> Complaints:
     """The sampler supports every number of steps in `evaluate.steps`."""
     sampler = _class("samplers", recipe.sampler)
@@ -155,6 +175,7 @@ CHECKS: tuple[Callable[[Recipe], Complaints], ...] = (
     check_sampler,
     check_context,
     check_clock,
+    check_output,
     check_steps,
     check_adapters,
     check_labels,

@@ -12,6 +12,8 @@ from fewstep.core.component import ComponentConfig, Strict
 from fewstep.core.fields import From
 from fewstep.core.kinds import registry
 from fewstep.core.references import Ref
+from fewstep.predictions.evidence import Output
+from fewstep.processes.base import Process
 
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
@@ -125,6 +127,12 @@ class Recipe(Strict):
         None, description="conditions every network on the class of labelled data; null for none"
     )
     objective: Annotated[ComponentConfig, From("objectives")]
+    output: Output | None = Field(
+        None,
+        validate_default=True,
+        description="what the network predicts: x given z_t, or each token given the others of z_t (`leave_one_out`, "
+        "uniform process only); null: what the objective's loss on posteriors has as its optimum, else `x_mean`",
+    )
     teacher: TeacherSection | None = Field(None, description="needed by distillation objectives")
     start_from: dict[str, Annotated[str, Ref("run")]] = Field(
         {}, description="run or exported file whose weights a role starts from, by role name; else its teacher's"
@@ -144,6 +152,17 @@ class Recipe(Strict):
         if process is None or getattr(sampler, "greedy_tail", 0) is not None:
             return sampler
         return sampler.model_copy(update={"greedy_tail": registry("processes").get(process.type).cls.greedy_tail})
+
+    @field_validator("output")
+    @classmethod
+    def _as_the_objective_has_it(cls, output: Output | None, info: ValidationInfo) -> Output | None:
+        """Write out what is left to the objective, so that a resolved recipe says it."""
+        objective, process = info.data.get("objective"), info.data.get("process")
+        if output is not None or objective is None or process is None:
+            return output
+        kind: type[Process] = registry("processes").get(process.type).cls
+        learned: Output = registry("objectives").get(objective.type).cls.output(objective)
+        return "x_mean" if kind.carry_over or kind.space != "discrete" else learned
 
     @property
     def settings(self) -> TrainerSettings:

@@ -59,5 +59,5 @@ class AncestralSampler(WalkSampler):
         if c.precision != "two_stage" or (c.posterior == "plugged" and not process.carry_over):
             precision: JointPrecision = "joint_fp64" if c.precision == "two_stage" else c.precision
             now, then = walk.times(x, step.t, step.s)
-            return draw_joint(walk.discrete, prediction, x, now, then, walk.generator, precision, last=step.last)
+            return draw_joint(walk.discrete, prediction.output, x, now, then, walk.generator, precision, last=step.last)
         return walk.take(prediction, x, step)

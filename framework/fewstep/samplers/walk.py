@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -51,6 +51,11 @@ class WalkConfig(ComponentConfig):
 
     temperature: float = Field(1.0, gt=0, description="below 1 sharpens every draw of a clean token")
     top_p: float = Field(1.0, gt=0, le=1, description="draw from the likeliest symbols that hold this mass")
+    shaped: Literal["output", "leave_one_out"] = Field(
+        "output",
+        description="rows on which temperature, top-p and the greedy tail act: what the network predicts, or each "
+        "token given the others of z_t (uniform process)",
+    )
     guidance: float = Field(
         1.0, ge=0, description="weight of classifier-free guidance by labels; other than 1 or 0 it doubles the NFE"
     )
@@ -69,6 +74,8 @@ class WalkConfig(ComponentConfig):
     def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
         if self.guidance != 1 and recipe.label_input is None:
             yield "guidance", "guidance is by labels; add `label_input: {}`"
+        if self.shaped == "leave_one_out" and PROCESSES.get(recipe.process.type).cls.space != "discrete":
+            yield "shaped", f"the {recipe.process.type} process has no evidence of ids; set shaped to output"
         if self.classifier is not None:
             yield from (("classifier", reason) for reason in _unfit_for_classifiers(self.type, recipe))
 
@@ -164,7 +171,11 @@ class Walk:
 
     def predict(self, x: Tensor, step: Step) -> Prediction:
         """The denoiser's prediction from t, guided, sharpened, and in the tail reduced to the likeliest symbol."""
-        prediction = self.unshaped(x, *self.times(x, step.t, step.s))
+        now, then = self.times(x, step.t, step.s)
+        prediction = self.unshaped(x, now, then)
+        if self.config.shaped == "leave_one_out":
+            rows = self.discrete.leave_one_out(prediction, x, now)
+            prediction = self.discrete.from_leave_one_out(rows, x, now)
         for row_map in self.shaping(step):
             prediction = prediction.shaped(row_map)
         return prediction

@@ -48,6 +48,7 @@ def build_roles(
         role_recipe = recipe.model_copy(update={"backbone": origin.backbone(name, recipe)}) if origin else recipe
         built[name] = build_network(role_recipe, dataset, process, role, purpose=name)
         if origin:
+            origin.check_output(name, built[name], recipe)
             built[name].start_from(origin.model.network)
         elif role.starts_from:
             built[name].start_from(built[role.starts_from])
@@ -100,6 +101,20 @@ class _Origin:
                 "(`start_from: {student: RUN}`)"
             )
         return self.model.recipe.backbone if differing else recipe.backbone
+
+    def check_output(self, role: str, network: Network, recipe: Recipe) -> None:
+        """Check that the rows of a role's head mean what they mean in the network that its weights come from.
+
+        Raises:
+            UserError: they do not; with masks both meanings are one.
+        """
+        ours, theirs = (getattr(network, "output", None) for network in (network, self.model.network))
+        if None in (ours, theirs) or ours == theirs or network.process.carry_over:
+            return
+        raise UserError(
+            f"output: {self.label} predicts {theirs}, this recipe {ours}, and role '{role}' starts from its weights; "
+            f"set `output: {theirs}`"
+        )
 
     def _check_labels(self, recipe: Recipe, dataset: Dataset) -> None:
         ours, theirs = recipe.label_input is not None, self.model.recipe.label_input is not None

@@ -80,8 +80,9 @@ class SquaredErrorLoss(MatchingLoss):
 class PosteriorLoss(MatchingLoss):
     """L(x, q) = cross entropy of the posteriors pi(x) and pi(q) of one short step from s (eq. of appendix D).
 
-    It is for teachers trained on the posterior, whose output is not E[x | z_s]. pi(x) = q(z_{s-ds} | z_s, x), with
-    probabilities plugged in for x. For the masked process it is the cross entropy times the probability of a reveal.
+    It is for teachers trained on the posterior, and reads their leave-one-out output. pi(x) is q(z_{s-ds} | z_s, x)
+    with probabilities plugged in for x. For the masked process it is the cross entropy times the probability of a
+    reveal.
 
     Args:
         process: defines the posterior.
@@ -100,7 +101,8 @@ class PosteriorLoss(MatchingLoss):
             gap = self._log(a, z, s) - self._log(q, z, s)
             return (self._rows(p, z, s) * gap.detach()).sum(1) / self.step
 
-        return rowwise(value, [student, auxiliary, teacher], self._extras(), where=teacher.where)
+        predictions = [prediction.output for prediction in (student, auxiliary, teacher)]
+        return rowwise(value, predictions, self._extras(), where=teacher.where)
 
     def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
         def soft(a: Tensor, q: Tensor, z: Tensor, s: Tensor) -> Tensor:
@@ -110,8 +112,8 @@ class PosteriorLoss(MatchingLoss):
             return soft(a, one_hot(x, a.shape[1]).double().log(), z, s)
 
         if isinstance(target, Tensor):
-            return rowwise(hard, [auxiliary], [*self._extras(), target], where=auxiliary.where)
-        return rowwise(soft, [auxiliary, target], self._extras(), where=auxiliary.where)
+            return rowwise(hard, [auxiliary.output], [*self._extras(), target], where=auxiliary.where)
+        return rowwise(soft, [auxiliary.output, target.output], self._extras(), where=auxiliary.where)
 
     def _extras(self) -> list[Tensor]:
         return [self.z_s, per_token(self.s).expand(self.z_s.shape)]
