@@ -24,7 +24,7 @@ from fewstep.sampling.job import Job, batch_size_of, job_of
 from fewstep.sampling.labels import requested_labels
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.sheets import save_sheet
-from fewstep.sampling.templates import BLANK, checked_tokens, lines_as_templates, text_as_tokens
+from fewstep.sampling.templates import BLANK, FREE, checked_tokens, lines_as_templates, text_as_tokens
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -202,7 +202,8 @@ class Pipeline:
         for autoregressive models. More steps make it tighter.
 
         Args:
-            samples: texts of exactly L tokens each, or tokens (LongTensor [N, L]).
+            samples: texts of exactly L tokens each, or of up to L where the data are padded; or tokens (LongTensor
+                [N, L]). Padding is no token of a text.
             evaluations: steps looked at for each sample, one at random in each of so many stretches of the walk, which
                 leaves the bound unbiased; all if None.
             label: class of all samples, for models with a label input.
@@ -215,7 +216,14 @@ class Pipeline:
         else:
             texts = [samples] if isinstance(samples, str) else list(samples)
             rows = [text_as_tokens(text, f"score: text {i + 1}", self.dataset) for i, text in enumerate(texts)]
-            tokens = checked_tokens(torch.stack(rows), "score", self.dataset, complete=True)
+            for number, row in enumerate(rows, start=1):
+                if self.dataset.end is None and bool((row == FREE).any()):
+                    given, length = int((row != FREE).sum()), len(row)
+                    raise UserError(f"score: text {number} has {given} tokens; texts of this model have {length}")
+            tokens = torch.stack(rows)
+            if self.dataset.end is not None:
+                tokens = tokens.where(tokens != FREE, self.dataset.end)
+            tokens = checked_tokens(tokens, "score", self.dataset, complete=True)
         labels = None if label is None else requested_labels(str(label), self.dataset, len(tokens))
         with self._computing():
             return score_model(
@@ -226,6 +234,7 @@ class Pipeline:
                 evaluations=evaluations,
                 seed=seed,
                 batch_size=batch_size,
+                text=self.dataset.text_mask(tokens),
             )
 
     def _draw(self, request: SampleRequest, rows: Tensor | None) -> Generated:

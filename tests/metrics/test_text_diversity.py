@@ -18,23 +18,25 @@ from fewstep.metrics.text.ngrams import ngram_numbers
 from fewstep.metrics.text.self_bleu import self_bleu
 
 ROWS = torch.tensor([[0, 1, 0, 1], [0, 1, 2, 2], [3, 3, 3, 3]])
+ALL = torch.ones_like(ROWS, dtype=torch.bool)
 
 
 def test_distinct_shares() -> None:
     """Of twelve tokens four differ; bigrams are 01 10 01, 01 12 22, 33 33 33: five of nine."""
-    assert distinct(ROWS, 1) == pytest.approx(4 / 12)
-    assert distinct(ROWS, 2) == pytest.approx(5 / 9)
-    assert distinct(ROWS, 4) == pytest.approx(3 / 3)
-    assert distinct(ROWS, 5) == 0
+    assert distinct(ROWS, 1, ALL) == pytest.approx(4 / 12)
+    assert distinct(ROWS, 2, ALL) == pytest.approx(5 / 9)
+    assert distinct(ROWS, 4, ALL) == pytest.approx(3 / 3)
+    assert distinct(ROWS, 5, ALL) == 0
 
 
 def test_novel_shares() -> None:
     """Of the bigrams of the first two rows, 10 12 and 22 do not stand in the source: three of six."""
     source = torch.tensor([[0, 1, 3, 3]])
-    assert novelty(ROWS[:2], source, 2) == pytest.approx(3 / 6)
-    assert novelty(ROWS, ROWS, 3) == 0
-    assert novelty(ROWS[:2], source, 1) == pytest.approx(2 / 8)
-    assert novelty(ROWS, source, 5) == 0
+    of_source = torch.ones_like(source, dtype=torch.bool)
+    assert novelty(ROWS[:2], source, 2, ALL[:2], of_source) == pytest.approx(3 / 6)
+    assert novelty(ROWS, ROWS, 3, ALL, ALL) == 0
+    assert novelty(ROWS[:2], source, 1, ALL[:2], of_source) == pytest.approx(2 / 8)
+    assert novelty(ROWS, source, 5, ALL, of_source) == 0
 
 
 def test_bleu_by_hand() -> None:
@@ -42,8 +44,8 @@ def test_bleu_by_hand() -> None:
 
     Precisions are 2/4 and 1/3 for both of the first rows, so BLEU of order 2 is sqrt(1/6).
     """
-    assert self_bleu(ROWS, 2) == pytest.approx(2 * math.sqrt(1 / 6) / 3)
-    assert self_bleu(ROWS[[0, 0]], 4) == pytest.approx(1)
+    assert self_bleu(ROWS, 2, ALL) == pytest.approx(2 * math.sqrt(1 / 6) / 3)
+    assert self_bleu(ROWS[[0, 0]], 4, ALL[[0, 0]]) == pytest.approx(1)
 
 
 def counted_bleu(rows: list[list[int]], order: int) -> float:
@@ -63,7 +65,9 @@ def counted_bleu(rows: list[list[int]], order: int) -> float:
 @pytest.mark.parametrize("order", [1, 2, 4])
 def test_bleu_by_counting(order: int) -> None:
     rows = torch.randint(3, (12, 9), generator=Generator().manual_seed(order))
-    assert self_bleu(rows, order) == pytest.approx(counted_bleu(rows.tolist(), order), rel=1e-12)
+    assert self_bleu(rows, order, torch.ones_like(rows, dtype=torch.bool)) == pytest.approx(
+        counted_bleu(rows.tolist(), order), rel=1e-12
+    )
 
 
 def test_numbers_are_equal_where_ngrams_are() -> None:

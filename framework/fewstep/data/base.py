@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
+from fewstep.data.padding import text_mask
 
 _CHUNK = 4096
 """Samples per block whose tokens are widened to 64 bits."""
@@ -127,6 +128,8 @@ class Dataset(Component, ABC):
     """Whether `augment` changes samples; its random stream is then part of checkpoints."""
     remark: str | None = None
     """A warning for readers of figures on these data; printed when a training begins."""
+    end: int | None = None
+    """Symbol that ends the text of a sample, and fills what is left of it; None for data whose samples are all text."""
     readers: int = 0
     """Threads that read `train` ahead of the training; 0 for data in memory."""
 
@@ -147,6 +150,12 @@ class Dataset(Component, ABC):
     def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
         """Training samples (LongTensor [B, L]) after random changes that preserve their probability."""
         return tokens
+
+    def text_mask(self, samples: Tensor) -> Tensor:
+        """Tokens that are no padding (BoolTensor [N, L]) of samples [N, L]: all, or those up to the first `end`."""
+        if self.end is None:
+            return torch.ones_like(samples, dtype=torch.bool)
+        return text_mask(samples, self.end)
 
     def codec(self) -> Codec:
         """Values and files that showing samples needs besides settings and spec."""

@@ -41,11 +41,15 @@ def token_nll(denoiser: Denoiser, x0: Tensor) -> Tensor:
     return _predict(denoiser, x0).nll(x0)
 
 
-def last_hidden(denoiser: Denoiser, x0: Tensor) -> Tensor:
-    """The hidden state [B, D] that predicts the last token of the ids [B, L] from all earlier ones."""
+def last_hidden(denoiser: Denoiser, x0: Tensor, last: Tensor | None = None) -> Tensor:
+    """The hidden state [B, D] that predicts the last token of the ids [B, L] from all earlier ones.
+
+    Args:
+        last: LongTensor [B], number of the token that counts as the last one of each sample; None for that of the row.
+    """
     prediction = _predict(denoiser, x0)
     assert isinstance(prediction, HeadPrediction), "a network of blocks has hidden states"
-    return prediction.hidden[:, -1]
+    return prediction.hidden[:, -1] if last is None else prediction.hidden[torch.arange(len(x0)), last]
 
 
 def _predict(denoiser: Denoiser, x0: Tensor) -> Prediction:

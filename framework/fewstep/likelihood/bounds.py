@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import UserError
+from fewstep.data.padding import implied_padding
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.grids.base import GRIDS
@@ -43,10 +44,14 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """`nats` (float64 [N]): an upper bound on -log p(x) / L of each sample, or its exact value if `exact`."""
+    """`nats` (float64 [N]): an upper bound on -log p(x) / L of each sample, or its exact value if `exact`.
+
+    L is the number of its tokens, without padding: `tokens` (float64 [N]).
+    """
 
     nats: Tensor
     exact: bool
+    tokens: Tensor
 
     @property
     def mean(self) -> float:
@@ -69,12 +74,16 @@ def score_model(
     evaluations: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    text: Tensor | None = None,
 ) -> Scores:
     """Score clean tokens x (LongTensor [N, L]) under a model, conditioned on `labels` (LongTensor [N]) if any.
 
     Each sample has its own random numbers, so that scores do not depend on the size of batches.
 
     Args:
+        text: BoolTensor [N, L], tokens that are no padding; None: all. Padding that follows from the end of its text is
+            not scored. A network of whole samples predicts padding without its end; its bound counts what that costs,
+            since it would be no bound on the length of the text otherwise.
         evaluations: number of steps evaluated for each sample, one in each stretch of the walk; None: all steps.
 
     Raises:
@@ -91,17 +100,30 @@ def score_model(
     posterior: Posterior = getattr(model.recipe.sampler, "posterior", "drawn")
     times = GRIDS.build("linear").times(steps)
     device, parts = model.denoiser.device, []
+    text = torch.ones_like(x, dtype=torch.bool) if text is None else text.to(x.device)
+    blocks = model.denoiser.block_size
+    scored = torch.ones_like(text) if blocks is None else ~implied_padding(text, blocks)
     for first in range(0, len(x), batch_size):
         part = slice(first, first + batch_size)
         rows = x[part].to(device)
         if exact:
-            parts.append(token_nll(model.denoiser, rows).double().sum(1).cpu())
+            parts.append((token_nll(model.denoiser, rows).double() * scored[part].to(device)).sum(1).cpu())
             continue
         streams = SampleStreams(seed, range(first, first + len(rows)))
         classes = None if labels is None else labels[part].to(device)
-        nats = bound(model.denoiser, rows, times, streams, labels=classes, posterior=posterior, evaluations=evaluations)
+        nats = bound(
+            model.denoiser,
+            rows,
+            times,
+            streams,
+            labels=classes,
+            posterior=posterior,
+            evaluations=evaluations,
+            scored=scored[part].to(device),
+        )
         parts.append(nats.cpu())
-    return Scores(torch.cat(parts) / x.shape[1], exact)
+    tokens = text.sum(1).double().cpu()
+    return Scores(torch.cat(parts) / tokens, exact, tokens)
 
 
 def unscored(model: Scored) -> str | None:
@@ -140,6 +162,7 @@ def bound(
     labels: Tensor | None = None,
     posterior: Posterior = "drawn",
     evaluations: int | None = None,
+    scored: Tensor | None = None,
 ) -> Tensor:
     """Unbiased estimates of the negative ELBO of the walk along `times` (1 to 0), nats a sample, float64 [B].
 
@@ -151,9 +174,13 @@ def bound(
     If a masked schedule leaves some signal at t = 1, the divergence from the prior would be infinite: a prior of masks
     never shows a token. So q's first state is drawn from the prior, at no cost, and the first step bears the
     difference.
+
+    Args:
+        scored: BoolTensor [B, L], tokens whose terms count; None: all.
     """
     process, cond = discrete(denoiser.process), Condition(labels, context=None if denoiser.block_size is None else x)
-    total = torch.full((len(x),), x.shape[1] * prior_divergence(process), dtype=torch.float64, device=x.device)
+    scored = torch.ones_like(x, dtype=torch.bool) if scored is None else scored
+    total = scored.sum(1).double() * prior_divergence(process)
     for look in _looks(times, evaluations, streams, x):
         z = process.corrupt(x, look.t, generator=streams).x_t
         if process.carry_over:
@@ -161,7 +188,7 @@ def bound(
             z = torch.where(look.first[:, None], masks, z)
         prediction = denoiser(z, look.t.float(), look.s.float(), cond=cond)
         if process.carry_over:
-            total += look.weight * _revealed(process, prediction.nll(x).double(), z, look).sum(1)
+            total += look.weight * (_revealed(process, prediction.nll(x).double(), z, look) * scored).sum(1)
             continue
 
         def rows(log_p: Tensor, x0: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
@@ -170,7 +197,8 @@ def bound(
         t, s, weight = (values[:, None].expand(x.shape) for values in (look.t, look.s, look.weight))
         plugged = prediction.output if posterior == "plugged" else prediction
         (costs,) = plugged.scan(rows, prediction.where, x, z, t, s)
-        total.index_add_(0, prediction.where.nonzero()[:, 0], costs.double() * weight[prediction.where])
+        weights = (weight * scored)[prediction.where]
+        total.index_add_(0, prediction.where.nonzero()[:, 0], costs.double() * weights)
     return total
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
+from fewstep.data.text.text import TextDataset
 from fewstep.likelihood.references import Encoded, Reference
 
 PREFIX = "hf:"
@@ -30,6 +31,9 @@ class CausalLM(Reference):
 
     As is usual for GPT-2, the first token of a sample is context and not scored, and tokens beyond the model's context
     length are cut off. Likelihoods are per token of the model, so they compare only with those of the same model.
+
+    Texts are read up to their ends, and padding is not scored. Between the documents of a sample stands the model's own
+    end-of-text token; special tokens that a text spells out are text.
 
     Args:
         model: from transformers' AutoModelForCausalLM.
@@ -56,16 +60,29 @@ class CausalLM(Reference):
 
     def encode(self, samples: Tensor) -> Encoded:
         if self.tokenizer is None:
-            ids = samples[:, : self.context]
-            counted = torch.ones_like(ids, dtype=torch.bool)
+            ids = samples[:, : self.context].cpu()
+            counted = self.dataset.text_mask(ids)
         else:
-            texts = self.dataset.to_text(samples)
-            rows = [self.tokenizer.encode(text, add_special_tokens=False)[: self.context] for text in texts]
+            rows = [self._encode(documents)[: self.context] for documents in self._documents(samples)]
             width = max(1, *map(len, rows))
             ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
             counted = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
         counted[:, 0] = False
         return Encoded(ids, counted)
+
+    def _documents(self, samples: Tensor) -> list[list[str]]:
+        """Texts of each sample: its documents, or all of it as one."""
+        if isinstance(self.dataset, TextDataset):
+            return self.dataset.documents(samples)
+        return [[text] for text in self.dataset.to_text(samples)]
+
+    def _encode(self, documents: list[str]) -> list[int]:
+        """Ids of documents with the model's end-of-text token between them."""
+        ends = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        rows = [
+            self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in documents
+        ]
+        return [token for number, row in enumerate(rows) for token in (*(ends if number else ()), *row)]
 
     def nll(self, encoded: Encoded) -> Tensor:
         ids, counted = encoded.ids.to(self.device), encoded.counted.to(self.device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import UserError
+from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser, DenoiserAround
 from fewstep.likelihood.autoregressive import check_autoregressive, last_hidden, token_nll
 from fewstep.runtime.digest import weights_digest
@@ -80,20 +81,26 @@ class DenoiserReference(Reference):
 
     Args:
         label: name of the reference in messages.
+        dataset: the samples' dataset, which says which tokens are padding; padding is not scored. None for none.
 
     Raises:
         UserError: it predicts more than one token at once, or is conditioned on labels.
     """
 
-    def __init__(self, denoiser: Denoiser, label: str) -> None:
+    def __init__(self, denoiser: Denoiser, label: str, dataset: Dataset | None = None) -> None:
         check_autoregressive(denoiser, label)
         self.network: Denoiser = denoiser
+        self.dataset = dataset
 
     def encode(self, samples: Tensor) -> Encoded:
-        return Encoded(samples, torch.ones_like(samples, dtype=torch.bool))
+        samples = samples.cpu()
+        if self.dataset is None:
+            return Encoded(samples, torch.ones_like(samples, dtype=torch.bool))
+        return Encoded(samples, self.dataset.text_mask(samples))
 
     def nll(self, encoded: Encoded) -> Tensor:
-        return token_nll(self.network, encoded.ids.to(self.device))
+        nll = token_nll(self.network, encoded.ids.to(self.device))
+        return nll if bool(encoded.counted.all()) else nll.masked_fill(~encoded.counted.to(self.device), 0.0)
 
     def features(self, encoded: Encoded) -> Tensor:
-        return last_hidden(self.network, encoded.ids.to(self.device))
+        return last_hidden(self.network, encoded.ids.to(self.device), encoded.counted.sum(1) - 1)

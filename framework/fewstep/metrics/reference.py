@@ -63,7 +63,7 @@ class ReferenceMetric(CollectingMetric):
         label = f"{config.type}: the reference '{config.reference}'"
         if not isinstance(network, Denoiser):
             raise UserError(f"{label} is no autoregressive model: {network.refusal}")
-        return DenoiserReference(network, label)
+        return DenoiserReference(network, label, self.dataset)
 
     def real(self, count: int) -> Tensor:
         """Up to `count` different real samples, always the same ones (LongTensor [N, L])."""

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.registry import Registry
+from fewstep.data.padding import implied_padding, text_mask
 from fewstep.denoisers.base import NOTHING, Denoiser, Network
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.predictions.condition import Condition
@@ -61,10 +62,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class Batch:
-    """Clean tokens `x0` (LongTensor [B, L]) and their conditions."""
+    """Clean tokens `x0` (LongTensor [B, L]) and their conditions.
+
+    Args:
+        text: BoolTensor [B, L], tokens of the texts up to their ends, where samples are padded; None if all tokens are.
+        implied: BoolTensor [B, L], padding that follows from clean tokens that the network sees, at no cost; None for
+            none.
+    """
 
     x0: Tensor
     cond: Condition = NOTHING
+    text: Tensor | None = None
+    implied: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -72,8 +81,25 @@ class Batch:
 
     def halves(self) -> tuple[Batch, Batch]:
         """The two halves of a batch of an even number of samples."""
-        first, second = map(Batch, self.x0.chunk(2), self.cond.split(2))
+        masks = ([None, None] if mask is None else mask.chunk(2) for mask in (self.text, self.implied))
+        first, second = map(Batch, self.x0.chunk(2), self.cond.split(2), *masks)
         return first, second
+
+    def counted(self, values: Tensor) -> Tensor:
+        """Values of tokens [B, L], 0 at implied padding."""
+        return values if self.implied is None else values.masked_fill(self.implied, 0.0)
+
+    def tokens(self, where: Tensor | None = None) -> Tensor:
+        """Number of text tokens, a scalar, of all or of those in `where` (BoolTensor [B, L])."""
+        where = torch.ones_like(self.x0, dtype=torch.bool) if where is None else where
+        return (where if self.text is None else where & self.text).sum()
+
+    def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
+        """Sum of values [B, L] over the number of text tokens, a scalar; see `StepContext.mean`."""
+        if where is None and self.text is None:
+            return values.mean()
+        values = self.counted(values if where is None else values.masked_fill(~where, 0.0))
+        return values.sum() / self.tokens(where).clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -105,6 +131,10 @@ class StepContext:
     steps: int = 1
     folder: Path | None = None
     """Folder for files of the objective."""
+    end: int | None = None
+    """Symbol that ends the text of a sample and fills what is left of it; None for data without padding."""
+    batch: Batch | None = None
+    """The batch of this call of `loss`; the trainer sets it."""
     diagnose: bool = False
     """Whether this step should also compute costly diagnostics; the trainer sets it now and then."""
 
@@ -136,20 +166,34 @@ class StepContext:
         times = self.sample_time(count * blocks, antithetic=antithetic).view(count, blocks)
         return times.repeat_interleave(student.block_size, 1)
 
-    def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
+    def as_batch(self, x0: Tensor, cond: Condition = NOTHING) -> Batch:
+        """Clean tokens [B, L] as a batch: data, or samples that a network has drawn."""
+        if self.end is None:
+            return Batch(x0, cond)
+        text, block_size = text_mask(x0, self.end), self.roles["student"].block_size
+        return Batch(x0, cond, text, None if block_size is None else implied_padding(text, block_size))
+
+    def mean(self, values: Tensor, where: Tensor | None = None, *, batch: Batch | None = None) -> Tensor:
         """Mean over the tokens that this step supervises, a scalar; objectives reduce their losses here or by `sum`.
+
+        Padding is no token of the mean: the sum of values is divided by the number of text tokens, the ends of texts
+        among them. In the sum, padding that follows from what the network sees is left out. A network that predicts
+        whole samples sees no end when it predicts what is behind it; there the cost of the padding is what the model
+        does not know of the length of the text. Without it the loss would bound no likelihood, and samplers could not
+        draw where texts end.
 
         Args:
             values: a loss for each token, float [B, L].
             where: BoolTensor [B, L]; the mean is over its true positions, and 0 if there are none.
+            batch: samples that the values belong to; None for those of the step.
         """
-        if where is None:
-            return values.mean()
-        return values.masked_fill(~where, 0.0).sum() / where.sum().clamp_min(1)
+        batch = self.batch if batch is None else batch
+        return (Batch(values) if batch is None else batch).mean(values, where)
 
-    def sum(self, values: Tensor) -> Tensor:
+    def sum(self, values: Tensor, *, batch: Batch | None = None) -> Tensor:
         """Sum over all tokens [B, L] of the batch, a scalar; estimated from those that this step supervises."""
-        return values.sum()
+        batch = self.batch if batch is None else batch
+        return (values if batch is None else batch.counted(values)).sum()
 
 
 class Objective(Component, ABC):

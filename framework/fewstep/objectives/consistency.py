@@ -86,7 +86,7 @@ class Consistency(Objective):
         revealed = student.nll(batch.x0) * ~both
         metrics: dict[str, Any] = {
             "round": torch.tensor(c.round(ctx)),
-            "divergence": (value.detach().sum(), both.sum()),
+            "divergence": (batch.counted(value.detach()).sum(), batch.tokens(both)),
         }
         return LossOutput(ctx.mean(value + revealed, student.where), metrics)
 

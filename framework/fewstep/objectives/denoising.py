@@ -80,5 +80,4 @@ class Denoising(Objective):
         elif c.loss == "bound":
             value = bound(discrete(ctx.process), prediction, batch.x0, corrupted.x_t, t)
         loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * value)
-        noised = corrupted.noised.sum().clamp_min(1)
-        return LossOutput(loss, {"nll_noised": (nll.detach() * corrupted.noised).sum() / noised})
+        return LossOutput(loss, {"nll_noised": batch.mean(nll.detach(), corrupted.noised)})

@@ -108,18 +108,20 @@ class DiDi(Objective):
         z_t = ctx.process.corrupt(trajectory.x, t, generator=ctx.generators["noise"]).x_t
         reward = log_ratio(z_t, t, cond, ctx)
         advantage = loss_weight(c, t, ctx.process.schedule) * self.advantages(reward)
-        policy = -(advantage * trajectory.log_p).mean() / trajectory.x.shape[1]
+        samples = ctx.as_batch(trajectory.x)
+        length = trajectory.x.shape[1] if samples.text is None else samples.tokens() / samples.size
+        policy = -(advantage * trajectory.log_p).mean() / length
 
         # 3. Regularisers: nearness to the teacher, and entropy.
         with torch.no_grad():
             teacher = ctx.roles["teacher"](trajectory.z, trajectory.tau, cond=cond)
         gap = divergence("jeffreys", trajectory.prediction, teacher, trajectory.prediction.where)
         entropy = trajectory.prediction.entropy()
-        loss = policy + c.jeffreys * gap.mean() - c.entropy * entropy.mean()
-        count = trajectory.prediction.where.sum()
+        loss = policy + c.jeffreys * samples.mean(gap) - c.entropy * samples.mean(entropy)
+        count = samples.tokens(trajectory.prediction.where)
         metrics: dict[str, Any] = {
             "reward": reward.mean(),
-            "log_p": trajectory.log_p.detach().mean() / trajectory.x.shape[1],
+            "log_p": trajectory.log_p.detach().mean() / length,
         }
         metrics["jeffreys"] = (gap.detach().sum(), count)
         metrics["student_entropy"] = (entropy.detach().sum(), count)

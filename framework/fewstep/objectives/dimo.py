@@ -144,7 +144,8 @@ class DiMO(Objective):
         def value(a: Tensor, x: Tensor) -> Tensor:
             return -(1 - share) * a.gather(1, x[:, None])[:, 0] - share * a.mean(-1)
 
-        loss = ctx.mean(rowwise(value, [auxiliary], [generated.x], where=auxiliary.where), auxiliary.where)
+        values = rowwise(value, [auxiliary], [generated.x], where=auxiliary.where)
+        loss = ctx.mean(values, auxiliary.where, batch=ctx.as_batch(generated.x))
         return LossOutput(loss, {"auxiliary_loss": loss.detach()})
 
 

@@ -90,7 +90,8 @@ class DMMDInstant(Objective):
 
         # 3. The change of the teacher's loss, with the student's soft probabilities in the place of x.
         value = rowwise(lambda p, d: -expectation(p, d), [step.prediction, change], where=change.where)
-        loss = c.step_size * ctx.mean(per_token(loss_weight(c, step.s, ctx.process.schedule)) * value)
+        weight = per_token(loss_weight(c, step.s, ctx.process.schedule))
+        loss = c.step_size * ctx.mean(weight * value, batch=second)
         with torch.no_grad():
             entropy = step.prediction.entropy().sum() / step.prediction.where.sum().clamp_min(1)
             norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
@@ -107,12 +108,12 @@ class DMMDInstant(Objective):
             prediction = teacher(step.z_s, step.s, cond=batch.cond)
             soft = soft_targets(self.config.target, ctx.process)
             value = prediction.cross_entropy(step.prediction.shaped(Tensor.detach)) if soft else prediction.nll(step.x)
-            loss = (weight * value).mean()
+            loss = batch.mean(weight * value)
             if self.config.centred:
                 z_s = discrete(ctx.process).posterior_sample(
                     batch.x0, step.z_t, step.t, step.s, generator=ctx.generators["sample"]
                 )
-                loss = loss - (weight * teacher(z_s, step.s, cond=batch.cond).nll(batch.x0)).mean()
+                loss = loss - batch.mean(weight * teacher(z_s, step.s, cond=batch.cond).nll(batch.x0))
             grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), grads, strict=True)}
 

@@ -45,5 +45,5 @@ class KnowledgeDistillation(Objective):
         if c.data_weight:
             value = value + c.data_weight * student.nll(batch.x0)
         loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * value)
-        divergence = cross_entropy.detach().sum() - teacher.entropy().sum()
-        return LossOutput(loss, {"kl_to_teacher": (divergence, student.where.sum())})
+        divergence = batch.counted(cross_entropy.detach()).sum() - batch.counted(teacher.entropy()).sum()
+        return LossOutput(loss, {"kl_to_teacher": (divergence, batch.tokens(student.where))})

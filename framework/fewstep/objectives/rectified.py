@@ -94,8 +94,9 @@ class Rectified(Objective):
         t = ctx.sample_time(batch.size, antithetic=True)
         z_t = interpolate(x, start, ctx.process.schedule.alpha(t), ctx.generators["noise"])
         nll = ctx.roles["student"](z_t, t, torch.zeros_like(t), generator=ctx.generators["noise"]).nll(x)
-        noised = z_t != x
-        return LossOutput(ctx.mean(nll), {"nll_noised": ((nll.detach() * noised).sum(), noised.sum())})
+        noised, samples = z_t != x, ctx.as_batch(x)
+        metric = ((nll.detach() * noised).sum(), samples.tokens(noised))
+        return LossOutput(ctx.mean(nll, batch=samples), {"nll_noised": metric})
 
     def state_dict(self) -> dict[str, object]:
         return {"position": self.store.position}

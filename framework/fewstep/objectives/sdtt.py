@@ -63,7 +63,7 @@ class SDTT(Objective):
         assert isinstance(loss, Tensor)
         metrics: dict[str, Any] = {
             "round": torch.tensor(c.round(ctx)),
-            "divergence": (loss.detach().sum(), student.where.sum()),
+            "divergence": (batch.counted(loss.detach()).sum(), batch.tokens(student.where)),
         }
         return LossOutput(ctx.mean(loss, student.where), metrics)
 

@@ -143,6 +143,13 @@ def check_labels(recipe: Recipe) -> Complaints:
         )
 
 
+def check_blocks(recipe: Recipe) -> Complaints:
+    """Samples are a whole number of blocks, where both are known before the data are read."""
+    length, block_size = getattr(recipe.data, "length", None), getattr(recipe.backbone, "block_size", None)
+    if isinstance(length, int) and isinstance(block_size, int) and length % block_size:
+        yield "backbone.block_size", f"samples of {length} tokens are no whole number of blocks of {block_size}"
+
+
 def check_batch(recipe: Recipe) -> Complaints:
     """Micro-batches have equal sizes."""
     size, parts = recipe.train.batch_size, recipe.train.accumulate
@@ -179,6 +186,7 @@ CHECKS: tuple[Callable[[Recipe], Complaints], ...] = (
     check_steps,
     check_adapters,
     check_labels,
+    check_blocks,
     check_batch,
     check_trained_roles,
     check_components,

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewstep.core.errors import RecipeError
 from fewstep.core.registry import Raw
 from fewstep.denoisers.autoencoder import NetworkAutoencoder
-from fewstep.objectives.base import OBJECTIVES, StepContext
+from fewstep.objectives.base import OBJECTIVES, Batch, StepContext
 from fewstep.recipe import dump_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.runs.checkpoint import list_checkpoints
@@ -140,11 +140,11 @@ def _check_gradients(trainer: Trainer) -> None:
 class _Doubled(StepContext):
     """A context with reductions twice as large."""
 
-    def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
-        return 2 * super().mean(values, where)
+    def mean(self, values: Tensor, where: Tensor | None = None, *, batch: Batch | None = None) -> Tensor:
+        return 2 * super().mean(values, where, batch=batch)
 
-    def sum(self, values: Tensor) -> Tensor:
-        return 2 * super().sum(values)
+    def sum(self, values: Tensor, *, batch: Batch | None = None) -> Tensor:
+        return 2 * super().sum(values, batch=batch)
 
 
 def _check_reduction(trainer: Trainer) -> None:

@@ -93,7 +93,13 @@ class Trainer:
         self.loader = self._loader()
         streams = {name: generator_for(settings.seed, name, self.device) for name in _STREAMS}
         self.ctx = StepContext(
-            self.roles, self.process, streams, self.device, steps=settings.train.steps, folder=run.path
+            self.roles,
+            self.process,
+            streams,
+            self.device,
+            steps=settings.train.steps,
+            folder=run.path,
+            end=self.dataset.end,
         )
         self.generators = {**streams, **_global_generators(self.device)}
         if self.dataset.augments:
@@ -231,10 +237,11 @@ class Trainer:
         if self.dataset.augments:
             x0 = self.dataset.augment(x0, self.generators["augment"])
         labels = None if self.labels is None else self.labels[rows]
-        return Batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
+        return self.ctx.as_batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
 
     def _micro_batch(self, phase: Phase, batch: Batch) -> Tensor:
         """Backward pass of one micro-batch; returns its share of the batch's mean loss."""
+        self.ctx.batch = batch
         share = batch.size / self.settings.train.batch_size
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.train.precision == "bf16"):
             out = self.objective.loss(phase, batch, self.ctx)

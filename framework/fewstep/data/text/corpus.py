@@ -106,8 +106,20 @@ class Corpus(TextDataset):
                 re.compile(self.marker)
             except re.error as error:
                 yield "marker", f"is no regular expression ({error})"
+            yield from self._check_ends()
+
+        def _check_ends(self) -> Iterator[tuple[str, str]]:
+            """What ends a document: the tokenizer's own symbol, or a text that it can write."""
+            no_end = TOKENIZERS.get(self.tokenizer.type).cls.no_end(self.tokenizer)
             if self.packing == "pad" and self.separator is not None:
                 yield "separator", "`packing: pad` fills samples with the tokenizer's end; leave separator null"
+            if self.packing == "pad" and no_end:
+                yield "packing", no_end
+            elif self.separator is None and no_end:
+                yield "separator", f'{no_end}; or set separator to a text between documents, or "" for none'
+            unknown = set(self.separator or "") - set(getattr(self.tokenizer, "alphabet", None) or self.separator or "")
+            if unknown:
+                yield "separator", f"character {min(unknown)!r} is not in data.tokenizer.alphabet"
 
         def _check_format(self) -> Iterator[tuple[str, str]]:
             """Files whose names say that they are not read, and a `field` that no file has."""
@@ -158,7 +170,8 @@ class Corpus(TextDataset):
         if c.packing == "wrap":
             return Windows(shards, c.length)
         if self.tokenizer.end is None:
-            raise UserError(f"data.packing: tokenizer '{c.tokenizer.type}' has no symbol that ends a document")
+            reason = type(self.tokenizer).no_end(c.tokenizer) or "the tokenizer has no symbol that ends a document"
+            raise UserError(f"data.packing: {reason}")
         return PaddedDocuments(shards, c.length, self.tokenizer.end)
 
     @cached_property
@@ -167,13 +180,23 @@ class Corpus(TextDataset):
         shards = [entry["sha256"] for entry in self.prepared.manifest["shards"] if entry["part"] == "train"]
         return hashlib.sha256(json.dumps([shards, self.config.packing, self.config.length]).encode()).hexdigest()
 
+    @property
+    def end(self) -> int | None:  # type: ignore[override]
+        """The tokenizer's end, where samples are documents that it ends and fills (packing: pad)."""
+        return self.tokenizer.end if self.config.packing == "pad" else None
+
     def to_text(self, samples: Tensor) -> list[str]:
-        """Texts of samples; the symbol for the end of a document is written out."""
+        """Texts of samples up to their end; in wrapped samples the ends of documents are written out."""
+        end = self.tokenizer.end
+        name = "" if end is None or self.config.packing == "pad" else self.tokenizer.symbols()[end]
+        return [name.join(documents) for documents in self.documents(samples)]
+
+    def documents(self, samples: Tensor) -> list[list[str]]:
         end = self.tokenizer.end
         if end is None:
-            return super().to_text(samples)
-        name = self.tokenizer.symbols()[end]
-        return [name.join(map(self.tokenizer.decode, _split(row, end))) for row in samples.tolist()]
+            return super().documents(samples)
+        last = 1 if self.config.packing == "pad" else None
+        return [[self.tokenizer.decode(part) for part in _split(row, end)[:last]] for row in samples.tolist()]
 
     def make_tokenizer(self) -> Tokenizer:
         return TOKENIZERS.build(self.config.tokenizer)

@@ -42,6 +42,10 @@ class TextDataset(Dataset):
     def to_text(self, samples: Tensor) -> list[str]:
         return [self.tokenizer.decode(row) for row in samples.tolist()]
 
+    def documents(self, samples: Tensor) -> list[list[str]]:
+        """Documents of each sample [N, L], or the parts of them that it holds, without the symbols that end them."""
+        return [[text] for text in self.to_text(samples)]
+
     def symbols(self) -> list[str]:
         return self.tokenizer.symbols()
 

@@ -11,12 +11,15 @@ from fewstep.data.base import Dataset
 from fewstep.data.images.base import ImageDataset
 from fewstep.metrics.base import METRICS, Metric, MetricConfig
 
+_PADDING = -1
+
 
 @METRICS.register("nearest_neighbour")
 class NearestNeighbour(Metric):
     """Mean distance from a sample to its nearest training sample, and the share of exact copies.
 
-    The distance of images is Euclidean, of pixels in [0, 1]; that of other data is the share of tokens that differ.
+    The distance of images is Euclidean, of pixels in [0, 1]; that of other data is the share of tokens that differ, of
+    those of the longer text where samples are padded.
     `nn_data` is the same distance for training samples, each to its nearest other one. Samples far below it are
     memorised.
     """
@@ -35,15 +38,19 @@ class NearestNeighbour(Metric):
         )
         self.nearest: list[Tensor] = []
 
-    @staticmethod
-    def _points(tokens: Tensor, images: Tensor | None) -> Tensor:
-        return tokens.cpu().float() if images is None else images.flatten(1)
+    def _points(self, tokens: Tensor, images: Tensor | None) -> Tensor:
+        """Images as rows of pixels; or tokens, padding as -1."""
+        if images is not None:
+            return images.flatten(1)
+        tokens = tokens.cpu().long()
+        return tokens.where(self.dataset.text_mask(tokens), _PADDING).float()
 
     def _distances(self, points: Tensor) -> Tensor:
         """[N, M] distances to the training set."""
         if self.dataset.kind == "image":
             return torch.cdist(points, self.reference, compute_mode="donot_use_mm_for_euclid_dist")
-        return torch.cdist(points, self.reference, p=0) / points.shape[1]
+        longer = [(side != _PADDING).sum(1) for side in (points, self.reference)]
+        return torch.cdist(points, self.reference, p=0) / torch.maximum(longer[0][:, None], longer[1])
 
     def update(self, samples: Tensor) -> None:
         dataset = self.dataset

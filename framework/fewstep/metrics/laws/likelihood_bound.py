@@ -74,15 +74,22 @@ class LikelihoodBound(ModelMetric):
 
     def measure(self, model: DrawnFrom) -> dict[str, float]:
         c, rows = self.config, self._rows()
-        scores = score_model(model, rows, steps=c.steps, evaluations=c.evaluations, batch_size=c.batch_size)
-        bits = scores.nats * (rows.shape[1] / math.log(2))
+        scores = score_model(
+            model,
+            rows,
+            steps=c.steps,
+            evaluations=c.evaluations,
+            batch_size=c.batch_size,
+            text=self.dataset.text_mask(rows),
+        )
+        bits = scores.nats * (scores.tokens / math.log(2))
         mean, error = ratio(bits, self._units(rows))
         return {"bound_bits": mean, "bound_bits_stderr": error, "bound_exact": float(scores.exact)}
 
     def _units(self, rows: Tensor) -> Tensor:
         """Number of tokens or characters of each sample, which its bits are divided by: float64 [N]."""
         if self.config.per == "token":
-            return torch.full((len(rows),), rows.shape[1], dtype=torch.float64)
+            return self.dataset.text_mask(rows).sum(1).double()
         return torch.tensor([len(text) for text in self.dataset.to_text(rows)], dtype=torch.float64)
 
     def _rows(self) -> Tensor:

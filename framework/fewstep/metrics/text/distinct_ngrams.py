@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig
 from fewstep.metrics.reference import real_samples
-from fewstep.metrics.text.ngrams import ngram_numbers
+from fewstep.metrics.text.ngrams import ngram_mask, ngram_numbers
 
 
 @METRICS.register("distinct_ngrams")
@@ -31,15 +31,15 @@ class DistinctNgrams(CollectingMetric):
         samples = self.samples
         real = real_samples(self.dataset, len(samples))
         return {
-            f"distinct_{n}{end}": distinct(rows, n)
+            f"distinct_{n}{end}": distinct(rows, n, self.dataset.text_mask(rows))
             for n in (1, 2, 3, 4)
             for end, rows in (("", samples), ("_data", real))
         }
 
 
-def distinct(samples: Tensor, n: int) -> float:
-    """Distinct n-grams over n-grams of samples [N, L]; 0 where samples are shorter than n."""
+def distinct(samples: Tensor, n: int, text: Tensor) -> float:
+    """Distinct n-grams over n-grams of the texts (`text` [N, L] is true) of samples [N, L]; 0 if all are shorter."""
     if samples.shape[1] < n:
         return 0.0
-    (numbers,) = ngram_numbers(samples, n=n)
-    return len(torch.unique(numbers)) / numbers.numel()
+    numbers = ngram_numbers(samples, n=n)[0][ngram_mask(text, n)]
+    return len(torch.unique(numbers)) / max(1, numbers.numel())

@@ -42,8 +42,11 @@ class GenerativePerplexity(ReferenceMetric):
         values = {}
         for end, tokens in (("", samples), ("_data", self.real(len(samples)))):
             values[f"gen_ppl{end}"] = math.exp(self._mean_nll(tokens))
-            values[f"gen_entropy{end}"] = float(row_entropy(tokens, self.dataset.spec.vocab_size).mean())
+            values[f"gen_entropy{end}"] = float(self._entropy(tokens))
         return {name: values[name] for name in self.directions}
+
+    def _entropy(self, tokens: Tensor) -> Tensor:
+        return row_entropy(tokens, self.dataset.spec.vocab_size, self.dataset.text_mask(tokens)).mean()
 
     @torch.no_grad()
     def _mean_nll(self, tokens: Tensor) -> float:

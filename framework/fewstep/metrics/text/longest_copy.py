@@ -44,10 +44,14 @@ class LongestCopy(Metric):
     @cached_property
     def _train(self) -> Tensor:
         """All training samples as int64; cached, since they may have to be read and widened."""
-        return self.dataset.train[:].long()
+        return self._without_padding(self.dataset.train[:].long(), 0)
+
+    def _without_padding(self, rows: Tensor, number: int) -> Tensor:
+        """Rows whose padding is a symbol of its own for each side, so that it is never a copy."""
+        return rows.where(self.dataset.text_mask(rows), self.dataset.spec.vocab_size + number)
 
     def update(self, samples: Tensor) -> None:
-        self.spans.append(longest_spans(samples.cpu(), self._train))
+        self.spans.append(longest_spans(self._without_padding(samples.cpu(), 1), self._train))
 
     def compute(self) -> dict[str, float]:
         spans = torch.cat(self.spans).double()
@@ -62,9 +66,10 @@ class LongestCopy(Metric):
         train, held_out = self._train, self.dataset.held_out
         if held_out is None:
             last = min(_REFERENCES, -(-len(train) // 10))
-            return train[-last:], train[:-last]
+            rows = self.dataset.train[-last:].long()
+            return self._without_padding(rows, 1), train[:-last]
         order = torch.randperm(len(held_out), generator=generator_for(0, "longest_copy"))
-        return held_out[order[:_REFERENCES]].long(), train
+        return self._without_padding(held_out[order[:_REFERENCES]].long(), 1), train
 
 
 def longest_spans(samples: Tensor, source: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig
 from fewstep.metrics.reference import real_samples
-from fewstep.metrics.text.ngrams import ngram_numbers
+from fewstep.metrics.text.ngrams import ngram_mask, ngram_numbers
 
 _SIZES = (2, 4, 8)
 
@@ -38,15 +38,21 @@ class NgramNovelty(CollectingMetric):
         else:
             real, reference = real_samples(self.dataset, len(samples)), train
         return {
-            f"novel_{n}{end}": novelty(rows, source, n)
+            f"novel_{n}{end}": novelty(rows, source, n, *map(self.dataset.text_mask, (rows, source)))
             for n in _SIZES
             for end, rows, source in (("", samples, train), ("_data", real, reference))
         }
 
 
-def novelty(samples: Tensor, source: Tensor, n: int) -> float:
-    """Share of the n-grams of samples [N, L] that occur in no row of `source` [M, L]; 0 if n > L."""
+def novelty(samples: Tensor, source: Tensor, n: int, text: Tensor, source_text: Tensor) -> float:
+    """Share of the n-grams of samples [N, L] that occur in no row of `source` [M, L]; 0 if there are none.
+
+    Args:
+        text: BoolTensor [N, L], tokens of the samples that are no padding.
+        source_text: BoolTensor [M, L], the same of the source.
+    """
     if samples.shape[1] < n:
         return 0.0
     ours, theirs = ngram_numbers(samples, source, n=n)
-    return float((~torch.isin(ours, theirs)).double().mean())
+    ours, theirs = ours[ngram_mask(text, n)], theirs[ngram_mask(source_text, n)]
+    return float((~torch.isin(ours, theirs)).double().mean()) if len(ours) else 0.0

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def ngram_mask(text: Tensor, n: int) -> Tensor:
+    """N-grams that lie within the text (BoolTensor [N, L + 1 - n]) of samples with the mask `text` [N, L]."""
+    return text[:, n - 1 :]
+
+
 def ngram_numbers(*sources: Tensor, n: int) -> list[Tensor]:
     """A number for every n-gram of each source (LongTensor [N, L] -> [N, L + 1 - n]), the same for the same n-gram.
 

@@ -15,7 +15,7 @@ from fewstep.metrics.base import METRICS, Metric, MetricConfig
 class SampleEntropy(Metric):
     """Shannon entropy in nats of the token counts within one sample, averaged over samples.
 
-    Samples that repeat themselves score low; `entropy_data` is the value of the training data.
+    Padding does not count. Samples that repeat themselves score low; `entropy_data` is the value of the training data.
     """
 
     directions: ClassVar = {"sample_entropy": "info", "entropy_data": "info"}
@@ -30,15 +30,17 @@ class SampleEntropy(Metric):
         self.values: list[Tensor] = []
 
     def update(self, samples: Tensor) -> None:
-        self.values.append(row_entropy(samples.cpu(), self.dataset.spec.vocab_size))
+        samples = samples.cpu()
+        self.values.append(row_entropy(samples, self.dataset.spec.vocab_size, self.dataset.text_mask(samples)))
 
     def compute(self) -> dict[str, float]:
-        data = row_entropy(self.dataset.train[:2000].long(), self.dataset.spec.vocab_size)
+        rows = self.dataset.train[:2000].long()
+        data = row_entropy(rows, self.dataset.spec.vocab_size, self.dataset.text_mask(rows))
         return {"sample_entropy": float(torch.cat(self.values).mean()), "entropy_data": float(data.mean())}
 
 
-def row_entropy(tokens: Tensor, vocab_size: int) -> Tensor:
-    """Entropy in nats of the token counts of each row (float64 [N]) of ids [N, L]."""
+def row_entropy(tokens: Tensor, vocab_size: int, text: Tensor) -> Tensor:
+    """Entropy in nats of the token counts of each row (float64 [N]) of ids [N, L], where `text` [N, L] is true."""
     counts = torch.zeros(tokens.shape[0], vocab_size, dtype=torch.float64)
-    counts.scatter_add_(1, tokens, torch.ones(tokens.shape, dtype=torch.float64))
-    return torch.special.entr(counts / tokens.shape[1]).sum(1)
+    counts.scatter_add_(1, tokens, text.double())
+    return torch.special.entr(counts / text.sum(1, keepdim=True)).sum(1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.metrics.base import METRICS, CollectingMetric, MetricConfig
 from fewstep.metrics.reference import real_samples
-from fewstep.metrics.text.ngrams import ngram_numbers
+from fewstep.metrics.text.ngrams import ngram_mask, ngram_numbers
 
 
 @METRICS.register("self_bleu")
@@ -19,7 +19,8 @@ class SelfBleu(CollectingMetric):
     """Mean BLEU of each sample against all others (Texygen, arXiv 1802.01886): high if samples repeat each other.
 
     BLEU is the geometric mean of the clipped precisions of n-grams of 1 to `order` tokens, 0 if one of them is 0
-    (Papineni et al. 2002). All samples have the same length, so there is no brevity penalty. `self_bleu_data` is the
+    (Papineni et al. 2002). There is no brevity penalty. Padding does not count, and a text of fewer than n tokens has
+    precision 0 for n-grams. `self_bleu_data` is the
     value of the same number of real samples. It grows with the number of samples, so compare only at one number. Noise
     repeats nothing and fools it, so read it with a value of quality.
     """
@@ -38,22 +39,27 @@ class SelfBleu(CollectingMetric):
         if len(samples) < 2:
             raise UserError("self_bleu: one sample has no other to be compared with; draw more")
         order = min(self.config.order, samples.shape[1])
-        values = [self_bleu(rows, order) for rows in (samples, real_samples(self.dataset, len(samples)))]
+        sides = (samples, real_samples(self.dataset, len(samples)))
+        values = [self_bleu(rows, order, self.dataset.text_mask(rows)) for rows in sides]
         return dict(zip(self.directions, values, strict=True))
 
 
-def self_bleu(samples: Tensor, order: int) -> float:
-    """Mean over samples [N, L] of BLEU against all others, with n-grams of 1 to `order` tokens."""
+def self_bleu(samples: Tensor, order: int, text: Tensor) -> float:
+    """Mean over samples [N, L] of BLEU against all others, with n-grams of 1 to `order` tokens where `text` is true."""
     logs = torch.zeros(len(samples), dtype=torch.float64)
     for n in range(1, order + 1):
-        logs += _clipped_precision(ngram_numbers(samples, n=n)[0]).log() / order
+        logs += _clipped_precision(ngram_numbers(samples, n=n)[0], ngram_mask(text, n)).log() / order
     return float(logs.exp().mean())
 
 
-def _clipped_precision(numbers: Tensor) -> Tensor:
-    """Share of each row's n-grams that some other row matches, clipped at that row's count (float64 [N])."""
+def _clipped_precision(numbers: Tensor, where: Tensor) -> Tensor:
+    """Share of each row's n-grams that some other row matches, clipped at that row's count (float64 [N]).
+
+    Args:
+        where: BoolTensor, n-grams that count, in the shape of `numbers`.
+    """
     rows = torch.arange(len(numbers))[:, None].expand_as(numbers)
-    keys, counts = torch.unique(torch.stack((numbers, rows)).flatten(1), dim=1, return_counts=True)
+    keys, counts = torch.unique(torch.stack((numbers[where], rows[where])), dim=1, return_counts=True)
     grams, owners = keys
     # The largest and the second largest count of every n-gram over the rows: a row's own count does not serve as its
     # reference, so the row with the largest count is compared with the second largest.
@@ -69,4 +75,4 @@ def _clipped_precision(numbers: Tensor) -> Tensor:
     references = torch.where(starts, second[place], ranked[first][place])
     matched = torch.minimum(ranked, references).double()
     totals = torch.zeros(len(numbers), dtype=torch.float64).index_add_(0, owners[order], matched)
-    return totals / numbers.shape[1]
+    return totals / where.sum(1).clamp_min(1)

@@ -252,10 +252,8 @@ def _narrated(documents: Iterator[SourceDocument], job: Job, label: str) -> Iter
 def _write_shards(job: Job, tokenizer: Tokenizer, processes: int) -> None:
     """Write the shards that are missing."""
     if job.separator is None and tokenizer.end is None:
-        raise UserError(
-            f"data.separator: tokenizer '{job.tokenizer.type}' has no symbol that ends a document; "
-            'set a text to put between documents, or "" for none'
-        )
+        reason = type(tokenizer).no_end(job.tokenizer) or "the tokenizer has no symbol that ends a document"
+        raise UserError(f'data.separator: {reason}; or set separator to a text between documents, or "" for none')
     encode = Encoder(tokenizer, job.separator, job.source.share)
     records = _records(job.unfinished)
     start = _place(records[-1]["after"]) if records else START

@@ -14,7 +14,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,14 +57,19 @@ class TokenizerEntry(TypedDict):
     sha256: str
 
 
-class Manifest(TypedDict):
+class _Reading(TypedDict, total=False):
+    """Entries that folders of earlier versions lack."""
+
+    reading: str
+
+
+class Manifest(_Reading):
     """What a folder of shards holds and was made from.
 
     `reading` is the rule by which text was read; folders of earlier versions have none, and hold CRLF as it stood.
     """
 
     format: int
-    reading: NotRequired[str]
     settings: dict[str, object]
     sources: list[dict[str, object]]
     tokenizer: TokenizerEntry

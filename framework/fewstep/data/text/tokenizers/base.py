@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fewstep.core.component import Component
+from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
 
@@ -33,6 +33,11 @@ class Tokenizer(Component, ABC):
     """Way out for a recipe whose documents have a character that is refused, as a clause."""
     vocab_size: int
     end: int | None = None
+
+    @classmethod
+    def no_end(cls, config: ComponentConfig) -> str | None:
+        """Reason why a tokenizer of these settings has no `end`, and the way to one; None if it has."""
+        return None
 
     @property
     def sample(self) -> int:

@@ -33,6 +33,15 @@ class CharTokenizer(Tokenizer):
         super().__init__(config)
         self._set_alphabet(self.config.alphabet or "")
 
+    @classmethod
+    def no_end(cls, config: ComponentConfig) -> str | None:
+        assert isinstance(config, CharTokenizer.Config)
+        if config.end_symbol:
+            return None
+        return (
+            "tokenizer 'char' has no symbol that ends a document; set data.tokenizer to {type: char, end_symbol: true}"
+        )
+
     def fit(self, texts: Iterable[str]) -> None:
         if self.config.alphabet is None:
             characters: set[str] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar, Literal
@@ -13,10 +13,12 @@ from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
+from fewstep.core.recipe_view import RecipeView
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer, check_characters, refused_character
 from fewstep.runtime.hashing import LocalPath
 
 _FILE = "tokenizer.json"
+_NO_SOURCE = "set path to a tokenizer.json, or name to a model on the Hub"
 
 
 @TOKENIZERS.register("huggingface")
@@ -35,7 +37,18 @@ class HuggingFaceTokenizer(Tokenizer):
         name: str | None = Field(None, description="model on the Hub that has one, such as gpt2")
         end_token: str | None = Field("<|endoftext|>", description="token that ends a document; null for none")
 
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.path is None and self.name is None:
+                yield "", _NO_SOURCE
+
     config: Config
+
+    @classmethod
+    def no_end(cls, config: ComponentConfig) -> str | None:
+        assert isinstance(config, HuggingFaceTokenizer.Config)
+        if config.end_token is not None:
+            return None
+        return "tokenizer 'huggingface' has no symbol that ends a document; set data.tokenizer.end_token"
 
     def fit(self, texts: Iterable[str]) -> None:
         """Read or download the file; `texts` are not read."""
@@ -47,7 +60,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 raise UserError(f"data.tokenizer.path: cannot read '{c.path}': {error.strerror}") from None
             return
         if c.name is None:
-            raise UserError("data.tokenizer: set path to a tokenizer.json, or name to a model on the Hub")
+            raise UserError(f"data.tokenizer: {_NO_SOURCE}")
         try:
             tokenizer = library.Tokenizer.from_pretrained(c.name)
         except Exception as error:  # the library raises bare Exceptions
