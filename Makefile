@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
-# The tests run in two processes, whose threads stall each other if they wait for work by spinning. Alone, spinning
-# threads are one and a half times as fast as sleeping ones, so nothing else is told to sleep.
+# The tests run in two processes, whose threads stall each other if they wait for work by spinning. Outside tests the
+# command line lets them spin for some microseconds (framework/fewstep/runtime/threads.py).
 check test test-all: export OMP_WAIT_POLICY = passive
 check test test-all: export GOMP_SPINCOUNT = 0
 

@@ -13,8 +13,17 @@ import typer
 from fewstep.cli import catalogue, data, doctor, export, grid, importing, leaderboard, recipes, runs, sampling
 from fewstep.cli.lists import StepsCommand
 from fewstep.core import plugins
-from fewstep.core.errors import FewstepError, RecipeError
+from fewstep.core.errors import (
+    FewstepError,
+    RecipeError,
+    UserError,
+    exit_code,
+    is_disk_full,
+    is_out_of_memory,
+    is_too_large,
+)
 from fewstep.core.version import __version__
+from fewstep.runtime.threads import bound_waiting
 
 app = typer.Typer(
     help="Few-step generators distilled from discrete diffusion models.",
@@ -59,7 +68,9 @@ def _options(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line. Always raises SystemExit: 0 success, 1 failure, 2 wrong input, 130 interrupted."""
+    bound_waiting()
     try:
+        _check_encoding(sys.argv[1:] if args is None else args)
         app(args=args, prog_name="fewstep")
     except SystemExit as stop:
         if stop.code == 130:
@@ -69,7 +80,22 @@ def main(args: Sequence[str] | None = None) -> None:
         typer.echo(describe(error), err=True)
         if os.environ.get("FEWSTEP_DEBUG") == "1":
             traceback.print_exc()
-        sys.exit(error.exit_code if isinstance(error, FewstepError) else 1)
+        sys.exit(exit_code(error))
+
+
+def _check_encoding(args: Sequence[str]) -> None:
+    """Python keeps bytes that are no UTF-8 as lone surrogates, which no file, tokenizer or console takes.
+
+    Raises:
+        UserError: an argument has such bytes.
+    """
+    for number, text in enumerate(args, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            shown = text.encode(errors="backslashreplace").decode()
+            option = f"{args[number - 2]}: " if number > 1 and args[number - 2].startswith("-") else ""
+            raise UserError(f"{option}'{shown}' is not UTF-8 text; write it as UTF-8") from None
 
 
 def describe(error: Exception) -> str:
@@ -79,12 +105,24 @@ def describe(error: Exception) -> str:
         return f"{error}\n{count} problem{'s' if count != 1 else ''}"
     if isinstance(error, FewstepError):
         return f"error: {error}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"error: {error.strerror}{f': {error.filename!r}' if error.filename else ''}"
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}{f': {error.filename!r}' if error.filename else ''}"
+    if is_disk_full(error):
+        return f"error: {text}; free some space on the disk, and continue with --resume where the command has it"
+    if isinstance(error, OSError) and error.strerror:
+        return f"error: {text}"
+    if is_out_of_memory(error):
         return f"error: out of memory ({text}); lower train.batch_size, or split it with train.accumulate"
     plugin = plugins.blame(error)
     if plugin:
         return f"error in {plugin} (FEWSTEP_DEBUG=1 shows the traceback)"
+    if is_too_large(error):
+        return f"error: a number is too large ({text}); FEWSTEP_DEBUG=1 shows where"
+    names = [plugin.name for plugin in plugins.loaded() if not plugin.error]
+    if names:
+        return (
+            f"error: {text}; plugins are loaded ({', '.join(names)}): does one return something else than its base "
+            "class says? If not, please report it (FEWSTEP_DEBUG=1 shows the traceback)"
+        )
     return f"internal error: {text}; this is a bug, please report it (FEWSTEP_DEBUG=1 shows the traceback)"

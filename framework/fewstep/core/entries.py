@@ -92,6 +92,13 @@ def _installed(top: str) -> tuple[str, str]:
     return (names[0], version(names[0])) if names else (top, "")
 
 
+def registered_classes(top: str) -> Iterator[type[Any]]:
+    """Registered components of the top-level module `top`, with the base classes that it defines."""
+    for registry in list(_registries):
+        for entry in registry._entries.values():
+            yield from (cls for cls in entry.cls.__mro__ if cls.__module__.split(".")[0] == top)
+
+
 @contextmanager
 def undo_registrations_on_failure(owner: str) -> Iterator[None]:
     """If the block raises, undo the registrations of the top-level package `owner` in all registries.

@@ -2,8 +2,43 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "Unable to allocate",  # numpy's, through torch
+    "std::bad_alloc",
+    "could not create a memory object",  # oneDNN's
+    "unable to mmap",
+)
+"""Parts of messages of RuntimeErrors that say that the machine's memory ran out."""
+_DISK_FULL = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "File too large")
+"""Parts of messages that say that a disk is full; libraries that write files have errors of their own."""
+_TOO_LARGE = (
+    "too large to convert",
+    "int too large",
+    "out of bounds for",
+    "Overflow when unpacking",
+    "cannot be converted to type int64_t without overflow",
+    "Storage size calculation overflowed",
+    "Exceeds the limit",
+)
+"""Parts of messages that say that a number does not fit into 64 bits, or into what Python reads."""
+_WRONG_PATH = {
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""Reasons of the system that lie in the path that it was given."""
 
 
 class FewstepError(Exception):
@@ -51,3 +86,31 @@ class RecipeError(UserError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, the machine's (torch raises a plain RuntimeError), or a GPU's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
+
+
+def exit_code(error: BaseException) -> int:
+    """Exit code of an error: 2 for the user's fault (a path, a number that is too large), otherwise 1."""
+    if isinstance(error, FewstepError):
+        return error.exit_code
+    wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH and error.filename is not None
+    return 2 if wrong_path or is_too_large(error) else 1
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a disk ran full, or a file would be larger than the system allows."""
+    return any(sign in str(error) for sign in _DISK_FULL)
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether a number was larger than its type allows."""
+    if isinstance(error, OverflowError):
+        return True
+    return isinstance(error, RuntimeError | ValueError) and any(sign in str(error) for sign in _TOO_LARGE)

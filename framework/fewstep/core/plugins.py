@@ -20,7 +20,12 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
-from fewstep.core.entries import distribution_of, record_origin, undo_registrations_on_failure
+from fewstep.core.entries import (
+    distribution_of,
+    record_origin,
+    registered_classes,
+    undo_registrations_on_failure,
+)
 from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
 
@@ -133,6 +138,24 @@ def blame(error: BaseException) -> str | None:
         for plugin in loaded():
             if top == _top(plugin.module):
                 return f"plugin '{plugin.name}': {_error_message(error, top)}"
+    return _wrong_signature(error)
+
+
+def _wrong_signature(error: BaseException) -> str | None:
+    """One sentence about a call of a plugin's function with arguments that it does not take.
+
+    No frame of the plugin is in the traceback; Python's message begins with the function: `Mine.loss() takes ...`.
+    """
+    match = re.match(r"([\w.]+)\(\) (takes|missing|got)", str(error))
+    if not isinstance(error, TypeError) or not match:
+        return None
+    owner, _, name = match[1].rpartition(".")
+    for plugin in loaded():
+        for cls in registered_classes(_top(plugin.module)):
+            if cls.__qualname__ == owner:
+                place = getattr(getattr(cls, name, None), "__code__", None)
+                line = f" ({place.co_filename}:{place.co_firstlineno})" if place else ""
+                return f"plugin '{plugin.name}': {error}{line}; its base class says what it is called with"
     return None
 
 

@@ -15,6 +15,7 @@ from fewstep.runs.folder import RunDir
 from fewstep.runtime.files import rewrite
 from fewstep.runtime.progress import clock
 from fewstep.sampling.sheets import image_sheet, save_sheet
+from fewstep.training.pace import Pace
 
 VOLATILE = ("seconds", "tokens_per_second", "stall_seconds", "peak_memory_mb")
 """Fields of a metrics line that depend on the machine."""
@@ -36,6 +37,7 @@ class RunLogger:
         self.run, self.total, self.echo = run, total, echo
         self._start, self._begun = start, time.monotonic()
         self._last = (0.0, 0.0)
+        self._pace = Pace()
         _cut(run, start)
         self._writer: Any = SummaryWriter(str(run.tensorboard), purge_step=start + 1 if start else None)
 
@@ -80,6 +82,8 @@ class RunLogger:
         self._last = (seconds, stalled)
         waited = f"  waited for data {share:.0%}" if share >= _NOTABLE else ""
         self.say(_line(step, self.total, values, speed, left) + waited)
+        if slow := self._pace.slowdown(tokens, seconds):
+            self.warn(f"step {step}: {slow}", step)
 
     def text(self, tag: str, text: str) -> None:
         """A block of text for TensorBoard."""

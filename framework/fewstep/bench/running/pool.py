@@ -18,6 +18,7 @@ from fewstep.bench.running.process import ProcessSettings, run_tasks
 from fewstep.bench.running.rows import Slot
 from fewstep.bench.running.session import Session
 from fewstep.bench.running.tasks import Task
+from fewstep.runtime.threads import bound_waiting
 
 _STOP_TIMEOUT = 60.0
 """Seconds in which stopped processes must save their models, before they are killed."""
@@ -108,13 +109,12 @@ def _exit_reason(code: int | None) -> str:
 
 @contextmanager
 def _environment() -> Iterator[None]:
-    """Environment in which processes start: Ctrl-C ignored, since the session passes it on, and idle threads asleep.
+    """Environment in which processes start: Ctrl-C ignored, since the session passes it on, and waiting bounded.
 
     A child inherits both at its start; setting them in the child would come after torch has read the variables.
     """
-    previous = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    previous = dict(os.environ)
+    bound_waiting()
     main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     try:
@@ -122,9 +122,8 @@ def _environment() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, handler)
-        for name, value in previous.items():
-            if value is None:
-                del os.environ[name]
+        for name in os.environ.keys() - previous.keys():
+            del os.environ[name]
 
 
 def run_parallel(session: Session, jobs: int, settings: ProcessSettings) -> bool:
