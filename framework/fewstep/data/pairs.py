@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.core.errors import OperationError, UserError
 from fewstep.runtime.files import publish
 from fewstep.runtime.progress import Progress
 from fewstep.runtime.seeding import derived_seed, generator_for
+from fewstep.runtime.tensors import save_tensors
 
 SHARD = 4096
 """Limit on the pairs of one file, and on the pairs in memory."""
@@ -138,7 +138,7 @@ def _write(file: Path, pairs: Pairs) -> None:
         "data": pairs.data.cpu().int().contiguous(),
         "evaluations": torch.tensor(pairs.evaluations),
     }
-    _replace(file, lambda part: save_file(tensors, part))
+    _replace(file, lambda part: save_tensors(tensors, part))
 
 
 def _replace(file: Path, write: Callable[[Path], object]) -> None:

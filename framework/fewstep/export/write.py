@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.core.errors import UserError
@@ -40,6 +39,7 @@ from fewstep.runs.exported import (
 from fewstep.runs.models import TrainedModel, Weights, build_component, open_model
 from fewstep.runtime.files import flush
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.tensors import save_tensors
 from fewstep.samplers.base import SAMPLERS
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -162,7 +162,7 @@ def _write_data(folder: Path, dataset: Dataset) -> ExportedData:
         (folder / DATA / name).write_bytes(content)
     if labels is not None:
         compact = labels.to(torch.uint8 if dataset.classes <= 256 else torch.int32)
-        save_file({"labels": compact.contiguous()}, folder / DATA / LABELS)
+        save_tensors({"labels": compact.contiguous()}, folder / DATA / LABELS)
     if not any((folder / DATA).iterdir()):
         (folder / DATA).rmdir()
     spec = dataset.spec

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.core.errors import OperationError, UserError
 from fewstep.runtime.files import flush, publish
+from fewstep.runtime.tensors import save_tensors
 
 _TENSORS, _TREE, _DONE = "state.safetensors", "state.json", "DONE"
 _TENSOR = "__tensor__"
@@ -34,7 +34,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, object], *, keep_l
     partial.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     tree = _split(state, "", tensors)
-    save_file(tensors, partial / _TENSORS)
+    save_tensors(tensors, partial / _TENSORS)
     (partial / _TREE).write_text(json.dumps(tree))
     (partial / _DONE).write_text(f"{step}\n")
     for file in partial.iterdir():
@@ -116,7 +116,7 @@ def export_weights(file: Path, weights: dict[str, Tensor], metadata: dict[str, s
     """Write weights as one safetensors file with the recipe in its metadata."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
-    save_file({name: w.detach().cpu().contiguous() for name, w in weights.items()}, partial, metadata=metadata)
+    save_tensors({name: w.detach().cpu().contiguous() for name, w in weights.items()}, partial, metadata=metadata)
     publish(partial, file)
 
 

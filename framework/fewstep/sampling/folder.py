@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fewstep.core.errors import UserError
 from fewstep.runtime.files import flush, publish
+from fewstep.runtime.tensors import save_tensors
 from fewstep.sampling.request import Part
 
 SUMMARY, LINES, TENSORS = "sample.json", "samples.jsonl", "samples.safetensors"
@@ -149,7 +150,7 @@ class JobFolder:
         lines_file, tensors_file = (self._unfinished / f"{name}{suffix}" for suffix in (".jsonl", ".safetensors"))
         with staging_folder(self._unfinished) as folder:
             _write(folder / lines_file.name, lines)
-            save_file(tensors, folder / tensors_file.name)
+            save_tensors(tensors, folder / tensors_file.name)
             publish(folder / lines_file.name, lines_file)
             publish(folder / tensors_file.name, tensors_file)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.data.base import Dataset, Files
+from fewstep.runtime.tensors import save_tensors
 from fewstep.sampling.folder import TENSORS
 from fewstep.sampling.sheets import save_sheet
 
@@ -43,7 +43,7 @@ def write_samples(folder: Path, tokens: Tensor, labels: Tensor | None, dataset: 
     """Write tensors and sheet of all samples, LongTensor [N, L], and the files of the first 100 samples
     of data that have such a view, such as MIDI."""
     tensors = {"tokens": tokens} if labels is None else {"tokens": tokens, "labels": labels}
-    save_file(tensors, folder / TENSORS)
+    save_tensors(tensors, folder / TENSORS)
     save_sheet(folder / "samples", dataset, tokens)
     for name, view in dataset.views().items():
         if isinstance(view, Files):

@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fewstep.backbones.autoencoder import Autoencoder
@@ -33,6 +32,7 @@ from fewstep.data.images.pixels import shaded
 from fewstep.data.images.tokenizer import ImageTokenizer
 from fewstep.runtime.files import publish
 from fewstep.runtime.progress import Narrator
+from fewstep.runtime.tensors import save_tensors
 
 _FORMAT = "fewstep-vq-tokens/1"
 _WEIGHTS = "tokenizer.safetensors"
@@ -174,7 +174,7 @@ class _CodeCache:
         partial = self.file.with_name(f".{self.file.name}-{secrets.token_hex(4)}.partial")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            save_file(parts, partial, metadata={"key": self.key})
+            save_tensors(parts, partial, metadata={"key": self.key})
             publish(partial, self.file)
         except OSError:  # another person's run is not writable: the next start encodes again
             with contextlib.suppress(OSError):
