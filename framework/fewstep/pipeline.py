@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -245,17 +245,14 @@ class Pipeline:
             raise UserError(f"n: {len(rows)} templates need as many samples or more, not {request.count}")
         with self._computing():
             job = job_of(self.model, request, rows)
-            size = batch_size_of(job)
-            return self._collected(job, replace(request, batch_size=size))
+            return self._collected(job)
 
-    def _collected(self, job: Job, request: SampleRequest) -> Generated:
-        size, parts, evaluations = request.batch_size or 1, [], 0.0
-        for first in range(0, request.count, size):
-            numbers = range(first, min(first + size, request.count))
-            drawn = job.draw(numbers)
+    def _collected(self, job: Job) -> Generated:
+        count, parts, evaluations = job.request.count, [], 0.0
+        for numbers, drawn in job.draw_all(range(count), batch_size_of(job), "pass a smaller batch_size"):
             parts.append(drawn.x.cpu())
             evaluations += drawn.nfe * len(numbers)
-        return Generated(torch.cat(parts), job.labels, average(evaluations, request.count), self.dataset)
+        return Generated(torch.cat(parts), job.labels, average(evaluations, count), self.dataset)
 
     def _computing(self) -> AbstractContextManager[object]:
         """Within it, networks compute in `dtype`."""

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.core.errors import OperationError, UserError
+from fewstep.core.errors import OperationError, UserError, is_out_of_memory
 from fewstep.core.version import __version__
 from fewstep.denoisers.base import Denoiser
 from fewstep.recipe import with_sampler
@@ -29,13 +28,13 @@ from fewstep.runtime.digest import digest, weights_digest
 from fewstep.runtime.files import publish
 from fewstep.runtime.progress import Narrator
 from fewstep.runtime.streams import SampleStreams
-from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
+from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
 from fewstep.samplers.walk import Walk, WalkSampler
 from fewstep.sampling.animation import animate, animated_count, file_name, record_frames
 from fewstep.sampling.draw import average, draw_batch
 from fewstep.sampling.folder import Batch, JobFolder, staging_folder
 from fewstep.sampling.labels import condition_on, labels_like_data, requested_labels
-from fewstep.sampling.memory import fitting_batch
+from fewstep.sampling.memory import draw_fitting, largest_batch
 from fewstep.sampling.output import jsonl, write_samples
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.templates import cycle_rows, templates
@@ -92,6 +91,28 @@ class Job:
             templates=self.sample_templates,
             on_step=on_step,
         )
+
+    def draw_all(self, numbers: range, size: int, advice: str) -> Iterator[tuple[range, Samples]]:
+        """Draw the samples with these numbers in batches, which get smaller when memory runs out.
+
+        Args:
+            size: samples of a batch, unless the request has its own number, which stays.
+            advice: what to do when memory does not suffice.
+
+        Raises:
+            OperationError: a batch of the requested size, or a single sample, does not fit into memory.
+        """
+        fixed = self.request.batch_size
+        try:
+            if fixed is None:
+                yield from draw_fitting(self.draw, numbers, size, self.denoiser.device)
+            else:
+                parts = (numbers[first : first + fixed] for first in range(0, len(numbers), fixed))
+                yield from ((part, self.draw(part)) for part in parts)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OperationError(f"out of memory with {fixed or 1} samples at once; {advice}") from None
 
 
 def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lambda line: None) -> Path:
@@ -161,18 +182,14 @@ def _fill(folder: JobFolder, job: Job, size: int) -> None:
     total, count = sum(map(len, gaps)), 0
     progress = Narrator(f"{job.steps} steps")
     for gap in gaps:
-        for numbers in _chunks(gap, r.batch_size or size):
-            start = time.monotonic()
-            try:
-                samples = job.draw(numbers)
-            except (MemoryError, torch.OutOfMemoryError):
-                message = f"out of memory with {len(numbers)} samples at once"
-                raise OperationError(f"{message}; continue with --resume and a smaller --batch-size") from None
+        start = time.monotonic()
+        for numbers, samples in job.draw_all(gap, size, "continue with --resume and a smaller --batch-size"):
             tokens = samples.x.cpu()
             batch = Batch(numbers, tokens, samples.nfe * len(numbers), time.monotonic() - start)
             folder.store(batch, jsonl(numbers, tokens, job.labels, job.model.dataset))
             count += len(numbers)
             progress(count, total)
+            start = time.monotonic()
 
 
 def _missing(numbers: range, stored: set[int]) -> Iterator[range]:
@@ -186,11 +203,6 @@ def _missing(numbers: range, stored: set[int]) -> Iterator[range]:
             first = number
     if first is not None:
         yield range(first, numbers.stop)
-
-
-def _chunks(numbers: range, size: int) -> Iterator[range]:
-    for first in range(0, len(numbers), size):
-        yield numbers[first : first + size]
 
 
 def _finish(folder: Path, batch: Batch, job: Job) -> dict[str, object]:
@@ -221,26 +233,9 @@ def _animate(path: Path, job: Job) -> None:
 
 
 def batch_size_of(job: Job) -> int:
-    """Samples drawn at once: the requested number, or the number that fits into memory, at most one process's share."""
+    """Samples drawn at once: the requested number, or the limit of the device, at most one process's share."""
     r = job.request
-    if r.batch_size:
-        return r.batch_size
-    fitting = fitting_batch(job.denoiser, lambda numbers: _one_step(job, numbers), r.count)
-    return max(1, min(fitting, -(-r.count // r.part.of)))
-
-
-class _StopSampling(Exception):
-    """Raised after the first step."""
-
-
-def _one_step(job: Job, numbers: range) -> None:
-    """Draw samples and stop after the first step; every sampler calls `on_step`, none has a way to stop early."""
-
-    def stop(state: StepState) -> None:
-        raise _StopSampling
-
-    with suppress(_StopSampling):
-        job.draw(numbers, stop)
+    return r.batch_size or max(1, min(largest_batch(job.denoiser.device), -(-r.count // r.part.of)))
 
 
 def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler:

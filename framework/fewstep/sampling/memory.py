@@ -1,87 +1,97 @@
-"""The number of samples that fit into memory in one batch.
-
-One step on a few samples is measured: the peak of the bytes of live tensors is the memory that they take. It counts
-activations, logits and random numbers on any device. It misses the buffers inside kernels, so half of the free memory
-stays unused.
-"""
+"""Batches that fit into memory: half as many samples at once, whenever memory runs out."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from fewstep.denoisers.base import Denoiser
+from fewstep.core.errors import is_out_of_memory
 
-PROBE = 4
-"""Samples of the measured step."""
-SHARE = 0.5
-"""Used share of the free memory."""
+T = TypeVar("T")
+
 MAX_BATCH = {"cpu": 64, "cuda": 1024}
 """Limits of a batch: larger ones are hardly faster, and an interruption would lose more."""
+_PAGE = resource.getpagesize()
 
 
-def fitting_batch(denoiser: Denoiser, draw: Callable[[range], object], count: int) -> int:
-    """The number of samples that fit into memory together.
+def largest_batch(device: torch.device) -> int:
+    """Limit of the samples that are drawn at once."""
+    return MAX_BATCH["cpu" if device.type == "cpu" else "cuda"]
+
+
+def draw_fitting(
+    draw: Callable[[range], T], numbers: range, size: int, device: torch.device
+) -> Iterator[tuple[range, T]]:
+    """Draw samples in batches of `size`; when memory runs out, in batches of half that size from there on.
 
     Args:
-        draw: draws the samples with these numbers in one step.
-        count: number of samples of the request.
+        draw: draws the samples with these numbers; its result may not depend on how they are divided.
+
+    Raises:
+        MemoryError, RuntimeError: a single sample does not fit.
     """
-    counters, probes = (denoiser.nfe, denoiser.evaluated), min(PROBE, count)
-    with LiveMemory() as memory:
-        draw(range(probes))
-    denoiser.nfe, denoiser.evaluated = counters
-    device = denoiser.device
-    fitting = int(SHARE * free_memory(device) / max(1, memory.peak / probes))
-    return max(1, min(fitting, MAX_BATCH["cpu" if device.type == "cpu" else "cuda"]))
+    position = numbers.start
+    while position < numbers.stop:
+        batch = range(position, min(position + size, numbers.stop))
+        drawn = _drawn_if_fitting(draw, batch, device)
+        if drawn is None:
+            size = len(batch) // 2
+            continue
+        yield batch, drawn
+        position = batch.stop
 
 
-class LiveMemory(TorchDispatchMode):
-    """Context in which `peak` is the largest number of bytes that new tensors held at once."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = self._live = 0
-        self._storages: set[int] = set()
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return out
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage until it is freed; a tensor and its views share one, so it is counted once."""
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._storages:
-            return
-        self._storages.add(key)
-        self._live += size
-        self.peak = max(self.peak, self._live)
-        weakref.finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._storages.discard(key)
-        self._live -= size
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated: on the GPU, or on the machine within the limit of the process's cgroup."""
+def _drawn_if_fitting(draw: Callable[[range], T], batch: range, device: torch.device) -> T | None:
+    """The result of `draw`; None if memory ran out. The error, which holds the batch's tensors, is gone by then."""
+    try:
+        with bounded_memory(device):
+            return draw(batch)
+    except Exception as error:
+        if len(batch) == 1 or not is_out_of_memory(error):
+            raise
     if device.type == "cuda":
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + reserved
+        torch.cuda.empty_cache()
+    return None
+
+
+@contextmanager
+def bounded_memory(device: torch.device) -> Iterator[None]:
+    """Within it, what does not fit into free memory is an error; otherwise Linux may kill the process.
+
+    On a GPU an allocation fails by itself. A limit that was set before stays as it is.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = None if device.type != "cpu" or soft != resource.RLIM_INFINITY else _writable_memory()
+    if limit is None:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _writable_memory() -> int | None:
+    """Bytes of this process's private memory and of what is free; None outside Linux."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+        return pages * _PAGE + free_memory()
+    except OSError:
+        return None
+
+
+def free_memory() -> int:
+    """Bytes that can still be allocated on the machine, within the limit of the process's cgroup.
+
+    Raises:
+        OSError: this is not Linux.
+    """
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     group = Path("/sys/fs/cgroup")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import torch
 from torch import nn
 
 from fewstep.recipe.models import OptimSection
+
+
+def _without_compiler(algorithm: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The algorithm without its wrappers for `torch.compile`, which import the compiler (seconds) when first called."""
+    names = ("step", "zero_grad", "state_dict", "load_state_dict", "add_param_group")
+    methods = {name: inspect.unwrap(getattr(algorithm, name)) for name in names}
+    methods["step"] = torch.no_grad()(methods["step"])  # which one of the wrappers does
+    return type(algorithm.__name__, (algorithm,), methods)
+
+
+_ALGORITHMS = {"adamw": _without_compiler(torch.optim.AdamW), "adam": _without_compiler(torch.optim.Adam)}
 
 
 def settings_of(section: OptimSection, role: str) -> OptimSection:
@@ -18,8 +30,7 @@ def settings_of(section: OptimSection, role: str) -> OptimSection:
 
 def build_optimizer(section: OptimSection, module: nn.Module) -> torch.optim.Optimizer:
     """Optimiser over all parameters of `module`; `section` holds the settings of its role (`settings_of`)."""
-    algorithm = torch.optim.AdamW if section.optimizer == "adamw" else torch.optim.Adam
-    return algorithm(
+    return _ALGORITHMS[section.optimizer](
         module.parameters(),
         lr=section.lr,
         betas=section.betas,
