@@ -153,7 +153,7 @@ def test_evaluate(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
 def test_steps_are_positive_numbers(capsys: pytest.CaptureFixture[str], calls: Calls, steps: str) -> None:
     code, _, err = run(capsys, "evaluate", "r", f"--steps={steps}")
     assert code == 2
-    assert "expected numbers from 1, such as 4,8,16" in err
+    assert "expected numbers from 1 to 1,000,000,000, such as 4,8,16" in err
     assert calls == []
 
 

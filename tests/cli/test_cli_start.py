@@ -90,8 +90,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (OperationError("the loss is nan"), 1, "error: the loss is nan\n"),
         (FewstepError("hm"), 1, "error: hm\n"),
         (RecipeError([Problem("a.yaml", 3, "k", "wrong")]), 2, "a.yaml:3: k: wrong\n1 problem\n"),
-        (OSError(28, "No space left on device", "x.pt"), 1, "error: No space left on device: 'x.pt'\n"),
-        (PermissionError(13, "Permission denied", "x"), 1, "error: Permission denied: 'x'\n"),
+        (OSError(28, "No space left on device", "x.pt"), 1, "error: No space left on device: 'x.pt'; free some space "
+                                                            "on the disk, and continue with --resume where the command "
+                                                            "has it\n"),
+        (PermissionError(13, "Permission denied", "x"), 2, "error: Permission denied: 'x'\n"),
         (MemoryError("2 GiB"), 1, "error: out of memory (MemoryError: 2 GiB); lower train.batch_size, or split it "
                                   "with train.accumulate\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),

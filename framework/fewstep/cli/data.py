@@ -25,7 +25,7 @@ def _data() -> None:
 def prepare(
     recipe: RecipeArgument,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="processes that tokenise; one for each core if left out")
+        int | None, typer.Option(min=1, max=1024, help="processes that tokenise; one for each core if left out")
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="read every shard again and compare its hash")] = False,
     sets: Sets = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.lists import numbers
+from fewstep.cli.lists import MAX_COUNT, MAX_SEED, numbers
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.runs import RunArgument, Weights
 
@@ -17,9 +17,9 @@ def grid(
     out: Annotated[
         str | None, typer.Option(metavar="FILE", help="file to write; in the run folder if left out")
     ] = None,
-    times: Annotated[int, typer.Option(min=2, help="steps of the fine grid that is searched")] = 64,
-    samples: Annotated[int, typer.Option(min=1, help="samples of data to measure on")] = 512,
-    seed: Annotated[int, typer.Option(min=0, help="seed of the measurement")] = 0,
+    times: Annotated[int, typer.Option(min=2, max=10_000, help="steps of the fine grid that is searched")] = 64,
+    samples: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="samples of data to measure on")] = 512,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="seed of the measurement")] = 0,
     weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:

@@ -8,13 +8,24 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+MAX_COUNT = 10**9
+"""Limit of numbers of samples and of steps."""
+MAX_SEED = 2**63 - 1
+
 
 def numbers(text: str) -> list[int]:
     """Numbers of steps from the text of --steps."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"expected numbers from 1, such as 4,8,16, not '{text}'", param_hint="--steps")
+    if not all(is_count(part) for part in parts):
+        raise typer.BadParameter(
+            f"expected numbers from 1 to {MAX_COUNT:,}, such as 4,8,16, not '{text[:40]}'", param_hint="--steps"
+        )
     return [int(part) for part in parts]
+
+
+def is_count(text: str) -> bool:
+    """Whether a text is a number from 1 to MAX_COUNT."""
+    return text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MAX_COUNT
 
 
 class StepsCommand(TyperCommand):

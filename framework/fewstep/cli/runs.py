@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.lists import numbers
+from fewstep.cli.lists import MAX_COUNT, MAX_SEED, numbers
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
 from fewstep.core.errors import UserError
@@ -63,9 +63,10 @@ def evaluate(
     run: RunArgument,
     steps: Annotated[str | None, typer.Option(metavar="4,8", help="sampling steps; the recipe's if left out")] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="samples for each number of steps; the recipe's if left out")
+        int | None,
+        typer.Option(min=1, max=MAX_COUNT, help="samples for each number of steps; the recipe's if left out"),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="the same seed draws the same samples")] = 0,
     sampler: SamplerOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -85,7 +86,7 @@ def benchmark(
     suite: Annotated[str, typer.Argument(metavar="SUITE", help="path, or name of a shipped suite")],
     out: Annotated[str | None, typer.Option(help="folder for results; chosen if left out")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="reduced run, to check that the suite works")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="number of processes, each with one model at a time")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="number of processes, each with one model at a time")] = 1,
     compare: Annotated[
         str | None,
         typer.Option(metavar="BASE", help="earlier results (file or folder); exit code 1 if a value is worse"),

@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.lists import MAX_COUNT, MAX_SEED, is_count
 from fewstep.cli.runs import RunArgument, SamplerOption, Weights
 from fewstep.sampling.request import Part, SampleRequest
 
-Count = Annotated[int, typer.Option("-n", "--count", min=1, help="number of samples")]
-Steps = Annotated[int | None, typer.Option(min=1, help="sampling steps; the model's own number if left out")]
-Seed = Annotated[int, typer.Option(min=0, help="the same seed draws the same samples")]
+Count = Annotated[int, typer.Option("-n", "--count", min=1, max=MAX_COUNT, help="number of samples")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, max=MAX_COUNT, help="sampling steps; the model's own number if left out")
+]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="the same seed draws the same samples")]
 Out = Annotated[str | None, typer.Option(help="folder to write; inside the run folder if left out")]
 WeightsOption = Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")]
 Temperature = Annotated[float | None, typer.Option(help="below 1 sharpens; the recipe's if left out")]
@@ -86,6 +89,6 @@ def sample(
 def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"expected a number from 1, or auto, not '{text}'", param_hint="--batch-size")
+    if not is_count(text):
+        raise typer.BadParameter(f"expected a number from 1, or auto, not '{text[:40]}'", param_hint="--batch-size")
     return int(text)

@@ -37,6 +37,7 @@ class Strict(BaseModel):
     @classmethod
     def _suggest_known_keys(cls, raw: object, handler: ModelWrapValidatorHandler[Strict]) -> Strict:
         try:
+            _refuse_large_numbers(cls.__name__, raw)
             return handler(raw)
         except ValidationError as error:
             details = [cls._reworded(e) for e in error.errors(include_url=False)]
@@ -58,6 +59,23 @@ class Strict(BaseModel):
             elif isinstance(value, str | int | float | None) and kind != "value_error":
                 message += f", not {repr(value) if isinstance(value, str) else json.dumps(value)}"
         return InitErrorDetails(type=custom_error(kind, message), loc=loc, input=value)
+
+
+def _refuse_large_numbers(title: str, raw: object) -> None:
+    """Refuse whole numbers beyond 64 bits, which torch takes nowhere.
+
+    Raises:
+        ValidationError: there are such numbers.
+    """
+    details = []
+    for key, value in raw.items() if isinstance(raw, Mapping) else ():
+        for place, number in enumerate(value) if isinstance(value, list | tuple) else [(None, value)]:
+            if isinstance(number, int) and not -(2**63) <= number < 2**63:
+                loc = (str(key),) if place is None else (str(key), place)
+                too_large = custom_error("too_large", "should be a whole number below 2^63")
+                details.append(InitErrorDetails(type=too_large, loc=loc, input=None))
+    if details:
+        raise ValidationError.from_exception_data(title, details)
 
 
 def _near_or_known(name: str | int, known: Iterable[str]) -> str:

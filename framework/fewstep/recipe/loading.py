@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from fewstep.core import plugins
 from fewstep.core.errors import Problem, RecipeError, UserError
@@ -123,6 +124,8 @@ def locate(kind: Literal["recipe", "suite"], source: str | Path) -> tuple[Path, 
         RecipeError: no shipped file has that name.
     """
     path = Path(source)
+    if path.is_file() and (advice := _advice_on_data(path)):
+        raise RecipeError([Problem(str(source), None, "", advice)])
     if isinstance(source, Path) or is_path(source) or "/" in source or path.is_file():
         return path, str(source)
     try:
@@ -130,6 +133,20 @@ def locate(kind: Literal["recipe", "suite"], source: str | Path) -> tuple[Path, 
     except UserError as error:
         raise RecipeError([Problem(source, None, "", str(error))]) from None
     return path, display_path(path)
+
+
+def _advice_on_data(path: Path) -> str | None:
+    """What to do with a file that is data or a model; None for a recipe."""
+    endings = {suffix.lower() for suffix in path.suffixes[-2:]}
+    if endings & {".safetensors", ".ckpt", ".pt", ".bin"}:
+        return "is a model, not a recipe; `fewstep sample` draws from a run, `fewstep import` reads other checkpoints"
+    if endings & {".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"}:
+        command = f"fewstep train text-teacher --set data.type=text --set data.path={path}"
+        return f"is data, not a recipe; name a recipe, and the data in it: {command}"
+    if endings & {".zip", ".png", ".jpg", ".jpeg"}:
+        command = f"fewstep train images-teacher --set data.path={path}"
+        return f"is data, not a recipe; name a recipe, and the data in it: {command}"
+    return None
 
 
 def _validate_recipe(root: Node) -> Recipe:
@@ -171,7 +188,7 @@ def _validate(root: Node, model: type[M], problems: Iterable[Problem] = ()) -> M
         all_problems += [_no_variable(root, key) for key in _variables(root) if ".".join(map(str, key)) not in allowed]
     except ValidationError as error:
         variables = set(_variables(root))
-        for e in error.errors(include_url=False):
+        for e in _without_echoes(error.errors(include_url=False), plugin_failed=bool(all_problems)):
             misplaced = e["loc"] in variables and e["type"] != "environment"
             all_problems.append(
                 _no_variable(root, e["loc"]) if misplaced else _located(root, e["loc"], e["msg"], e["type"])
@@ -179,6 +196,20 @@ def _validate(root: Node, model: type[M], problems: Iterable[Problem] = ()) -> M
     if all_problems:
         raise _error(all_problems)
     return value
+
+
+def _without_echoes(errors: Iterable[ErrorDetails], *, plugin_failed: bool) -> Iterator[ErrorDetails]:
+    """The errors without those that follow from a plugin that failed to load: it may have the unknown components.
+
+    If the failed plugin is an installed one, the first of them stays, which names it. So does a likely typo.
+    """
+    echo = plugin_failed
+    for error in errors:
+        if error["type"] == "unknown_component" and "did you mean" not in error["msg"]:
+            if echo:
+                continue
+            echo = bool(plugins.failure_notes())
+        yield error
 
 
 def _variables(node: Node, key: Key = ()) -> Iterator[Key]:

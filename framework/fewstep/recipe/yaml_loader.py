@@ -238,7 +238,8 @@ class _Builder:
                 return Node(items, self.source, line)
             return Node(self.loader.construct_object(raw), self.source, line)
         except ValueError:
-            return self._report(key, line, f"'{raw.value}' is not a {raw.tag.removeprefix(_TAG)}")
+            text = raw.value if len(raw.value) <= 40 else f"{raw.value[:37]}..."
+            return self._report(key, line, f"'{text}' is not a {raw.tag.removeprefix(_TAG)}")
         finally:
             self._open.discard(id(raw))
 

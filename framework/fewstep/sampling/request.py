@@ -32,9 +32,9 @@ class Part:
             if "RANK" in environment and "WORLD_SIZE" in environment:
                 return cls(int(environment["RANK"]) + 1, int(environment["WORLD_SIZE"]))
             return cls()
-        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise UserError(f"--part: expected I/N with I from 1 to N, such as 1/4, not '{text}'")
+            raise UserError(f"--part: expected I/N with I from 1 to N, such as 1/4, not '{text[:40]}'")
         return cls(int(match[1]), int(match[2]))
 
 

@@ -145,7 +145,10 @@ def _encode(text: str, place: str, dataset: Dataset) -> list[int]:
     if not isinstance(dataset, TextDataset):
         raise UserError(f"{place}: data '{dataset.config.type}' are no text; give a safetensors file to --infill")
     try:
+        text.encode()
         ids = dataset.tokenizer.encode(text)
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: character {error.start + 1} ({text[error.start]!r}) is no text of Unicode") from None
     except UserError as error:
         raise UserError(f"{place}: {error}") from None
     if dataset.tokenizer.decode(ids) != text:

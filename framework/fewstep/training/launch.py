@@ -6,7 +6,8 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,13 +55,26 @@ def launch(
     loaded = _with_real_runs(load_recipe(source, sets, teacher=teacher))
     resolve_device(loaded.recipe.train.device)  # fails before a folder is made
     run = _resumed(loaded.recipe, resume, run_dir) if resume else None
-    run = run or RunDir.create(loaded.recipe.name, run_dir)
-    print(f"run folder: {run.path}")
-    result = fit(loaded, run)
+    with _removed_unless_begun(run or RunDir.create(loaded.recipe.name, run_dir), new=run is None) as run:
+        print(f"run folder: {run.path}")
+        result = fit(loaded, run)
     if result.finished:
         print(f"finished: {run.path}")
         print(f"next: {_next(loaded.recipe, run)}")
     return run.path
+
+
+@contextmanager
+def _removed_unless_begun(run: RunDir, *, new: bool) -> Iterator[RunDir]:
+    """A run folder; a new one is removed if the training fails before its first step."""
+    try:
+        yield run
+    except BaseException:
+        if new and not run.status.get("step"):
+            shutil.rmtree(run.path, ignore_errors=True)
+            with suppress(OSError):  # runs/NAME holds other runs
+                run.path.parent.rmdir()
+        raise
 
 
 def _next(recipe: Recipe, run: RunDir) -> str:
