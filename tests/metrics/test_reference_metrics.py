@@ -143,11 +143,28 @@ def test_known_cases(source: Markov, trained: NetworkDenoiser) -> None:
     assert min(mixed["gradient_moment"], one["gradient_moment"]) > 20 * abs(same["gradient_moment"])
 
 
-def vectors(mean: float, seed: int, size: int = 30) -> Tensor:
-    """Twenty draws of a vector whose squared mean is known, with unlike variances."""
+def vectors(mean: float, seed: int, size: int = 30, count: int = BATCHES) -> Tensor:
+    """Draws of a vector whose squared mean is known, with unlike variances."""
     scales = torch.linspace(0.1, 2, size, dtype=torch.float64)
-    noise = torch.randn(BATCHES, size, generator=Generator().manual_seed(seed), dtype=torch.float64)
+    noise = torch.randn(count, size, generator=Generator().manual_seed(seed), dtype=torch.float64)
     return mean + noise * scales
+
+
+@pytest.mark.parametrize("count", [4, 6, 20])
+@pytest.mark.parametrize("mean", [0.0, 0.3, 5.0])
+def test_the_standard_error_is_that_of_many_repeats(mean: float, count: int) -> None:
+    """Root mean square of 600 errors against the spread of their values: equal where the signal dominates, and never
+    too small. Both are known within 4 %; the ratio was 0.41, 0.63 and 0.89 without the division."""
+    values, variances = [], []
+    for seed in range(600):
+        rows = vectors(mean, seed, count=count)
+        products = rows @ rows.T
+        values.append(float((products.sum() - products.trace()) / (count * (count - 1))))
+        variances.append(pair_mean_error(products) ** 2)
+    ratio = (sum(variances) / len(variances)) ** 0.5 / float(torch.tensor(values).std())
+    assert ratio > 0.9
+    if mean == 5:
+        assert ratio < 1.1
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.3, 2.0])
@@ -160,7 +177,7 @@ def test_two_standard_errors_cover_the_truth(mean: float) -> None:
             moment.add([vector], [torch.zeros_like(vector)])
         values.append(moment.values()[0])
         covered += abs(values[-1] - truth) < 1.96 * moment.standard_error()
-    assert 0.90 <= covered / 500 <= 0.98
+    assert 0.90 <= covered / 500 <= (0.98 if mean else 0.995)  # without a signal the error is on the safe side
     spread = torch.tensor(values).std() / 500**0.5
     assert abs(sum(values) / 500 - truth) < 3.5 * float(spread), "unbiased"
 

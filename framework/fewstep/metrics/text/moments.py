@@ -106,8 +106,10 @@ def _inner(a: Vector, b: Vector) -> float:
 def pair_mean_error(products: Tensor) -> float:
     """Standard error of the mean of <d_i, d_j> over pairs i != j, given all products [B, B].
 
-    Hoeffding's variance of a U-statistic of two arguments, (4 (B - 2) a + 2 b) / (B (B - 1)), with a the covariance of
-    two products that share one vector and b the variance of a product.
+    Hoeffding's variance of a U-statistic of two arguments, f = (4 (B - 2) a + 2 b) / (B (B - 1)), with a the covariance
+    of two products that share one vector and b the variance of a product. Both subtract the square of the mean, whose
+    expectation is the square of the true mean plus f itself. The result is therefore divided by
+    1 - (4 (B - 2) + 2) / (B (B - 1)). It is unbiased if a > 0, and on the safe side where a is about 0 (no signal).
     """
     count = len(products)
     pairs = products - products.diagonal().diag()
@@ -116,7 +118,8 @@ def pair_mean_error(products: Tensor) -> float:
     squares = float(pairs.square().sum())
     shared = (float(pairs.sum(1).square().sum()) - squares) / (number * (count - 2)) - mean_square
     alone = squares / number - mean_square
-    return float((4 * (count - 2) * max(shared, 0.0) + 2 * max(alone, 0.0)) / number) ** 0.5
+    terms = 4 * (count - 2) + 2
+    return ((4 * (count - 2) * max(shared, 0.0) + 2 * max(alone, 0.0)) / (number - terms)) ** 0.5
 
 
 def sketch(vector: Vector, size: int = _SKETCH) -> Tensor:
