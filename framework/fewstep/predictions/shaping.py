@@ -9,10 +9,14 @@ from fewstep.predictions.base import Prediction, RowMap
 
 
 def temperature(value: float) -> RowMap:
-    """p^(1/value), renormalised."""
+    """p^(1/value), renormalised, for any value above 0; one too small to divide by leaves the likeliest symbols."""
 
     def apply(log_p: Tensor) -> Tensor:
-        return (log_p / value).log_softmax(-1)
+        limits = torch.finfo(log_p.dtype)
+        if value > 1e4 / limits.max:
+            return (log_p / min(value, limits.max)).log_softmax(-1)  # -inf / inf would be nan
+        # Every quotient would be -inf but those of the likeliest symbols, which are 0 here.
+        return ((log_p - log_p.amax(-1, keepdim=True)) / max(value, limits.tiny)).log_softmax(-1)
 
     return apply
 
@@ -36,9 +40,11 @@ def lowered_top_p(mass: float, delta: float) -> RowMap:
 
 
 def likeliest(log_p: Tensor) -> Tensor:
-    """All mass on the likeliest symbol of each row."""
-    best = log_p.argmax(-1, keepdim=True)
-    return torch.full_like(log_p, -float("inf")).scatter(-1, best, 0.0)
+    """All mass on the likeliest symbol of each row; a row that is not finite stays so, for draws to refuse."""
+    if not log_p.numel():
+        return log_p
+    best, index = log_p.max(-1, keepdim=True)
+    return torch.full_like(log_p, -float("inf")).scatter(-1, index, best - best)
 
 
 def outside_top_p(log_p: Tensor, mass: float) -> Tensor:

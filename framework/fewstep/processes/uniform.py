@@ -73,7 +73,9 @@ class UniformProcess(DiscreteProcess):
         spread = (swap * base * self.vocab_size).expand_as(stay)
         u = uniform(x_t.shape, generator, device=x_t.device) * (stay + jump + spread)
         noise = self.prior((x_t.shape[0], x_t.shape[1]), device=x_t.device, generator=generator)
-        return torch.where(u < stay, x_t, torch.where(u < stay + jump, x0, noise))
+        # u may round up to the sum of the weights, so a branch of weight 0 is excluded by its weight.
+        moved = torch.where((u < stay + jump) | (spread == 0), x0, noise)
+        return torch.where((u < stay) | (jump + spread == 0), x_t, moved)
 
     def _levels(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """alpha_{t|s}, (1 - alpha_{t|s}) / V and alpha_s, float64, broadcast over tokens."""

@@ -12,6 +12,7 @@ import torch
 
 from fewstep.denoisers.base import NOTHING, Denoiser
 from fewstep.predictions.condition import Condition, Prefix
+from fewstep.predictions.draws import refused_at_end
 from fewstep.runtime.streams import Randomness
 from fewstep.samplers.ancestral import AncestralSampler
 from fewstep.samplers.base import SAMPLERS, OnStep, SamplerTraits, Samples, StepState
@@ -61,7 +62,8 @@ class BlockAncestralSampler(AncestralSampler):
 
             prompt = None if cond.prompt is None else cond.prompt[:, part]
             walk = Walk(denoiser, self.config, replace(cond, prefix=prefix, prompt=prompt), generator)
-            x[:, part] = self.run(walk, x[:, part], steps, show)
+            with refused_at_end():
+                x[:, part] = self.run(walk, x[:, part], steps, show)
             if first + size < denoiser.length:
                 prefix = denoiser.read(prefix, x[:, part])
         return Samples(x, (denoiser.evaluated - before) / count)

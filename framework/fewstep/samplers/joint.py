@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fewstep.predictions.base import Prediction
+from fewstep.predictions.draws import winner
 from fewstep.processes.base import DiscreteProcess, per_token, posterior_rows
 from fewstep.processes.masked import MaskedProcess
 from fewstep.runtime.streams import Randomness, uniform
@@ -45,12 +46,13 @@ def draw_joint(
     times = [per_token(time).expand(x.shape) for time in prediction.on_clock(now, then)]
 
     def draw(log_p: Tensor, level: Tensor, z: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor]:
+        tiny = torch.finfo(numbers).tiny  # infinite noise would draw a symbol of probability 0
         if precision == "joint_fp32":
-            noise = level.clamp_min_(torch.finfo(numbers).tiny).log_().neg_().log_().neg_()
+            noise = level.clamp_min_(tiny).log_().neg_().log_().neg_()
         else:
-            noise = level.neg_().log1p_().neg_().log_().neg_()
+            noise = level.neg_().log1p_().neg_().clamp_min_(tiny).log_().neg_()
         scores = noise.to(sums).add_(_log_rows(process, log_p.to(sums), z, t, s))
-        return (scores[:, : process.vocab_size if last else None].argmax(-1),)
+        return (winner(scores[:, : process.vocab_size if last else None]),)
 
     (states,) = prediction.scan(draw, prediction.where, u, x, *times)
     return x.masked_scatter(prediction.where, states)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.predictions.base import Prediction
-from fewstep.predictions.draws import draw_at
+from fewstep.predictions.draws import pick
 from fewstep.processes.base import TINY, DiscreteProcess
 from fewstep.runtime.streams import Randomness, uniform
 from fewstep.samplers.walk import Step, Walk, WalkSampler
@@ -86,7 +86,8 @@ def leave(
     even, by_p = base * count, slope * (1 - p_z)
     share = even / (even + by_p)
     index = (u / share * count).long().clamp(0, count - 1)  # among all symbols but z
-    symbols = draw_at(log_p.scatter(1, z[:, None], -torch.inf), ((u - share) / (1 - share)).clamp(0, 1))
+    without_z = log_p.scatter(1, z[:, None], -torch.inf).exp()  # zeros if z is certain; then the jump is uniform
+    symbols = pick(without_z, ((u - share) / (1 - share)).clamp(0, 1), empty=True)
     target = torch.where(u < share, index + (index >= z), symbols)
     return torch.where(move < chance(level * (even + by_p)), target, z)
 

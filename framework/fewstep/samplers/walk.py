@@ -27,6 +27,7 @@ from fewstep.denoisers.guidance import guided
 from fewstep.grids.base import GRIDS
 from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.condition import Condition
+from fewstep.predictions.draws import refused_at_end
 from fewstep.predictions.shaping import row_maps
 from fewstep.processes.base import PROCESSES, DiscreteProcess, discrete
 from fewstep.processes.masked import MaskedProcess
@@ -238,7 +239,8 @@ class WalkSampler(Sampler):
             raise ValueError(f"the denoiser has a clock of its own, and sampler {self.config.type} does not follow it")
         before = denoiser.evaluated
         walk = Walk(denoiser, self.config, cond, generator)
-        x = self.run(walk, self.start(walk, count, denoiser.length), steps, on_step)
+        with refused_at_end():
+            x = self.run(walk, self.start(walk, count, denoiser.length), steps, on_step)
         return Samples(x, (denoiser.evaluated - before) / count)
 
     def start(self, walk: Walk, count: int, length: int) -> Tensor:
