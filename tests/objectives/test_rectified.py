@@ -82,7 +82,7 @@ def test_damaged_pairs_are_named(tmp_path: Path) -> None:
     store(tmp_path)
     (file,) = tmp_path.glob("pairs-*")
     file.write_bytes(b"x")
-    with pytest.raises(OperationError, match=r"pairs-00000-of-00001.safetensors' are damaged .* draw them anew"):
+    with pytest.raises(OperationError, match=r"pairs-00000-of-00001.safetensors' is damaged .* draw its pairs anew"):
         store(tmp_path)
 
 

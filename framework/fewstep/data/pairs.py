@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewstep.core.errors import OperationError, UserError
-from fewstep.runtime.files import publish
+from fewstep.runtime.files import publish, read_json
 from fewstep.runtime.progress import Progress
+from fewstep.runtime.sealed import load_sealed, save_sealed
 from fewstep.runtime.seeding import derived_seed, generator_for
-from fewstep.runtime.tensors import save_tensors
 
 SHARD = 4096
 """Limit on the pairs of one file, and on the pairs in memory."""
@@ -76,7 +75,7 @@ class CouplingStore:
             file = self._file(number)
             if not file.exists():
                 _write(file, draw(self.shard, derived_seed(self.seed, f"pairs/{number}")))
-            evaluations += int(self._read(file, "evaluations")["evaluations"])
+            evaluations += int(self._read(file)["evaluations"])
             if progress is not None:
                 progress((number + 1) * self.shard, self.count)
         return evaluations
@@ -98,7 +97,7 @@ class CouplingStore:
         """Shuffled pairs of the file at position `turn` of an epoch."""
         if self._loaded != (epoch, turn):
             files = torch.randperm(self.shards, generator=generator_for(self.seed, f"epoch/{epoch}"))
-            content = self._read(self._file(int(files[turn])), "start", "data")
+            content = self._read(self._file(int(files[turn])))
             rows = torch.randperm(self.shard, generator=generator_for(self.seed, f"epoch/{epoch}/turn/{turn}"))
             self._loaded, self._pairs = (epoch, turn), Pairs(content["start"][rows], content["data"][rows])
         return self._pairs
@@ -112,7 +111,9 @@ class CouplingStore:
         file = self.folder / _FACTS
         if not file.exists():
             _replace(file, lambda part: part.write_text(json.dumps(self.facts, indent=2) + "\n", encoding="utf-8"))
-        theirs = json.loads(file.read_text(encoding="utf-8"))
+        theirs = read_json(file, "delete the folder to draw the pairs anew")
+        if not isinstance(theirs, dict):
+            raise OperationError(f"'{file}' is damaged; delete the folder to draw the pairs anew")
         for key in sorted(self.facts.keys() | theirs.keys()):
             if self.facts.get(key) != theirs.get(key):
                 raise UserError(
@@ -123,13 +124,9 @@ class CouplingStore:
     def _file(self, number: int) -> Path:
         return self.folder / f"pairs-{number:05d}-of-{self.shards:05d}.safetensors"
 
-    def _read(self, file: Path, *names: str) -> dict[str, Tensor]:
-        """The named tensors of a file; the other tensors are not read."""
-        try:
-            with safe_open(file, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in names}
-        except (OSError, SafetensorError) as error:
-            raise OperationError(f"pairs '{file}' are damaged ({error}); delete that file to draw them anew") from None
+    def _read(self, file: Path) -> dict[str, Tensor]:
+        """Tensors of a file, compared with its digest."""
+        return load_sealed(file, "delete that file to draw its pairs anew")[0]
 
 
 def _write(file: Path, pairs: Pairs) -> None:
@@ -138,7 +135,7 @@ def _write(file: Path, pairs: Pairs) -> None:
         "data": pairs.data.cpu().int().contiguous(),
         "evaluations": torch.tensor(pairs.evaluations),
     }
-    _replace(file, lambda part: save_tensors(tensors, part))
+    _replace(file, lambda part: save_sealed(tensors, part))
 
 
 def _replace(file: Path, write: Callable[[Path], object]) -> None:

@@ -6,18 +6,20 @@ Shapes: N samples, L tokens.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fewstep.core.component import ComponentConfig
-from fewstep.core.errors import UserError
+from fewstep.core.errors import OperationError, UserError
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.evaluation.score import judge, score
 from fewstep.metrics.base import DrawnFrom, MetricConfig, ToScore
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import with_sampler
 from fewstep.runs.models import build_component, open_model, with_data
+from fewstep.runtime.files import read_json, rewrite
 from fewstep.runtime.progress import Narrator
 from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.draw import draw
@@ -91,7 +93,13 @@ def _store(file: Path, rows: list[dict[str, Any]]) -> None:
         sampler = json.dumps(row.get("sampler"), sort_keys=True)
         return row["steps"], row["seed"], row["samples"], row.get("precision", "fp32"), sampler
 
-    old = json.loads(file.read_text()) if file.exists() else []
-    merged = {key(row): row for row in [*old, *rows]}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps([merged[k] for k in sorted(merged)], indent=2) + "\n")
+    old = read_json(file, "delete it to evaluate anew") if file.exists() else []
+    try:
+        merged = {key(row): row for row in [*old, *rows]}
+    except (KeyError, TypeError, AttributeError):
+        raise OperationError(f"'{file}' is damaged; delete it to evaluate anew") from None
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rewrite(file, json.dumps([merged[k] for k in sorted(merged)], indent=2) + "\n")
+    except OSError as error:
+        print(f"warning: '{file}' cannot be written ({error.strerror}); values are shown only", file=sys.stderr)

@@ -64,7 +64,13 @@ class TrainSection(Strict):
     )
     log_every: PositiveInt = Field(100, description="steps between two lines of the log")
     checkpoint_every: PositiveInt = Field(1000, description="steps between two checkpoints")
-    keep_last: PositiveInt = Field(2, description="number of checkpoints to keep")
+    checkpoint_minutes: float | None = Field(
+        None, gt=0, description="minutes after which a checkpoint is due as well; null for none"
+    )
+    keep_last: PositiveInt = Field(2, description="number of newest checkpoints to keep")
+    keep_every: PositiveInt | None = Field(
+        None, description="checkpoints of multiples of this number of steps are kept too; null for none"
+    )
 
 
 class EmaSection(Strict):

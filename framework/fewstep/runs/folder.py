@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from fewstep.core.errors import UserError
-from fewstep.runs.checkpoint import list_checkpoints
+from fewstep.core.errors import OperationError, UserError
+from fewstep.runs.checkpoint import list_checkpoints, read_mark
+from fewstep.runtime.files import read_json, rewrite
 
 RUNS = Path("runs")
 
@@ -31,6 +32,7 @@ class RunDir:
         self.evaluate = path / "evaluate"
         self.export = path / "export" / "student_ema.safetensors"
         self._status = path / "status.json"
+        self._id = path / "run-id"
 
     @classmethod
     def create(cls, name: str, path: str | Path | None = None) -> RunDir:
@@ -39,7 +41,7 @@ class RunDir:
         Raises:
             UserError: `path` is not empty.
         """
-        stamp = time.strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(2)
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)  # UTC: `latest` goes by it
         folder = Path(path) if path else RUNS / name / stamp
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"run folder '{folder}' is not empty; name another, or continue it with --resume {folder}")
@@ -69,14 +71,35 @@ class RunDir:
         checkpoints = list_checkpoints(self.checkpoints)
         return checkpoints[-1] if checkpoints else None
 
+    def identity(self) -> str:
+        """Random id of the run, which its checkpoints carry; made when the run begins, and copied with its folder."""
+        if not self._id.exists():
+            marks = [read_mark(path) for path in list_checkpoints(self.checkpoints)[-1:]]
+            known = [mark.run for mark in marks if mark.run]
+            rewrite(self._id, (known[0] if known else secrets.token_hex(8)) + "\n")
+        return self._id.read_text(encoding="utf-8").strip()
+
+    def log_lines(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl; damaged ones are left out."""
+        if not self.metrics.exists():
+            return []
+        parsed = []
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, RecursionError):
+                parsed.append(json.loads(line))
+        return [line for line in parsed if isinstance(line, dict) and isinstance(line.get("step"), int)]
+
     @property
     def status(self) -> dict[str, object]:
-        """`state` (running, stopped, finished, failed), `step` and `steps`."""
-        status: dict[str, Any] = json.loads(self._status.read_text()) if self._status.exists() else {"state": "new"}
-        return status
+        """`state` (running, stopped, finished, failed), `step` and `steps`; `unknown` if its file is damaged."""
+        if not self._status.exists():
+            return {"state": "new"}
+        try:
+            status = read_json(self._status, "")
+        except OperationError:
+            status = None
+        return status if isinstance(status, dict) and "state" in status else {"state": "unknown"}
 
     def set_status(self, state: str, **details: object) -> None:
         """Replace the status atomically."""
-        partial = self._status.with_suffix(".partial")
-        partial.write_text(json.dumps({"state": state, **details}) + "\n")
-        partial.replace(self._status)
+        rewrite(self._status, json.dumps({"state": state, **details}) + "\n")

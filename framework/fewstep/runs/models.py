@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.runs.build import build_network, build_process
-from fewstep.runs.checkpoint import import_weights, load_checkpoint
+from fewstep.runs.checkpoint import DamagedCheckpoint, import_weights, list_checkpoints, load_checkpoint, step_of
 from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.device import resolve_device
@@ -188,18 +189,36 @@ def with_data(model: TrainedModel) -> Dataset:
 
 def _from_run(path: Path, role: str, weights: Weights) -> ModelSource:
     run = RunDir.open(path)
-    checkpoint = run.last_checkpoint()
-    if checkpoint is None:
-        raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
     recipe = load_run_recipe(run.resolved)
     roles = OBJECTIVES.get(recipe.objective.type).cls.roles
     if role not in roles:
         available = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
         raise UserError(f"run '{run.path}' has no {role}: {available}")
     weights = weights if role == "student" else "raw"
-    state = load_checkpoint(checkpoint, "ema/weights" if weights == "ema" else f"roles/{role}")
-    step = int(checkpoint.name.removeprefix("step-"))
-    return ModelSource(run.path, run, recipe, step, state, weights, role)
+    checkpoint, state = _newest_whole(run, "ema/weights" if weights == "ema" else f"roles/{role}")
+    return ModelSource(run.path, run, recipe, step_of(checkpoint), state, weights, role)
+
+
+def _newest_whole(run: RunDir, only: str) -> tuple[Path, dict[str, Tensor]]:
+    """The newest checkpoint that is not damaged, and the part of it below `only`.
+
+    Nothing is renamed, since the run may be another person's, or in training.
+
+    Raises:
+        UserError: the run has no checkpoint.
+        DamagedCheckpoint: all of them are damaged.
+    """
+    checkpoints = list_checkpoints(run.checkpoints)
+    if not checkpoints:
+        raise UserError(f"run '{run.path}' has no checkpoint yet (status: {run.status['state']})")
+    for index, checkpoint in reversed(list(enumerate(checkpoints))):
+        try:
+            return checkpoint, load_checkpoint(checkpoint, only)
+        except DamagedCheckpoint as error:
+            if index == 0:
+                raise DamagedCheckpoint(f"{error}; there is none before it") from None
+            print(f"warning: {error}; the one before it is used", file=sys.stderr, flush=True)
+    raise AssertionError("unreachable")
 
 
 def _from_folder(path: Path, role: str, weights: Weights) -> ModelSource:

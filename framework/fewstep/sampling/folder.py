@@ -23,17 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from fewstep.core.errors import UserError
-from fewstep.runtime.files import flush, publish
-from fewstep.runtime.tensors import save_tensors
+from fewstep.core.errors import OperationError, UserError
+from fewstep.runtime.files import flush, publish, read_json
+from fewstep.runtime.hashing import sha256
+from fewstep.runtime.sealed import load_sealed, save_sealed
 from fewstep.sampling.request import Part
 
 SUMMARY, LINES, TENSORS = "sample.json", "samples.jsonl", "samples.safetensors"
 _UNFINISHED, _JOB = "unfinished", "job.json"
 _STAGING, _OWNER = ".beside-", "owner"
+_LINES_DIGEST = "lines"
+"""Key of the SHA-256 of a batch's lines, in the metadata of its tensors."""
 _BATCH = re.compile(r"(\d+)-(\d+)\.safetensors")
 GIF, PAGE = "denoising.gif", "denoising.html"
 NOT_COMPARED = ("run", "commit")
@@ -150,7 +152,7 @@ class JobFolder:
         lines_file, tensors_file = (self._unfinished / f"{name}{suffix}" for suffix in (".jsonl", ".safetensors"))
         with staging_folder(self._unfinished) as folder:
             _write(folder / lines_file.name, lines)
-            save_tensors(tensors, folder / tensors_file.name)
+            save_sealed(tensors, folder / tensors_file.name, {_LINES_DIGEST: sha256(folder / lines_file.name)})
             publish(folder / lines_file.name, lines_file)
             publish(folder / tensors_file.name, tensors_file)
 
@@ -210,9 +212,10 @@ class JobFolder:
         with (folder / LINES).open("w", encoding="utf-8", newline="\n") as lines:
             position = 0
             for numbers, file in self._batches():
-                part, overlap = load_file(file), position - numbers.start
+                overlap = position - numbers.start
                 if overlap >= len(numbers):
                     continue
+                part = _stored_batch(file)
                 with file.with_suffix(".jsonl").open(encoding="utf-8", newline="\n") as batch:
                     lines.writelines(islice(batch, overlap, None))
                 tokens.append(part["tokens"][overlap:])
@@ -247,6 +250,23 @@ def staging_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _stored_batch(file: Path) -> dict[str, Tensor]:
+    """Tensors of a batch, compared with their digest; its lines are compared too.
+
+    Raises:
+        OperationError: it is damaged.
+    """
+    lines, remedy = file.with_suffix(".jsonl"), f"delete '{file}' and continue with --resume to draw its samples again"
+    tensors, metadata = load_sealed(file, remedy)
+    try:
+        digest = sha256(lines)
+    except OSError as error:
+        raise OperationError(f"cannot read '{lines}': {error.strerror}; {remedy}") from None
+    if metadata.get(_LINES_DIGEST, digest) != digest:
+        raise OperationError(f"'{lines}' is damaged or was changed (its digest is another); {remedy}")
+    return tensors
+
+
 def _flat(tree: dict[str, object], above: str = "") -> dict[str, object]:
     """Values by dotted key; lists are values."""
     flat: dict[str, Any] = {}
@@ -261,7 +281,11 @@ def _short(value: object) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if not file.exists():
+        return {}
+    content = read_json(file, "delete it to draw the samples anew")
+    if not isinstance(content, dict):
+        raise OperationError(f"'{file}' is damaged; delete it to draw the samples anew")
     return content
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from fewstep.data.base import Dataset
 from fewstep.data.images.base import ImageDataset
 from fewstep.runs.folder import RunDir
+from fewstep.runtime.console import silence_console
 from fewstep.runtime.files import rewrite
 from fewstep.runtime.progress import clock
 from fewstep.sampling.sheets import image_sheet, save_sheet
@@ -28,29 +30,59 @@ class RunLogger:
     """Writes one line of numbers to every destination.
 
     `metrics.jsonl` is the source of truth: on resume it is cut back to the checkpoint's step, so that it
-    ends up equal to that of an uninterrupted run.
+    ends up equal to that of an uninterrupted run. A destination that cannot be written is left out after one warning;
+    training needs none of them.
     """
 
     def __init__(self, run: RunDir, *, start: int, total: int, echo: Callable[[str], None]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.run, self.total, self.echo = run, total, echo
+        self.run, self.total = run, total
+        self._echo: Callable[[str], None] | None = echo
         self._start, self._begun = start, time.monotonic()
         self._last = (0.0, 0.0)
         self._pace = Pace()
-        _cut(run, start)
-        self._writer: Any = SummaryWriter(str(run.tensorboard), purge_step=start + 1 if start else None)
+        self._lost: set[str] = set()
+        with self._optional("metrics.jsonl"):
+            _cut(run, start)
+        self._writer: Any = None
+        with self._optional("TensorBoard's files"):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(run.tensorboard), purge_step=start + 1 if start else None)
+
+    @contextmanager
+    def _optional(self, name: str) -> Iterator[None]:
+        """Go on without a destination that cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            if name not in self._lost:
+                self._lost.add(name)
+                self._to_console(f"warning: {name} cannot be written ({error.strerror or error}); training goes on")
+
+    def _to_console(self, line: str) -> None:
+        if self._echo is None:
+            return
+        try:
+            self._echo(line)
+        except OSError:  # nobody reads it any more
+            self._echo = None
+            silence_console()
 
     def say(self, line: str) -> None:
         """A sentence for the console and the log."""
-        self.echo(line)
-        with self.run.log.open("a", encoding="utf-8") as file:
+        self._to_console(line)
+        with self._optional("log.txt"), self.run.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def warn(self, line: str, step: int) -> None:
         """A warning for the console, the log and TensorBoard."""
         self.say(f"warning: {line}")
-        self._writer.add_text("warnings", line, step)
+        self._tensorboard(lambda writer: writer.add_text("warnings", line, step))
+
+    def status(self, state: str, **details: object) -> None:
+        """The state of the run, for other programs."""
+        with self._optional("status.json"):
+            self.run.set_status(state, **details)
 
     def row(self, step: int, values: dict[str, float], tokens: int, stalled: float, peak: float) -> None:
         """Log `values` of `step`.
@@ -62,21 +94,17 @@ class RunLogger:
         """
         seconds = time.monotonic() - self._begun
         speed = tokens / max(seconds, 1e-9)
-        row = {
-            "step": step,
-            **values,
-            "seconds": round(seconds, 3),
+        machine = {
             "tokens_per_second": round(speed, 1),
             "stall_seconds": round(stalled, 3),
             "peak_memory_mb": peak,
         }
-        with self.run.metrics.open("a", encoding="utf-8") as file:
+        row = {"step": step, **values, "seconds": round(seconds, 3), **machine}
+        with self._optional("metrics.jsonl"), self.run.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        for name, value in values.items():
-            self._writer.add_scalar(_tag(name), value, step)
-        self._writer.add_scalar("throughput/tokens_per_second", speed, step)
-        self._writer.add_scalar("throughput/stall_seconds", stalled, step)
-        self._writer.add_scalar("throughput/peak_memory_mb", peak, step)
+        scalars = {_tag(name): value for name, value in values.items()}
+        scalars |= {f"throughput/{name}": value for name, value in machine.items()}
+        self._tensorboard(lambda writer: [writer.add_scalar(tag, value, step) for tag, value in scalars.items()])
         left = seconds / max(1, step - self._start) * (self.total - step)
         share = (stalled - self._last[1]) / max(seconds - self._last[0], 1e-9)
         self._last = (seconds, stalled)
@@ -87,18 +115,34 @@ class RunLogger:
 
     def text(self, tag: str, text: str) -> None:
         """A block of text for TensorBoard."""
-        self._writer.add_text(tag, "    " + text.replace("\n", "\n    "))
+        self._tensorboard(lambda writer: writer.add_text(tag, "    " + text.replace("\n", "\n    ")))
 
     def sheet(self, tag: str, dataset: Dataset, samples: Tensor, step: int) -> None:
         """Samples [N, L] as a picture or a text, in the run's folder and for TensorBoard."""
-        file = save_sheet(self.run.samples / f"watch-{step:08d}", dataset, samples, columns=8)
-        if isinstance(dataset, ImageDataset):
-            self._writer.add_image(tag, image_sheet(dataset.to_images(samples).float(), 8), step)
-        else:
-            self._writer.add_text(tag, file.read_text(encoding="utf-8"), step)
+        with self._optional("sample sheets"):
+            file = save_sheet(self.run.samples / f"watch-{step:08d}", dataset, samples, columns=8)
+            if isinstance(dataset, ImageDataset):
+                image = image_sheet(dataset.to_images(samples).float(), 8)
+                self._tensorboard(lambda writer: writer.add_image(tag, image, step))
+            else:
+                text = file.read_text(encoding="utf-8")
+                self._tensorboard(lambda writer: writer.add_text(tag, text, step))
+
+    def _tensorboard(self, write: Callable[[Any], object]) -> None:
+        if self._writer is None:
+            return
+        with self._optional("TensorBoard's files"):
+            try:
+                write(self._writer)
+            except OSError:
+                self._writer = None
+                raise
 
     def close(self) -> None:
-        self._writer.close()
+        """Write what is buffered, and close the files."""
+        with self._optional("TensorBoard's files"):
+            if self._writer is not None:
+                self._writer.close()
 
 
 def _tag(name: str) -> str:
@@ -118,8 +162,7 @@ def _line(step: int, total: int, values: dict[str, float], speed: float, left: f
 
 
 def _cut(run: RunDir, step: int) -> None:
-    """Drop lines of metrics.jsonl that lie after `step` (the run stopped after its last checkpoint)."""
+    """Drop lines of metrics.jsonl that are damaged, or after `step` (the run stopped after its last checkpoint)."""
     if run.metrics.exists():
-        lines = run.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        complete = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        rewrite(run.metrics, "".join(complete))
+        lines = [line for line in run.log_lines() if line["step"] <= step]
+        rewrite(run.metrics, "".join(json.dumps(line) + "\n" for line in lines))

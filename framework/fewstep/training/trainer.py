@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fewstep.core.errors import OperationError
+from fewstep.core.errors import OperationError, UserError
 from fewstep.data.base import Dataset
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.predictions.condition import Condition
@@ -21,13 +23,19 @@ from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe, TrainerSettings
 from fewstep.runs.checkpoint import (
     EXPORT_FORMAT,
+    DamagedCheckpoint,
     checkpoint_name,
     export_weights,
+    list_checkpoints,
     load_checkpoint,
-    save_checkpoint,
+    read_mark,
+    set_aside,
+    sweep,
 )
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.device import resolve_device
+from fewstep.runtime.digest import weights_digest
+from fewstep.runtime.finite import non_finite
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 from fewstep.runtime.seeding import derived_seed, generator_for
 from fewstep.samplers.base import Sampler
@@ -37,10 +45,13 @@ from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
+from fewstep.training.saver import Saver, StorageError
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
 
 _STREAMS = ("time", "noise", "sample")
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Signals that ask for an end: of the system, of a person, of a lost terminal, of a cluster's queue."""
 _DIAGNOSE_EVERY = 10
 """Rounds of phases between two measurements of what costs extra."""
 
@@ -80,6 +91,7 @@ class Trainer:
         self.settings, self.run, self.recipe, self.echo = settings, run, recipe, echo
         self.device = resolve_device(settings.train.device)
         self.dataset, self.process, self.objective = parts.dataset, parts.process, parts.objective
+        self.teacher_digest = weights_digest(parts.roles["teacher"]) if "teacher" in parts.roles else None
         self.roles = {name: network.to(self.device).eval() for name, network in parts.roles.items()}
         reads_labels = any(network.conditioned_on_labels or network.reads_labels for network in self.roles.values())
         labels = self.dataset.labels if reads_labels else None
@@ -133,10 +145,22 @@ class Trainer:
             train = train.to(self.device)
         return Loader(order, lambda rows: train[rows], self.settings.train.batch_size, readers=readers)
 
+    @cached_property
+    def saver(self) -> Saver:
+        """Writer of the checkpoints."""
+        train = self.settings.train
+        return Saver(
+            self.run.checkpoints,
+            keep_last=train.keep_last,
+            keep_every=train.keep_every,
+            run=self.run.identity(),
+            teacher=self.teacher_digest,
+        )
+
     # ---------------------------------------------------------------- loop
 
     def fit(self) -> FitResult:
-        """Train to the last step, or until SIGTERM or Ctrl-C, which save a checkpoint and return.
+        """Train to the last step, or until SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C, which save a checkpoint and return.
 
         Raises:
             OperationError: a loss or gradient is not finite; nothing was updated with it.
@@ -158,6 +182,7 @@ class Trainer:
         begun, size = self.ctx.step, self.settings.train.batch_size * self.dataset.spec.length
         try:
             with self._signals():
+                saved = time.monotonic()
                 while self.ctx.step < total and not self._stop.is_set():
                     self._step()
                     if self.watch and self.ctx.step in self.watch.due:
@@ -166,13 +191,21 @@ class Trainer:
                         tokens = (self.ctx.step - begun) * size
                         peak = peak_megabytes(self.device)
                         self.logger.row(self.ctx.step, self._flush_metrics(), tokens, self.loader.stalled, peak)
-                    if self.ctx.step % every.checkpoint_every == 0 and self.ctx.step < total:
-                        self.save()
+                    self.saver.check()
+                    minutes = (time.monotonic() - saved) / 60
+                    late = every.checkpoint_minutes is not None and minutes >= every.checkpoint_minutes
+                    if (self.ctx.step % every.checkpoint_every == 0 or late) and self.ctx.step < total:
+                        self.save(wait=False)
+                        saved = time.monotonic()
                 return self._end()
+        except StorageError as error:
+            self._status("stopped", error=str(error))
+            raise
         except BaseException as error:
             self._status("failed", error=f"{type(error).__name__}: {error}")
             raise
         finally:
+            self.saver.close()
             self.logger.close()
             self.loader.close()
 
@@ -260,12 +293,15 @@ class Trainer:
     def _check_finite(self, phase: Phase, name: str, value: Tensor) -> None:
         if torch.isfinite(value):
             return
-        last = self.run.last_checkpoint()
-        where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         raise OperationError(
             f"{name} is {value.item()} in phase '{phase.name}' at step {self.ctx.step + 1}; stopped before the "
-            f"update; {where}; a lower optim.lr or a smaller optim.clip may help"
+            f"update; {self._last_good()}; a lower optim.lr or a smaller optim.clip may help"
         )
+
+    def _last_good(self) -> str:
+        self.saver.wait()
+        last = self.run.last_checkpoint()
+        return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
 
     def _update(self, name: str) -> None:
         rate = learning_rate(self.optim[name], self.updates[name], self.all_updates[name])
@@ -318,7 +354,7 @@ class Trainer:
         return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
 
     def _status(self, state: str, **details: object) -> None:
-        self.run.set_status(state, step=self.ctx.step, steps=self.settings.train.steps, **details)
+        self.logger.status(state, step=self.ctx.step, steps=self.settings.train.steps, **details)
 
     # --------------------------------------------------------------- state
 
@@ -365,25 +401,72 @@ class Trainer:
             role.evaluated = state.get("evaluated", {}).get(name, 0)  # absent in earlier checkpoints
         self.sums = {name: tuple(pair) for name, pair in state["sums"].items()}
 
-    def save(self) -> Path:
-        """Write a checkpoint of the current step."""
-        return save_checkpoint(
-            self.run.checkpoints, self.ctx.step, self.state_dict(), keep_last=self.settings.train.keep_last
-        )
+    def save(self, *, wait: bool = True) -> Path:
+        """Write a checkpoint of the current step; returns its folder.
+
+        Args:
+            wait: whether to return only when it is on disk; else it is written while the training goes on.
+
+        Raises:
+            OperationError: a weight is not finite; nothing was saved.
+            StorageError: it, or the checkpoint before it, could not be written.
+        """
+        self._check_weights()
+        path = self.saver.save(self.ctx.step, self.state_dict())
+        if wait:
+            self.saver.wait()
+        return path
+
+    def _check_weights(self) -> None:
+        networks = {name: self.roles[name].state_dict() for name in self.trained}
+        for name, weights in {**networks, "the student's average": self.ema.weights}.items():
+            if (weight := non_finite(weights)) is not None:
+                raise OperationError(
+                    f"weight '{weight}' of '{name}' is not finite at step {self.ctx.step}; nothing was saved; "
+                    f"{self._last_good()}; a lower optim.lr or a smaller optim.clip may help"
+                )
 
     def _resume(self) -> None:
-        checkpoint = self.run.last_checkpoint()
-        if checkpoint is not None:
-            self.load_state_dict(load_checkpoint(checkpoint))
-            self.echo(f"resumed at step {self.ctx.step} from {checkpoint}")
+        """Continue from the newest checkpoint that is whole; damaged ones are renamed, so that they no longer count.
+
+        Raises:
+            OperationError: a checkpoint is another run's, or none is whole.
+            UserError: the teacher has other weights than the one that the run began with.
+        """
+        if self.run.checkpoints.is_dir():
+            sweep(self.run.checkpoints)
+        damaged = []
+        for checkpoint in reversed(list_checkpoints(self.run.checkpoints)):
+            try:
+                self._check_teacher(checkpoint)
+                self.load_state_dict(load_checkpoint(checkpoint, run=self.run.identity()))
+            except DamagedCheckpoint as error:
+                damaged.append(set_aside(checkpoint))
+                self.echo(f"warning: {error}; it is now {damaged[-1].name}, and the one before it is used")
+            else:
+                self.echo(f"resumed at step {self.ctx.step} from {checkpoint}")
+                return
+        if damaged:
+            raise OperationError(
+                f"run '{self.run.path}' has no whole checkpoint left (damaged: {', '.join(p.name for p in damaged)}); "
+                "the same command again begins it anew"
+            )
+
+    def _check_teacher(self, checkpoint: Path) -> None:
+        began_with = read_mark(checkpoint).teacher
+        if began_with and self.teacher_digest and began_with != self.teacher_digest:
+            raise UserError(
+                f"teacher.run: run '{self.run.path}' began with another teacher (weights {began_with}, now "
+                f"{self.teacher_digest}); name the teacher that it began with, or begin a new run"
+            )
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGTERM or SIGINT makes the loop save and end; a second one has its usual effect."""
+        """The first signal that asks for an end makes the loop save and end; a second one has its usual effect."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        previous = {number: signal.getsignal(number) for number in _ENDING}
 
         def stop(number: int, frame: object) -> None:
             self._stop.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +32,7 @@ from fewstep.metrics.base import DrawnFrom
 from fewstep.runs.build import build_process
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import build_component, open_model
+from fewstep.runtime.files import read_json
 from fewstep.runtime.seeding import generator_for
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.sampling.draw import draw
@@ -264,7 +264,7 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
         train_tokens_per_second=_train_speed(plan, case) if trained else None,
         run=_relative(case.run.path, plan.folder) if trained else None,
         commit=_training_commit(case.run) if trained else None,
-        logged=(_log_lines(case.run) or [{}])[-1] if trained else {},
+        logged=(case.run.log_lines() or [{}])[-1] if trained else {},
         resolved=resolved,
     )
 
@@ -278,27 +278,23 @@ def trained_steps(run: RunDir) -> int:
 def train_seconds(run: RunDir) -> float:
     """Seconds in the training loop, over all sessions. The log's seconds start at 0 in each session."""
     total = last = 0.0
-    for line in _log_lines(run):
-        seconds = line["seconds"]
+    for line in run.log_lines():
+        seconds = line.get("seconds", last)
         total, last = total + seconds - (last if seconds >= last else 0.0), seconds
     return round(total, 3)
 
 
 def _train_speed(plan: Plan, case: PreparedCase) -> float | None:
     """Training speed in tokens per second."""
-    return train_tokens_per_second(_log_lines(case.run), case.recipe.train.batch_size * plan.dataset.spec.length)
-
-
-def _log_lines(run: RunDir) -> list[dict[str, float]]:
-    """The lines of a run's log."""
-    lines = run.metrics.read_text(encoding="utf-8").splitlines() if run.metrics.exists() else []
-    return [json.loads(line) for line in lines]
+    return train_tokens_per_second(case.run.log_lines(), case.recipe.train.batch_size * plan.dataset.spec.length)
 
 
 def _training_commit(run: RunDir) -> str | None:
     """Commit of fewstep at the training."""
-    commit: str | None = json.loads(run.environment.read_text())["commit"] if run.environment.exists() else None
-    return commit
+    if not run.environment.exists():
+        return None
+    record = read_json(run.environment, "delete the run to train it anew")
+    return record.get("commit") if isinstance(record, dict) else None
 
 
 def _relative(path: str | Path, folder: Path) -> str:

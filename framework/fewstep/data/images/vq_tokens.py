@@ -16,13 +16,12 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewstep.backbones.autoencoder import Autoencoder
 from fewstep.backbones.base import BACKBONES
 from fewstep.core.component import ComponentConfig, Strict
-from fewstep.core.errors import FewstepError, UnfitModelError, UserError
+from fewstep.core.errors import FewstepError, OperationError, UnfitModelError, UserError
 from fewstep.core.fields import From
 from fewstep.core.recipe_view import RecipeView
 from fewstep.core.references import Ref
@@ -32,7 +31,7 @@ from fewstep.data.images.pixels import shaded
 from fewstep.data.images.tokenizer import ImageTokenizer
 from fewstep.runtime.files import publish
 from fewstep.runtime.progress import Narrator
-from fewstep.runtime.tensors import save_tensors
+from fewstep.runtime.sealed import load_sealed, save_sealed
 
 _FORMAT = "fewstep-vq-tokens/1"
 _WEIGHTS = "tokenizer.safetensors"
@@ -157,13 +156,10 @@ class _CodeCache:
         if not self.file.is_file():
             return None
         try:
-            with safe_open(self.file, framework="pt") as opened:
-                if (opened.metadata() or {}).get("key") != self.key:
-                    return None
-                codes = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
+            codes, metadata = load_sealed(self.file, "it is encoded again")
+        except OperationError:
             return None
-        return codes["train"], codes.get("held_out")
+        return (codes["train"], codes.get("held_out")) if metadata.get("key") == self.key else None
 
     def fill(self) -> tuple[Tensor, Tensor | None]:
         """Encode all images, and store the codes if the folder is writable."""
@@ -174,7 +170,7 @@ class _CodeCache:
         partial = self.file.with_name(f".{self.file.name}-{secrets.token_hex(4)}.partial")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(parts, partial, metadata={"key": self.key})
+            save_sealed(parts, partial, {"key": self.key})
             publish(partial, self.file)
         except OSError:  # another person's run is not writable: the next start encodes again
             with contextlib.suppress(OSError):

@@ -29,8 +29,8 @@ class MappedRows(ABC):
     """
 
     def __init__(self, shards: Sequence[Shard], length: int) -> None:
-        self._tokens = [shard.tokens for shard in shards]
-        self._first = np.cumsum([0, *(len(tokens) for tokens in self._tokens)])
+        self._shards = list(shards)
+        self._first = np.cumsum([0, *(len(shard.tokens) for shard in shards)])
         self.length = length
 
     @abstractmethod
@@ -72,7 +72,7 @@ class MappedRows(ABC):
         for shard in np.unique(shard_of):
             here = shard_of == shard
             # One call for all of them: numpy lets other threads run while it waits for the disk.
-            tokens[here] = self._tokens[shard].take(places[here] - self._first[shard])
+            tokens[here] = self._shards[shard].take(places[here] - self._first[shard])
         return tokens
 
 

@@ -41,6 +41,7 @@ from fewstep.data.text.preparation.shards import (
 )
 from fewstep.data.text.preparation.source import START, Place, Source, SourceDocument, part_of, sample
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
+from fewstep.runtime.block_sums import block_sums
 from fewstep.runtime.files import publish
 from fewstep.runtime.hashing import sha256
 from fewstep.runtime.plain_text import RULE
@@ -327,7 +328,15 @@ def _store_shard(folder: Path, number: int, batches: Sequence[Encoded], after: P
         write_shard(partial, tokens, lengths.cumsum(), tokenizer)
         digest = sha256(partial)
         publish(partial, folder / name)
-        entries.append({"part": part, "file": name, "tokens": len(tokens), "documents": len(lengths), "sha256": digest})
+        entry: ShardEntry = {
+            "part": part,
+            "file": name,
+            "tokens": len(tokens),
+            "documents": len(lengths),
+            "sha256": digest,
+            "blocks": block_sums(folder / name),
+        }
+        entries.append(entry)
     _write(folder / f"{number:05d}.record", json.dumps({"shards": entries, "after": after}))
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
+from fewstep.runtime.block_sums import BLOCK, BlockSums
 from fewstep.runtime.hashing import sha256
 
 FORMAT = 1
@@ -32,13 +33,35 @@ _KINDS: dict[str, np.dtype[np.generic]] = {"U16": np.dtype("<u2"), "U32": np.dty
 
 @dataclass(frozen=True)
 class Shard:
-    """One memory-mapped shard: `tokens` (uint16 or uint32 [T]) and `ends` (int64 [D])."""
+    """One memory-mapped shard: `tokens` (uint16 or uint32 [T]) and `ends` (int64 [D]).
+
+    `sums` compares blocks as they are read; it is None for shards of earlier versions. `offset` is the place of the
+    tokens in the file.
+    """
 
     tokens: NDArray[np.generic]
     ends: NDArray[np.int64]
+    sums: BlockSums | None = None
+    offset: int = 0
+
+    def take(self, places: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Tokens at `places`, in their shape.
+
+        Raises:
+            OperationError: the file is damaged there.
+        """
+        if self.sums is not None:
+            self.sums.check(self.offset + places * self.tokens.itemsize)
+        return self.tokens.take(places)
 
 
-class ShardEntry(TypedDict):
+class _BlockSums(TypedDict, total=False):
+    """Sums of a shard's blocks; shards of earlier versions have none."""
+
+    blocks: list[int]
+
+
+class ShardEntry(_BlockSums):
     """A shard in the manifest."""
 
     part: str
@@ -135,7 +158,12 @@ def open_shard(file: Path, entry: ShardEntry, tokenizer: str) -> Shard:
     if counts != [entry["tokens"], entry["documents"]]:
         raise UserError(f"shard '{file}' does not match its manifest: it holds {counts[0]:,} tokens; {again}")
     tokens, ends = (_mapped(file, tensor, 8 + length) for tensor in tensors.values())
-    return Shard(tokens, ends)
+    if "blocks" not in entry:
+        return Shard(tokens, ends)
+    sums = BlockSums(file, entry["blocks"], again)
+    begin, end = (8 + length + offset for offset in tensors["ends"]["data_offsets"])
+    sums.check(np.array([0, *range(begin, end, BLOCK), end - 1]))
+    return Shard(tokens, ends, sums, 8 + length + tensors["tokens"]["data_offsets"][0])
 
 
 def _mapped(file: Path, tensor: _TensorEntry, begin: int) -> NDArray[Any]:

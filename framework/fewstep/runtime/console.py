@@ -1,0 +1,17 @@
+"""The console, whose reader may go away."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def silence_console() -> None:
+    """Send what is still printed nowhere, so that a lost reader neither stops the process nor fails its end."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError, AttributeError):  # a stream of another kind, such as a notebook's
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

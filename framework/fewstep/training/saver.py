@@ -1,0 +1,101 @@
+"""Checkpoints written in the background, one after the other."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from fewstep.core.errors import OperationError
+from fewstep.runs.checkpoint import Snapshot, checkpoint_name, list_checkpoints, save_checkpoint
+
+
+class StorageError(OperationError):
+    """Files cannot be written: the disk is full, or the folder is not writable."""
+
+
+class Saver:
+    """Writes checkpoints in a thread of its own, in the order of `save`.
+
+    `save` returns once the state is copied; training goes on while it is written. One checkpoint is written at a time:
+    a second `save` waits for the first. A failure is raised by the next call of `save`, `check` or `wait`.
+
+    Args:
+        folder: folder of the checkpoints.
+        keep_last: number of newest checkpoints that stay.
+        keep_every: checkpoints of multiples of this number of steps stay too.
+        run: id of the run.
+        teacher: digest of the weights of the teacher that the run began with.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int, keep_every: int | None, run: str, teacher: str | None) -> None:
+        self.folder = folder
+        self._facts = {"keep_last": keep_last, "keep_every": keep_every, "run": run, "teacher": teacher}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+
+    def save(self, step: int, state: dict[str, object]) -> Path:
+        """Begin to write the checkpoint of a step; returns the folder that it will have.
+
+        Raises:
+            StorageError: the disk has too little room, or the checkpoint before it could not be written.
+        """
+        self.wait()
+        snapshot = Snapshot.of(state)
+        self._ask_for_room(step, snapshot)
+        self._pending = self._pool.submit(self._write, step, snapshot)
+        return self.folder / checkpoint_name(step)
+
+    def check(self) -> None:
+        """Raise the failure of a checkpoint that was being written, if it has failed by now."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on disk.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait, and end the thread; a failure that nobody has asked for is dropped."""
+        self._pool.shutdown(wait=True)
+
+    def _write(self, step: int, snapshot: Snapshot) -> Path:
+        try:
+            return save_checkpoint(self.folder, step, snapshot, **self._facts)  # type: ignore[arg-type]
+        except OSError as error:
+            raise self._failure(step, error) from None
+        except Exception as error:
+            if "No space left" in str(error) or "os error 28" in str(error):  # safetensors raises an error of its own
+                raise self._failure(step, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from None
+            raise
+
+    def _ask_for_room(self, step: int, snapshot: Snapshot) -> None:
+        """Compare the free space with twice the size of the checkpoint, as its files appear before old ones go."""
+        size = sum(tensor.numel() * tensor.element_size() for tensor in snapshot.tensors.values())
+        place = self.folder if self.folder.exists() else self.folder.parent
+        free = shutil.disk_usage(place).free
+        if free < 2 * size:
+            raise StorageError(
+                f"the disk of '{place}' is nearly full: the checkpoint of step {step} was not begun, since it asks for "
+                f"{2 * size / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; {self._last()}"
+            )
+
+    def _failure(self, step: int, error: OSError) -> StorageError:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else error.strerror
+        return StorageError(f"cannot write the checkpoint of step {step} to '{self.folder}': {reason}; {self._last()}")
+
+    def _last(self) -> str:
+        checkpoints = list_checkpoints(self.folder)
+        return (
+            f"the last one is {checkpoints[-1]}; make room and continue with --resume {self.folder.parent}"
+            if checkpoints
+            else f"there is none before it; make room and continue with --resume {self.folder.parent}"
+        )
