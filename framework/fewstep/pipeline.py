@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import UserError
+from fewstep.core.plugins import trusting_plugins
 from fewstep.data.base import Dataset
 from fewstep.likelihood.bounds import Scores, score_model
+from fewstep.runs.exported import CONFIG, HUB_PATTERNS, WEIGHTS, is_exported
 from fewstep.runs.models import TrainedModel, Weights, open_model
 from fewstep.sampling.draw import average
 from fewstep.sampling.job import Job, batch_size_of, job_of
@@ -64,8 +66,8 @@ class Pipeline:
     The same seed draws the same samples as `fewstep sample` does with the run that the model was exported from.
     """
 
-    def __init__(self, model: TrainedModel, dtype: Dtype = "float32") -> None:
-        self.model, self.dtype = model, dtype
+    def __init__(self, model: TrainedModel, dtype: Dtype = "float32", *, trust_plugins: bool = False) -> None:
+        self.model, self.dtype, self.trust_plugins = model, dtype, trust_plugins
 
     @classmethod
     def from_pretrained(
@@ -76,6 +78,7 @@ class Pipeline:
         dtype: Dtype = "float32",
         weights: Weights = "ema",
         revision: str | None = None,
+        trust_plugins: bool = False,
     ) -> Pipeline:
         """Load a model.
 
@@ -86,9 +89,12 @@ class Pipeline:
             dtype: that networks compute in; below float32 they run under autocast.
             weights: of a run folder, its average or its last step.
             revision: branch, tag or commit on the Hub.
+            trust_plugins: run the plugin files and modules that the model lists, and those of models that its sampler
+                names. Their code can do whatever you can. Without it a model of anybody may be opened.
 
         Raises:
-            UserError: there is no such model, it is damaged, or there is no such device.
+            UserError: there is no such model, it is damaged, it lists code that is not trusted, or there is no such
+                device.
         """
         if dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"no dtype '{dtype}'; take float32, bfloat16 or float16")
@@ -96,10 +102,10 @@ class Pipeline:
         if not path.exists() and path.name != "latest" and path.suffix != ".safetensors":
             path = _from_hub(str(path_or_hub_id), revision)
         auto = str(device) == "auto"
-        model = open_model(path, weights=weights, device="auto" if auto else "cpu")
+        model = open_model(path, weights=weights, device="auto" if auto else "cpu", trust_plugins=trust_plugins)
         if not auto:
             _placed(model, device)
-        return cls(model, dtype)
+        return cls(model, dtype, trust_plugins=trust_plugins)
 
     @property
     def dataset(self) -> Dataset:
@@ -225,7 +231,7 @@ class Pipeline:
                 tokens = tokens.where(tokens != FREE, self.dataset.end)
             tokens = checked_tokens(tokens, "score", self.dataset, complete=True)
         labels = None if label is None else requested_labels(str(label), self.dataset, len(tokens))
-        with self._computing():
+        with self._computing(), trusting_plugins(self.trust_plugins):
             return score_model(
                 self.model,
                 tokens,
@@ -243,7 +249,7 @@ class Pipeline:
                 raise UserError(f"{name}: expected a number from 1, not {value}")
         if rows is not None and len(rows) > request.count:
             raise UserError(f"n: {len(rows)} templates need as many samples or more, not {request.count}")
-        with self._computing():
+        with self._computing(), trusting_plugins(self.trust_plugins):
             job = job_of(self.model, request, rows)
             return self._collected(job)
 
@@ -274,9 +280,14 @@ def _placed(model: TrainedModel, device: str | torch.device) -> None:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
-    """A folder of the Hub, fetched or from the cache."""
+    """An exported folder of the Hub, fetched or from the cache; nothing else of a repository is taken."""
     if not _HUB_ID.fullmatch(name):
         raise UserError(f"'{name}' is no folder or file here, and no OWNER/NAME of the Hugging Face Hub")
     from fewstep.runtime.hub import fetch
 
-    return fetch(name, revision)
+    path = fetch(name, revision, patterns=HUB_PATTERNS)
+    if not is_exported(path):
+        raise UserError(
+            f"'{name}' on the Hub holds no exported model ({CONFIG}, {WEIGHTS}); write one with `fewstep export`"
+        )
+    return path

@@ -87,7 +87,7 @@ def test_a_file_beside_a_recipe_is_enough(addition: Addition, place: Path) -> No
     shutil.copy(addition.file, "mine.py")
     Path("recipe.yaml").write_text(addition.recipe(plugins=["./mine.py"]))
     run = RunDir(place / "run")
-    fit(load_recipe("recipe.yaml"), run, echo=lambda line: None)
+    fit(load_recipe("recipe.yaml", trust_plugins=True), run, echo=lambda line: None)
     rows = evaluate_run(str(run.path), steps=[2])
     assert rows[0]["metrics"]
     addition.check()
@@ -100,10 +100,10 @@ def test_without_its_file_it_is_unknown(addition: Addition, place: Path) -> None
     assert addition.name not in registry(addition.kind).names()
     Path("recipe.yaml").write_text(addition.recipe())
     with pytest.raises(RecipeError, match=f"'{addition.name}'"):
-        load_recipe("recipe.yaml")
+        load_recipe("recipe.yaml", trust_plugins=True)
     Path("listed.yaml").write_text(addition.recipe(plugins=["./mine.py"]))
     with pytest.raises(RecipeError, match=r"no plugin file '.*mine\.py'"):
-        load_recipe("listed.yaml")
+        load_recipe("listed.yaml", trust_plugins=True)
 
 
 # ------------------------------------------------------------- in the package
@@ -117,7 +117,7 @@ from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
 from fewstep.training.launch import fit
 if Path("recipe.yaml").exists():
-    fit(load_recipe("recipe.yaml"), RunDir(Path("run")), echo=lambda line: None)
+    fit(load_recipe("recipe.yaml", trust_plugins=True), RunDir(Path("run")), echo=lambda line: None)
     assert "palindromes" in evaluate_run("run", steps=[2])[0]["metrics"]
 print(json.dumps({kind: registry(kind).names() for kind in KINDS}))
 """

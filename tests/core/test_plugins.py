@@ -200,10 +200,10 @@ def test_a_failed_package_is_imported_afresh(site: Site) -> None:
     (package / "part.py").write_text(sampler("part"))
     (package / "__init__.py").write_text("from acme_package import part\n1 / 0\n")
     with pytest.raises(PluginError, match="ZeroDivisionError"):
-        load_required("acme_package")
+        load_required("acme_package", trusted=True)
     assert "part" not in registry("samplers").names()
     (package / "__init__.py").write_text("from acme_package import part  # repaired\n")
-    load_required("acme_package")
+    load_required("acme_package", trusted=True)
     assert "part" in registry("samplers").names()
 
 
@@ -211,21 +211,21 @@ def test_a_failed_package_is_imported_afresh(site: Site) -> None:
 def test_a_required_plugin_that_is_not_there(site: Site, name: str) -> None:
     site.install("acme-samplers", sampler("acme"))
     with pytest.raises(PluginError) as caught:
-        load_required(name)
+        load_required(name, trusted=True)
     assert f"no plugin '{name}': neither an installed distribution" in str(caught.value)
     assert ("did you mean 'acme-samplers'?" in str(caught.value)) == (name == "acme-sampler")
 
 
 def test_a_missing_submodule_is_told(site: Site) -> None:
     with pytest.raises(PluginError, match=r"plugin 'json\.nothing' failed to load: ModuleNotFoundError"):
-        load_required("json.nothing")
+        load_required("json.nothing", trusted=True)
 
 
 def test_a_plugin_file(site: Site, tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(sampler("mine"))
-    load_required(str(path))
-    load_required(str(path))
+    load_required(str(path), trusted=True)
+    load_required(str(path), trusted=True)
     entry = registry("samplers").get("mine")
     assert entry.distribution == ("mine.py", "")
     assert entry.origin == f"mine.py ({path.resolve()}:6)"
@@ -235,16 +235,16 @@ def test_two_plugin_files_of_one_name_live_together(site: Site, tmp_path: Path) 
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.py").write_text(sampler(f"mine_{folder}"))
-        load_required(str(tmp_path / folder / "mine.py"))
+        load_required(str(tmp_path / folder / "mine.py"), trusted=True)
     assert {"mine_a", "mine_b"} <= set(registry("samplers").names())
 
 
 def test_a_plugin_file_that_is_missing_or_fails(site: Site, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"no plugin file '.*none\.py'"):
-        load_required(str(tmp_path / "none.py"))
+        load_required(str(tmp_path / "none.py"), trusted=True)
     (tmp_path / "bad.py").write_text(sampler("bad") + "\nundefined_name\n")
     with pytest.raises(PluginError, match=r"NameError: name 'undefined_name' is not defined \(.*bad.py:14\)"):
-        load_required(str(tmp_path / "bad.py"))
+        load_required(str(tmp_path / "bad.py"), trusted=True)
     assert "bad" not in registry("samplers").names()
 
 

@@ -304,7 +304,7 @@ def test_a_plugin_in_a_file_stays_behind_and_is_asked_for(
     )
     sets = ("data={type: export_coins}",)
     run = RunDir(tmp_path / "run")
-    fit(load_recipe(recipe, sets), run, echo=lambda line: None)
+    fit(load_recipe(recipe, sets, trust_plugins=True), run, echo=lambda line: None)
     folder = export_run(str(run.path), str(tmp_path / "out"))
     assert Exported(folder).config.needs == ("my_coins.py",)
     assert Pipeline.from_pretrained(folder).sample(2, steps=1).tokens.shape == (2, 2)  # it is loaded here

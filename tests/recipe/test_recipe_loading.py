@@ -71,9 +71,9 @@ def isolated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def problems(source: str | Path, *sets: str) -> list[str]:
+def problems(source: str | Path, *sets: str, trust_plugins: bool = False) -> list[str]:
     with pytest.raises(RecipeError) as caught:
-        load_recipe(source, sets)
+        load_recipe(source, sets, trust_plugins=trust_plugins)
     assert caught.value.exit_code == 2
     return [str(problem) for problem in caught.value.problems]
 
@@ -154,7 +154,7 @@ def test_a_teacher_that_nobody_asked_for(recipe: Path) -> None:
 def test_a_plugin_file_beside_the_recipe(recipe: Path, tmp_path: Path) -> None:
     Path("my_objective.py").write_text(OBJECTIVE)
     recipe.write_text(RECIPE.replace("denoising", "{type: plain_nll, scale: 2}") + "plugins: [./my_objective.py]\n")
-    first = load_recipe(recipe).recipe
+    first = load_recipe(recipe, trust_plugins=True).recipe
     assert first.objective.model_dump() == {"type": "plain_nll", "scale": 2.0}
     assert first.plugins == (str(tmp_path.resolve() / "my_objective.py"),)
     # A run folder elsewhere finds it again.
@@ -169,7 +169,7 @@ def test_a_plugin_file_beside_the_recipe(recipe: Path, tmp_path: Path) -> None:
 def test_broken_plugins_are_located(recipe: Path) -> None:
     Path("bad.py").write_text("import nothing_of_this_name\n")
     recipe.write_text(RECIPE + "plugins:\n  - ./bad.py\n  - no_such_plugin\n  - ./absent.py\n")
-    bad, unknown, absent = problems(recipe)
+    bad, unknown, absent = problems(recipe, trust_plugins=True)
     assert bad.startswith("small.yaml:9: plugins[0]: plugin '")
     assert "bad.py' failed to load: ModuleNotFoundError: No module named 'nothing_of_this_name' (" in bad
     assert bad.endswith("bad.py:1)")

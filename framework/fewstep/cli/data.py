@@ -10,7 +10,7 @@ import typer
 
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
-from fewstep.cli.runs import RecipeArgument
+from fewstep.cli.runs import RecipeArgument, TrustPlugins
 from fewstep.core.errors import UserError
 
 app = typer.Typer(help="Prepare data for training.", no_args_is_help=True, rich_markup_mode=None)
@@ -29,13 +29,14 @@ def prepare(
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="read every shard again and compare its hash")] = False,
     sets: Sets = None,
+    trust_plugins: TrustPlugins = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Tokenise the data of a recipe into shards. Continues an interrupted preparation."""
     from fewstep.data.base import Preparable
     from fewstep.recipe import load_recipe
 
-    config = load_recipe(recipe, sets or []).recipe.data
+    config = load_recipe(recipe, sets or [], trust_plugins=trust_plugins).recipe.data
     start = time.monotonic()
     if not isinstance(config, Preparable):
         raise UserError(f"data '{config.type}' need no preparation; train on them as they are")

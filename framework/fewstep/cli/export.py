@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.runs import RunArgument, Weights
+from fewstep.cli.runs import RunArgument, TrustPlugins, Weights
+from fewstep.core.plugins import trusting_plugins
 
 
 class Dtype(str, Enum):
@@ -25,11 +26,13 @@ def export(
     ] = None,
     weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
     dtype: Annotated[Dtype, typer.Option(help="data type of the weights")] = Dtype.float32,
+    trust_plugins: TrustPlugins = False,
 ) -> None:
     """Write a trained model as a self-contained folder with a card. It samples without the run and the data."""
     from fewstep.export.write import export_run
 
-    path = export_run(run, out, weights=weights.value, dtype=dtype.value)
+    with trusting_plugins(trust_plugins):
+        path = export_run(run, out, weights=weights.value, dtype=dtype.value)
     typer.echo(f"wrote {path}")
     typer.echo(f'next: Pipeline.from_pretrained("{path}")   or   fewstep sample {path}')
 

@@ -8,7 +8,8 @@ import typer
 
 from fewstep.cli.lists import MAX_COUNT, MAX_SEED, numbers
 from fewstep.cli.output import echo_json, echo_table
-from fewstep.cli.runs import RunArgument, Weights
+from fewstep.cli.runs import RunArgument, TrustPlugins, Weights
+from fewstep.core.plugins import trusting_plugins
 
 
 def grid(
@@ -21,12 +22,14 @@ def grid(
     samples: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="samples of data to measure on")] = 512,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="seed of the measurement")] = 0,
     weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
+    trust_plugins: TrustPlugins = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Find the step times of least cost for a model. Writes a file for `grid: {type: measured, file: FILE}`."""
     from fewstep.evaluation.grid_search import grid_run
 
-    path, grid_file = grid_run(run, numbers(steps), out, times, samples, seed, weights.value)
+    with trusting_plugins(trust_plugins):
+        path, grid_file = grid_run(run, numbers(steps), out, times, samples, seed, weights.value)
     if as_json:
         echo_json(grid_file.model_dump(mode="json"))
         return

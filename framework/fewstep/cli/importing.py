@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.runs import Weights
+from fewstep.cli.runs import TrustPlugins, Weights
+from fewstep.core.plugins import trusting_plugins
 
 Source = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="file, folder, or OWNER/NAME of the Hugging Face Hub")
@@ -41,6 +42,7 @@ def import_(
     revision: Revision = None,
     weights: WeightsOption = Weights.ema,
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
+    trust_plugins: TrustPlugins = False,
 ) -> None:
     """Convert a public checkpoint into a fewstep model. Exit code 2 if any of its keys does not fit."""
     from fewstep.convert.importing import ImportRequest, import_checkpoint
@@ -57,4 +59,5 @@ def import_(
         weights=weights.value,
         replace=force,
     )
-    typer.echo(str(import_checkpoint(request)))
+    with trusting_plugins(trust_plugins):
+        typer.echo(str(import_checkpoint(request)))

@@ -19,16 +19,19 @@ Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", he
 def validate(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="paths or names of shipped recipes")],
     sets: Sets = None,
+    trust_plugins: Annotated[
+        bool, typer.Option("--plugins", "--trust-plugins", help="run the plugin files and modules that recipes list")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Check recipes without running them. Exit code 2 if anything is wrong."""
+    """Check recipes without running them or their plugins. Exit code 2 if anything is wrong."""
     from fewstep.recipe import load_recipe
 
     results: list[dict[str, Any]] = []
     problems: list[Problem] = []
     for source in recipes:
         try:
-            loaded = load_recipe(source, sets or [])
+            loaded = load_recipe(source, sets or [], trust_plugins=trust_plugins)
         except RecipeError as error:
             problems += error.problems
             results.append({"source": source, "ok": False, "problems": [p.as_dict() for p in error.problems]})

@@ -11,6 +11,7 @@ from fewstep.cli.lists import MAX_COUNT, MAX_SEED, numbers
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
 from fewstep.core.errors import UserError
+from fewstep.core.plugins import trusting_plugins
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="path, or name of a shipped recipe")]
 RunArgument = Annotated[
@@ -23,6 +24,10 @@ Teacher = Annotated[str | None, typer.Option(metavar="RUN", help="run folder of 
 RunFolder = Annotated[str | None, typer.Option("--run-dir", help="new folder for the run; chosen if left out")]
 Resume = Annotated[
     str | None, typer.Option(metavar="auto|RUN", help="continue a run; auto takes the recipe's newest unfinished one")
+]
+TrustPlugins = Annotated[
+    bool,
+    typer.Option("--trust-plugins", help="run plugin files and modules that models list; they can do anything"),
 ]
 SamplerOption = Annotated[
     str | None,
@@ -38,25 +43,36 @@ class Weights(str, Enum):
 
 
 def train(
-    recipe: RecipeArgument, teacher: Teacher = None, run_dir: RunFolder = None, resume: Resume = None, sets: Sets = None
+    recipe: RecipeArgument,
+    teacher: Teacher = None,
+    run_dir: RunFolder = None,
+    resume: Resume = None,
+    sets: Sets = None,
+    trust_plugins: TrustPlugins = False,
 ) -> None:
-    """Train the model of a recipe."""
+    """Train the model of a recipe. Runs the plugins that the recipe lists."""
     from fewstep.training.launch import launch
 
-    launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=sets or [])
+    with trusting_plugins(trust_plugins):
+        launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=sets or [])
 
 
 def distill(
-    recipe: RecipeArgument, teacher: Teacher = None, run_dir: RunFolder = None, resume: Resume = None, sets: Sets = None
+    recipe: RecipeArgument,
+    teacher: Teacher = None,
+    run_dir: RunFolder = None,
+    resume: Resume = None,
+    sets: Sets = None,
+    trust_plugins: TrustPlugins = False,
 ) -> None:
     """Distil a teacher into a student. Trains with the teacher of --teacher or of the recipe."""
     from fewstep.recipe import load_recipe
 
-    if teacher is None and load_recipe(recipe, sets or []).recipe.teacher is None:
+    if teacher is None and load_recipe(recipe, sets or [], trust_plugins=True).recipe.teacher is None:
         raise UserError(
             f"recipe '{recipe}' trains without a teacher; name one with --teacher RUN, or use `fewstep train`"
         )
-    train(recipe, teacher, run_dir, resume, sets)
+    train(recipe, teacher, run_dir, resume, sets, trust_plugins)
 
 
 def evaluate(
@@ -68,12 +84,14 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="the same seed draws the same samples")] = 0,
     sampler: SamplerOption = None,
+    trust_plugins: TrustPlugins = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score samples of a trained model. Its recipe names the metrics."""
     from fewstep.evaluation.evaluate import evaluate_run
 
-    rows = evaluate_run(run, None if steps is None else numbers(steps), samples, seed, sampler)
+    with trusting_plugins(trust_plugins):
+        rows = evaluate_run(run, None if steps is None else numbers(steps), samples, seed, sampler)
     if as_json:
         echo_json(rows)
         return
@@ -98,8 +116,10 @@ def benchmark(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="change one key of every recipe; may be repeated"),
     ] = None,
+    trust_plugins: TrustPlugins = False,
 ) -> None:
     """Run a suite and write tables and plots. A suite names recipes, numbers of steps and seeds."""
     from fewstep.bench.running.runner import run_suite
 
-    run_suite(suite, out, quick, sets or [], jobs=jobs, keep_code=keep_code, base=compare)
+    with trusting_plugins(trust_plugins):
+        run_suite(suite, out, quick, sets or [], jobs=jobs, keep_code=keep_code, base=compare)

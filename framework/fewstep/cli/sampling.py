@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from fewstep.cli.lists import MAX_COUNT, MAX_SEED, is_count
-from fewstep.cli.runs import RunArgument, SamplerOption, Weights
+from fewstep.cli.runs import RunArgument, SamplerOption, TrustPlugins, Weights
+from fewstep.core.plugins import trusting_plugins
 from fewstep.sampling.request import Part, SampleRequest
 
 Count = Annotated[int, typer.Option("-n", "--count", min=1, max=MAX_COUNT, help="number of samples")]
@@ -60,6 +61,7 @@ def sample(
     part: PartOption = None,
     resume: Resume = False,
     animate: Animate = False,
+    trust_plugins: TrustPlugins = False,
 ) -> None:
     """Draw samples from a trained model."""
     from fewstep.sampling.job import sample_run
@@ -83,7 +85,8 @@ def sample(
         resume=resume,
         animate=animate,
     )
-    sample_run(run, request, say=typer.echo)
+    with trusting_plugins(trust_plugins):
+        sample_run(run, request, say=typer.echo)
 
 
 def _batch_size(text: str) -> int | None:

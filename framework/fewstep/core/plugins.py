@@ -2,6 +2,9 @@
 
 The failure of a plugin of an entry point is recorded, undone, and shown by `fewstep list` and in "no such name"
 messages. The failure of a plugin that a recipe lists is an error. This module loads no torch.
+
+A recipe may list files and modules, and importing them runs code. Only a recipe that a person named to `train`,
+`distill` or `benchmark` is trusted with that; recipes within models are not, unless `trusting_plugins` says so.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from types import ModuleType
 
@@ -30,10 +34,38 @@ from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
 
 GROUP = "fewstep.plugins"
+_MODULE = re.compile(r"\w+(\.\w+)*")
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*")
+_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
+"""Whether recipes within models may run code."""
 
 
 class PluginError(UserError):
     """A plugin of a recipe cannot be loaded."""
+
+
+class UntrustedPluginError(PluginError):
+    """A recipe lists code, and nobody said that it is trusted."""
+
+
+@contextmanager
+def trusting_plugins(trust: bool = True) -> Iterator[None]:
+    """Context in which recipes within models may list plugin files and modules; importing them runs their code.
+
+    Args:
+        trust: False changes nothing.
+    """
+    token = _trusted.set(_trusted.get() or trust)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def plugins_are_trusted() -> bool:
+    """Whether the caller is inside `trusting_plugins`."""
+    return _trusted.get()
 
 
 @dataclass(frozen=True)
@@ -85,7 +117,7 @@ def load_entry_points() -> None:
     if _loader.discovered:
         return
     _loader.discovered = True  # set first, since plugins look names up during their import
-    points = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
+    points = entry_points()
     allowed = os.environ.get("FEWSTEP_PLUGINS")
     if allowed is not None:
         selected = [name.strip() for name in allowed.split(",") if name.strip() not in ("", "none")]
@@ -101,24 +133,101 @@ def load_entry_points() -> None:
         _load_point(point)
 
 
-def load_required(name: str) -> Plugin:
+def entry_points() -> list[EntryPoint]:
+    """Entry points of installed plugins, sorted by name.
+
+    The folder in which Python was started ('' on its path) is left out: what lies there is not installed.
+    """
+    known: dict[str, list[EntryPoint]] = {}
+    for distribution in distributions(path=[folder for folder in sys.path if folder]):
+        points = [point for point in distribution.entry_points if point.group == GROUP]
+        if points:  # an earlier folder of the path hides a later one, as for modules
+            known.setdefault(_plain(distribution.metadata["Name"] or ""), points)
+    return sorted((p for points in known.values() for p in points), key=lambda point: (point.name, point.value))
+
+
+def load_required(name: str, *, trusted: bool = False, version: str = "") -> Plugin:
     """Import a plugin that a recipe lists: a distribution, an importable module, or the path of a .py file.
 
+    Args:
+        trusted: whether files and modules may be imported; entry points are installed, and always are.
+        version: version that a model was made with, for the message about a missing plugin.
+
     Raises:
+        UntrustedPluginError: it is a file or module that is not imported yet, and not trusted.
         PluginError: the plugin does not exist, or its import fails.
     """
     load_entry_points()
-    points = [p for p in entry_points(group=GROUP) if _plain(name) in (_plain(p.name), _plain(_origin(p)[0]))]
-    if name.endswith(".py"):
-        plugins = [_load_file(Path(name))]
-    elif points:
+    points = [] if name.endswith(".py") else [point for point in entry_points() if _names(name, point)]
+    if points:
         plugins = [_load_point(point) for point in points]
+    elif not (trusted or plugins_are_trusted() or _is_imported(name)):
+        raise _refusal(name, version)
+    elif name.endswith(".py"):
+        plugins = [_load_file(Path(name))]
     else:
         plugins = [_load_module(name)]
     for plugin in plugins:
         if plugin.error:
             raise PluginError(f"plugin '{name}' failed to load: {plugin.error}")
     return plugins[0]
+
+
+def untrusted(names: Sequence[str]) -> list[str]:
+    """The plugins among these that are no entry points, so that a new process imports them only if it trusts them."""
+    points = entry_points()
+    return [name for name in names if name.endswith(".py") or not any(_names(name, point) for point in points)]
+
+
+def _names(name: str, point: EntryPoint) -> bool:
+    """Whether a recipe means this entry point: by its name, its distribution or its module."""
+    return name == point.module or _plain(name) in (_plain(point.name), _plain(_origin(point)[0]))
+
+
+def _is_imported(name: str) -> bool:
+    """Whether the code of a file or module has run in this process already, so that importing it runs none."""
+    if not name.endswith(".py"):
+        return name in sys.modules
+    plugin = _loader.plugins.get(_module_of(Path(name).resolve()))
+    return plugin is not None and not plugin.error and plugin.module in sys.modules
+
+
+def _refusal(name: str, version: str) -> PluginError:
+    """The error for code that a recipe lists and that is not imported: what it is, and what to do."""
+    trust = "--trust-plugins runs it (in Python: trust_plugins=True)"
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            return _no_file(Path(name))
+        text = f"the plugin file '{name}' is code, which runs only for a recipe that you train; read it, and {trust}"
+        return UntrustedPluginError(text)
+    if not _MODULE.fullmatch(name) and not _DISTRIBUTION.fullmatch(name):
+        return _no_plugin(name)
+    if near := did_you_mean(name, _known_names()):
+        return UntrustedPluginError(f"no installed plugin '{name}'{near}")
+    if not _DISTRIBUTION.fullmatch(name):
+        return UntrustedPluginError(f"no installed plugin '{name}'; if it is a module of yours, {trust}")
+    made = f" (the model has {version})" if _VERSION.fullmatch(version) else ""
+    pinned = f"{name}=={version}" if made else name
+    return UntrustedPluginError(
+        f"no installed plugin '{name}'{made}; if you trust its authors: pip install '{pinned}'; if it is a module of "
+        f"yours, {trust}"
+    )
+
+
+def _no_file(path: Path) -> PluginError:
+    return PluginError(f"no plugin file '{path}'")
+
+
+def _no_plugin(name: str) -> PluginError:
+    return PluginError(
+        f"no plugin '{name}': neither an installed distribution with a `{GROUP}` entry point, nor an importable "
+        f"module, nor a path that ends in .py{did_you_mean(name, _known_names())}"
+    )
+
+
+def _known_names() -> list[str]:
+    """Names by which recipes may list the installed plugins."""
+    return [text for point in entry_points() for text in (point.name, _origin(point)[0])]
 
 
 def loaded() -> list[Plugin]:
@@ -165,22 +274,22 @@ def _load_point(point: EntryPoint) -> Plugin:
 
 def _load_module(name: str) -> Plugin:
     top = _top(name)
-    if not re.fullmatch(r"\w+(\.\w+)*", name) or not (top in sys.modules or importlib.util.find_spec(top)):
-        names = [text for point in entry_points(group=GROUP) for text in (point.name, _origin(point)[0])]
-        raise PluginError(
-            f"no plugin '{name}': neither an installed distribution with a `{GROUP}` entry point, nor an importable "
-            f"module, nor a path that ends in .py{did_you_mean(name, names)}"
-        )
+    if not _MODULE.fullmatch(name) or not (top in sys.modules or importlib.util.find_spec(top)):
+        raise _no_plugin(name)
     return _loader.load(name, name, distribution_of(top), lambda: import_module(name))
 
 
 def _load_file(path: Path) -> Plugin:
     path = path.resolve()
     if not path.is_file():
-        raise PluginError(f"no plugin file '{path}'")
-    # The hash keeps the modules of two files of one name apart.
-    module = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+        raise _no_file(path)
+    module = _module_of(path)
     return _loader.load(str(path), module, (path.name, ""), lambda: _import_file(path, module))
+
+
+def _module_of(path: Path) -> str:
+    """Module of a plugin file; the hash keeps the modules of two files of one name apart."""
+    return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
 def _import_file(path: Path, name: str) -> ModuleType:

@@ -23,7 +23,7 @@ from fewstep.export.portable import Portable, portable, strip_absolute_paths
 from fewstep.recipe.yaml_loader import dump_yaml
 from fewstep.runs.build import usual_steps
 from fewstep.runs.checkpoint import EXPORT_FORMAT, export_weights
-from fewstep.runs.environment import describe_environment
+from fewstep.runs.environment import describe_environment, installed_plugins
 from fewstep.runs.exported import (
     CARD,
     CONFIG,
@@ -195,4 +195,6 @@ def _environment(model: TrainedModel) -> dict[str, object]:
     file = model.run.environment
     record = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     training = {key: record[key] for key in ("hardware", "commit", "device", "versions", "seed") if key in record}
+    if plugins := installed_plugins(model.recipe.plugins):
+        training["plugins"] = plugins
     return {**training, "exported": {"fewstep": __version__, "commit": describe_environment()["commit"]}}

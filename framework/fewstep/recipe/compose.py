@@ -61,7 +61,7 @@ def _longhand(node: Node, other: Node) -> Node:
 
 def _load(path: Path, source: str, extended_by: tuple[Path, ...] = ()) -> Node:
     """A file merged over the file that it extends."""
-    node = _anchor_plugins(load_mapping(read_text(path, source), source), path.parent)
+    node = anchor_plugins(load_mapping(read_text(path, source), source), path.parent)
     extends = node.child("extends")
     if extends is None:
         return node
@@ -92,7 +92,7 @@ def display_path(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _anchor_plugins(root: Node, folder: Path) -> Node:
+def anchor_plugins(root: Node, folder: Path) -> Node:
     """Make `plugins: [./file.py]` absolute, since it is relative to the file that contains it."""
     plugins = root.child("plugins")
     if plugins is None or not isinstance(plugins.value, list):
@@ -122,4 +122,4 @@ def _parse_set(text: str, index: int, root: Node) -> Node:
         raise RecipeError([place.problem(f"'{dotted(tuple(steps[:depth]))}' holds {kind}", key)])
     for step in reversed(steps):
         node = Node({step: node}, "--set", index)
-    return _anchor_plugins(node, Path.cwd())
+    return anchor_plugins(node, Path.cwd())

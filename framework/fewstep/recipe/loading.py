@@ -14,7 +14,7 @@ from fewstep.core import plugins
 from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.core.references import ENVIRONMENT, references
 from fewstep.recipe.checks import check_recipe
-from fewstep.recipe.compose import compose, display_path, merge
+from fewstep.recipe.compose import anchor_plugins, compose, display_path, merge
 from fewstep.recipe.shipped import find_shipped, is_path
 from fewstep.recipe.yaml_loader import (
     Key,
@@ -43,38 +43,58 @@ class LoadedRecipe:
     text: str
 
 
-def load_recipe(source: str | Path, sets: Sequence[str] = (), *, teacher: str | None = None) -> LoadedRecipe:
+def load_recipe(
+    source: str | Path, sets: Sequence[str] = (), *, teacher: str | None = None, trust_plugins: bool = False
+) -> LoadedRecipe:
     """Read and check a recipe.
 
     Args:
         source: a path, or the name of a shipped recipe.
         sets: overrides such as "train.steps=10".
         teacher: run folder that replaces `teacher.run`.
+        trust_plugins: run the plugin files and modules that the recipe lists, but not those of models that it names.
 
     Raises:
         RecipeError: all problems of the recipe, each with file, line, key and correction.
     """
     path, name = locate("recipe", source)
     root = compose(path, name, sets, teacher=teacher)
-    return LoadedRecipe(_validate_recipe(root), path, read_text(path, name))
+    return LoadedRecipe(_validate_recipe(root, trusted=trust_plugins), path, read_text(path, name))
 
 
-def parse_recipe(recipe: str | Mapping[str, object], *, source: str = "recipe") -> Recipe:
-    """Check a recipe that is not a file: YAML text (metadata of a checkpoint) or plain data.
+def parse_recipe(
+    recipe: str | Mapping[str, object], *, source: str = "recipe", versions: Mapping[str, str] | None = None
+) -> Recipe:
+    """Check the recipe of a model: YAML text (metadata of a checkpoint) or plain data.
+
+    It runs no code that is not installed (except within `trusting_plugins`) and reads no environment variables.
+
+    Args:
+        versions: versions of plugins that the model was made with, for messages.
 
     Raises:
         RecipeError: all problems of the recipe.
     """
-    return _validate_recipe(load_mapping(recipe, source) if isinstance(recipe, str) else to_node(recipe, source))
+    root = load_mapping(recipe, source) if isinstance(recipe, str) else to_node(recipe, source)
+    return _validate_stored(root, versions or {})
 
 
-def load_run_recipe(path: str | Path) -> Recipe:
-    """The `recipe.resolved.yaml` of a run.
+def load_run_recipe(
+    path: str | Path, *, versions: Mapping[str, str] | None = None, plugins: Sequence[str] | None = None
+) -> Recipe:
+    """The `recipe.resolved.yaml` of a run; see `parse_recipe`.
+
+    Args:
+        versions: versions of plugins that the run was made with, for messages.
+        plugins: plugins in place of those that the file lists.
 
     Raises:
-        RecipeError: the file is missing, was edited and is invalid, or needs a missing plugin.
+        RecipeError: the file is missing, was edited and is invalid, or needs a missing or untrusted plugin.
     """
-    return load_recipe(Path(path)).recipe
+    root = anchor_plugins(load_mapping(read_text(Path(path)), str(path)), Path(path).parent)
+    if plugins is not None:
+        root = Node({**root.value, "plugins": to_node(list(plugins), root.source)}, root.source, root.line)
+    return _validate_stored(root, versions or {})
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -149,29 +169,46 @@ def _advice_on_data(path: Path) -> str | None:
     return None
 
 
-def _validate_recipe(root: Node) -> Recipe:
+def _validate_stored(root: Node, versions: Mapping[str, str]) -> Recipe:
+    """The recipe of a model, which a stranger may have written."""
+    problems = [_no_variable(root, key, stored=True) for key in _variables(root)]
+    if extends := root.child("extends"):
+        problems.append(extends.problem("the recipe of a model is complete, and extends no other file", "extends"))
+    if problems:
+        raise _error(problems)
+    return _validate_recipe(root, versions=versions)
+
+
+def _validate_recipe(root: Node, *, trusted: bool = False, versions: Mapping[str, str] | None = None) -> Recipe:
     from fewstep.recipe.models import Recipe
 
-    plugin_problems = _load_plugins(root)
+    plugin_problems = _load_plugins(root, trusted, versions or {})
     recipe = _validate(root, Recipe, plugin_problems)
     if complaints := check_recipe(recipe):
         raise _error(_located(root, undotted(key), message) for key, message in complaints)
     return recipe
 
 
-def _load_plugins(root: Node) -> list[Problem]:
+def _load_plugins(root: Node, trusted: bool, versions: Mapping[str, str]) -> list[Problem]:
     """Import the modules of `plugins:` before any look-up; returns the problems.
 
     Pydantic reports a value that is not a list of names.
+
+    Raises:
+        RecipeError: plugins are not trusted; names that they would register are then unknown, which is no mistake.
     """
     names = root.child("plugins")
-    problems = []
+    problems, untrusted = [], []
     for index, item in enumerate(names.value if names and isinstance(names.value, list) else []):
         try:
             if isinstance(item.value, str):
-                plugins.load_required(item.value)
+                plugins.load_required(item.value, trusted=trusted, version=versions.get(item.value, ""))
+        except plugins.UntrustedPluginError as error:
+            untrusted.append(item.problem(str(error), f"plugins[{index}]"))
         except UserError as error:
             problems.append(item.problem(str(error), f"plugins[{index}]"))
+    if untrusted:
+        raise _error(untrusted)
     return problems
 
 
@@ -225,8 +262,10 @@ def _variables(node: Node, key: Key = ()) -> Iterator[Key]:
         yield from _variables(child, (*key, step))
 
 
-def _no_variable(root: Node, key: Key) -> Problem:
+def _no_variable(root: Node, key: Key, *, stored: bool = False) -> Problem:
     message = "${env:...} is understood in settings that name a run, a model or a file only"
+    if stored:
+        message = "${env:...} is not understood in the recipe of a model, which reads no environment variables"
     return root.follow(key)[0].problem(message, dotted(key))
 
 

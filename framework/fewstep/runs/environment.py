@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -45,6 +48,39 @@ def describe_environment() -> Environment:
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
     }
+
+
+_PLUGIN = re.compile(r"(?P<name>\S+) \((?P<distribution>\S+) (?P<version>[^\s,)]+)\)")
+"""A plugin as `describe_environment` writes it; those of files have no version."""
+
+
+def installed_plugins(names: Sequence[str]) -> list[str]:
+    """Descriptions of the installed plugins that a recipe lists: `name (distribution version)`."""
+    from fewstep.core import plugins
+
+    known = (str(plugin) for plugin in plugins.loaded())
+    return [text for text in known if plugin_versions([text]).keys() & set(names)]
+
+
+def plugin_versions(descriptions: object) -> dict[str, str]:
+    """Versions by name and by distribution, from a list of descriptions or its JSON; empty for anything else."""
+    if isinstance(descriptions, str):
+        try:
+            descriptions = json.loads(descriptions)
+        except (ValueError, RecursionError):
+            return {}
+    texts = descriptions if isinstance(descriptions, list) else []
+    matches = [match for text in texts if isinstance(text, str) and (match := _PLUGIN.fullmatch(text))]
+    return {match[key]: match["version"] for match in matches for key in ("name", "distribution")}
+
+
+def run_plugin_versions(environment: Path) -> dict[str, str]:
+    """Versions of plugins by the `environment.json` of a run; empty if it does not say."""
+    try:
+        record = json.loads(environment.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return plugin_versions(record.get("plugins")) if isinstance(record, dict) else {}
 
 
 def _processor() -> str:

@@ -28,11 +28,14 @@ from fewstep.recipe import parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.yaml_loader import load_mapping
 from fewstep.runs.checkpoint import import_weights
+from fewstep.runs.environment import plugin_versions
 from fewstep.runtime.hashing import sha256
 
 FORMAT = "fewstep-folder/1"
 CONFIG, WEIGHTS, CARD, DATA = "config.json", "model.safetensors", "README.md", "data"
 LABELS = "labels.safetensors"
+HUB_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.md")
+"""Files of exports, the only ones that are taken from the Hub: weights, settings, tokenizers and cards."""
 
 
 class ExportedData(Strict):
@@ -118,8 +121,9 @@ class Exported:
             raise UserError(f"'{self.path}' names a Python file as a plugin; exported models carry no code")
         for key, name in self.config.beside.items():
             put(content, key, str((self.path / name).absolute()))
+        versions = plugin_versions(self.config.environment.get("plugins"))
         try:
-            return parse_recipe(content, source=str(self.path))
+            return parse_recipe(content, source=str(self.path), versions=versions)
         except FewstepError as error:
             if not self.config.needs:
                 raise

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fewstep.core.component import Component
 from fewstep.core.errors import FewstepError, UnfitModelError, UserError
+from fewstep.core.plugins import trusting_plugins
 from fewstep.core.references import Refuses, references
 from fewstep.core.registry import Raw, Registry
 from fewstep.data.base import DATASETS, Dataset
@@ -22,6 +23,7 @@ from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.runs.build import build_network, build_process
 from fewstep.runs.checkpoint import DamagedCheckpoint, import_weights, list_checkpoints, load_checkpoint, step_of
+from fewstep.runs.environment import plugin_versions, run_plugin_versions
 from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.device import resolve_device
@@ -76,6 +78,7 @@ def open_model(
     *,
     device: str = "auto",
     dataset: Dataset | None = None,
+    trust_plugins: bool = False,
 ) -> TrainedModel:
     """Network of a run's newest checkpoint, or of an exported folder or file, ready to use.
 
@@ -85,12 +88,16 @@ def open_model(
         weights: "ema" for the student's averaged weights, "raw" for the last ones; other roles have only the latter.
         device: "auto" is a GPU if there is one, unless the recipe trains on the CPU.
         dataset: data that are in memory already; the network is built for them.
+        trust_plugins: run the plugin files and modules that the model's recipe lists. Their code can do whatever you
+            can. Within `fewstep.core.plugins.trusting_plugins` those of models that its sampler names run too.
 
     Raises:
-        UserError: no such run, file or role, a run without a checkpoint, or a file without these weights.
+        UserError: no such run, file or role, a run without a checkpoint, a file without these weights, or a recipe that
+            lists code which is not trusted.
         UnfitModelError: the weights do not fit the recipe or `dataset`.
     """
-    return find_model(path, role, weights).build(dataset, device)
+    with trusting_plugins(trust_plugins):
+        return find_model(path, role, weights).build(dataset, device)
 
 
 def build_component(registry: Registry[C], config: Raw, **runtime: Any) -> C:
@@ -189,7 +196,7 @@ def with_data(model: TrainedModel) -> Dataset:
 
 def _from_run(path: Path, role: str, weights: Weights) -> ModelSource:
     run = RunDir.open(path)
-    recipe = load_run_recipe(run.resolved)
+    recipe = load_run_recipe(run.resolved, versions=run_plugin_versions(run.environment))
     roles = OBJECTIVES.get(recipe.objective.type).cls.roles
     if role not in roles:
         available = f"objective '{recipe.objective.type}' has {', '.join(roles)}"
@@ -239,5 +246,5 @@ def _from_file(path: Path, role: str, weights: Weights) -> ModelSource:
     if weights == "raw":
         raise UserError(f"'{path}' holds averaged weights only; ask for `ema`, or name the run that it came from")
     state, metadata = import_weights(path)
-    recipe = parse_recipe(metadata["recipe"], source=str(path))
+    recipe = parse_recipe(metadata["recipe"], source=str(path), versions=plugin_versions(metadata.get("plugins")))
     return ModelSource(path, RunDir(path.with_suffix("")), recipe, int(metadata["step"]), state, weights)

@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from fewstep.core.errors import FewstepError, UserError
+from fewstep.core.plugins import untrusted
 from fewstep.core.references import Reference, replace_references
 from fewstep.data.base import Dataset
 from fewstep.denoisers.network import BackboneNetwork
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, dump_recipe, load_recipe, load_run_recipe
 from fewstep.recipe.models import Recipe
+from fewstep.recipe.yaml_loader import load_mapping, read_text
 from fewstep.runs.environment import describe_environment
 from fewstep.runs.exported import is_exported
 from fewstep.runs.folder import RUNS, RunDir
@@ -46,13 +48,15 @@ def launch(
 ) -> Path:
     """Train a recipe (shipped name or path) in a new run folder, or continue an old one.
 
+    The plugins that the recipe lists are imported, and no others: not those of its teacher, nor of a resumed run.
+
     Args:
         resume: a run folder, or "auto" for the recipe's newest run that is not finished (a new one if none).
 
     Raises:
         FewstepError: with a message of one sentence for the command line.
     """
-    loaded = _with_real_runs(load_recipe(source, sets, teacher=teacher))
+    loaded = _with_real_runs(load_recipe(source, sets, teacher=teacher, trust_plugins=True))
     resolve_device(loaded.recipe.train.device)  # fails before a folder is made
     run = _resumed(loaded.recipe, resume, run_dir) if resume else None
     with _removed_unless_begun(run or RunDir.create(loaded.recipe.name, run_dir), new=run is None) as run:
@@ -79,7 +83,12 @@ def _removed_unless_begun(run: RunDir, *, new: bool) -> Iterator[RunDir]:
 
 def _next(recipe: Recipe, run: RunDir) -> str:
     """Suggestion of a next command for a finished run."""
-    return OBJECTIVES.get(recipe.objective.type).cls.roles["student"].network.next_step.format(run=run.path)
+    text = OBJECTIVES.get(recipe.objective.type).cls.roles["student"].network.next_step.format(run=run.path)
+    return (
+        f"{text}   (add --trust-plugins: its plugins are code that is not installed)"
+        if untrusted(recipe.plugins)
+        else text
+    )
 
 
 def fit(
@@ -135,11 +144,12 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
         UserError: the folder holds a run of a different recipe.
     """
     if run.resolved.exists():
+        # The folder's own plugins are not imported, which another may have written.
+        before = load_run_recipe(run.resolved, plugins=loaded.recipe.plugins)
         changed = [
-            key
-            for key in _differences(_strip_paths(loaded.recipe), _strip_paths(load_run_recipe(run.resolved)))
-            if key not in _MAY_CHANGE
+            key for key in _differences(_strip_paths(loaded.recipe), _strip_paths(before)) if key not in _MAY_CHANGE
         ]
+        changed += ["plugins"] if _other_plugins(loaded.recipe, run) else []
         if changed:
             raise UserError(
                 f"run '{run.path}' was made by another recipe (different: {', '.join(changed)}); "
@@ -151,6 +161,13 @@ def prepare(loaded: LoadedRecipe, run: RunDir) -> None:
     for plugin in [Path(name) for name in loaded.recipe.plugins if name.endswith(".py")]:
         run.plugins.mkdir(exist_ok=True)
         shutil.copy(plugin, run.plugins / plugin.name)
+
+
+def _other_plugins(recipe: Recipe, run: RunDir) -> bool:
+    """Whether a run's recipe lists other plugins; files may have moved."""
+    content = load_mapping(read_text(run.resolved), str(run.resolved)).plain().get("plugins") or []
+    names = content if isinstance(content, list) else [content]
+    return [Path(str(name)).name for name in names] != [Path(name).name for name in recipe.plugins]
 
 
 def _strip_paths(recipe: Recipe) -> dict[str, object]:

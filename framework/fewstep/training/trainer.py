@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -32,6 +33,7 @@ from fewstep.runs.checkpoint import (
     set_aside,
     sweep,
 )
+from fewstep.runs.environment import installed_plugins
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.digest import weights_digest
@@ -218,6 +220,8 @@ class Trainer:
             metadata = {"step": str(self.ctx.step)}
             if self.recipe is not None:
                 metadata |= {"recipe": dump_recipe(self.recipe), "format": EXPORT_FORMAT}
+                if installed := installed_plugins(self.recipe.plugins):
+                    metadata["plugins"] = json.dumps(installed)
             export_weights(self.run.export, self.ema.weights, metadata)
         else:
             self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")

@@ -186,7 +186,7 @@ class _Planner:
         changes += [f"start_from.{role}={case.run.path if case else role}" for role, case in origins.items()]
         path = str(teacher.run.path) if teacher else spec.teacher
         try:
-            recipe = load_recipe(self._source(spec), changes, teacher=path)
+            recipe = load_recipe(self._source(spec), changes, teacher=path, trust_plugins=True)
         except RecipeError as error:
             self.problems += [self._relocated(index, problem) for problem in error.problems]
             return

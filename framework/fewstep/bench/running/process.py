@@ -17,6 +17,7 @@ from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.tasks import Task, TaskRunner, error_message
 from fewstep.bench.suites.suite import load_suite
 from fewstep.core.errors import OperationError
+from fewstep.core.plugins import trusting_plugins
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class ProcessSettings:
         digest: of that plan.
         commit: of fewstep, for the rows.
         threads: number of threads of the process.
+        trust_plugins: whether code that models list is trusted; a process does not inherit the context of its parent.
     """
 
     source: str
@@ -37,6 +39,7 @@ class ProcessSettings:
     digest: str
     commit: str | None
     threads: int
+    trust_plugins: bool = False
 
 
 class _PipeReporter:
@@ -61,6 +64,11 @@ class _PipeReporter:
 def run_tasks(connection: Connection, settings: ProcessSettings) -> None:
     """Run tasks until the pipe closes. Exits at once when the parent process ends."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
+    with trusting_plugins(settings.trust_plugins):
+        _run_tasks(connection, settings)
+
+
+def _run_tasks(connection: Connection, settings: ProcessSettings) -> None:
     runner = None
     while True:
         try:

@@ -17,6 +17,7 @@ from fewstep.bench.running.plan import Plan, make_plan
 from fewstep.bench.running.session import Session
 from fewstep.bench.suites.suite import LoadedSuite, load_suite
 from fewstep.core.errors import OperationError
+from fewstep.core.plugins import plugins_are_trusted
 
 
 def run_suite(
@@ -77,6 +78,7 @@ def _command(
     parts += ["--jobs", str(jobs)] if jobs > 1 else []
     parts += ["--keep-code"] if keep_code else []
     parts += ["--compare", base] if base else []
+    parts += ["--trust-plugins"] if plugins_are_trusted() else []
     return shlex.join([*parts, *(part for change in sets for part in ("--set", change))])
 
 
@@ -140,6 +142,7 @@ def _run(session: Session, jobs: int) -> bool:
         digest=session.plan.digest,
         commit=environment["commit"],
         threads=environment["threads"],
+        trust_plugins=plugins_are_trusted(),
     )
     return run_parallel(session, jobs, settings)
 
