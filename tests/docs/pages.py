@@ -164,7 +164,7 @@ class Reader:
         if not name:
             name = "fragment.yaml"
             (self.folder / name).write_text("extends: smoke-dmmd\n" + block.text, encoding="utf-8")
-        self._run(block, [str(self.commands / "fewstep"), "validate", name])
+        self._run(block, [str(self.commands / "fewstep"), "validate", "--plugins", name])
 
     def _run(self, block: Block, command: list[str]) -> None:
         done = subprocess.run(

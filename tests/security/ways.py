@@ -184,7 +184,7 @@ def _(a: Arena) -> Outcome:
     return a.fewstep("train", a.recipe(f"start_from: {{student: {a.run_with_code()}}}"))
 
 
-LABELLED = """data: {type: digits, size: 4}
+LABELLED = """data: digits
 backbone: {type: transformer, width: 8, depth: 1, heads: 2}
 evaluate: {metrics: []}
 """
