@@ -16,6 +16,7 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arena:
     return Arena(tmp_path)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", CODE)
 def test_no_code_runs(name: str, arena: Arena) -> None:
     outcome = CODE[name](arena)
