@@ -1,4 +1,4 @@
-"""Distance of coin samples to the distribution of coins that always agree."""
+"""Distance of coin samples to the distribution of the coins."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 
 @METRICS.register("coin_distance")
 class CoinDistance(Metric):
-    """Total-variation distance to fair coins that always agree, with the shares of all-heads and all-tails.
+    """Total-variation distance to the coins, with the shares of possible samples that begin with heads and with tails.
 
-    Independent coins score 0.5, and so does a generator that always draws heads; 0 is exact.
+    With fair coins that agree, independent coins score 0.5, and so does a generator that always draws heads; 0 is
+    exact.
     """
 
     directions: ClassVar = {"coin_tv": "lower", "heads": "info", "tails": "info"}
@@ -30,14 +31,17 @@ class CoinDistance(Metric):
 
     def __init__(self, config: Config, *, dataset: Dataset) -> None:
         super().__init__(config, dataset=dataset)
+        assert isinstance(dataset, Coins)
+        self.coins = dataset
         self.count = self.heads = self.tails = 0
 
     def update(self, samples: Tensor) -> None:
+        sides = self.coins.sides(samples)
         self.count += samples.shape[0]
-        self.heads += int((samples == 1).all(1).sum())
-        self.tails += int((samples == 0).all(1).sum())
+        self.heads += int((sides == 1).sum())
+        self.tails += int((sides == 0).sum())
 
     def compute(self) -> dict[str, float]:
-        heads, tails = self.heads / self.count, self.tails / self.count
-        distance = (abs(heads - 0.5) + abs(tails - 0.5) + (1 - heads - tails)) / 2
+        heads, tails, odds = self.heads / self.count, self.tails / self.count, self.coins.config.odds
+        distance = (abs(heads - odds) + abs(tails - (1 - odds)) + (1 - heads - tails)) / 2
         return {"coin_tv": distance, "heads": heads, "tails": tails}
