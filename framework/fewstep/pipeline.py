@@ -6,7 +6,7 @@ Shapes: N samples, M templates, L tokens, C, H, W channels, height and width of 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from fewstep.runs.models import TrainedModel, Weights, open_model
 from fewstep.sampling.draw import average
 from fewstep.sampling.job import Job, batch_size_of, job_of
 from fewstep.sampling.labels import requested_labels
-from fewstep.sampling.request import SampleRequest
+from fewstep.sampling.request import MAX_COUNT, SampleRequest
 from fewstep.sampling.sheets import save_sheet
 from fewstep.sampling.templates import BLANK, FREE, checked_tokens, lines_as_templates, text_as_tokens
 
@@ -125,7 +125,7 @@ class Pipeline:
         seed: int = 0,
         label: int | Literal["all"] | None = None,
         prompt: str | None = None,
-        sampler: str | None = None,
+        sampler: str | Mapping[str, object] | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         guidance: float | None = None,
@@ -136,7 +136,7 @@ class Pipeline:
         Args:
             label: a class, or "all" for each in turn; None draws classes as often as the data have them.
             prompt: text that every sample starts with.
-            sampler: YAML of another sampler, such as "{type: ancestral, greedy_tail: 1}".
+            sampler: another sampler, such as "first_hitting" or {"type": "ancestral", "greedy_tail": 1}.
 
         Raises:
             UserError: what is asked for does not fit the model.
@@ -151,6 +151,7 @@ class Pipeline:
             top_p=top_p,
             guidance=guidance,
             batch_size=batch_size,
+            by="python",
         )
         rows = None if prompt is None else text_as_tokens(prompt, "prompt", self.dataset)[None]
         return self._draw(request, rows)
@@ -164,7 +165,7 @@ class Pipeline:
         seed: int = 0,
         blank: str = BLANK,
         label: int | Literal["all"] | None = None,
-        sampler: str | None = None,
+        sampler: str | Mapping[str, object] | None = None,
         batch_size: int | None = None,
     ) -> Generated:
         """Draw what templates leave open; what they give stays.
@@ -189,6 +190,7 @@ class Pipeline:
             label=None if label is None else str(label),
             sampler=sampler,
             batch_size=batch_size,
+            by="python",
         )
         return self._draw(request, rows)
 
@@ -245,8 +247,8 @@ class Pipeline:
 
     def _draw(self, request: SampleRequest, rows: Tensor | None) -> Generated:
         for name, value in (("n", request.count), ("steps", request.steps), ("batch_size", request.batch_size)):
-            if value is not None and value < 1:
-                raise UserError(f"{name}: expected a number from 1, not {value}")
+            if value is not None and not 1 <= value <= MAX_COUNT:
+                raise UserError(f"{name}: expected a number from 1 to {MAX_COUNT:,}, not {value}")
         if rows is not None and len(rows) > request.count:
             raise UserError(f"n: {len(rows)} templates need as many samples or more, not {request.count}")
         with self._computing(), trusting_plugins(self.trust_plugins):

@@ -128,3 +128,18 @@ def test_doctor_fails_where_nothing_can_be_written(
     code, out, _ = run(capsys, "doctor")
     assert code == 1
     assert "missing  current folder  not writable (Permission denied); runs are written below it" in out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_types_are_written_without_addresses_and_validators(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    for name in registry(kind).names():
+        for row in json.loads(run(capsys, "show", kind, name, "--json")[1])["keys"]:
+            assert all(sign not in row["type"] for sign in ("0x", "function", "Validator", "Ref(", "lambda")), row
+
+
+def test_types_keep_their_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = {
+        row["key"]: row["type"] for row in json.loads(run(capsys, "show", "dataset", "corpus", "--json")[1])["keys"]
+    }
+    assert keys["path"] == "str | None"
+    assert keys["held_out"] == "float >= 0, < 1"

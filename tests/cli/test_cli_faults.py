@@ -266,3 +266,25 @@ def test_data_in_place_of_a_recipe(capsys: pytest.CaptureFixture[str], command: 
 def test_permission_denied(capsys: pytest.CaptureFixture[str]) -> None:
     Path("closed").mkdir(mode=0o500)
     assert fault(capsys, "train", "smoke-teacher", "--run-dir", "closed/run")[0] == 2
+
+
+@pytest.mark.parametrize("command", ["train", "distill"])
+def test_a_start_that_fails_leaves_no_folder(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    Path("text.txt").write_text("a")
+    sets = ["--set", "data.type=text", "--set", "data.path=text.txt", "--set", "train.steps=2"]
+    teacher = ["--teacher", "runs/x"] if command == "distill" else []
+    recipe = "text-dmmd" if command == "distill" else "text-teacher"
+    assert fault(capsys, command, recipe, *teacher, *sets)[0] == 2
+    assert fault(capsys, command, recipe, *teacher, *sets, "--run-dir", "run")[0] == 2
+    assert [path.name for path in Path().iterdir()] == ["text.txt"]
+
+
+def test_a_folder_that_was_there_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/mnist-teacher/earlier").mkdir(parents=True)
+    Path("empty").mkdir()
+    sets = ["--set", "data.path=nothing"]
+    assert fault(capsys, "train", "mnist-teacher", *sets)[0] == 2
+    assert fault(capsys, "train", "mnist-teacher", *sets, "--run-dir", "empty")[0] == 2
+    assert Path("runs/mnist-teacher/earlier").is_dir()
+    assert [path.name for path in Path("empty").iterdir()] == []
+    assert len(list(Path("runs/mnist-teacher").iterdir())) == 1

@@ -133,6 +133,27 @@ def test_a_test_part_is_held_out(packed: bool, tmp_path: Path) -> None:
     assert folder(root, held_out=0).held_out is None
 
 
+def test_without_a_test_part_a_share_is_held_out_or_it_is_said(tmp_path: Path) -> None:
+    write_pictures(tmp_path, classes=2)
+    whole = folder(tmp_path, held_out=3)
+    assert whole.held_out is None
+    assert whole.remark == (
+        "no test part, so none of the 3 images of data.held_out are held out; data.held_out_share holds out a share of "
+        "the training pictures"
+    )
+    assert folder(tmp_path, held_out=0).remark is None
+    data = folder(tmp_path, held_out_share=0.25)
+    assert data.held_out is not None
+    assert data.remark is None
+    assert torch.equal(data.held_out, whole.train[[0, 4]])  # one of each class
+    assert torch.equal(data.train, whole.train[[1, 2, 3, 5, 6, 7]])
+    assert data.labels is not None
+    assert data.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    for share in (0.01, 0.99):
+        with pytest.raises(UserError, match=f"data.held_out_share: {share:g} of 8 images are"):
+            folder(tmp_path, held_out_share=share)
+
+
 def test_a_class_named_train_is_a_class(tmp_path: Path) -> None:
     for name in ("trains", "cars"):
         save(tmp_path / name / "x.png", RAMP)

@@ -178,5 +178,5 @@ def test_other_files_that_do_not_fit(text: Dataset, tmp_path: Path) -> None:
         templates(SampleRequest(infill=file(tmp_path, "a"), blank="__"), text)
     coins = DATASETS.build("coins")
     for request in (SampleRequest(prompt="a"), SampleRequest(infill=file(tmp_path, "a"))):
-        with pytest.raises(UserError, match="data 'coins' are no text; give a safetensors file to --infill"):
+        with pytest.raises(UserError, match="data 'coins' are no text; give tokens instead"):
             templates(request, coins)

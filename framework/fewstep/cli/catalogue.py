@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
+import operator
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -123,11 +126,26 @@ def _kind(field: FieldInfo) -> str:
     return next((registry(part.kind).kind for part in field.metadata if isinstance(part, From)), "")
 
 
+def _limits_only(annotation: Any) -> Any:
+    """The type with its limits, without validators and marks, which mean nothing to a person."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        base, limits = _limits_only(parts[0]), [p for p in parts[1:] if any(hasattr(p, name) for name, _ in _SIGNS)]
+        return Annotated[(base, *limits)] if limits else base
+    if origin in (Union, UnionType):
+        return functools.reduce(operator.or_, (_limits_only(part) for part in parts))
+    if origin is None or origin is Literal:
+        return annotation
+    return origin[tuple(part if part is Ellipsis else _limits_only(part) for part in parts)]
+
+
 def _type(field: FieldInfo) -> str:
     if kind := _kind(field):
         return kind
     text = re.sub(
-        r"\b(typing|annotated_types|fewstep|pydantic)[\w.]*\.(?=\w)", "", inspect.formatannotation(field.annotation)
+        r"\b(typing|annotated_types|fewstep|pydantic)[\w.]*\.(?=\w)",
+        "",
+        inspect.formatannotation(_limits_only(field.annotation)),
     )
     limits: list[Any] = []
     for part in field.metadata:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.lists import MAX_COUNT, MAX_SEED, numbers
+from fewstep.cli.lists import MAX_SEED, numbers
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.runs import RunArgument, TrustPlugins, Weights
 from fewstep.core.plugins import trusting_plugins
+from fewstep.sampling.request import MAX_COUNT
 
 
 def grid(

@@ -8,8 +8,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-MAX_COUNT = 10**9
-"""Limit of numbers of samples and of steps."""
+from fewstep.sampling.request import MAX_COUNT
+
 MAX_SEED = 2**63 - 1
 
 

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.lists import MAX_COUNT, MAX_SEED, numbers
+from fewstep.cli.lists import MAX_SEED, numbers
 from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
 from fewstep.core.errors import UserError
 from fewstep.core.plugins import trusting_plugins
+from fewstep.sampling.request import MAX_COUNT
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="path, or name of a shipped recipe")]
 RunArgument = Annotated[

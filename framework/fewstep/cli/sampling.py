@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.lists import MAX_COUNT, MAX_SEED, is_count
+from fewstep.cli.lists import MAX_SEED, is_count
 from fewstep.cli.runs import RunArgument, SamplerOption, TrustPlugins, Weights
 from fewstep.core.plugins import trusting_plugins
-from fewstep.sampling.request import Part, SampleRequest
+from fewstep.sampling.request import MAX_COUNT, Part, SampleRequest
 
 Count = Annotated[int, typer.Option("-n", "--count", min=1, max=MAX_COUNT, help="number of samples")]
 Steps = Annotated[

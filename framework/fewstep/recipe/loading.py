@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -103,14 +103,20 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def with_sampler(
-    recipe: Recipe, sampler: str | None = None, settings: Mapping[str, object] | None = None, *, steps: Sequence[int]
+    recipe: Recipe,
+    sampler: str | Mapping[str, object] | None = None,
+    settings: Mapping[str, object] | None = None,
+    *,
+    steps: Sequence[int],
+    named: Callable[[str], str] = lambda key: f"--{key.replace('_', '-')}",
 ) -> Recipe:
     """The recipe with another sampler, or with other settings of its sampler, checked like any recipe.
 
     Args:
-        sampler: YAML of the new `sampler:` section; it discards the old section.
-        settings: keys of the sampler; messages name them by their options (`top_p` is --top-p).
+        sampler: the new `sampler:` section, YAML or plain data; it discards the old section.
+        settings: keys of the sampler.
         steps: numbers of sampling steps, which replace `evaluate.steps`.
+        named: how messages call "sampler" and the keys of `settings`; an option of the command line (`--top-p`).
 
     Raises:
         RecipeError: all problems of the sampler, alone or with the other sections.
@@ -118,13 +124,13 @@ def with_sampler(
     evaluate = recipe.evaluate.model_copy(update={"steps": tuple(steps)})
     root = to_node(recipe.model_copy(update={"evaluate": evaluate}).model_dump(mode="json"), recipe.name)
     if sampler is not None:
-        section = load_value(sampler, "--sampler", key=("sampler",))
+        place = named("sampler")
+        section = load_value(sampler, place, key=("sampler",)) if isinstance(sampler, str) else to_node(sampler, place)
         if section is None:
-            raise RecipeError([Problem("--sampler", None, "", "expected the name of a sampler, or keys with `type:`")])
+            raise RecipeError([Problem(place, None, "", "expected the name of a sampler, or keys with `type:`")])
         root = Node({**root.value, "sampler": section}, root.source, None)
     for key, value in (settings or {}).items():
-        option = f"--{key.replace('_', '-')}"
-        root = merge(root, to_node({"sampler": {key: value}}, option))
+        root = merge(root, to_node({"sampler": {key: value}}, named(key)))
     return _validate_recipe(root)
 
 

@@ -244,11 +244,11 @@ def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler
     if "guidance" in changes and not model.denoiser.conditioned_on_labels:
         raise UserError(f"'{model.path}' was trained without labels (label_input), by which guidance goes")
     if request.sampler is not None:
-        recipe = with_sampler(recipe, request.sampler, steps=[steps])
+        recipe = with_sampler(recipe, request.sampler, steps=[steps], named=request.named)
     unknown = changes.keys() - type(recipe.sampler).model_fields.keys()
     if unknown:
         raise UserError(f"sampler '{recipe.sampler.type}' has no setting '{min(unknown)}'")
-    changed = with_sampler(recipe, settings=changes, steps=[steps]) if changes else recipe
+    changed = with_sampler(recipe, settings=changes, steps=[steps], named=request.named) if changes else recipe
     return build_component(SAMPLERS, changed.sampler)
 
 
@@ -257,7 +257,7 @@ def _labels(model: TrainedModel, denoiser: Denoiser, request: SampleRequest) -> 
     if request.label is None:
         return labels_like_data(denoiser, model.dataset, request.count, request.seed)
     if not denoiser.conditioned_on_labels:
-        raise UserError(f"'{model.path}' was trained without labels (label_input); leave --label out")
+        raise UserError(f"'{model.path}' was trained without labels (label_input); leave {request.named('label')} out")
     return requested_labels(request.label, model.dataset, request.count)
 
 

@@ -10,6 +10,9 @@ from typing import Literal
 
 from fewstep.core.errors import UserError
 
+MAX_COUNT = 10**9
+"""Limit of numbers of samples and of steps."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -47,7 +50,7 @@ class SampleRequest:
         steps: steps of the sampler; None takes the steps that the model was trained for.
         out: folder to write; None makes one inside the run folder.
         label: a class, or "all" for each in turn; None draws classes with their frequency in the data.
-        sampler: YAML that replaces the recipe's sampler.
+        sampler: YAML, or keys with values, that replaces the recipe's sampler.
         prompt: text at the start of every sample.
         infill: file of templates; each sample keeps the fixed tokens of its template.
         blank: character of a text template that marks a token to draw.
@@ -55,6 +58,7 @@ class SampleRequest:
         part: share of the samples that this process draws.
         resume: continue an interrupted job in the folder.
         animate: also show the steps of the first samples.
+        by: whether the request comes from the command line or from Python; messages name its parts accordingly.
     """
 
     count: int = 16
@@ -66,7 +70,7 @@ class SampleRequest:
     top_p: float | None = None
     guidance: float | None = None
     label: str | None = None
-    sampler: str | None = None
+    sampler: str | Mapping[str, object] | None = None
     prompt: str | None = None
     infill: str | None = None
     blank: str | None = None
@@ -74,6 +78,11 @@ class SampleRequest:
     part: Part = Part()
     resume: bool = False
     animate: bool = False
+    by: Literal["command", "python"] = "command"
+
+    def named(self, key: str) -> str:
+        """A part of the request as who made it knows it: `--top-p`, or `top_p`."""
+        return key if self.by == "python" else f"--{key.replace('_', '-')}"
 
     @property
     def settings(self) -> dict[str, float]:

@@ -143,7 +143,7 @@ def _encode(text: str, place: str, dataset: Dataset) -> list[int]:
         UserError: the data are not text, or the tokenizer has no ids for the text.
     """
     if not isinstance(dataset, TextDataset):
-        raise UserError(f"{place}: data '{dataset.config.type}' are no text; give a safetensors file to --infill")
+        raise UserError(f"{place}: data '{dataset.config.type}' are no text; give tokens instead (infill)")
     try:
         text.encode()
         ids = dataset.tokenizer.encode(text)

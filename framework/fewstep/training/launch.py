@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def launch(
     loaded = _with_real_runs(load_recipe(source, sets, teacher=teacher, trust_plugins=True))
     resolve_device(loaded.recipe.train.device)  # fails before a folder is made
     run = _resumed(loaded.recipe, resume, run_dir) if resume else None
-    with _removed_unless_begun(run or RunDir.create(loaded.recipe.name, run_dir), new=run is None) as run:
+    with nullcontext(run) if run else _new_run(loaded.recipe.name, run_dir) as run:
         print(f"run folder: {run.path}")
         result = fit(loaded, run)
     if result.finished:
@@ -69,15 +69,21 @@ def launch(
 
 
 @contextmanager
-def _removed_unless_begun(run: RunDir, *, new: bool) -> Iterator[RunDir]:
-    """A run folder; a new one is removed if the training fails before its first step."""
+def _new_run(name: str, path: str | None) -> Iterator[RunDir]:
+    """A new run folder. If the training fails before its first step, what was made is removed again."""
+    folders = (Path(path), *Path(path).parents) if path else (RUNS / name, RUNS)
+    missing = [folder for folder in folders if not folder.exists()]
+    run = RunDir.create(name, path)
     try:
         yield run
     except BaseException:
-        if new and not run.status.get("step"):
+        if not run.status.get("step"):
             shutil.rmtree(run.path, ignore_errors=True)
-            with suppress(OSError):  # runs/NAME holds other runs
-                run.path.parent.rmdir()
+            if path and not missing:
+                run.path.mkdir()
+            for folder in missing:
+                with suppress(OSError):  # another run has come into it
+                    folder.rmdir()
         raise
 
 

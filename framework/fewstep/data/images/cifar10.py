@@ -19,7 +19,7 @@ from fewstep.core.errors import UserError
 from fewstep.data.base import DATASETS
 from fewstep.data.images.image_folder import read_parts
 from fewstep.data.images.picture_files import Form
-from fewstep.data.images.pixels import PixelConfig, PixelDataset, quantised, resized, spread, to_grey
+from fewstep.data.images.pixels import PixelConfig, PixelDataset, no_test_part, quantised, resized, spread, to_grey
 from fewstep.runtime.hashing import LocalPath
 
 _SIDE, _CLASSES = 32, 10
@@ -58,6 +58,8 @@ class Cifar10(PixelDataset):
         else:
             images, labels, held_out = _from_copy(path, Form(c.size, c.colour, True), c.limit, c.held_out)
             self.remark = _COPY
+            if held_out is None and c.held_out:
+                self.remark = f"{_COPY}; {no_test_part(c.held_out, 'a part named test beside train would be')}"
         tests = None if held_out is None else quantised(held_out, c.levels)
         self.set_images(quantised(images, c.levels), labels, tests, c.levels)
 

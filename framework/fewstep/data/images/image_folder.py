@@ -8,13 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.errors import UserError
 from fewstep.data.base import DATASETS
 from fewstep.data.images.picture_files import Form, PictureFiles
-from fewstep.data.images.pixels import PixelConfig, PixelDataset, quantised
+from fewstep.data.images.pixels import PixelConfig, PixelDataset, no_test_part, quantised, spread
 from fewstep.runtime.hashing import LocalPath
 
 
@@ -23,14 +24,17 @@ class ImageFolder(PixelDataset):
     """Pictures from a folder or a .zip with a folder for each class, in the layout of torchvision's ImageFolder.
 
     If the folder holds two parts, a folder or .zip named with `train` and one named with `test` or `val`, the second
-    is held out. Pictures of another size are scaled to the shorter side and cut to the middle square. They are refused
-    if `resize` is false.
+    is held out. Without it, `held_out_share` holds out a share of the pictures. Pictures of another size are scaled to
+    the shorter side and cut to the middle square. They are refused if `resize` is false.
     """
 
     class Config(PixelConfig):
         type: Literal["image_folder"] = "image_folder"
         path: LocalPath = Field(
             description="folder or .zip of class folders, or folder with a train and a test part of that form"
+        )
+        held_out_share: float = Field(
+            0.0, ge=0, lt=1, description="share of the pictures to hold out where there is no test part"
         )
         resize: bool = Field(True, description="scale and crop pictures of another size; false refuses them")
 
@@ -40,6 +44,10 @@ class ImageFolder(PixelDataset):
         super().__init__(config)
         c = self.config
         images, labels, held_out = read_parts(Path(c.path), Form(c.size, c.colour, c.resize), c.limit, c.held_out)
+        if held_out is None and c.held_out_share:
+            images, labels, held_out = _split(images, labels, c.held_out_share)
+        elif held_out is None and c.held_out:
+            self.remark = no_test_part(c.held_out, "data.held_out_share holds out a share of the training pictures")
         tests = None if held_out is None else quantised(held_out, c.levels)
         self.set_images(quantised(images, c.levels), labels, tests, c.levels)
 
@@ -56,6 +64,20 @@ def read_parts(path: Path, form: Form, limit: int | None, held_out: int) -> tupl
     if test is None or not held_out:
         return images, labels, None
     return images, labels, PictureFiles(test).read(held_out, form, files.classes)[0]
+
+
+def _split(images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Images (bytes [N, S, S, C]) and labels [N] to train on, and held-out images, at even distances.
+
+    Raises:
+        UserError: one of the two would be empty.
+    """
+    count = round(share * len(images))
+    if not 0 < count < len(images):
+        raise UserError(f"data.held_out_share: {share:g} of {len(images)} images are {count}; both parts need one")
+    held_out = torch.zeros(len(images), dtype=torch.bool)
+    held_out[spread(len(images), count)] = True
+    return images[~held_out], labels[~held_out], images[held_out]
 
 
 def _parts(path: Path) -> tuple[Path, Path | None]:

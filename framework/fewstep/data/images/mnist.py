@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from fewstep.core.errors import UserError
 from fewstep.data.base import DATASETS
-from fewstep.data.images.pixels import AugmentConfig, PixelDataset
+from fewstep.data.images.pixels import AugmentConfig, PixelDataset, no_test_part
 from fewstep.runtime.hashing import LocalPath
 
 
@@ -53,6 +53,8 @@ class Mnist(PixelDataset):
         if min(images.shape[1:]) < c.size:
             raise UserError(f"data.size: the images have {images.shape[1]} x {images.shape[2]} pixels, not {c.size}")
         held_out = self._read_test(Path(c.path), images.shape[1:]) if c.held_out else None
+        if held_out is None and c.held_out:
+            self.remark = no_test_part(c.held_out, "t10k-images-idx3-ubyte.gz beside the training images would be")
         parts = [_reduced(part, c.size, c.levels) for part in (images[: c.limit], held_out) if part is not None]
         self.set_images(parts[0], labels[: c.limit], parts[1] if len(parts) > 1 else None, c.levels)
 

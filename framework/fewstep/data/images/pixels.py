@@ -31,6 +31,11 @@ class HeldOutConfig(ComponentConfig):
     )
 
 
+def no_test_part(held_out: int, instead: str) -> str:
+    """Remark on data without a test part, from which `held_out` images were to be held out."""
+    return f"no test part, so none of the {held_out} images of data.held_out are held out; {instead}"
+
+
 class AugmentConfig(HeldOutConfig):
     """Random augmentation of training images."""
 
