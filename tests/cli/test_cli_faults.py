@@ -231,7 +231,7 @@ def test_a_broken_plugin_is_one_problem(capsys: pytest.CaptureFixture[str], text
         "name: x\ndata: mine_data\nprocess: mine_process\nbackbone: mine_net\nobjective: mine\nsampler: mine_sampler\n"
         "train: {steps: 1}\nplugins: [./mine.py]\n"
     )
-    code, err = fault(capsys, "validate", "r.yaml")
+    code, err = fault(capsys, "train", "r.yaml")
     assert code == 2
     assert err.endswith("1 problem\n"), err
     assert "mine.py" in err
@@ -240,7 +240,7 @@ def test_a_broken_plugin_is_one_problem(capsys: pytest.CaptureFixture[str], text
 def test_other_problems_stay_beside_a_broken_plugin(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.py").write_text("1 / 0")
     Path("r.yaml").write_text(RECIPE.replace("denoising", "denoisin").replace("1}", "0}") + "plugins: [./mine.py]\n")
-    _, err = fault(capsys, "validate", "r.yaml")
+    _, err = fault(capsys, "train", "r.yaml")
     assert "did you mean 'denoising'?" in err
     assert err.endswith("3 problems\n"), err
 
