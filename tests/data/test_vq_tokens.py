@@ -34,6 +34,7 @@ from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.sheets import nearest_training
 from fewstep.training.launch import launch
+from fewstep.training.resume import resume
 from fewstep.training.trainer import Trainer
 
 LEVELS = 4
@@ -99,7 +100,7 @@ def change(folder: Path, how: Any) -> None:
         load_run_recipe(folder / "recipe.resolved.yaml"), RunDir(folder), echo=lambda line: None
     )
     trainer.objective.setup(trainer.ctx)
-    trainer._resume()
+    resume(trainer)
     student: Any = trainer.roles["student"]
     with torch.no_grad():
         how(student.backbone)

@@ -103,11 +103,12 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     trainer = Trainer.from_recipe(loaded.recipe, run, echo=lambda line: None)
     step = trainer._step
 
-    def poisoned() -> None:
-        step()
+    def poisoned() -> bool:
+        goes_on = step()
         if trainer.ctx.step == 5:
             with torch.no_grad():
                 next(iter(trainer.ema.weights.values())).view(-1)[0] = float("nan")
+        return goes_on
 
     trainer._step = poisoned  # type: ignore[method-assign]
     with pytest.raises(

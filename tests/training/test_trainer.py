@@ -46,7 +46,7 @@ def test_a_run_folder_tells_everything(train: Train) -> None:
         "status.json",
     }
     assert wanted | {"checkpoints", "export"} <= names
-    assert run.status == {"state": "finished", "step": 20, "steps": 20}
+    assert run.status.items() >= {"state": "finished", "step": 20, "steps": 20}.items()
     environment = json.loads(run.environment.read_text())
     assert environment["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert len(environment["data"]) == 64

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli import catalogue, data, doctor, export, grid, importing, leaderboard, recipes, runs, sampling
+from fewstep.cli import catalogue, data, doctor, export, grid, importing, leaderboard, recipes, run_list, runs, sampling
 from fewstep.cli.lists import StepsCommand
 from fewstep.core import plugins
 from fewstep.core.errors import (
@@ -38,6 +38,7 @@ app.command()(runs.distill)
 app.command()(sampling.sample)
 app.command(cls=StepsCommand)(runs.evaluate)
 app.command()(runs.benchmark)
+app.command()(run_list.runs)
 app.command()(leaderboard.leaderboard)
 app.command(cls=StepsCommand)(grid.grid)
 app.command("import")(importing.import_)

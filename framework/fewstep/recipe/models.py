@@ -50,6 +50,19 @@ class OptimSection(Strict):
     roles: dict[str, OptimOverride] = Field({}, description="settings of single roles, by role name")
 
 
+Mishap = Literal["stop", "skip", "back"]
+"""What becomes of a step that must not change the weights: the training ends, the step is left out, or the training
+goes back to its last checkpoint and on from there with other noise and data."""
+
+
+class SpikeSection(Strict):
+    """Spikes of the loss: values far above the last ones of their phase."""
+
+    window: int = Field(100, ge=10, le=100_000, description="last losses of a phase to compare with")
+    factor: float = Field(8.0, gt=0, description="standard deviations above their median that make a spike")
+    action: Mishap = Field("skip", description="stop, skip the update, or go back to the last checkpoint")
+
+
 class TrainSection(Strict):
     """Length, batches, device and logs of the training."""
 
@@ -70,6 +83,15 @@ class TrainSection(Strict):
     keep_last: PositiveInt = Field(2, description="number of newest checkpoints to keep")
     keep_every: PositiveInt | None = Field(
         None, description="checkpoints of multiples of this number of steps are kept too; null for none"
+    )
+    non_finite: Mishap = Field(
+        "stop",
+        description="at a loss or gradient that is not finite: stop, skip the step, or go back to a checkpoint",
+    )
+    spike: SpikeSection | None = Field(None, description="the same at spikes of the loss; null for none")
+    mishap_budget: PositiveInt = Field(10, description="steps skipped or gone back from before the training stops")
+    timeout_minutes: float | None = Field(
+        None, gt=0, description="ends a training whose step takes longer, with all stacks in its log; null for none"
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from fewstep.core.errors import OperationError, UserError
 from fewstep.runs.checkpoint import list_checkpoints, read_mark
+from fewstep.runs.lock import LOCK, held
 from fewstep.runtime.files import read_json, rewrite
 
 RUNS = Path("runs")
@@ -44,9 +46,31 @@ class RunDir:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)  # UTC: `latest` goes by it
         folder = Path(path) if path else RUNS / name / stamp
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"run folder '{folder}' is not empty; name another, or continue it with --resume {folder}")
+            if not cls(folder)._begins():
+                raise UserError(
+                    f"run folder '{folder}' is not empty; name another, or continue it with --resume {folder}"
+                )
+            with held(folder, "run"):
+                cls(folder)._empty()
         folder.mkdir(parents=True, exist_ok=True)
         return cls(folder)
+
+    def _begins(self) -> bool:
+        """Whether the folder is a run that was interrupted before its first checkpoint, and nothing else."""
+        if not self.path.is_dir() or self.status["state"] == "finished":
+            return False
+        names = {path.name for path in self.path.iterdir()}
+        ours = {path.name for path in vars(self).values() if isinstance(path, Path)} | {LOCK, "pairs"}
+        partial = {f"{name}.partial" for name in ours}
+        return names <= ours | partial and not any(self.checkpoints.glob("*step-*")) and "evaluate" not in names
+
+    def _empty(self) -> None:
+        """Remove everything but the lock."""
+        for path in self.path.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:

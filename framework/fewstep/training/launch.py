@@ -32,7 +32,16 @@ _MAY_CHANGE = {
     "data.readers",
     "train.log_every",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.keep_last",
+    "train.keep_every",
+    "train.non_finite",
+    "train.spike",
+    "train.spike.window",
+    "train.spike.factor",
+    "train.spike.action",
+    "train.mishap_budget",
+    "train.timeout_minutes",
     "train.device",
 }
 """Settings that a resumed run may change. Paths in references may change too, since their contents are checked."""

@@ -113,6 +113,11 @@ class RunLogger:
         if slow := self._pace.slowdown(tokens, seconds):
             self.warn(f"step {step}: {slow}", step)
 
+    def cut(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl after `step`, when a training goes back to it."""
+        with self._optional("metrics.jsonl"):
+            _cut(self.run, step)
+
     def text(self, tag: str, text: str) -> None:
         """A block of text for TensorBoard."""
         self._tensorboard(lambda writer: writer.add_text(tag, "    " + text.replace("\n", "\n    ")))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,44 +14,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.core.errors import OperationError, UserError
+from fewstep.core.errors import OperationError
 from fewstep.data.base import Dataset
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.predictions.condition import Condition
 from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe, TrainerSettings
-from fewstep.runs.checkpoint import (
-    EXPORT_FORMAT,
-    DamagedCheckpoint,
-    checkpoint_name,
-    export_weights,
-    list_checkpoints,
-    load_checkpoint,
-    read_mark,
-    set_aside,
-    sweep,
-)
+from fewstep.runs.checkpoint import EXPORT_FORMAT, checkpoint_name, export_weights
 from fewstep.runs.environment import installed_plugins
 from fewstep.runs.folder import RunDir
+from fewstep.runs.lock import held, whoami
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.digest import weights_digest
-from fewstep.runtime.finite import non_finite
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 from fewstep.runtime.seeding import derived_seed, generator_for
+from fewstep.runtime.signals import asked_to_end
 from fewstep.samplers.base import Sampler
 from fewstep.training.assemble import Parts, assemble
 from fewstep.training.ema import Ema
 from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
+from fewstep.training.mishaps import Found, Mishaps
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
+from fewstep.training.resume import check_weights, go_back, resume
 from fewstep.training.saver import Saver, StorageError
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
+from fewstep.training.watchdog import Watchdog
 
 _STREAMS = ("time", "noise", "sample")
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""Signals that ask for an end: of the system, of a person, of a lost terminal, of a cluster's queue."""
+_HEARTBEAT = 30.0
+"""Seconds after which a run says again that it lives."""
 _DIAGNOSE_EVERY = 10
 """Rounds of phases between two measurements of what costs extra."""
 
@@ -121,7 +113,10 @@ class Trainer:
         self.updates = dict.fromkeys(self.trained, 0)
         self.all_updates = {name: self.turns.updates(name) for name in self.trained}
         self.sums: dict[str, tuple[Any, float]] = {}
+        self.mishaps = Mishaps(settings.train)
         self.watch = self._watch(parts.sampler)
+        self.watchdog = Watchdog(settings.train.timeout_minutes, run.log)
+        self._beat = 0.0
         self._stop = threading.Event()
 
     @classmethod
@@ -167,14 +162,14 @@ class Trainer:
         Raises:
             OperationError: a loss or gradient is not finite; nothing was updated with it.
         """
-        with torch.random.fork_rng():
+        with held(self.run.path, "run"), torch.random.fork_rng():
             return self._fit()
 
     def _fit(self) -> FitResult:
         for name, generator in _global_generators(self.device).items():
             generator.manual_seed(derived_seed(self.settings.seed, name))
         self.objective.setup(self.ctx)
-        self._resume()
+        resume(self)
         total, every = self.settings.train.steps, self.settings.train
         self.logger = RunLogger(self.run, start=self.ctx.step, total=total, echo=self.echo)
         if self.recipe is not None:
@@ -183,16 +178,20 @@ class Trainer:
         reset_peak(self.device)
         begun, size = self.ctx.step, self.settings.train.batch_size * self.dataset.spec.length
         try:
-            with self._signals():
+            with asked_to_end(self._stop):
                 saved = time.monotonic()
                 while self.ctx.step < total and not self._stop.is_set():
-                    self._step()
+                    self.watchdog.step()
+                    if not self._step():
+                        continue
                     if self.watch and self.ctx.step in self.watch.due:
                         self._look(self.watch)
                     if self.ctx.step % every.log_every == 0 or self.ctx.step == total:
                         tokens = (self.ctx.step - begun) * size
                         peak = peak_megabytes(self.device)
                         self.logger.row(self.ctx.step, self._flush_metrics(), tokens, self.loader.stalled, peak)
+                        self._status("running")
+                    self._heartbeat()
                     self.saver.check()
                     minutes = (time.monotonic() - saved) / 60
                     late = every.checkpoint_minutes is not None and minutes >= every.checkpoint_minutes
@@ -207,6 +206,7 @@ class Trainer:
             self._status("failed", error=f"{type(error).__name__}: {error}")
             raise
         finally:
+            self.watchdog.end()
             self.saver.close()
             self.logger.close()
             self.loader.close()
@@ -228,22 +228,54 @@ class Trainer:
         self._status("finished" if finished else "stopped")
         return FitResult(finished, self.ctx.step)
 
-    def _step(self) -> None:
-        """One optimiser step of the current phase."""
+    def _step(self) -> bool:
+        """One optimiser step of the current phase; False if the training went back to its last checkpoint."""
         phase = self.turns.at(self.ctx.step)
         self._take_turns(phase)
         self.ctx.diagnose = self.ctx.step // len(self.turns.cycle) % _DIAGNOSE_EVERY == 0
-        losses = [self._micro_batch(phase, part) for part in self._batches()]
-        self._check_finite(phase, "loss", torch.stack(losses).sum())
-        norms = {name: self._clip(phase, name) for name in phase.train}
+        loss = torch.stack([self._micro_batch(phase, part) for part in self._batches()]).sum()
+        norms = {name: self._clip(name) for name in phase.train}
+        found = self.mishaps.judge(phase.name, float(loss), {name: float(norm) for name, norm in norms.items()})
+        if found is not None:
+            return self._recover(phase, found)
         for name in phase.train:
             self._update(name)
         if "student" in phase.train:
             self.ema.update(self.roles["student"])
+        self._end_step(phase)
+        self._collect({f"{phase.name}/loss": loss})
+        self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
+        return True
+
+    def _end_step(self, phase: Phase) -> None:
         self.ctx.step += 1
         self.objective.after_step(phase, self.ctx)
-        self._collect({f"{phase.name}/loss": torch.stack(losses).sum()})
-        self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
+
+    def _recover(self, phase: Phase, found: Found) -> bool:
+        """Leave out the update of a step (True), or go back to the last checkpoint (False).
+
+        Raises:
+            OperationError: the recipe says to stop, the budget is used up, or there is no checkpoint to go back to.
+        """
+        step = self.ctx.step + 1
+        last = self.last_checkpoint() if found.action != "skip" else None
+        if found.action == "stop" or (found.action == "back" and last is None):
+            where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+            raise OperationError(
+                f"{found.what} at step {step}; stopped before the update; {where}; a lower optim.lr or a smaller "
+                "optim.clip may help"
+            )
+        spent = self.mishaps.spend(found, step)
+        self.sums.clear()
+        if last is None:
+            for name in phase.train:
+                self.optimizers[name].zero_grad(set_to_none=True)
+            self._end_step(phase)
+            self.logger.warn(f"step {step}: {found.what}; its update is left out ({spent})", step)
+            return True
+        go_back(self, last)
+        self.logger.warn(f"step {step}: {found.what}; went back to {last.name} ({spent})", self.ctx.step)
+        return False
 
     def _take_turns(self, phase: Phase) -> None:
         """Enable gradients and dropout for the roles that the phase trains.
@@ -288,24 +320,14 @@ class Trainer:
             self._collect({f"{phase.name}/{name}": total}, float(count))
         return out.loss.detach() * share
 
-    def _clip(self, phase: Phase, name: str) -> Tensor:
+    def _clip(self, name: str) -> Tensor:
         limit = self.optim[name].clip
-        norm = torch.nn.utils.clip_grad_norm_(self.roles[name].parameters(), limit or float("inf"))
-        self._check_finite(phase, f"gradient of '{name}'", norm)
-        return norm
+        return torch.nn.utils.clip_grad_norm_(self.roles[name].parameters(), limit or float("inf"))
 
-    def _check_finite(self, phase: Phase, name: str, value: Tensor) -> None:
-        if torch.isfinite(value):
-            return
-        raise OperationError(
-            f"{name} is {value.item()} in phase '{phase.name}' at step {self.ctx.step + 1}; stopped before the "
-            f"update; {self._last_good()}; a lower optim.lr or a smaller optim.clip may help"
-        )
-
-    def _last_good(self) -> str:
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint, once it is on disk."""
         self.saver.wait()
-        last = self.run.last_checkpoint()
-        return f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        return self.run.last_checkpoint()
 
     def _update(self, name: str) -> None:
         rate = learning_rate(self.optim[name], self.updates[name], self.all_updates[name])
@@ -358,7 +380,13 @@ class Trainer:
         return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
 
     def _status(self, state: str, **details: object) -> None:
-        self.logger.status(state, step=self.ctx.step, steps=self.settings.train.steps, **details)
+        self.logger.status(state, step=self.ctx.step, steps=self.settings.train.steps, **whoami(), **details)
+        self._beat = time.monotonic()
+
+    def _heartbeat(self) -> None:
+        """Say that the run lives, if that was last said a while ago."""
+        if time.monotonic() - self._beat >= _HEARTBEAT:
+            self._status("running")
 
     # --------------------------------------------------------------- state
 
@@ -374,12 +402,13 @@ class Trainer:
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "order": {"position": self.loader.position},
             "evaluated": {name: role.evaluated for name, role in self.roles.items()},
+            "mishaps": self.mishaps.state_dict(),
             "sums": {name: [float(total), weight] for name, (total, weight) in self.sums.items()},
             "data": self.dataset.fingerprint,
             "models": {key: model.digest for key, model in self.objective.opened.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
 
         Raises:
@@ -403,6 +432,8 @@ class Trainer:
         self.loader.position = state["order"]["position"]
         for name, role in self.roles.items():
             role.evaluated = state.get("evaluated", {}).get(name, 0)  # absent in earlier checkpoints
+        if "mishaps" in state:  # absent in earlier checkpoints
+            self.mishaps.load_state_dict(state["mishaps"])
         self.sums = {name: tuple(pair) for name, pair in state["sums"].items()}
 
     def save(self, *, wait: bool = True) -> Path:
@@ -415,74 +446,11 @@ class Trainer:
             OperationError: a weight is not finite; nothing was saved.
             StorageError: it, or the checkpoint before it, could not be written.
         """
-        self._check_weights()
+        check_weights(self)
         path = self.saver.save(self.ctx.step, self.state_dict())
         if wait:
             self.saver.wait()
         return path
-
-    def _check_weights(self) -> None:
-        networks = {name: self.roles[name].state_dict() for name in self.trained}
-        for name, weights in {**networks, "the student's average": self.ema.weights}.items():
-            if (weight := non_finite(weights)) is not None:
-                raise OperationError(
-                    f"weight '{weight}' of '{name}' is not finite at step {self.ctx.step}; nothing was saved; "
-                    f"{self._last_good()}; a lower optim.lr or a smaller optim.clip may help"
-                )
-
-    def _resume(self) -> None:
-        """Continue from the newest checkpoint that is whole; damaged ones are renamed, so that they no longer count.
-
-        Raises:
-            OperationError: a checkpoint is another run's, or none is whole.
-            UserError: the teacher has other weights than the one that the run began with.
-        """
-        if self.run.checkpoints.is_dir():
-            sweep(self.run.checkpoints)
-        damaged = []
-        for checkpoint in reversed(list_checkpoints(self.run.checkpoints)):
-            try:
-                self._check_teacher(checkpoint)
-                self.load_state_dict(load_checkpoint(checkpoint, run=self.run.identity()))
-            except DamagedCheckpoint as error:
-                damaged.append(set_aside(checkpoint))
-                self.echo(f"warning: {error}; it is now {damaged[-1].name}, and the one before it is used")
-            else:
-                self.echo(f"resumed at step {self.ctx.step} from {checkpoint}")
-                return
-        if damaged:
-            raise OperationError(
-                f"run '{self.run.path}' has no whole checkpoint left (damaged: {', '.join(p.name for p in damaged)}); "
-                "the same command again begins it anew"
-            )
-
-    def _check_teacher(self, checkpoint: Path) -> None:
-        began_with = read_mark(checkpoint).teacher
-        if began_with and self.teacher_digest and began_with != self.teacher_digest:
-            raise UserError(
-                f"teacher.run: run '{self.run.path}' began with another teacher (weights {began_with}, now "
-                f"{self.teacher_digest}); name the teacher that it began with, or begin a new run"
-            )
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first signal that asks for an end makes the loop save and end; a second one has its usual effect."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {number: signal.getsignal(number) for number in _ENDING}
-
-        def stop(number: int, frame: object) -> None:
-            self._stop.set()
-            signal.signal(number, previous[signal.Signals(number)])
-
-        for number in previous:
-            signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def _global_generators(device: torch.device) -> dict[str, torch.Generator]:

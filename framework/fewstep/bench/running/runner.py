@@ -18,6 +18,7 @@ from fewstep.bench.running.session import Session
 from fewstep.bench.suites.suite import LoadedSuite, load_suite
 from fewstep.core.errors import OperationError
 from fewstep.core.plugins import plugins_are_trusted
+from fewstep.runs.lock import held
 
 
 def run_suite(
@@ -54,13 +55,14 @@ def run_suite(
     if earlier:
         check_comparable(earlier, plan.suite, plan.dataset.fingerprint, quick)
     command = _command(source, out, quick, jobs, keep_code, base, sets)
-    session = Session(plan, command, say, _setup(jobs))
-    for case in session.skipped:
-        say(f"{case.case} is skipped: {case.reason}")
-    if _finish(session, jobs):
-        _conclude(session, earlier, str(base))
-    else:
-        say(f"stopped; all measured rows are stored, and the same command continues: {command}")
+    with held(plan.folder, "results"):
+        session = Session(plan, command, say, _setup(jobs))
+        for case in session.skipped:
+            say(f"{case.case} is skipped: {case.reason}")
+        if _finish(session, jobs):
+            _conclude(session, earlier, str(base))
+        else:
+            say(f"stopped; all measured rows are stored, and the same command continues: {command}")
     return plan.folder
 
 

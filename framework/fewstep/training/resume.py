@@ -1,0 +1,111 @@
+"""How a training goes on: from its last checkpoint after an interruption, or back to it after a mishap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from fewstep.core.errors import OperationError, UserError
+from fewstep.denoisers.base import Network
+from fewstep.objectives.base import StepContext
+from fewstep.runs.checkpoint import DamagedCheckpoint, list_checkpoints, load_checkpoint, read_mark, set_aside, sweep
+from fewstep.runs.folder import RunDir
+from fewstep.runtime.finite import non_finite
+from fewstep.training.ema import Ema
+from fewstep.training.loader import Loader
+from fewstep.training.loggers import RunLogger
+from fewstep.training.mishaps import Mishaps
+
+
+class Resumable(Protocol):
+    """What a trainer has of interest here; see `Trainer`."""
+
+    run: RunDir
+    echo: Callable[[str], None]
+    trained: list[str]
+    roles: dict[str, Network]
+    optimizers: dict[str, torch.optim.Optimizer]
+    generators: dict[str, torch.Generator]
+    ema: Ema
+    loader: Loader
+    logger: RunLogger
+    mishaps: Mishaps
+    ctx: StepContext
+    teacher_digest: str | None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def last_checkpoint(self) -> Path | None: ...
+
+
+def resume(trainer: Resumable) -> None:
+    """Continue from the newest checkpoint that is whole; damaged ones are renamed, so that they no longer count.
+
+    Raises:
+        OperationError: a checkpoint is another run's, or none is whole.
+        UserError: the teacher has other weights than the one that the run began with.
+    """
+    run = trainer.run
+    if run.checkpoints.is_dir():
+        sweep(run.checkpoints)
+    damaged = []
+    for checkpoint in reversed(list_checkpoints(run.checkpoints)):
+        try:
+            _check_teacher(trainer, checkpoint)
+            trainer.load_state_dict(load_checkpoint(checkpoint, run=run.identity()))
+        except DamagedCheckpoint as error:
+            damaged.append(set_aside(checkpoint))
+            trainer.echo(f"warning: {error}; it is now {damaged[-1].name}, and the one before it is used")
+        else:
+            trainer.echo(f"resumed at step {trainer.ctx.step} from {checkpoint}")
+            return
+    if damaged:
+        raise OperationError(
+            f"run '{run.path}' has no whole checkpoint left (damaged: {', '.join(path.name for path in damaged)}); "
+            "the same command again begins it anew"
+        )
+
+
+def go_back(trainer: Resumable, checkpoint: Path) -> None:
+    """Restore a checkpoint, except for streams of random numbers and the order of data: they go on.
+
+    The same numbers would lead to the same mishap again.
+    """
+    streams = {name: generator.get_state() for name, generator in trainer.generators.items()}
+    position, count = trainer.loader.position, trainer.mishaps.count
+    trainer.load_state_dict(load_checkpoint(checkpoint, run=trainer.run.identity()))
+    for name, state in streams.items():
+        trainer.generators[name].set_state(state)
+    trainer.loader.position, trainer.mishaps.count = position, count
+    for optimizer in trainer.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+    trainer.logger.cut(trainer.ctx.step)
+
+
+def check_weights(trainer: Resumable) -> None:
+    """Check that all trained weights, and the student's average, are finite.
+
+    Raises:
+        OperationError: one is not.
+    """
+    networks = {name: trainer.roles[name].state_dict() for name in trainer.trained}
+    for name, weights in {**networks, "the student's average": trainer.ema.weights}.items():
+        if (weight := non_finite(weights)) is not None:
+            last = trainer.last_checkpoint()
+            where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+            raise OperationError(
+                f"weight '{weight}' of '{name}' is not finite at step {trainer.ctx.step}; nothing was saved; {where}; "
+                "a lower optim.lr or a smaller optim.clip may help"
+            )
+
+
+def _check_teacher(trainer: Resumable, checkpoint: Path) -> None:
+    began_with = read_mark(checkpoint).teacher
+    if began_with and trainer.teacher_digest and began_with != trainer.teacher_digest:
+        raise UserError(
+            f"teacher.run: run '{trainer.run.path}' began with another teacher (weights {began_with}, now "
+            f"{trainer.teacher_digest}); name the teacher that it began with, or begin a new run"
+        )
