@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fewstep.core.errors import UserError
+from fewstep.core.places import inside
 from fewstep.runtime.hub import fetch
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
@@ -74,8 +75,7 @@ def _weights_in(folder: Path) -> Path:
 def _tensors(file: Path, weights: str) -> dict[str, Tensor]:
     try:
         if file.suffix == ".json":
-            parts = sorted(set(_json(file).get("weight_map", {}).values()))
-            return {key: tensor for part in parts for key, tensor in load_file(file.parent / part).items()}
+            return {key: tensor for part in _parts(file) for key, tensor in load_file(part).items()}
         if file.suffix == ".safetensors":
             return load_file(file)
         return _unpickled(file, weights)
@@ -85,10 +85,19 @@ def _tensors(file: Path, weights: str) -> dict[str, Tensor]:
         raise UserError(f"'{file}' names a missing part: {error.filename or error}") from None
 
 
+def _parts(index: Path) -> list[Path]:
+    """Files that an index names, beside it."""
+    parts = _json(index).get("weight_map")
+    names = parts.values() if isinstance(parts, dict) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UserError(f"'{index}' names no parts; fetch it again")
+    return [inside(index.parent, name, f"'{index}'") for name in sorted(set(names))]
+
+
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{file}' is not JSON ({error})") from None
     return content if isinstance(content, dict) else {}
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
 from fewstep.core.errors import UserError
-from fewstep.runs.exported import CARD, Exported
+from fewstep.core.places import inside
+from fewstep.runs.exported import CARD, CONFIG, Exported
 from fewstep.runtime.hub import hub_errors, hub_package
 
 
 def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = None) -> str:
-    """Upload an exported folder with its card as a model repository; returns the address.
+    """Upload the files that an exported folder lists, and its card, as a model repository; returns the address.
 
     Args:
         folder: exported folder.
@@ -26,9 +28,18 @@ def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = Non
     model = Exported(folder).config
     if not (Path(folder) / CARD).is_file():
         raise UserError(f"'{folder}' has no card ({CARD}); export it again, or write one")
+    files = [CONFIG, CARD, *model.files]
+    for name in files:
+        inside(Path(folder), name, f"'{folder}'")
     api = api or hub_package().HfApi()
     with hub_errors(f"push to '{repo}'"):
         api.create_repo(repo_id=repo, private=private, exist_ok=True, repo_type="model")
         message = f"{model.name}, step {model.step} (fewstep export)"
-        api.upload_folder(repo_id=repo, folder_path=str(folder), repo_type="model", commit_message=message)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=str(folder),
+            repo_type="model",
+            commit_message=message,
+            allow_patterns=[glob.escape(name) for name in files],
+        )
     return f"https://huggingface.co/{repo}"

@@ -12,28 +12,33 @@ Nothing is pickled and nothing in it is code.
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fewstep.core.component import Strict
-from fewstep.core.errors import FewstepError, UserError
+from fewstep.core.errors import FewstepError, OperationError, UserError
+from fewstep.core.places import inside
+from fewstep.core.references import references
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.recipe import parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.yaml_loader import load_mapping
 from fewstep.runs.checkpoint import import_weights
 from fewstep.runs.environment import plugin_versions
+from fewstep.runtime.files import read_json
 from fewstep.runtime.hashing import sha256
 
 FORMAT = "fewstep-folder/1"
 CONFIG, WEIGHTS, CARD, DATA = "config.json", "model.safetensors", "README.md", "data"
 LABELS = "labels.safetensors"
+MAX_CONFIG = 1 << 24
+"""Limit on the bytes of `config.json`: 16 MB."""
 HUB_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.md")
 """Files of exports, the only ones that are taken from the Hub: weights, settings, tokenizers and cards."""
 
@@ -101,29 +106,31 @@ class Exported:
         self.path = Path(path)
         self.config = _read_config(self.path)
         for name, digest in self.config.files.items():
-            file = self.path / name
-            if ".." in Path(name).parts or Path(name).is_absolute():
-                raise UserError(f"'{self.path}' names a file outside of itself ({name}); fewstep did not write it")
+            file = self._file(name)
             if not file.is_file():
                 raise UserError(f"'{self.path}' is incomplete: {name} is missing; export it again")
             if sha256(file) != digest:
                 raise UserError(f"'{file}' is damaged or was changed (its SHA-256 is another); export it again")
 
+    def _file(self, name: str) -> Path:
+        """A file of the folder; see `inside`."""
+        return inside(self.path, name, f"'{self.path}'")
+
     def recipe(self) -> Recipe:
         """The recipe, with the paths of the files that lie in this folder.
 
         Raises:
-            UserError: it names a component that is not registered.
+            UserError: it names a component that is not registered, or its sampler names a file elsewhere.
         """
-        text = self.contents[1]["recipe"]
+        text = self.contents[1].get("recipe", "")
         content = load_mapping(text, str(self.path / WEIGHTS)).plain()
-        if any(str(name).endswith(".py") for name in content.get("plugins") or ()):
+        listed = content.get("plugins")
+        if any(str(name).endswith(".py") for name in (listed if isinstance(listed, list) else ())):
             raise UserError(f"'{self.path}' names a Python file as a plugin; exported models carry no code")
-        for key, name in self.config.beside.items():
-            put(content, key, str((self.path / name).absolute()))
+        self._put_files(content)
         versions = plugin_versions(self.config.environment.get("plugins"))
         try:
-            return parse_recipe(content, source=str(self.path), versions=versions)
+            recipe = parse_recipe(content, source=str(self.path), versions=versions)
         except FewstepError as error:
             if not self.config.needs:
                 raise
@@ -131,30 +138,78 @@ class Exported:
             raise UserError(
                 f"'{self.path}' needs the plugin {needs}, which is code and was not exported; import it first ({error})"
             ) from None
+        self._check_references(recipe)
+        return recipe
+
+    def _put_files(self, content: dict[str, Any]) -> None:
+        """Set the keys of the sampler whose files lie in this folder."""
+        for key, name in self.config.beside.items():
+            try:
+                if not key.startswith("sampler."):
+                    raise KeyError(key)
+                put(content, key, str(self._file(name).absolute()))
+            except (KeyError, IndexError, TypeError, ValueError):
+                raise UserError(
+                    f"'{self.path}' is damaged: its sampler has no setting '{key}'; export it again"
+                ) from None
+
+    def _check_references(self, recipe: Recipe) -> None:
+        """The student's sampler names nothing but what lies in this folder; other networks draw no samples."""
+        named = {r.key: r.value for r in references(recipe) if r.key.startswith("sampler.") and r.kind != "model"}
+        if foreign := self.config.beside.keys() - named.keys():
+            raise UserError(f"'{self.path}' is damaged: '{min(foreign)}' names no file; export it again")
+        if self.config.role == "student" and (absent := named.keys() - self.config.beside.keys()):
+            key = min(absent)
+            raise UserError(f"'{self.path}' lacks what its {key} names ('{named[key]}'); export it again")
 
     @cached_property
     def contents(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Weights, and the metadata of their file."""
-        return import_weights(self.path / WEIGHTS)
+        return import_weights(self._file(WEIGHTS))
 
     def dataset(self, recipe: Recipe) -> Dataset:
         """The dataset without training data, which decodes and shows samples."""
-        data = self.config.data
-        folder = self.path / DATA
-        codec = Codec(data.values, {name: (folder / name).read_bytes() for name in data.files})
-        labels = load_file(folder / LABELS)["labels"].long() if f"{DATA}/{LABELS}" in self.config.files else None
+        data, listed = self.config.data, self.config.files
+        if data.type != recipe.data.type:
+            raise UserError(f"'{self.path}' is damaged: its data are '{data.type}' and '{recipe.data.type}'")
+        if unlisted := [name for name in data.files if f"{DATA}/{name}" not in listed]:
+            raise UserError(
+                f"'{self.path}' is damaged: {CONFIG} lists no digest of {DATA}/{unlisted[0]}; export it again"
+            )
+        codec = Codec(data.values, {name: self._file(f"{DATA}/{name}").read_bytes() for name in data.files})
+        labels = self._labels() if f"{DATA}/{LABELS}" in listed else None
         spec = DataSpec(data.vocab_size, data.length, data.grid)
         return DATASETS.get(data.type).cls.without_data(recipe.data, spec, data.fingerprint, codec, labels)
 
+    def _labels(self) -> Tensor:
+        """Labels of the training samples, LongTensor [N].
+
+        Raises:
+            UserError: the file is damaged, or holds other classes than the data have.
+        """
+        file = self._file(f"{DATA}/{LABELS}")
+        try:
+            labels = load_file(file)["labels"].long()
+        except (SafetensorError, KeyError) as error:
+            raise UserError(f"'{file}' is damaged ({error}); export it again") from None
+        if (
+            labels.ndim != 1
+            or not len(labels)
+            or labels.min() < 0
+            or int(labels.max()) >= (self.config.data.classes or 0)
+        ):
+            raise UserError(f"'{file}' does not hold labels of {self.config.data.classes} classes; export it again")
+        return labels
+
 
 def _read_config(path: Path) -> ExportConfig:
-    file = path / CONFIG
+    file = inside(path, CONFIG, f"'{path}'")
     if not file.is_file():
         raise UserError(f"'{path}' holds no exported model (no {CONFIG}); make one with `fewstep export RUN`")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{file}' is damaged ({error}); export it again") from None
+        content = read_json(file, "export it again", limit=MAX_CONFIG)
+    except OperationError as error:
+        raise UserError(str(error)) from None
     file_format = content.get("format") if isinstance(content, dict) else None
     if file_format != FORMAT:
         later = str(file_format or "").startswith("fewstep-folder/")

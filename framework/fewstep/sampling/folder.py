@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import OperationError, UserError
+from fewstep.core.places import inside
 from fewstep.runtime.files import flush, publish, read_json
 from fewstep.runtime.hashing import sha256
 from fewstep.runtime.sealed import load_sealed, save_sealed
@@ -37,6 +38,8 @@ _STAGING, _OWNER = ".beside-", "owner"
 _LINES_DIGEST = "lines"
 """Key of the SHA-256 of a batch's lines, in the metadata of its tensors."""
 _BATCH = re.compile(r"(\d+)-(\d+)\.safetensors")
+_OWN = re.compile(r"samples\.(txt|png|jsonl|safetensors)|denoising\.(gif|html)|[\w-][\w.-]*/\d{3,}[\w.-]*")
+"""Names of files that a job writes; a view such as MIDI has a folder with a numbered file for each sample."""
 GIF, PAGE = "denoising.gif", "denoising.html"
 NOT_COMPARED = ("run", "commit")
 """Facts that may differ: a run may have moved, and a commit may be irrelevant. Weights and version are compared."""
@@ -99,8 +102,10 @@ class JobFolder:
     def _is_finished(self) -> bool:
         """Whether all samples of this job are there."""
         summary = _read(self.path / SUMMARY)
-        names = summary.get("files", [])
-        return bool(names) and all((self.path / name).exists() for name in names) and not self._differences(summary)
+        names = _listed(summary)
+        files = [self.path / name for name in names if _is_inside(self.path, name)]
+        complete = {LINES, TENSORS} <= set(names) and len(files) == len(names) and all(file.exists() for file in files)
+        return complete and not self._differences(summary)
 
     def _start(self, content: dict[str, object]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -190,10 +195,13 @@ class JobFolder:
         files = [file for file in folder.rglob("*") if file.is_file() and file.name != _OWNER]
         names = sorted(file.relative_to(folder).as_posix() for file in files)
         _write(folder / SUMMARY, json.dumps({**summary, "files": names}, indent=2, ensure_ascii=False) + "\n")
-        for name in {*_read(self.path / SUMMARY).get("files", []), GIF, PAGE} - set(names):
-            (self.path / name).unlink(missing_ok=True)
+        # The earlier list may be of a stranger: only names that this file gives are deleted, and only below the folder.
+        earlier = {name for name in _listed(_read(self.path / SUMMARY)) if _OWN.fullmatch(name)}
+        for name in {*earlier, GIF, PAGE} - set(names):
+            if _is_inside(self.path, name):
+                (self.path / name).unlink(missing_ok=True)
         for name in [*names, SUMMARY]:
-            (self.path / name).parent.mkdir(exist_ok=True)
+            inside(self.path, str(Path(name).parent / "file"), f"'{self.path}'").parent.mkdir(exist_ok=True)
             publish(folder / name, self.path / name)
 
     def sweep(self) -> None:
@@ -278,6 +286,20 @@ def _flat(tree: dict[str, object], above: str = "") -> dict[str, object]:
 def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _listed(summary: Mapping[str, object]) -> list[str]:
+    """Names of the files that a `sample.json` lists."""
+    names = summary.get("files")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    try:
+        inside(folder, name, "")
+    except UserError:
+        return False
+    return True
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from fewstep.bench.report.tables import (
 )
 from fewstep.bench.results.results import CaseResult, ClaimResult, Results, Row
 from fewstep.bench.suites.sweep import sweep_text
+from fewstep.core.places import inside
 from fewstep.recipe.yaml_loader import dump_yaml
 
 _TEXT_SHOWN = 6000
@@ -147,10 +148,11 @@ def _sheets(results: Results, folder: Path) -> str:
         if row.sheet is None:
             continue
         caption = _caption(results, row)
-        if row.sheet.endswith(".png"):
-            sheet = _image(folder / row.sheet, caption)
+        file = inside(folder, row.sheet, f"'{folder / 'results.json'}'")
+        if file.suffix == ".png":
+            sheet = _image(file, caption)
         else:
-            text = (folder / row.sheet).read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8", errors="replace")
             sheet = f"<pre>{escape(text[:_TEXT_SHOWN])}{' …' if len(text) > _TEXT_SHOWN else ''}</pre>"
         figures.append(f"<figure>{sheet}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<div class="sheets">{"".join(figures)}</div>'

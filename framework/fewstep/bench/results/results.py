@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
-from typing import Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from fewstep.bench.suites.suite import SPEED, Expectation
 from fewstep.core.component import Strict
 from fewstep.core.errors import UserError
+from fewstep.runtime.files import MAX_JSON
 
 VERSION = 4
 _READABLE = (1, 2, 3, 4)
@@ -86,6 +88,14 @@ class CaseResult(Strict):
         return model_id(self.name, self.train_seed)
 
 
+def _relative_sheet(name: str) -> str:
+    """A sheet as a report may embed it; the file may be of a stranger."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.suffix not in (".png", ".txt"):
+        raise PydanticCustomError("sheet", "expected a .png or .txt below the folder of the results")
+    return name
+
+
 class Row(Strict):
     """The values of one set of samples; `steps` and `nfe` are null for real samples."""
 
@@ -104,7 +114,9 @@ class Row(Strict):
         None, description="the sampler's setting that the sweep changed; null for a row without a sweep"
     )
     values: dict[str, float]
-    sheet: str | None = Field(description="picture or text of samples, relative to this file")
+    sheet: Annotated[str, AfterValidator(_relative_sheet)] | None = Field(
+        description="picture or text of samples, relative to this file"
+    )
     commit: str | None = Field(description="of fewstep, at the measurement")
 
 
@@ -197,10 +209,14 @@ class Results(Strict):
         """
         path = Path(path)
         try:
+            if path.stat().st_size > MAX_JSON:
+                raise UserError(
+                    f"'{path}' has more than the {MAX_JSON:,} bytes that are read; delete it to measure again"
+                )
             raw = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read '{path}': {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"'{path}' is damaged ({error}); delete it to measure again") from None
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version not in _READABLE:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
+from fewstep.core.places import inside
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.block_sums import BLOCK, BlockSums
 from fewstep.runtime.hashing import sha256
@@ -184,7 +185,7 @@ class Prepared:
         self.tokenizer = self._tokenizer()
         self.shards = {
             part: [
-                open_shard(folder / entry["file"], entry, self.manifest["tokenizer"]["sha256"])
+                open_shard(inside(folder, entry["file"], f"'{folder}'"), entry, self.manifest["tokenizer"]["sha256"])
                 for entry in self.manifest["shards"]
                 if entry["part"] == part
             ]
@@ -195,7 +196,7 @@ class Prepared:
         entry = self.manifest["tokenizer"]
         tokenizer = TOKENIZERS.build(entry["config"])
         try:
-            files = {name: (self.folder / name).read_bytes() for name in entry["files"]}
+            files = {name: inside(self.folder, name, f"'{self.folder}'").read_bytes() for name in entry["files"]}
         except OSError as error:
             raise UserError(f"cannot read '{error.filename}': {error.strerror}; prepare the data again") from None
         if tokenizer_digest(tokenizer.config, files) != entry["sha256"]:
