@@ -41,12 +41,16 @@ class FakeHub:
         assert repo_type == "model"
         self.private[repo_id] = private
 
-    def upload_folder(self, *, repo_id: str, folder_path: str, repo_type: str, commit_message: str) -> None:
+    def upload_folder(
+        self, *, repo_id: str, folder_path: str, repo_type: str, commit_message: str, allow_patterns: list[str]
+    ) -> None:
         assert repo_id in self.private
         assert "step 2" in commit_message
+        files = [file.relative_to(folder_path) for file in Path(folder_path).rglob("*") if file.is_file()]
+        assert {file.as_posix() for file in files} == set(allow_patterns)
         shutil.copytree(folder_path, self.root / repo_id)
 
-    def snapshot_download(self, *, repo_id: str, revision: str | None, allow_patterns: None) -> str:
+    def snapshot_download(self, *, repo_id: str, revision: str | None, allow_patterns: tuple[str, ...]) -> str:
         self.asked.append((repo_id, revision))
         return str(self.root / repo_id)
 
