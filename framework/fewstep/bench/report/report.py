@@ -9,6 +9,7 @@ from pathlib import Path
 from fewstep.bench.report.canvas import DOTS
 from fewstep.bench.report.recipe_diff import base_of, recipe_diff
 from fewstep.bench.report.tables import (
+    BEST,
     BUDGET,
     REAL,
     Grid,
@@ -19,6 +20,7 @@ from fewstep.bench.report.tables import (
     frontier_grid,
     model_grid,
     notes,
+    other_grid,
     spread,
     value_grid,
 )
@@ -55,6 +57,7 @@ table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabu
 th, td { padding: 0.3rem 0.8rem 0.3rem 0; text-align: right; white-space: nowrap;
          border-bottom: 1px solid var(--line); }
 th.word, td.word { text-align: left; }
+td.best { font-weight: 700; }
 td.long { white-space: normal; min-width: 16rem; }
 .plot { background: #ffffff; border-radius: 8px; max-width: calc(6.5rem * var(--inches, 8)); padding: 0.4rem;
         overflow-x: auto; }
@@ -68,7 +71,8 @@ pre { background: var(--box); padding: 0.8rem; border-radius: 6px; overflow: aut
       font-size: 0.82rem; line-height: 1.4; margin: 0.3rem 0; }
 .wrap { white-space: pre-wrap; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: 0.3rem 0; }
-@media (max-width: 40rem) { td.word { white-space: normal; } td.long { min-width: 9rem; } }
+@media (max-width: 40rem) { td.word { white-space: normal; } td.best { font-weight: 700; }
+td.long { min-width: 9rem; } }
 """
 
 
@@ -86,9 +90,11 @@ def write_report(results: Results, folder: Path) -> Path:
         _plot(folder / "quality_vs_nfe.png", "quality by number of evaluations"),
         *_diversity(results, folder),
         *_frontier(results, folder),
-        "<h2>All values</h2>",
+        "<h2>Values</h2>",
         f'<p class="soft">{escape(_conditions(results))}</p>',
+        f'<p class="soft">{escape(BEST)}</p>',
         _table(value_grid(results)),
+        *_others(results),
         f"<h2>Samples</h2>{_sheets(results, folder)}",
         f"<h2>Models</h2>{_table(model_grid(results))}",
         f'<p class="soft">{escape(BUDGET)} {escape(budgets(results))}</p>',
@@ -131,14 +137,23 @@ def _conditions(results: Results) -> str:
 
 
 def _table(grid: Grid) -> str:
-    def cells(tag: str, row: list[str]) -> str:
-        return "".join(f'<{tag} class="{kind(i, cell)}">{escape(cell)}</{tag}>' for i, cell in enumerate(row))
+    def cells(tag: str, row: list[str], number: int = -1) -> str:
+        marks = [" best" if (number, i) in grid.best else "" for i in range(len(row))]
+        return "".join(f'<{tag} class="{kind(i, cell)}{marks[i]}">{escape(cell)}</{tag}>' for i, cell in enumerate(row))
 
     def kind(column: int, cell: str) -> str:
         return "number" if column >= grid.text_columns else "word long" if len(cell) > _LONG else "word"
 
-    head, rows = cells("th", grid.header), "".join(f"<tr>{cells('td', row)}</tr>" for row in grid.rows)
+    head, rows = cells("th", grid.header), "".join(f"<tr>{cells('td', row, i)}</tr>" for i, row in enumerate(grid.rows))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _others(results: Results) -> list[str]:
+    """Folded table of the values that are for comparison only, if there are any."""
+    grid = other_grid(results)
+    if len(grid.header) == 2:
+        return []
+    return [f"<details><summary>Values for comparison with the {REAL}</summary>{_table(grid)}</details>"]
 
 
 def _sheets(results: Results, folder: Path) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fewstep.bench.report.judgement import best, contestants, leaders, repeated, undertrained
 from fewstep.bench.results.results import CaseResult, Estimate, Results, Summary, model_id
 from fewstep.bench.results.summary import estimate_text, value_text
 from fewstep.bench.suites.suite import REFERENCE
@@ -25,29 +26,46 @@ _EQUAL_BUDGETS = 1.1
 """Ratio of the largest to the smallest budget below which budgets count as equal."""
 BUDGET = "Evaluations: samples that networks evaluated in the training, the teacher included; each evaluation counts."
 """Explanation of the budget of a training."""
+BEST = (
+    "Bold: the best of the trained models, and what is not significantly worse (two standard errors). A model is not "
+    "judged by a value that it measures itself."
+)
+"""Explanation of the table of values."""
 QUICK_NOTE = "This was a quick run: it shows that the suite runs, and its numbers say nothing about the models."
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts. The first `text_columns` columns are text, the others are numbers."""
+    """A table of texts. The first `text_columns` columns are text, the others are numbers.
+
+    `best` has row and column of the cells that are set in bold.
+    """
 
     header: list[str]
     rows: list[list[str]]
     text_columns: int = 1
+    best: frozenset[tuple[int, int]] = frozenset()
 
     def latex(self) -> str:
         """The table in LaTeX; needs the package booktabs."""
         columns = "".join("l" if index < self.text_columns else "r" for index in range(len(self.header)))
-        lines = [" & ".join(map(_tex, line)) + r" \\" for line in (self.header, *self.rows)]
+        rows = self._with_best(_tex, lambda cell: rf"\textbf{{{_tex(cell)}}}")
+        lines = [" & ".join(line) + r" \\" for line in ([_tex(name) for name in self.header], *rows)]
         body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
         return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *body, r"\end{tabular}"])
 
     def markdown(self) -> str:
         """The table as Markdown."""
         align = ["---" if index < self.text_columns else "---:" for index in range(len(self.header))]
-        lines = [self.header, align, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        rows = self._with_best(_escaped, lambda cell: f"**{_escaped(cell)}**")
+        return "\n".join(f"| {' | '.join(line)} |" for line in (self.header, align, *rows))
+
+    def _with_best(self, plain: Callable[[str], str], bold: Callable[[str], str]) -> list[list[str]]:
+        """The rows, each cell written by one of two functions."""
+        return [
+            [(bold if (i, j) in self.best else plain)(cell) for j, cell in enumerate(row)]
+            for i, row in enumerate(self.rows)
+        ]
 
 
 _TEX = str.maketrans(
@@ -57,41 +75,61 @@ _TEX = str.maketrans(
 )
 
 
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def _tex(text: str) -> str:
     return text.translate(_TEX)
 
 
 def value_grid(results: Results) -> Grid:
-    """All values: rows are cases by NFE, columns are values with an arrow in the better direction.
+    """Values that are better or worse, and those beside them: rows are cases by NFE, columns have arrows.
 
     A value of models is empty for real samples, and for models that it does not apply to.
     """
-    rows = [
-        [_titled(results, summary), "" if summary.nfe is None else str(summary.nfe), *_values(results, summary)]
-        for summary in results.summary
-    ]
-    return Grid(["model", "NFE", *_value_header(results)], rows)
+    return _summary_grid(results, _columns(results))
+
+
+def other_grid(results: Results) -> Grid:
+    """Values that are for comparison with real samples only, without those that the row of real samples repeats."""
+    known = {*_columns(results), *repeated(results)}
+    return _summary_grid(results, [name for name in results.directions if name not in known])
+
+
+def _summary_grid(results: Results, columns: Sequence[str]) -> Grid:
+    rows = [[_titled(results, s), "" if s.nfe is None else str(s.nfe), *_values(s, columns)] for s in results.summary]
+    first = {name: [id(entry) for entry in leaders(results, name)] for name in columns}
+    best = {
+        (i, j) for i, s in enumerate(results.summary) for j, name in enumerate(columns, start=2) if id(s) in first[name]
+    }
+    return Grid(["model", "NFE", *_value_header(results, columns)], rows, best=frozenset(best))
 
 
 def frontier_grid(results: Results) -> Grid:
-    """All values of sweeps: rows are cases by the swept value."""
+    """Values of sweeps: rows are cases by the swept value."""
+    columns = _columns(results)
     rows = [
-        [_titled(results, point), sweep_text(point.sweep), str(point.nfe), *_values(results, point)]
+        [_titled(results, point), sweep_text(point.sweep), str(point.nfe), *_values(point, columns)]
         for point in results.frontier
     ]
-    return Grid(["model", "setting", "NFE", *_value_header(results)], rows, text_columns=2)
+    return Grid(["model", "setting", "NFE", *_value_header(results, columns)], rows, text_columns=2)
 
 
 def _columns(results: Results) -> list[str]:
-    return ordered(results.directions, results.headline, results.beside)
+    """Values that are better or worse, the headline first, and the values that are read beside them."""
+    judged = {name for name, direction in results.directions.items() if direction != "info"}
+    beside = {results.beside[name] for name in judged if name in results.beside}
+    chosen = judged | beside | {results.headline, results.diversity}
+    return ordered([name for name in results.directions if name in chosen], results.headline, results.beside)
 
 
-def _value_header(results: Results) -> list[str]:
-    return [name + ARROWS[results.directions[name]] for name in _columns(results)]
+def _value_header(results: Results, columns: Sequence[str]) -> list[str]:
+    return [name + ARROWS[results.directions[name]] for name in columns]
 
 
-def _values(results: Results, summary: Summary) -> list[str]:
-    return [estimate_text(summary.values[name]) if name in summary.values else "" for name in _columns(results)]
+def _values(summary: Summary, columns: Sequence[str]) -> list[str]:
+    return [estimate_text(summary.values[name]) if name in summary.values else "" for name in columns]
 
 
 def ordered(names: Iterable[str], first: str, beside: Mapping[str, str]) -> list[str]:
@@ -177,18 +215,19 @@ def commits(results: Results) -> str:
 def conclusion(results: Results) -> str:
     """One sentence about the trained models."""
     value = results.headline
-    trained = {case.name for case in results.cases if not case.oracle}
-    measured = [s for s in results.summary if s.case in trained]
+    measured = contestants(results, value)
     if not measured:
         return "No trained model was measured."
-    best, fewest = _best(results, measured), min(s.nfe or 0 for s in measured)
-    first = _best(results, [s for s in measured if s.nfe == fewest])
-    parts = [_expectations(results), f"the best {value} is {_where(results, best)}"]
-    if best.nfe != fewest:
+    top, fewest = best(measured, value, results.direction), min(s.nfe or 0 for s in measured)
+    first = best([s for s in measured if s.nfe == fewest], value, results.direction)
+    parts = [_expectations(results), f"the best {value} is {_where(results, top)}"]
+    if top.nfe != fewest:
         parts.append(f"with the fewest evaluations it is {_where(results, first)}")
     real = results.find(REFERENCE, None)
     if real and value in real.values:
         parts.append(f"real samples score {value_text(real.values, value, results.beside)}")
+    if judge := results.judges.get(value):
+        parts.append(f"{judge} is left out, since {value} is its own likelihood or gradient")
     text = "; ".join(filter(None, parts)) + "."
     return text[0].upper() + text[1:]
 
@@ -203,20 +242,16 @@ def _expectations(results: Results) -> str:
     return ", ".join(parts)
 
 
-def _best(results: Results, summaries: list[Summary]) -> Summary:
-    sign = 1 if results.direction == "lower" else -1
-    return min(summaries, key=lambda summary: sign * summary.values[results.headline].mean)
-
-
 def _where(results: Results, summary: Summary) -> str:
     value = value_text(summary.values, results.headline, results.beside)
     return f"{value} ({summary.case} at {summary.nfe} NFE)"
 
 
 def notes(results: Results) -> list[str]:
-    """Notes before the numbers: a quick run, skipped cases, incomplete cases."""
+    """Notes before the numbers: a quick run, undertrained teachers, skipped cases, incomplete cases."""
     lines = [QUICK_NOTE] if results.suite.quick else []
     lines += [f"Case '{case.case}' was skipped: {case.reason}." for case in results.skipped]
+    lines += undertrained(results)
     return [*lines, *(f"Case '{failure.case}' is not complete: {failure.reason}" for failure in results.failures)]
 
 
@@ -281,7 +316,9 @@ def markdown(results: Results) -> str:
         conclusion(results),
         "\n".join(f"- {claim.text}" for claim in results.claims),
         f"{suite.samples} samples in each row; {spread(results)}. ↓ lower is better, ↑ higher is better.",
+        BEST,
         value_grid(results).markdown(),
+        *([other.markdown()] if len((other := other_grid(results)).header) > 2 else []),
         "![quality by evaluations](quality_vs_nfe.png)",
         *([frontier_grid(results).markdown(), "![frontiers](frontier.png)"] if results.frontier else []),
         model_grid(results).markdown(),

@@ -192,6 +192,9 @@ class Results(Strict):
     beside: dict[str, str] = Field(
         {}, description="values that say nothing alone, and the value that stands beside each"
     )
+    judges: dict[str, str] = Field(
+        {}, description="values that a model of the suite measures, and its case, which they cannot judge"
+    )
     cases: tuple[CaseResult, ...]
     rows: tuple[Row, ...]
     summary: tuple[Summary, ...]

@@ -89,21 +89,21 @@ def judge(
         empty = dict.fromkeys(("ours", "theirs", "difference", "stderr", "verdict", "holds"))
         return ClaimResult.model_validate({**result, **empty, "text": text})
     a, b = ours.values[value], theirs.values[value]
-    difference, error = _difference(ours, theirs, value)
-    verdict = compare(difference, error or 0.0, direction)
+    gap, error = difference(ours, theirs, value)
+    verdict = compare(gap, error or 0.0, direction)
     holds = verdict == "better" if claim.expect == "better" else verdict != "worse"
     first, second = (value_text(side.values, value, beside or {}) for side in (ours, theirs))
     sides = f"{_at(ours.case, ours.nfe)}: {value} {first}, {_at(theirs.case, theirs.nfe)}: {second}"
     text = f"{sides}: {_VERDICT_TEXT[verdict]}."
     text += f" Expected {claim.expect.replace('_', ' ')}: {'holds' if holds else 'does NOT hold'}."
     text += " (One seed, so the spread is unknown.)" if error is None else ""
-    measured = {"ours": a, "theirs": b, "difference": difference, "stderr": error, "verdict": verdict, "holds": holds}
+    measured = {"ours": a, "theirs": b, "difference": gap, "stderr": error, "verdict": verdict, "holds": holds}
     return ClaimResult.model_validate({**result, **measured, "text": text})
 
 
-def compare(difference: float, error: float, direction: str) -> Verdict:
+def compare(gap: float, error: float, direction: str) -> Verdict:
     """Verdict of a difference (ours - theirs) with its standard error."""
-    gain = difference if direction == "higher" else -difference
+    gain = gap if direction == "higher" else -gap
     if gain > _MARGIN * error:
         return "better"
     return "worse" if gain < -_MARGIN * error else "level"
@@ -124,7 +124,7 @@ def value_text(values: Mapping[str, Estimate], name: str, beside: Mapping[str, s
     return f"{text} with {other} {estimate_text(values[other])}" if other in values else text
 
 
-def _difference(ours: Summary, theirs: Summary, value: str) -> tuple[float, float | None]:
+def difference(ours: Summary, theirs: Summary, value: str) -> tuple[float, float | None]:
     """Ours - theirs and its standard error; None for the error if neither side has one."""
     if ours.trainings and ours.trainings.keys() == theirs.trainings.keys():
         paired = estimate([means[value] - theirs.trainings[seed][value] for seed, means in ours.trainings.items()])

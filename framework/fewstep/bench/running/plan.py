@@ -18,7 +18,7 @@ from fewstep.core.names import did_you_mean
 from fewstep.core.references import Reference, references, replace_references
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.data.synthetic.source import Source
-from fewstep.metrics.base import MetricConfig, ToScore
+from fewstep.metrics.base import METRICS, MetricConfig, ToScore
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, load_recipe, with_sampler
 from fewstep.recipe.models import Recipe
@@ -109,6 +109,18 @@ class Plan:
         """Cases that metrics refer to, by name; the first training of each."""
         names = {entry.value for metric in self.suite.metrics for entry in references(metric)}
         return {case.name: case for case in reversed(self.cases) if case.name in names}
+
+    @property
+    def judges(self) -> dict[str, str]:
+        """Values that a case's own model measures, and the name of that case."""
+        cases = {case.name for case in self.cases}
+        return {
+            value: entry.value
+            for metric in self.suite.metrics
+            for entry in references(metric)
+            if entry.value in cases
+            for value in METRICS.get(metric.type).cls.directions
+        }
 
     def metrics(self, *, by: Literal["run", "digest"]) -> list[dict[str, object]]:
         """The suite's metrics as plain data, with each reference as its run, or as the digest of its contents.

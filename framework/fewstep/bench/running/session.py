@@ -294,6 +294,7 @@ class Session:
             direction="higher" if direction == "higher" else "lower",
             directions=suite.directions,
             beside=suite.beside,
+            judges=self.plan.judges,
             cases=tuple(self.cases[case.id] for case in self.plan.cases if case.id in self.cases),
             rows=tuple(rows),
             summary=tuple(summary),
