@@ -131,7 +131,9 @@ def _limits_only(annotation: Any) -> Any:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         base, limits = _limits_only(parts[0]), [p for p in parts[1:] if any(hasattr(p, name) for name, _ in _SIGNS)]
-        return Annotated[(base, *limits)] if limits else base
+        annotated: Any = Annotated
+        parameters = (base, *limits)
+        return annotated[parameters] if limits else base
     if origin in (Union, UnionType):
         return functools.reduce(operator.or_, (_limits_only(part) for part in parts))
     if origin is None or origin is Literal:

@@ -35,7 +35,7 @@ def build_network(
         recipe.noise_input if role.adapters else None,
         recipe.step_input if role.adapters or role.step_input else None,
         recipe.label_input,
-        recipe.output,
+        recipe.output or "x_mean",
     )
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(recipe.seed, f"init/{purpose}"))

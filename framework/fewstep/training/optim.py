@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,10 +13,10 @@ from torch import nn
 from fewstep.recipe.models import OptimSection
 
 
-def _without_compiler(algorithm: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def _without_compiler(algorithm: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
     """The algorithm without its wrappers for `torch.compile`, which import the compiler (seconds) when first called."""
     names = ("step", "zero_grad", "state_dict", "load_state_dict", "add_param_group")
-    methods = {name: inspect.unwrap(getattr(algorithm, name)) for name in names}
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(algorithm, name)) for name in names}
     methods["step"] = torch.no_grad()(methods["step"])  # which one of the wrappers does
     return type(algorithm.__name__, (algorithm,), methods)
 
