@@ -64,7 +64,8 @@ def test_uniform_models_are_told_sigma(layout: str, tmp_path: Path) -> None:
     sigma = -(1 - (1 - 1e-3) * t).log()
     torch.testing.assert_close(-model.process.schedule.alpha(t).log(), sigma)
     expected = public_logits(bare(state), x, sigma)
-    torch.testing.assert_close(model(x, t).log_probs(), expected.log_softmax(-1).flatten(0, 1), **CLOSE)
+    found_rows = model(x, t).output.log_probs()
+    torch.testing.assert_close(found_rows, expected.log_softmax(-1).flatten(0, 1), **CLOSE)
     assert not torch.allclose(expected, public_logits(bare(state), x, torch.zeros(4)), atol=1e-3)
     assert (found.vocab_size, model.process.num_states) == (V, V)
 
@@ -113,7 +114,7 @@ def test_another_rotary_base_is_found(tmp_path: Path) -> None:
     state = {**public_state(V), "backbone.rotary_emb.inv_freq": inverse_frequencies(500.0)}
     model, x = denoiser(imported(tmp_path, state, "duo")), torch.randint(V, (2, L))
     expected = public_logits(bare(state), x, torch.zeros(2), base=500.0)
-    found = model(x, torch.zeros(2)).log_probs()
+    found = model(x, torch.zeros(2)).output.log_probs()
     torch.testing.assert_close(found, expected.log_softmax(-1).flatten(0, 1), rtol=1e-4, atol=1e-4)
 
 

@@ -188,7 +188,7 @@ def _recipe(
         "name": re.sub(r"[^A-Za-z0-9._-]", "-", request.out.stem).lstrip("._-") or layout.name,
         "process": {"type": layout.process, "schedule": {"type": "log_linear", "eps": 1e-3}},
         "backbone": settings,
-        "objective": "denoising",
+        **layout.sections,
     }
     return parse_recipe(plain, source=f"the recipe of '{request.out}'")
 

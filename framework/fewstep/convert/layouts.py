@@ -36,12 +36,26 @@ class Layout:
         source: repositories with such checkpoints, for people.
         process: masked (the embedding has a row for [MASK]) or uniform.
         time_conditioned: whether the network is conditioned on sigma; otherwise it gets 0.
+
+    Networks of a uniform layout minimise Duo's bound, or are distilled from one that does: their output is
+    leave-one-out. With masks this is p(x | z_t), as everywhere.
     """
 
     name: str
     source: str
     process: Literal["masked", "uniform"]
     time_conditioned: bool
+
+    @property
+    def sections(self) -> dict[str, object]:
+        """Sections of a recipe that say how such networks are trained and sampled."""
+        if self.process == "masked":
+            return {"objective": "denoising"}
+        return {
+            "objective": {"type": "denoising", "loss": "bound"},
+            "output": "leave_one_out",
+            "sampler": {"type": "ancestral", "posterior": "plugged"},
+        }
 
 
 LAYOUTS = {
