@@ -13,6 +13,7 @@ import typer
 from fewstep.cli import catalogue, data, doctor, export, grid, importing, leaderboard, recipes, run_list, runs, sampling
 from fewstep.cli.lists import StepsCommand
 from fewstep.core import plugins
+from fewstep.core.echo import safe_message
 from fewstep.core.errors import (
     FewstepError,
     RecipeError,
@@ -106,9 +107,9 @@ def describe(error: Exception) -> str:
         return f"{error}\n{count} problem{'s' if count != 1 else ''}"
     if isinstance(error, FewstepError):
         return f"error: {error}"
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = safe_message(" ".join(f"{type(error).__name__}: {error}".split()))
     if isinstance(error, OSError) and error.strerror:
-        text = f"{error.strerror}{f': {error.filename!r}' if error.filename else ''}"
+        text = f"{error.strerror}{f': {safe_message(str(error.filename))!r}' if error.filename else ''}"
     if is_disk_full(error):
         return f"error: {text}; free some space on the disk, and continue with --resume where the command has it"
     if isinstance(error, OSError) and error.strerror:

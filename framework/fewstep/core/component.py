@@ -10,6 +10,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from fewstep.core.echo import cut, shown
 from fewstep.core.names import did_you_mean
 from fewstep.core.recipe_view import RecipeView
 from fewstep.core.references import OpenedModel, Opener, Refuses
@@ -49,7 +50,7 @@ class Strict(BaseModel):
         if "text" in context:  # a nested section has reworded it
             message = context["text"]
         elif kind == "extra_forbidden":
-            message = f"unknown key '{loc[-1]}'{_near_or_known(loc[-1], cls.model_fields)}"
+            message = f"unknown key '{shown(loc[-1])}'{_near_or_known(loc[-1], cls.model_fields)}"
         elif kind == "missing":
             kind, message = "missing_key", f"required key '{loc[-1]}' is missing"
         else:
@@ -57,7 +58,7 @@ class Strict(BaseModel):
             if kind == "literal_error":
                 message += did_you_mean(value, re.findall(r"'([^']*)'", context["expected"]))
             elif isinstance(value, str | int | float | None) and kind != "value_error":
-                message += f", not {repr(value) if isinstance(value, str) else json.dumps(value)}"
+                message += f", not {repr(cut(value)) if isinstance(value, str) else shown(json.dumps(value))}"
         return InitErrorDetails(type=custom_error(kind, message), loc=loc, input=value)
 
 

@@ -6,6 +6,11 @@ import errno
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from fewstep.core.echo import safe_message, shown
+
+MOST_PROBLEMS = 20
+"""Limit on the problems that a message lists."""
+
 _OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -42,9 +47,12 @@ _WRONG_PATH = {
 
 
 class FewstepError(Exception):
-    """Base of all errors that are reported without a traceback."""
+    """Base of all errors that are reported without a traceback; their messages hold no control characters."""
 
     exit_code = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(safe_message(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class OperationError(FewstepError):
@@ -72,6 +80,12 @@ class Problem:
     key: str
     message: str
 
+    def __post_init__(self) -> None:
+        texts = {"source": self.source, "message": self.message}
+        for name, text in {name: safe_message(text, lines=False) for name, text in texts.items()}.items():
+            object.__setattr__(self, name, text)
+        object.__setattr__(self, "key", shown(self.key))
+
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}:{self.line}"
         return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
@@ -81,11 +95,13 @@ class Problem:
 
 
 class RecipeError(UserError):
-    """A recipe or suite with one or more problems; all of them are listed at once."""
+    """A recipe or suite with one or more problems; the message lists the first 20, one a line."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        listed = [str(problem) for problem in self.problems[:MOST_PROBLEMS]]
+        more = len(self.problems) - len(listed)
+        super().__init__("\n".join([*listed, *([f"and {more} more"] if more else [])]))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

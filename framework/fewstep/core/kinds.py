@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+from fewstep.core.echo import shown
 from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
 from fewstep.core.registry import Registry
@@ -35,7 +36,7 @@ def kind_named(word: str, kinds: Sequence[str] = KINDS) -> str:
     singular = {kind.removesuffix("es" if kind == "processes" else "s"): kind for kind in kinds}
     if word not in kinds and word not in singular:
         hint = did_you_mean(word, kinds) or ";"
-        raise UserError(f"no kind of component named '{word}'{hint} known: {', '.join(kinds)}")
+        raise UserError(f"no kind of component named '{shown(word)}'{hint} known: {', '.join(kinds)}")
     return singular.get(word, word)
 
 

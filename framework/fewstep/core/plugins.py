@@ -24,6 +24,7 @@ from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from types import ModuleType
 
+from fewstep.core.echo import shown
 from fewstep.core.entries import (
     distribution_of,
     record_origin,
@@ -203,14 +204,14 @@ def _refusal(name: str, version: str) -> PluginError:
     if not _MODULE.fullmatch(name) and not _DISTRIBUTION.fullmatch(name):
         return _no_plugin(name)
     if near := did_you_mean(name, _known_names()):
-        return UntrustedPluginError(f"no installed plugin '{name}'{near}")
+        return UntrustedPluginError(f"no installed plugin '{shown(name)}'{near}")
     if not _DISTRIBUTION.fullmatch(name):
-        return UntrustedPluginError(f"no installed plugin '{name}'; if it is a module of yours, {trust}")
+        return UntrustedPluginError(f"no installed plugin '{shown(name)}'; if it is a module of yours, {trust}")
     made = f" (the model has {version})" if _VERSION.fullmatch(version) else ""
     pinned = f"{name}=={version}" if made else name
     return UntrustedPluginError(
-        f"no installed plugin '{name}'{made}; if you trust its authors: pip install '{pinned}'; if it is a module of "
-        f"yours, {trust}"
+        f"no installed plugin '{shown(name)}'{made}; if you trust its authors: pip install '{pinned}'; if it is a "
+        f"module of yours, {trust}"
     )
 
 
@@ -220,7 +221,7 @@ def _no_file(path: Path) -> PluginError:
 
 def _no_plugin(name: str) -> PluginError:
     return PluginError(
-        f"no plugin '{name}': neither an installed distribution with a `{GROUP}` entry point, nor an importable "
+        f"no plugin '{shown(name)}': neither an installed distribution with a `{GROUP}` entry point, nor an importable "
         f"module, nor a path that ends in .py{did_you_mean(name, _known_names())}"
     )
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, Union, get_args, 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from fewstep.core.echo import shown
 from fewstep.core.recipe_view import RecipeView
 
 Kind = Literal["run", "model", "file"]
@@ -122,7 +123,7 @@ def _from_environment(value: object) -> object:
         return value
     missing = [name for name in ENVIRONMENT.findall(value) if name not in os.environ]
     if missing:
-        text = f"environment variable '{missing[0]}' is not set"
+        text = f"environment variable '{shown(missing[0])}' is not set"
         raise PydanticCustomError("environment", "{text}", {"text": text})
     return ENVIRONMENT.sub(lambda match: os.environ[match[1]], value)
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails
 
 from fewstep.core.component import ComponentConfig, custom_error
+from fewstep.core.echo import shown
 from fewstep.core.entries import Entry, RegistryError, T, _registries
 from fewstep.core.names import did_you_mean
 from fewstep.core.plugins import failure_notes, load_entry_points
@@ -109,7 +110,7 @@ class Registry(Generic[T]):
     def _unknown(self, name: str) -> str:
         hint = did_you_mean(name, self._entries) or ";"
         known = ", ".join(self.names()) or "none"
-        return "; ".join([f"no {self.kind} named '{name}'{hint} known: {known}", *failure_notes()])
+        return "; ".join([f"no {self.kind} named '{shown(name)}'{hint} known: {known}", *failure_notes()])
 
     def _load(self) -> None:
         self._scan()

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from fewstep.core.echo import shown
 from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.recipe.shipped import find_shipped, is_path
 from fewstep.recipe.yaml_loader import Node, dotted, load_mapping, load_value, read_text, to_node
+
+MOST_BASES = 20
+"""Limit on the files that extend one another."""
 
 
 def compose(path: Path, source: str, sets: Sequence[str] = (), *, teacher: str | None = None) -> Node:
@@ -68,6 +72,8 @@ def _load(path: Path, source: str, extended_by: tuple[Path, ...] = ()) -> Node:
     if not isinstance(extends.value, str):
         raise RecipeError([extends.problem("expected one string: a path, or the name of a shipped recipe", "extends")])
     base, chain = _base_path(extends, path.parent), (*extended_by, path.resolve())
+    if len(chain) > MOST_BASES:
+        raise RecipeError([extends.problem(f"more than {MOST_BASES} files extend one another; merge some", "extends")])
     if base.resolve() in chain:
         circle = " -> ".join(display_path(file) for file in (*chain[chain.index(base.resolve()) :], base))
         raise RecipeError([extends.problem(f"goes round in a circle: {circle}", "extends")])
@@ -112,14 +118,16 @@ def _parse_set(text: str, index: int, root: Node) -> Node:
     steps = key.strip().split(".")
     place = Node(None, "--set", index)
     if not equals or not all(steps):
-        raise RecipeError([place.problem(f"expected KEY=VALUE with a dotted key, as in train.steps=100, not '{text}'")])
+        raise RecipeError(
+            [place.problem(f"expected KEY=VALUE with a dotted key, as in train.steps=100, not '{shown(text)}'")]
+        )
     node = load_value(value, "--set", line=index, key=tuple(steps))
     if node is None:
         raise RecipeError([place.problem("no value after '='; write null for none", key)])
     deepest, depth = root.follow(tuple(steps))
     if depth < len(steps) and not isinstance(deepest.value, dict | str | None):
         kind = "a list; set all of it" if isinstance(deepest.value, list) else "a value, not keys"
-        raise RecipeError([place.problem(f"'{dotted(tuple(steps[:depth]))}' holds {kind}", key)])
+        raise RecipeError([place.problem(f"'{shown(dotted(tuple(steps[:depth])))}' holds {kind}", key)])
     for step in reversed(steps):
         node = Node({step: node}, "--set", index)
     return anchor_plugins(node, Path.cwd())

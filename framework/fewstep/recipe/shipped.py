@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from fewstep.core.echo import shown
 from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
 
@@ -49,7 +50,7 @@ def find_shipped(kind: Literal["recipe", "base", "suite"], name: str) -> Path:
     if name not in known:
         label = "suite" if kind == "suite" else "recipe"
         hint = did_you_mean(name, known) or f"; `fewstep list {label}s` shows them, and a path ends in .yaml"
-        raise UserError(f"no shipped {label} named '{name}'{hint}")
+        raise UserError(f"no shipped {label} named '{shown(name)}'{hint}")
     return known[name]
 
 

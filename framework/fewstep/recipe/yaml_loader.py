@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +12,19 @@ from typing import Any
 
 import yaml
 
+from fewstep.core.echo import shown
 from fewstep.core.errors import Problem, RecipeError
 
 Key = tuple[str | int, ...]
 """Position of a value: mapping keys and list indices, outermost first."""
+
+MAX_BYTES = 1 << 18
+"""Limit on the size of a file or text: 256 KiB, some fifty times the longest recipe."""
+_LARGE = f"is larger than {MAX_BYTES >> 10} KiB; is it a recipe?"
+MAX_VALUES = 10_000
+"""Limit on the number of keys and values; what an alias stands for counts at each alias."""
+MAX_DEPTH = 50
+"""Limit on the nesting of keys and lists."""
 
 _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?[0-9][0-9_]*$|0x[0-9a-fA-F]+$|0o[0-7]+$")
@@ -28,10 +39,38 @@ _SCALARS = (("null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
 _ALLOWED_TAGS = {_TAG + name for name in ("null", "bool", "int", "float", "str", "map", "seq")}
 
 
+class _TooLarge(Exception):
+    """A text goes beyond a limit."""
+
+    def __init__(self, line: int, message: str) -> None:
+        self.line = line
+        super().__init__(message)
+
+
+def _refuse_large(count: int, depth: int, line: int) -> None:
+    if count > MAX_VALUES:
+        raise _TooLarge(line, f"more than {MAX_VALUES:,} values, counting what aliases stand for; write fewer")
+    if depth > MAX_DEPTH:
+        raise _TooLarge(line, f"nested too deeply: more than {MAX_DEPTH} keys and lists in one another")
+
+
 class _Loader(yaml.SafeLoader):
     """Reads `1e-4` as a number and `no` as a string, as in YAML 1.2."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's attribute
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._count = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        # Parsing ends at the limits, since a large file would take PyYAML a minute.
+        self._count += 1
+        self._depth += 1
+        _refuse_large(self._count, self._depth, self.peek_event().start_mark.line + 1)  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        self._depth -= 1
+        return node
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = node.value.replace("_", "")
@@ -107,12 +146,18 @@ class Node:
         return Problem(self.source, self.line, key, message)
 
 
-def to_node(value: object, source: str, line: int | None = None) -> Node:
-    """Plain data as nodes that all have this source and line."""
+def to_node(value: object, source: str, line: int | None = None, depth: int = 1) -> Node:
+    """Plain data as nodes that all have this source and line.
+
+    Raises:
+        RecipeError: nested too deeply.
+    """
+    if depth > MAX_DEPTH:
+        raise RecipeError([Problem(source, line, "", f"nested too deeply: more than {MAX_DEPTH} deep")])
     if isinstance(value, Mapping):
-        return Node({key: to_node(item, source, line) for key, item in value.items()}, source, line)
+        return Node({key: to_node(item, source, line, depth + 1) for key, item in value.items()}, source, line)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return Node([to_node(item, source, line) for item in value], source, line)
+        return Node([to_node(item, source, line, depth + 1) for item in value], source, line)
     return Node(value, source, line)
 
 
@@ -130,11 +175,11 @@ def read_text(path: Path, source: str | None = None) -> str:
     """Text of a UTF-8 file; `source` is its name in messages.
 
     Raises:
-        RecipeError: the file is missing, a folder, unreadable, or not UTF-8.
+        RecipeError: the file is missing, not a regular file, too large, unreadable, or not UTF-8.
     """
     source = source or str(path)
     try:
-        raw = path.read_bytes()
+        raw = _read_regular(path, source)
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -142,10 +187,25 @@ def read_text(path: Path, source: str | None = None) -> str:
         raise RecipeError([Problem(source, line, "", f"not UTF-8 text ({byte}); save the file as UTF-8")]) from None
     except FileNotFoundError:
         raise RecipeError([Problem(source, None, "", "no such file")]) from None
-    except IsADirectoryError:
-        raise RecipeError([Problem(source, None, "", "is a folder; name a YAML file in it")]) from None
     except OSError as error:
         raise RecipeError([Problem(source, None, "", f"cannot be read: {error.strerror}")]) from None
+
+
+def _read_regular(path: Path, source: str) -> bytes:
+    """Content of a regular file; others are refused unread, since a pipe or device may never end."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder; name a YAML file in it" if stat.S_ISDIR(mode) else "no regular file; save it as one"
+            raise RecipeError([Problem(source, None, "", f"is {kind}")])
+        with open(descriptor, "rb", closefd=False) as file:
+            raw = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(raw) > MAX_BYTES:
+        raise RecipeError([Problem(source, None, "", _LARGE)])
+    return raw
 
 
 def load_mapping(text: str, source: str) -> Node:
@@ -173,8 +233,10 @@ def load_value(text: str, source: str, *, line: int | None = None, key: Key = ()
         key: position of the value in the recipe.
 
     Raises:
-        RecipeError: the text is not valid YAML, or has duplicate keys.
+        RecipeError: the text is not valid YAML, has duplicate keys, or is too large or nested too deeply.
     """
+    if len(text) > MAX_BYTES:
+        raise RecipeError([Problem(source, line, dotted(key), _LARGE)])
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
@@ -191,8 +253,8 @@ def load_value(text: str, source: str, *, line: int | None = None, key: Key = ()
         raise RecipeError(
             [Problem(source, error_line, "", f"the character {chr(error.character)!r} is not allowed")]
         ) from None
-    except RecursionError:
-        raise RecipeError([Problem(source, line, "", "nested too deeply")]) from None
+    except _TooLarge as error:
+        raise RecipeError([Problem(source, line or error.line, dotted(key), str(error))]) from None
     if builder.problems:
         raise RecipeError(builder.problems)
     return node
@@ -221,12 +283,15 @@ class _Builder:
         self.line = line
         self.problems: list[Problem] = []
         self._open: set[int] = set()
+        self._count = 0
 
     def build(self, raw: yaml.Node, key: Key = (), line: int | None = None) -> Node:
         """The node of `raw` at position `key`; `line` is the line of its mapping key, if it has one."""
         line = line or self._line(raw)
+        self._count += 1
+        _refuse_large(self._count, len(key) + 1, line)
         if raw.tag not in _ALLOWED_TAGS:
-            return self._report(key, line, f"the tag '{raw.tag.replace(_TAG, '!!')}' is not allowed")
+            return self._report(key, line, f"the tag '{shown(raw.tag.replace(_TAG, '!!'))}' is not allowed")
         if id(raw) in self._open:  # an anchor in itself would recurse without end
             return self._report(key, line, "an alias that contains itself")
         self._open.add(id(raw))
@@ -236,10 +301,12 @@ class _Builder:
             if isinstance(raw, yaml.SequenceNode):
                 items = [self.build(item, (*key, index)) for index, item in enumerate(raw.value)]
                 return Node(items, self.source, line)
-            return Node(self.loader.construct_object(raw), self.source, line)
+            value = self.loader.construct_object(raw)  # type: ignore[no-untyped-call]
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                return self._report(key, line, "should be a whole number below 2^63")
+            return Node(value, self.source, line)
         except ValueError:
-            text = raw.value if len(raw.value) <= 40 else f"{raw.value[:37]}..."
-            return self._report(key, line, f"'{text}' is not a {raw.tag.removeprefix(_TAG)}")
+            return self._report(key, line, f"'{shown(raw.value)}' is not a {raw.tag.removeprefix(_TAG)}")
         finally:
             self._open.discard(id(raw))
 
@@ -253,7 +320,7 @@ class _Builder:
             step = (*key, name.value)
             if name.value in values:
                 lines = "" if self.line else f" on lines {values[name.value].line} and {line}"
-                self._report(step, line, f"duplicate key '{name.value}'{lines}; keep one of them")
+                self._report(step, line, f"duplicate key '{shown(name.value)}'{lines}; keep one of them")
                 continue
             values[name.value] = self.build(value, step, line)
         return values

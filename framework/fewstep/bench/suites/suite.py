@@ -16,6 +16,7 @@ from pydantic_core import InitErrorDetails
 from fewstep.bench.suites.needs import Need
 from fewstep.bench.suites.sweep import SweepSpec
 from fewstep.core.component import ComponentConfig, Strict, custom_error
+from fewstep.core.echo import shown
 from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.core.fields import From
 from fewstep.core.names import did_you_mean
@@ -372,8 +373,8 @@ def _repeated(key: Key, values: Sequence[int]) -> Problems:
 
 
 def _model_value(name: str) -> str:
-    return f"'{name}' is a value of models, not of samples; name a value of samples"
+    return f"'{shown(name)}' is a value of models, not of samples; name a value of samples"
 
 
 def _unknown(label: str, name: str, known: Sequence[str]) -> str:
-    return f"no {label} named '{name}'{did_you_mean(name, known) or ';'} known: {', '.join(known) or 'none'}"
+    return f"no {label} named '{shown(name)}'{did_you_mean(name, known) or ';'} known: {', '.join(known) or 'none'}"
