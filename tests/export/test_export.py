@@ -264,7 +264,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a list": (lambda f: (f / CONFIG).write_text("[]"), "was not written by fewstep"),
     "a later one": (lambda f: rewrite(f, format="fewstep-folder/2"), "is of a later version of fewstep"),
     "a wrong value": (lambda f: rewrite(f, step="many"), "config.json' is damaged: step: "),
-    "a way out": (lambda f: rewrite(f, files={"../x": "0"}), "names a file outside of itself"),
+    "a way out": (lambda f: rewrite(f, files={"../x": "0"}), "names a file outside of its folder"),
 }
 
 
