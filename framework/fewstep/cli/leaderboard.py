@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fewstep.cli.output import echo_json
+from fewstep.core.names import printable
 
 
 class Form(str, Enum):
@@ -33,4 +34,4 @@ def leaderboard(
     if form is Form.json:
         echo_json(board.plain())
     else:
-        typer.echo(board.grid().latex() if form is Form.latex else board.grid().markdown())
+        typer.echo(printable(board.grid().latex() if form is Form.latex else board.grid().markdown()))

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import typer
 
+from fewstep.core.names import printable
+
 
 def echo_json(value: object) -> None:
     """Print plain data as indented JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(printable(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def echo_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
@@ -21,7 +23,7 @@ def echo_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    typer.secho(title, bold=True)
+    typer.secho(printable(title), bold=True)
     if not rows:
         typer.echo("  (none)\n")
         return
@@ -29,6 +31,6 @@ def echo_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     for index, name in enumerate(rows[0]):
         table.add_column(name, no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
     # A pipe or a file has no width; long lines are easier to search.
     Console(width=None if sys.stdout.isatty() else 180).print(table)

@@ -24,6 +24,10 @@ _CHUNK = 4096
 """Samples per block whose tokens are widened to 64 bits."""
 
 
+MAX_MADE = 1 << 26
+"""Limit on the tokens of data that settings alone make, half a gigabyte: a stranger's recipe may say any number."""
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """Shape of a dataset: `vocab_size` symbols, `length` tokens per sample, and for images the `grid`

@@ -12,9 +12,10 @@ Nothing is pickled and nothing in it is code.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
@@ -37,6 +38,9 @@ from fewstep.runtime.hashing import sha256
 FORMAT = "fewstep-folder/1"
 CONFIG, WEIGHTS, CARD, DATA = "config.json", "model.safetensors", "README.md", "data"
 LABELS = "labels.safetensors"
+MAX_NUMBER, MAX_LENGTH = 1 << 40, 1 << 20
+"""Limits on numbers of an export, before anything is allocated by them; weights bound what a network has of each."""
+Side = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 MAX_CONFIG = 1 << 24
 """Limit on the bytes of `config.json`: 16 MB."""
 HUB_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.md")
@@ -47,10 +51,10 @@ class ExportedData(Strict):
     """Description of the data, sufficient to decode and show samples."""
 
     type: str = Field(description="dataset")
-    vocab_size: int
-    length: int
-    grid: tuple[int, int, int] | None = None
-    classes: int | None = None
+    vocab_size: int = Field(ge=1, le=MAX_NUMBER)
+    length: int = Field(ge=1, le=MAX_LENGTH)
+    grid: tuple[Side, Side, Side] | None = None
+    classes: int | None = Field(None, ge=0, le=MAX_NUMBER)
     fingerprint: str = Field(description="SHA-256 of the training tokens")
     values: dict[str, Any] = Field({}, description="the dataset's own, see `Dataset.codec`")
     files: tuple[str, ...] = Field((), description="the dataset's own, below data/")
@@ -75,11 +79,11 @@ class ExportConfig(Strict):
     role: str = Field("student", description="which network of its objective")
     weights: Literal["ema", "raw"]
     dtype: str
-    step: int
-    parameters: int
+    step: int = Field(ge=0, le=MAX_NUMBER)
+    parameters: int = Field(ge=0)
     weights_digest: str = Field(description="first 16 digits of the SHA-256 of the weights before any rounding")
     data: ExportedData
-    steps: int = Field(description="sampling steps that it was trained for")
+    steps: int = Field(ge=1, le=MAX_NUMBER, description="sampling steps that it was trained for")
     sampler: dict[str, Any] = Field(description="settings of the sampler that it was trained for")
     teachers: tuple[Ancestor, ...] = Field((), description="its teacher, the teacher's teacher, ...")
     evaluations: tuple[dict[str, Any], ...] = Field((), description="measurements of `fewstep evaluate`")
@@ -178,6 +182,8 @@ class Exported:
             )
         codec = Codec(data.values, {name: self._file(f"{DATA}/{name}").read_bytes() for name in data.files})
         labels = self._labels() if f"{DATA}/{LABELS}" in listed else None
+        if data.grid is not None and math.prod(data.grid) != data.length:
+            raise UserError(f"'{self.path}' is damaged: a grid of {data.grid} has not {data.length} tokens")
         spec = DataSpec(data.vocab_size, data.length, data.grid)
         return DATASETS.get(data.type).cls.without_data(recipe.data, spec, data.fingerprint, codec, labels)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -26,11 +29,14 @@ from fewstep.runs.checkpoint import DamagedCheckpoint, import_weights, list_chec
 from fewstep.runs.environment import plugin_versions, run_plugin_versions
 from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
+from fewstep.runtime.bounded import TooLargeError, parameters_within
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.digest import weights_digest
 
 Weights = Literal["ema", "raw"]
 C = TypeVar("C", bound=Component)
+_SPARE_TENSORS, _SPARE_NUMBERS = 256, 1 << 20
+"""What a network may have beyond its weights."""
 
 
 @dataclass(frozen=True)
@@ -149,12 +155,31 @@ class ModelSource:
         if dataset is None:
             dataset = self.exported.dataset(self.recipe) if self.exported else build_dataset(self.recipe)
         role = OBJECTIVES.get(self.recipe.objective.type).cls.roles[self.role]
-        network = build_network(self.recipe, dataset, build_process(self.recipe, dataset), role)
+        process = build_process(self.recipe, dataset)
+        self._check_size(lambda: build_network(self.recipe, dataset, process, role))
+        network = build_network(self.recipe, dataset, process, role)
         self._load_into(network)
         if device == "auto" and self.recipe.train.device == "cpu":
             device = "cpu"
         network.requires_grad_(False).eval().to(resolve_device(device))
         return TrainedModel(self.path, self.run, self.recipe, dataset, network, self.step, self.weights, self.role)
+
+    def _check_size(self, build: Callable[[], nn.Module]) -> None:
+        """Build the network without memory, to see that it is about as large as its weights.
+
+        Modules may register more than they keep, such as a head before it is tied, so that the limit is not tight.
+
+        Raises:
+            UnfitModelError: the recipe describes a larger network.
+        """
+        numbers = 4 * sum(weight.numel() for weight in self.state.values()) + _SPARE_NUMBERS
+        try:
+            with torch.device("meta"), parameters_within(8 * len(self.state) + _SPARE_TENSORS, numbers):
+                build()
+        except TooLargeError:
+            raise UnfitModelError(f"the recipe in '{self.path}' describes a larger network than its weights") from None
+        except Exception:  # a plugin's network may need memory; then its weights show whether it fits
+            return
 
     def _load_into(self, network: nn.Module) -> None:
         unfit = f"the weights in '{self.path}' do not fit their recipe"
@@ -246,5 +271,7 @@ def _from_file(path: Path, role: str, weights: Weights) -> ModelSource:
     if weights == "raw":
         raise UserError(f"'{path}' holds averaged weights only; ask for `ema`, or name the run that it came from")
     state, metadata = import_weights(path)
+    if "recipe" not in metadata or not re.fullmatch(r"\d{1,18}", metadata.get("step", "")):
+        raise UserError(f"'{path}' is damaged: its metadata hold no recipe or no step; export it again")
     recipe = parse_recipe(metadata["recipe"], source=str(path), versions=plugin_versions(metadata.get("plugins")))
     return ModelSource(path, RunDir(path.with_suffix("")), recipe, int(metadata["step"]), state, weights)

@@ -28,6 +28,9 @@ from fewstep.runtime.progress import Narrator
 _BATCH = 256
 """Pictures decoded between two reports of the progress."""
 
+MAX_PIXELS, MAX_BYTES = 1 << 26, 1 << 28
+"""Limits on the pixels of a picture and on the bytes of its file, before it is decoded."""
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -126,13 +129,22 @@ class PictureFiles:
         """
         place = f"image '{picture.name}' of '{self.path}'"
         try:
-            content = (
-                (self.path / picture.name).read_bytes() if self.path.is_dir() else self._archive.read(picture.name)
-            )
-            return _decoded(content, form, place)
+            return _decoded(self._content(picture.name), form, place)
         except _unreadable() as error:
             reason = _reason(error)
             raise UserError(f"data.path: {place} cannot be read ({reason}); replace it, or remove it") from None
+
+    def _content(self, name: str) -> bytes:
+        """Bytes of a file; an archive says how many before it unpacks them.
+
+        Raises:
+            ValueError: they are too many.
+        """
+        file = None if not self.path.is_dir() else self.path / name
+        size = self._archive.getinfo(name).file_size if file is None else file.stat().st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"it has {size:,} bytes, more than the {MAX_BYTES:,} that are read")
+        return self._archive.read(name) if file is None else file.read_bytes()
 
 
 def _decoded(content: bytes, form: Form, place: str) -> np.ndarray:
@@ -142,6 +154,10 @@ def _decoded(content: bytes, form: Form, place: str) -> np.ndarray:
     from torchvision.transforms.v2.functional import InterpolationMode as Mode
 
     with Image.open(io.BytesIO(content)) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(
+                f"it has {opened.width * opened.height:,} pixels, more than the {MAX_PIXELS:,} that are read"
+            )
         if opened.mode.startswith(("I", "F")):
             raise ValueError(f"its pixels have more than 8 bits, mode {opened.mode}")
         image = ImageOps.exif_transpose(opened).convert("RGB").convert("RGB" if form.colour == "rgb" else "L")

@@ -10,10 +10,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fewstep.backbones.autoencoder import Autoencoder
 from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.core.errors import UserError
+from fewstep.runtime.bounded import TooLargeError, parameters_within
 from fewstep.runtime.digest import weights_digest
 
 _CHUNK = 256
@@ -76,11 +79,26 @@ class ImageTokenizer:
 
     @classmethod
     def restore(cls, description: Mapping[str, Any], weights: bytes) -> ImageTokenizer:
-        """The tokenizer with this `description()` and these `weights()`."""
-        height, width, channels = description["grid"]
-        levels = description["levels"]
-        tokens = TokenSpace(levels, levels, height * width * channels, (height, width, channels))
-        backbone = BACKBONES.build(description["backbone"], tokens=tokens)
-        assert isinstance(backbone, Autoencoder)
-        backbone.load_state_dict(safetensors.torch.load(weights))
+        """The tokenizer with this `description()` and these `weights()`, which may be of a stranger.
+
+        Raises:
+            UserError: the weights do not fit the description.
+        """
+        try:
+            state = safetensors.torch.load(weights)
+            height, width, channels = description["grid"]
+            levels = description["levels"]
+            tokens = TokenSpace(levels, levels, height * width * channels, (height, width, channels))
+            numbers = 4 * sum(weight.numel() for weight in state.values()) + (1 << 20)
+            with torch.device("meta"), parameters_within(8 * len(state) + 256, numbers):
+                BACKBONES.build(description["backbone"], tokens=tokens)
+            backbone = BACKBONES.build(description["backbone"], tokens=tokens)
+            if not isinstance(backbone, Autoencoder):
+                raise ValueError(f"'{backbone.config.type}' is no autoencoder")
+            backbone.load_state_dict(state)
+        except TooLargeError:
+            raise UserError("the image tokenizer of the data is described larger than its weights") from None
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"the image tokenizer of the data is damaged ({reason})") from None
         return cls(backbone)

@@ -5,6 +5,7 @@ Shapes: N samples, C coins.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -12,7 +13,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
-from fewstep.data.base import DATASETS, Dataset, DataSpec
+from fewstep.core.recipe_view import RecipeView
+from fewstep.data.base import DATASETS, MAX_MADE, Dataset, DataSpec
 
 
 @DATASETS.register("coins")
@@ -31,6 +33,10 @@ class Coins(Dataset):
             "agree", description="whether neighbouring coins always agree or are always opposite"
         )
         size: int = Field(4096, gt=1, description="samples per epoch, as many of each kind as the odds say")
+
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.size * self.coins > MAX_MADE:
+                yield "size", f"{self.size:,} samples of {self.coins:,} coins are too much to make; take fewer"
 
     config: Config
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
-from fewstep.data.base import DATASETS, DataSpec
+from fewstep.data.base import DATASETS, MAX_MADE, DataSpec
 from fewstep.data.synthetic.source import Chain, Source, normalised
 
 MAX_CONTEXTS = 1024
@@ -28,7 +28,7 @@ class Markov(Source):
     class Config(ComponentConfig):
         type: Literal["markov"] = "markov"
         vocab_size: int = Field(16, ge=2, description="symbols of the chain")
-        order: int = Field(1, ge=1, description="tokens that the next one depends on")
+        order: int = Field(1, ge=1, le=64, description="tokens that the next one depends on")
         length: int = Field(32, ge=2, description="tokens per sample")
         successors: int = Field(4, ge=1, description="likely successors of each context")
         smoothing: float = Field(
@@ -43,6 +43,8 @@ class Markov(Source):
                     "successors",
                     f"{self.successors} successors, but there are only {self.vocab_size} symbols (vocab_size)",
                 )
+            if self.size * max(self.length, self.vocab_size) > MAX_MADE:
+                yield "size", f"{self.size:,} samples of these tokens and symbols are too much to make; take fewer"
             if self.order >= self.length:
                 yield "order", f"a chain of order {self.order} needs samples longer than its {self.length} tokens"
             elif self.vocab_size**self.order > MAX_CONTEXTS:

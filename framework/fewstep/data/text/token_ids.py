@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
+from fewstep.core.recipe_view import RecipeView
+from fewstep.data.base import DATASETS, MAX_MADE, Codec, Dataset, DataSpec
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.hashing import LocalPath
 from fewstep.runtime.seeding import generator_for
@@ -42,6 +43,10 @@ class TokenIds(Dataset):
         tokenizer: LocalPath | None = Field(
             None, description="tokenizer.json that turns ids into text (Hugging Face tokenizers); null shows ids"
         )
+
+        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
+            if self.random * self.length > MAX_MADE:
+                yield "random", f"{self.random:,} rows of {self.length:,} ids are too much to make; take fewer"
 
     config: Config
 
