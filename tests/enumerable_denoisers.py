@@ -70,6 +70,10 @@ class TimedOracle(Denoiser):
 class LeaveOneOut(DenoiserAround):
     """p(x_i | z_t without z_i) of the uniform process: E[x | z_t] without the evidence of the token itself."""
 
+    @property
+    def takes_token_times(self) -> bool:
+        return self.denoiser.takes_token_times
+
     def predict(
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
     ) -> Prediction:

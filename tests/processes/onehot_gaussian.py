@@ -44,7 +44,7 @@ class OneHotGaussian(Process):
         """g at times t [B] or [B, L]: float64 [B, 1, 1] or [B, L, 1]."""
         alpha, table = self.schedule.alpha(t.double()).clamp(0, 1), self.table.to(t.device)
         right = torch.searchsorted(table, alpha, right=True).clamp(max=len(table) - 1)
-        share = (alpha - table[right - 1]) / (table[right] - table[right - 1]).clamp_min(TINY)
+        share = ((alpha - table[right - 1]) / (table[right] - table[right - 1]).clamp_min(TINY)).clamp(0, 1)
         return per_token((right - 1 + share) / (len(table) - 1))[..., None]
 
     def prior(self, shape: tuple[int, int], *, device: torch.device | str, generator: Randomness) -> Tensor:

@@ -111,7 +111,7 @@ def test_given_tokens_are_held_and_shown(source: Markov) -> None:
         share = torch.bincount(samples.x[:, 6], minlength=V).double() / len(given)
         gaps.append(float((share - source.chain.transition[3]).abs().sum() / 2))
     assert all(bool((x[:, 5] == 3).all()) for x in states[:16])
-    assert gaps[0] < 0.75 * gaps[1]
+    assert gaps[0] < 0.05 < gaps[1]  # three standard errors of 2,000 samples
 
 
 def test_it_trains_and_samples(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ class Backbone(nn.Module, Component, ABC):
 
     uses_context: ClassVar[bool] = False
     """Whether it also predicts from clean tokens (`BlockBackbone`)."""
+    takes_token_times: ClassVar[bool] = False
+    """Whether it takes times [B, L], and is trained with another time at each token, as known tokens have time 0."""
 
     head: nn.Module
     width: int
@@ -60,7 +62,7 @@ class Backbone(nn.Module, Component, ABC):
 
         Args:
             x_t: ids [B, L], or probabilities over states [B, L, S] (embedded as their mean embedding).
-            t: [B], in [0, 1]; ignored unless the backbone is conditioned on time.
+            t: [B], in [0, 1], or [B, L] (`takes_token_times`); ignored unless the backbone is conditioned on time.
             residual: [R, B, L, D] added to the residual stream (noise input). The first is added to the token
                 embedding. If R is `residual_sites`, each further one is added at its site (before each further block
                 of a transformer).

@@ -126,6 +126,15 @@ class Denoiser(Network, ABC):
     description: ClassVar[str] = "A model"
     next_step: ClassVar[str] = "fewstep sample {run} -n 50   or   fewstep evaluate {run}"
 
+    @property
+    def takes_token_times(self) -> bool:
+        """Whether it may be asked with a time for each token (`t` and `s` [B, L]).
+
+        Known tokens of a sample are then at time 0, and predictions are conditioned on them exactly. A network of one
+        time a sample takes them for noise as likely as the others, unless the process shows what is noise.
+        """
+        return False
+
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         """The result of `forward`, without counting the evaluation."""
@@ -143,8 +152,8 @@ class Denoiser(Network, ABC):
 
         Args:
             x_t: a state of the process: noised ids [B, L], or vectors [B, L, S] of a continuous one.
-            t: times [B] in [0, 1]; [B, L] with a time for each block.
-            s: times [B] at the end of the step, for denoisers that are conditioned on it (two-time networks).
+            t: times [B] in [0, 1]; [B, L] with a time for each block, or for each token (`takes_token_times`).
+            s: times, like t, at the end of the step, for denoisers that are conditioned on it (two-time networks).
             cond: further conditions of the prediction.
             generator: random numbers for the noise input, if the denoiser has one.
         """

@@ -40,6 +40,10 @@ class MarkovOracle(Denoiser):
         self.initial = chain.initial
 
     @property
+    def takes_token_times(self) -> bool:
+        return True
+
+    @property
     def device(self) -> torch.device:
         return self.transition.device
 

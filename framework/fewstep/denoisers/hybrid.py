@@ -24,6 +24,10 @@ class HybridDenoiser(DenoiserAround):
         if denoiser.conditioned_on_labels != closer.conditioned_on_labels:
             raise ValueError("only one of the two denoisers is conditioned on labels")
 
+    @property
+    def takes_token_times(self) -> bool:
+        return self.denoiser.takes_token_times and self.closer.takes_token_times
+
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         denoiser = self.closer if self.use_closer else self.denoiser
         return denoiser.predict(x_t, t, s, cond, generator)

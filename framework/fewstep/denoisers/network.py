@@ -145,6 +145,10 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
         super().start_from(other)
         self.output = getattr(other, "output", self.output)
 
+    @property
+    def takes_token_times(self) -> bool:
+        return self.backbone.takes_token_times
+
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         blocks = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
         hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **blocks)

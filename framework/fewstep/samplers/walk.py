@@ -139,7 +139,8 @@ class Walk:
         prompt = self.cond.prompt
         if prompt is None:
             return x
-        return self.denoiser.process.hold(x, prompt, *self.times(x, t), generator=self.generator)
+        (now,) = self.times(x, t)
+        return self.denoiser.process.hold(x, prompt, self.at_tokens(now), generator=self.generator)
 
     def with_prompt(self, ids: Tensor) -> Tensor:
         """Tokens [B, L] with the given ones in their places."""
@@ -170,6 +171,13 @@ class Walk:
         """Each time for every sample, float64 [B]."""
         return [torch.full((x.shape[0],), time, device=x.device, dtype=torch.float64) for time in times]
 
+    def at_tokens(self, t: Tensor) -> Tensor:
+        """Times t [B]; as [B, L] with the given tokens at 0 for a denoiser that takes a time for each token."""
+        prompt = self.cond.prompt
+        if prompt is None or not self.denoiser.takes_token_times:
+            return t
+        return torch.where(prompt >= 0, 0.0, t[:, None])
+
     def predict(self, x: Tensor, step: Step) -> Prediction:
         """The denoiser's prediction from t, guided, sharpened, and in the tail reduced to the likeliest symbol."""
         now, then = self.times(x, step.t, step.s)
@@ -194,7 +202,8 @@ class Walk:
     def unshaped(self, x: Tensor, t: Tensor, s: Tensor) -> Prediction:
         """The denoiser's prediction from times t to s (float [B]), with guidance and no other shaping."""
         weight, generator = self.config.guidance, self.generator
-        return guided(self.denoiser, x, t.float(), s.float(), weight=weight, cond=self.cond, generator=generator)
+        t, s = self.at_tokens(t).float(), self.at_tokens(s).float()
+        return guided(self.denoiser, x, t, s, weight=weight, cond=self.cond, generator=generator)
 
     def shaping(self, step: Step) -> tuple[RowMap, ...]:
         """Maps of the rows of a prediction by temperature, top-p and the greedy tail, before a token is drawn."""

@@ -37,7 +37,7 @@ from fewstep.sampling.labels import condition_on, labels_like_data, requested_la
 from fewstep.sampling.memory import draw_fitting, largest_batch
 from fewstep.sampling.output import jsonl, write_samples
 from fewstep.sampling.request import SampleRequest
-from fewstep.sampling.templates import cycle_rows, templates
+from fewstep.sampling.templates import approximation, cycle_rows, templates
 
 Say = Callable[[str], None]
 
@@ -170,6 +170,8 @@ def job_of(model: TrainedModel, request: SampleRequest, rows: Tensor | None) -> 
     sampler = _sampler(model, request, steps)
     sample_templates = None if rows is None else cycle_rows(rows, request.count)
     denoiser = sampler.guide(model.denoiser, model.dataset)
+    if rows is not None and (warning := approximation(denoiser, rows)):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     return Job(request, model, denoiser, sampler, steps, _labels(model, denoiser, request), rows, sample_templates)
 
 

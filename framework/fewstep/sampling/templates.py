@@ -16,6 +16,7 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
 from fewstep.data.text.text import TextDataset
+from fewstep.denoisers.base import Denoiser
 from fewstep.runtime.plain_text import decoded_file, plain_text
 from fewstep.sampling.request import SampleRequest
 
@@ -44,6 +45,31 @@ def templates(request: SampleRequest, dataset: Dataset) -> Tensor | None:
     if len(rows) > request.count:
         raise UserError(f"--infill: '{file}' has {len(rows)} templates; ask for as many samples or more (-n)")
     return rows
+
+
+def approximation(denoiser: Denoiser, rows: Tensor) -> str | None:
+    """Reason why samples follow their conditional distribution given templates only approximately; None if exactly.
+
+    A network that goes block by block reads no known token of later blocks. Within what it predicts at once, a process
+    with masks shows which tokens are known; of any other process the network must take times per token.
+
+    Args:
+        rows: templates, LongTensor [M, L].
+    """
+    process, size = denoiser.process, denoiser.block_size or rows.shape[1]
+    known = (rows != FREE).unflatten(1, (-1, size))  # [M, K, S]
+    gaps = (~known.all(2)).long().cumsum(1)
+    if (known.any(2) & (gaps > (~known.all(2)).long())).any():
+        return (
+            "samples follow known tokens only if all tokens before them are known, since this network draws block by "
+            "block and reads earlier ones; a model of whole samples follows all"
+        )
+    if process.carry_over or denoiser.takes_token_times or not (known.any(2) & ~known.all(2)).any():
+        return None
+    return (
+        f"samples follow the known tokens only approximately: in the {process.config.type} process a known token looks "
+        "like noise to a network with one time for all tokens; a masked model conditions exactly"
+    )
 
 
 def cycle_rows(rows: Tensor, count: int) -> Tensor:

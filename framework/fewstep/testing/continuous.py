@@ -93,8 +93,11 @@ def _check_shapes(process: Process) -> None:
 def _check_ends(process: Process) -> None:
     """The state at t = 1 is pure noise, and that at t = 0 is nearly the data."""
     x0, rng = _tokens(process), Generator().manual_seed(1)
-    clean = process.to_ids(process.corrupt(x0, _times(0.0), generator=rng).x_t)
-    assert (clean == x0).double().mean() > 0.99, "the state at t = 0 does not show the data"
+    state = process.corrupt(x0, _times(0.0), generator=rng).x_t
+    assert (process.to_ids(state) == x0).double().mean() > 0.99, "the state at t = 0 does not show the data"
+    evidence = process.evidence(state, _times(0.0))
+    assert evidence.isfinite().all(), "evidence at t=0 is not finite"
+    assert (evidence.argmax(-1) == x0).double().mean() > 0.99, "evidence at t=0 is not that of the data"
     noise = process.prior((_DRAWS, process.vocab_size), device="cpu", generator=rng)
     _assert_same_moments(process.corrupt(x0, _times(1.0), generator=rng).x_t, noise, "corrupt at t=1 and the prior")
 

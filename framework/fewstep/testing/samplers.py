@@ -35,6 +35,7 @@ def check_sampler(config: Raw, *, steps: int = 128, exact: bool = False) -> None
         _check_streams(sampler, source, process)
         if sampler.traits.exact or exact:
             _check_exact(sampler, source, process, steps)
+            _check_exact_prompt(sampler, source, process, steps)
 
 
 def _processes(sampler: Sampler) -> list[str]:
@@ -120,3 +121,19 @@ def _check_exact(sampler: Sampler, source: Markov, process: Process, steps: int)
     assert int(samples.max()) < process.vocab_size, f"noise is left in the samples of {steps} steps"
     index = samples[:, 0] * 4 + samples[:, 1] * 2 + samples[:, 2]
     assert_same_distribution(torch.bincount(index, minlength=8), probs, f"{process.config.type}, {steps} steps")
+
+
+def _check_exact_prompt(sampler: Sampler, source: Markov, process: Process, steps: int) -> None:
+    """Samples that begin or end with a known token follow the conditional distribution; block by block: that begin."""
+    joint, generator = source.ngram_probs(3), torch.Generator().manual_seed(6)
+    for place, probs in ((0, joint[1]), (2, joint[..., 1])):
+        if place and sampler.traits.gives_context:
+            break
+        prompt = torch.full((4000, 3), -1)
+        prompt[:, place] = 1
+        cond = Condition(prompt=prompt)
+        oracle = _oracle(sampler, source, process)
+        x = sampler.sample(oracle, len(prompt), steps=steps, generator=generator, cond=cond).x
+        first, second = (x[:, i] for i in range(3) if i != place)
+        label = f"{process.config.type}, {steps} steps, token {place} known"
+        assert_same_distribution(torch.bincount(2 * first + second, minlength=4), probs.flatten(), label)
