@@ -127,6 +127,11 @@ class Denoiser(Network, ABC):
     next_step: ClassVar[str] = "fewstep sample {run} -n 50   or   fewstep evaluate {run}"
 
     @property
+    def has_latent(self) -> bool:
+        """Whether a prediction is a random component of a mixture, for it draws noise of its own (`noise_input`)."""
+        return False
+
+    @property
     def takes_token_times(self) -> bool:
         """Whether it may be asked with a time for each token (`t` and `s` [B, L]).
 
@@ -175,6 +180,10 @@ class DenoiserAround(Denoiser):
         super().__init__(denoiser.process, denoiser.length, denoiser.block_size)
         self.denoiser = denoiser
         self.has_clock = denoiser.has_clock
+
+    @property
+    def has_latent(self) -> bool:
+        return self.denoiser.has_latent
 
     @property
     def conditioned_on_labels(self) -> bool:

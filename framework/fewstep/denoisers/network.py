@@ -146,6 +146,10 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
         self.output = getattr(other, "output", self.output)
 
     @property
+    def has_latent(self) -> bool:
+        return self.noise_input is not None
+
+    @property
     def takes_token_times(self) -> bool:
         return self.backbone.takes_token_times
 

@@ -30,6 +30,8 @@ def check_autoregressive(denoiser: Denoiser, label: str) -> None:
             f"{label} is no autoregressive model; train one with `process: masked` and "
             "`backbone: {type: block_transformer, block_size: 1}`, such as recipe text-ar"
         )
+    if denoiser.has_latent:
+        raise UserError(f"{label} has a noise input, so its likelihood is no product; train one without `noise_input`")
     if denoiser.conditioned_on_labels:
         raise UserError(
             f"{label} is conditioned on labels, which samples do not carry; train one without `label_input`"

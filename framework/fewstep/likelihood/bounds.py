@@ -96,6 +96,7 @@ def score_model(
         model.denoiser.block_size == 1
         and model.denoiser.process.carry_over
         and not model.denoiser.conditioned_on_labels
+        and not model.denoiser.has_latent
     )
     posterior: Posterior = getattr(model.recipe.sampler, "posterior", "drawn")
     times = GRIDS.build("linear").times(steps)
@@ -186,7 +187,8 @@ def bound(
         if process.carry_over:
             masks = process.prior((x.shape[0], x.shape[1]), device=x.device, generator=streams)
             z = torch.where(look.first[:, None], masks, z)
-        prediction = denoiser(z, look.t.float(), look.s.float(), cond=cond)
+        # A network with a noise input gives a random component of its mixture: a bound on a bound, by Jensen.
+        prediction = denoiser(z, look.t.float(), look.s.float(), cond=cond, generator=streams)
         if process.carry_over:
             total += look.weight * (_revealed(process, prediction.nll(x).double(), z, look) * scored).sum(1)
             continue

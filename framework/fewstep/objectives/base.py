@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -35,6 +35,9 @@ class RoleSpec:
         adapters: whether the recipe's `noise_input` and `step_input` are attached to it; `label_input` always is.
         step_input: whether `step_input` is, and no `noise_input`.
         refreshed: whether the objective replaces its weights during a training.
+        latents: reading of a teacher with a noise input, whose prediction is a random component of a mixture. "average"
+            hands over the mean of `teacher.latents` components (`LatentAverage`), "draw" the network itself, and
+            "refuse" refuses it.
         network: class of the network, which builds it. What sampling needs lives in the student's: a second head or a
             decoder is trained, averaged, exported and resumed with it.
     """
@@ -44,6 +47,7 @@ class RoleSpec:
     adapters: bool = False
     step_input: bool = False
     refreshed: bool = False
+    latents: Literal["average", "draw", "refuse"] = "average"
     network: type[Network] = NetworkDenoiser
 
 

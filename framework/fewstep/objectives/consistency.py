@@ -38,7 +38,7 @@ class Consistency(Objective):
     """
 
     roles: ClassVar = {
-        "teacher": RoleSpec(trained=False, starts_from="teacher", refreshed=True),
+        "teacher": RoleSpec(trained=False, starts_from="teacher", refreshed=True, latents="refuse"),
         "student": RoleSpec(starts_from="teacher"),
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
+from fewstep.denoisers.latents import LatentAverage
 from fewstep.denoisers.network import evaluating
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.predictions.base import Prediction
@@ -36,7 +37,7 @@ class Di4C(Objective):
     """
 
     roles: ClassVar = {
-        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "teacher": RoleSpec(trained=False, starts_from="teacher", latents="draw"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
     }
     per_token = False
@@ -105,9 +106,11 @@ class Di4C(Objective):
 
     @torch.no_grad()
     def _teacher(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Tensor:
-        """log-probabilities at the predicted tokens, [N, V]."""
-        rows: Tensor = ctx.roles["teacher"](z_t, t, cond=batch.cond).log_probs()
-        return rows
+        """log-probabilities at the predicted tokens, [N, V]; of a teacher with latents those of their mean."""
+        teacher = ctx.denoiser("teacher")
+        if teacher.has_latent:
+            teacher = LatentAverage(teacher, self.config.latents)
+        return teacher(z_t, t, cond=batch.cond, generator=ctx.generators["noise"]).log_probs()
 
     @torch.no_grad()
     def _later(self, z_t: Tensor, t: Tensor, u: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Tensor]:
@@ -115,7 +118,8 @@ class Di4C(Objective):
         probabilities [B, L, V]."""
         m, rng = self.config.latents, ctx.generators["sample"]
         many, times, ends = z_t.repeat(m, 1), t.repeat(m), u.repeat(m)
-        prediction = ctx.roles["teacher"](many, times, cond=batch.cond.repeat(m))
+        noise = ctx.generators["noise"]  # of a teacher with latents: one for each sequence, so that tokens correlate
+        prediction = ctx.roles["teacher"](many, times, cond=batch.cond.repeat(m), generator=noise)
         z_u = ctx.process.step_back(many, prediction, times.double(), ends.double(), generator=rng)
         with evaluating(ctx.roles["student"]):
             later = self._student(z_u, ends, batch, ctx)

@@ -114,7 +114,7 @@ class DiDi(Objective):
 
         # 3. Regularisers: nearness to the teacher, and entropy.
         with torch.no_grad():
-            teacher = ctx.roles["teacher"](trajectory.z, trajectory.tau, cond=cond)
+            teacher = ctx.roles["teacher"](trajectory.z, trajectory.tau, cond=cond, generator=ctx.generators["noise"])
         gap = divergence("jeffreys", trajectory.prediction, teacher, trajectory.prediction.where)
         entropy = trajectory.prediction.entropy()
         loss = policy + c.jeffreys * samples.mean(gap) - c.entropy * samples.mean(entropy)

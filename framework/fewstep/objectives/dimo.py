@@ -121,7 +121,12 @@ class DiMO(Objective):
         c = self.config
         with torch.no_grad():
             teacher = guided(
-                ctx.denoiser("teacher"), generated.z_t, generated.t, cond=batch.cond, weight=c.teacher_guidance
+                ctx.denoiser("teacher"),
+                generated.z_t,
+                generated.t,
+                cond=batch.cond,
+                weight=c.teacher_guidance,
+                generator=ctx.generators["noise"],
             )
             auxiliary = ctx.roles["auxiliary"](generated.z_t, generated.t, cond=batch.cond)
 

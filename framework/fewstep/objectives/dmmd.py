@@ -113,7 +113,14 @@ class DMMD(Objective):
 
         # 2. Predictions of teacher and auxiliary from z_s.
         with torch.no_grad():
-            prediction = guided(ctx.denoiser("teacher"), step.z_s, s, cond=batch.cond, weight=c.teacher_guidance)
+            prediction = guided(
+                ctx.denoiser("teacher"),
+                step.z_s,
+                s,
+                cond=batch.cond,
+                weight=c.teacher_guidance,
+                generator=ctx.generators["noise"],
+            )
             teacher = self._shaped(prediction)
         with torch.set_grad_enabled("auxiliary" in phase.train):
             auxiliary = ctx.roles["auxiliary"](step.z_s, s, step.next_time, cond=batch.cond)

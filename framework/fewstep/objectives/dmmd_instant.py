@@ -35,7 +35,7 @@ class DMMDInstant(Objective):
     """
 
     roles: ClassVar = {
-        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "teacher": RoleSpec(trained=False, starts_from="teacher", latents="refuse"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
     }
 

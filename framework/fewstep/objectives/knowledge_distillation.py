@@ -38,7 +38,7 @@ class KnowledgeDistillation(Objective):
         c = self.config
         t, corrupted, cond = noised_data(c, batch, ctx)
         with torch.no_grad():
-            teacher = ctx.roles["teacher"](corrupted.x_t, t, cond=cond)
+            teacher = ctx.roles["teacher"](corrupted.x_t, t, cond=cond, generator=ctx.generators["noise"])
         student = ctx.roles["student"](corrupted.x_t, t, cond=cond)
         cross_entropy = student.cross_entropy(teacher)
         value = (1 - c.data_weight) * cross_entropy

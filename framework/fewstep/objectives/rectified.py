@@ -40,7 +40,7 @@ class Rectified(Objective):
     """
 
     roles: ClassVar = {
-        "teacher": RoleSpec(trained=False, starts_from="teacher"),
+        "teacher": RoleSpec(trained=False, starts_from="teacher", latents="draw"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
     }
     sampler: ClassVar = "flow"

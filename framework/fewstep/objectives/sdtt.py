@@ -30,7 +30,7 @@ class SDTT(Objective):
     """
 
     roles: ClassVar = {
-        "teacher": RoleSpec(trained=False, starts_from="teacher", refreshed=True),
+        "teacher": RoleSpec(trained=False, starts_from="teacher", refreshed=True, latents="refuse"),
         "student": RoleSpec(starts_from="teacher"),
     }
 

@@ -25,6 +25,9 @@ class TeacherSection(Strict):
         description="run folder of the teacher, or an exported file; `runs/NAME/latest` is recipe NAME's newest run"
     )
     weights: Literal["ema", "raw"] = Field("ema", description="averaged or raw weights of the teacher")
+    latents: int = Field(
+        16, ge=1, description="latents over which a teacher with a noise input is averaged, where only its mean counts"
+    )
 
 
 class OptimOverride(Strict):

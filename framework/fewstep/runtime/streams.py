@@ -37,6 +37,12 @@ class SampleStreams:
         subset._generators = [g for g, selected in zip(self._generators, rows.tolist(), strict=True) if selected]
         return subset
 
+    def repeat(self, times: int) -> SampleStreams:
+        """Streams of `times` copies of the batch, one after the other; the copies of a sample share its generator."""
+        copies = SampleStreams(0, ())
+        copies._generators = self._generators * times
+        return copies
+
     def uniform(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Uniform numbers in [0, 1), [B, *shape]."""
         return self._stacked(

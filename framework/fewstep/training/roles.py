@@ -10,7 +10,8 @@ from torch import Tensor
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
-from fewstep.denoisers.base import Network
+from fewstep.denoisers.base import Denoiser, Network
+from fewstep.denoisers.latents import LatentAverage
 from fewstep.objectives.base import RoleSpec
 from fewstep.processes.base import Process
 from fewstep.recipe.models import Recipe
@@ -40,7 +41,7 @@ def build_roles(
         teacher.check(recipe, dataset)
         if not isinstance(model.network, roles["teacher"].network):
             raise UserError(f"teacher.run: '{model.path}' cannot teach this: {model.network.refusal}")
-        built["teacher"] = model.network
+        built["teacher"] = _teacher_network(model, roles["teacher"], recipe)
     for name, role in roles.items():
         if name == "teacher":
             continue
@@ -53,6 +54,24 @@ def build_roles(
         elif role.starts_from:
             built[name].start_from(built[role.starts_from])
     return built
+
+
+def _teacher_network(model: TrainedModel, role: RoleSpec, recipe: Recipe) -> Network:
+    """The teacher as the objective reads it: a network with a noise input as the mean over its latents.
+
+    Raises:
+        UserError: the objective can read no teacher with a noise input.
+    """
+    network = model.network
+    if not isinstance(network, Denoiser) or not network.has_latent or role.latents == "draw":
+        return network
+    if role.latents == "refuse":
+        raise UserError(
+            f"teacher.run: '{model.path}' has a noise input, so one prediction of it is a random component of a "
+            f"mixture, which objective '{recipe.objective.type}' would take for the whole; name a teacher without one"
+        )
+    assert recipe.teacher is not None
+    return LatentAverage(network, recipe.teacher.latents)
 
 
 def _named_origin(role: str, recipe: Recipe, dataset: Dataset) -> _Origin | None:
