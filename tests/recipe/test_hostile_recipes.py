@@ -164,3 +164,11 @@ def test_a_message_keeps_its_lines_and_paths() -> None:
     assert str(FewstepError(f"first '{path}'\nsecond")) == f"first '{path}'\nsecond"
     assert str(OperationError(f"no '{'x' * 500}'; advice")).endswith("x'; advice")
     assert safe_message("é ü 漢字 '\x1b'", lines=False) == "é ü 漢字 '\\x1b'"
+
+
+@pytest.mark.parametrize("key", ["train.batch_size", "train.accumulate", "evaluate.batch_size", "watch.samples"])
+def test_rows_in_memory_have_a_limit(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", "smoke-teacher", "--set", f"{key}={10**12}"])
+    assert stop.value.code == 2
+    assert f"{key}: should be less than or equal to 1048576" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from fewstep.core.references import Ref
 from fewstep.predictions.evidence import Output
 from fewstep.processes.base import Process
 
+Rows = Annotated[int, Field(gt=0, le=1 << 20)]
+"""A number of samples that are in memory at once; its limit is far above what helps."""
 Unit = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -70,8 +72,8 @@ class TrainSection(Strict):
     """Length, batches, device and logs of the training."""
 
     steps: PositiveInt = Field(description="optimiser steps of all phases together (Algorithm 1's i)")
-    batch_size: PositiveInt = Field(128, description="samples per optimiser step, all micro-batches together")
-    accumulate: PositiveInt = Field(1, description="micro-batches per step")
+    batch_size: Rows = Field(128, description="samples per optimiser step, all micro-batches together")
+    accumulate: Rows = Field(1, description="micro-batches per step")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 runs the networks under autocast; losses stay fp32"
     )
@@ -108,7 +110,7 @@ class WatchSection(Strict):
     """Samples drawn during a distillation, to detect a collapse."""
 
     times: int = Field(10, ge=0, description="number of draws, evenly spaced; 0 for none")
-    samples: int = Field(64, ge=2, description="samples drawn each time, always from the same noise")
+    samples: int = Field(64, ge=2, le=1 << 20, description="samples drawn each time, always from the same noise")
     alarm: float = Field(
         0.7, ge=0, le=1, description="warn of a collapse when their diversity falls below this share of the data's"
     )
@@ -119,7 +121,7 @@ class EvaluateSection(Strict):
 
     steps: tuple[PositiveInt, ...] = Field((8,), min_length=1, description="sampling steps to evaluate at")
     samples: PositiveInt = Field(1000, description="samples drawn for each number of steps")
-    batch_size: PositiveInt = Field(500, description="samples drawn at once")
+    batch_size: Rows = Field(500, description="samples drawn at once")
     weights: Literal["ema", "raw"] = Field("ema", description="averaged or raw weights for sampling")
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 runs the network under autocast; probabilities and draws keep their precision"

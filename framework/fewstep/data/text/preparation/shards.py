@@ -142,23 +142,27 @@ def open_shard(file: Path, entry: ShardEntry, tokenizer: str) -> Shard:
             (length,) = struct.unpack("<Q", raw.read(8))
             header = json.loads(raw.read(min(length, 1 << 16)))
         tensors: dict[str, _TensorEntry] = {name: header[name] for name in ("tokens", "ends")}
+        made_with = header.get("__metadata__", {}).get("tokenizer")
+        counts = [tensor["shape"][0] for tensor in tensors.values()]
         expected_size = 8 + length + max(tensor["data_offsets"][1] for tensor in tensors.values())
     except FileNotFoundError:
         raise UserError(f"shard '{file}' is missing; {again}") from None
     except OSError as error:
         raise UserError(f"cannot read shard '{file}': {error.strerror}") from None
-    except (struct.error, ValueError, KeyError, TypeError):
+    except (struct.error, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise UserError(f"'{file}' is no shard; {again}") from None
     if size != expected_size:
         raise UserError(
             f"shard '{file}' has {size:,} bytes and should have {expected_size:,}: it is truncated; {again}"
         )
-    if header.get("__metadata__", {}).get("tokenizer") != tokenizer:
+    if made_with != tokenizer:
         raise UserError(f"shard '{file}' was made with another tokenizer than its manifest says; {again}")
-    counts = [tensor["shape"][0] for tensor in tensors.values()]
     if counts != [entry["tokens"], entry["documents"]]:
         raise UserError(f"shard '{file}' does not match its manifest: it holds {counts[0]:,} tokens; {again}")
-    tokens, ends = (_mapped(file, tensor, 8 + length) for tensor in tensors.values())
+    try:
+        tokens, ends = (_mapped(file, tensor, 8 + length) for tensor in tensors.values())
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise UserError(f"'{file}' is no shard; {again}") from None
     if "blocks" not in entry:
         return Shard(tokens, ends)
     sums = BlockSums(file, entry["blocks"], again)
@@ -225,10 +229,28 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest: Manifest = json.loads(file.read_text(encoding="utf-8"))
         version = manifest["format"]
+        complete = version != FORMAT or _has_its_form(manifest)
     except OSError:
         raise UserError(f"no prepared data in '{folder}' (it holds no {MANIFEST})") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"'{file}' is no manifest of prepared data") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        complete = False
+    if not complete:
+        raise UserError(f"'{file}' is no manifest of prepared data; prepare them again")
     if version != FORMAT:
         raise UserError(f"'{file}' has format {version}, and this version of fewstep reads {FORMAT}; prepare again")
     return manifest
+
+
+def _has_its_form(manifest: Manifest) -> bool:
+    """Whether the entries that are read have their types; a missing one is a KeyError."""
+    tokenizer, shards = manifest["tokenizer"], manifest["shards"]
+    names = [tokenizer["sha256"], *tokenizer["files"]]
+    names += [text for entry in shards for text in (entry["part"], entry["file"], entry["sha256"])]
+    numbers = [number for entry in shards for number in (entry["tokens"], entry["documents"], *entry.get("blocks", ()))]
+    sections = (manifest["settings"], manifest["parts"], tokenizer["config"])
+    return (
+        all(isinstance(section, dict) for section in sections)
+        and isinstance(manifest["sources"], list)
+        and all(isinstance(name, str) for name in names)
+        and all(type(number) is int and number >= 0 for number in numbers)
+    )

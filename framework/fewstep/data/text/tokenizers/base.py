@@ -85,6 +85,17 @@ class Tokenizer(Component, ABC):
         """Text of each id within a longer text, [vocab_size]."""
 
 
+def learned_file(files: Mapping[str, bytes], name: str) -> bytes:
+    """Content of a tokenizer's file.
+
+    Raises:
+        UserError: it is not among the files.
+    """
+    if name not in files:
+        raise UserError(f"data.tokenizer: its file '{name}' is missing, or not listed beside the others")
+    return files[name]
+
+
 def refused_character(text: str, index: int, reason: str) -> UserError:
     """The error for the character of a text at `index`; `reason` completes "character 'x' ..."."""
     line, column = text.count("\n", 0, index) + 1, index - text.rfind("\n", 0, index)

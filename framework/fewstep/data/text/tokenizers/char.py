@@ -9,7 +9,15 @@ import numpy as np
 from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
-from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer, check_characters, refused_character
+from fewstep.core.errors import UserError
+from fewstep.data.text.tokenizers.base import (
+    TOKENIZERS,
+    Ids,
+    Tokenizer,
+    check_characters,
+    learned_file,
+    refused_character,
+)
 
 _END = "<end>"
 _CODE_POINTS = 0x110000
@@ -61,7 +69,10 @@ class CharTokenizer(Tokenizer):
         return {"alphabet.txt": "".join(self.alphabet).encode()}
 
     def load(self, files: Mapping[str, bytes]) -> None:
-        self._set_alphabet(files["alphabet.txt"].decode())
+        try:
+            self._set_alphabet(learned_file(files, "alphabet.txt").decode())
+        except UnicodeDecodeError:
+            raise UserError("data.tokenizer: 'alphabet.txt' is no alphabet: it is not UTF-8 text") from None
 
     def encode(self, text: str) -> list[int]:
         return [int(i) for i in self.encode_batch([text])[0]]

@@ -14,7 +14,14 @@ from pydantic import Field
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
-from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer, check_characters, refused_character
+from fewstep.data.text.tokenizers.base import (
+    TOKENIZERS,
+    Ids,
+    Tokenizer,
+    check_characters,
+    learned_file,
+    refused_character,
+)
 from fewstep.runtime.hashing import LocalPath
 
 _FILE = "tokenizer.json"
@@ -74,7 +81,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return {_FILE: self._content}
 
     def load(self, files: Mapping[str, bytes]) -> None:
-        self._content = files[_FILE]
+        self._content = learned_file(files, _FILE)
         try:
             self._tokenizer = _library().Tokenizer.from_buffer(self._content)
         except UserError:

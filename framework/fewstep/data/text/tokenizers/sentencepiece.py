@@ -12,7 +12,14 @@ from pydantic import Field
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.data.text.tokenizers.base import TOKENIZERS, Ids, Tokenizer, check_characters, refused_character
+from fewstep.data.text.tokenizers.base import (
+    TOKENIZERS,
+    Ids,
+    Tokenizer,
+    check_characters,
+    learned_file,
+    refused_character,
+)
 
 _FILE = "tokenizer.model"
 _SPACE = "\u2581"
@@ -86,7 +93,7 @@ class SentencePieceTokenizer(Tokenizer):
     def load(self, files: Mapping[str, bytes]) -> None:
         import sentencepiece
 
-        self._model = files[_FILE]
+        self._model = learned_file(files, _FILE)
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         except RuntimeError:
