@@ -32,6 +32,13 @@ READ_BY: dict[str, tuple[Strategy, ...]] = {
 """Setting -> the strategies that read it."""
 
 
+ETA: dict[Strategy, float] = {"cap": 0.008, "rescale": 0.015, "confidence": 1.0, "loop": 0.02}
+"""Usual eta of the strategies that read it: those of the released code (github.com/kuleshov-group/remdm)."""
+
+_ETA_OF_OLD_RECIPES = 0.008
+"""Default of every strategy once; recipes saved then have it also where no strategy reads it."""
+
+
 @SAMPLERS.register("remdm")
 class RemdmSampler(WalkSampler):
     """Masks revealed tokens again, so that later steps can change them (ReMDM, arXiv 2503.00307).
@@ -42,8 +49,8 @@ class RemdmSampler(WalkSampler):
 
     * cap: min(eta, sigma_max); rescale: eta sigma_max.
     * confidence: eta sigma_max times a softmax of -psi over the revealed tokens of a sample, psi the probability with
-      which a token was drawn. On average eta sigma_max of them are masked again. Masks are revealed at the sample's
-      mean sigma, so their number follows the schedule.
+      which a token was drawn. On average eta sigma_max of them are masked again in a step, so one at most. Masks are
+      revealed at the sample's mean sigma, so their number follows the schedule.
     * loop: 0 while alpha rises to alpha_on (until t_on), min(eta, sigma_max) while it stays there (until t_off), then 0
       again. The network is conditioned on the time at which its schedule has this alpha.
     * forward_backward: (alpha_s - alpha_t) / alpha_t, a step of the forward process.
@@ -60,8 +67,12 @@ class RemdmSampler(WalkSampler):
     class Config(WalkConfig):
         type: Literal["remdm"] = "remdm"
         strategy: Strategy = Field("cap", description="rule for the probability that a revealed token is masked again")
-        eta: float = Field(
-            0.008, ge=0, le=1, description="probability of remasking, or its factor; 0.02 is usual in the loop"
+        eta: float | None = Field(
+            None,
+            ge=0,
+            le=1,
+            description="probability of remasking, or its factor; null: 0.008 for cap, 0.015 for rescale, 1 for "
+            "confidence, 0.02 for loop",
         )
         t_on: float = Field(0.55, gt=0, lt=1, description="time at which the loop begins")
         t_off: float = Field(
@@ -80,7 +91,10 @@ class RemdmSampler(WalkSampler):
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             yield from super().check_recipe(recipe)
             for key, readers in READ_BY.items():
-                changed = getattr(self, key) != type(self).model_fields[key].default
+                value = getattr(self, key)
+                changed = value != type(self).model_fields[key].default
+                if key == "eta" and value == _ETA_OF_OLD_RECIPES:
+                    continue
                 if changed and self.strategy not in readers:
                     yield key, f"strategy '{self.strategy}' does not read it; {', '.join(readers)} would"
 
@@ -109,14 +123,15 @@ class RemdmSampler(WalkSampler):
     def sigma(self, t: float, alpha_t: Tensor, alpha_s: Tensor) -> Tensor:
         """Probability of remasking, in the shape of alpha_t; the same for all tokens, before weights by confidence."""
         c, most = self.config, largest_sigma(alpha_t, alpha_s)
+        eta = ETA.get(c.strategy, 0.0) if c.eta is None else c.eta
         forward = (alpha_s - alpha_t) / alpha_t.clamp_min(TINY)
         match c.strategy:
             case "cap":
-                return most.clamp(max=c.eta)
+                return most.clamp(max=eta)
             case "rescale" | "confidence":
-                return c.eta * most
+                return eta * most
             case "loop":
-                return most.clamp(max=c.eta if c.t_off < t <= c.t_on else 0.0)
+                return most.clamp(max=eta if c.t_off < t <= c.t_on else 0.0)
             case "forward_backward":
                 return torch.minimum(forward, most)
             case _:
