@@ -55,5 +55,5 @@ def test_every_folder_with_code_is_a_package() -> None:
 def test_tests_lie_in_the_room_of_what_they_test() -> None:
     """Folders beside them are about all rooms: the plugin kit over the registries, the pages, the wheel, strangers."""
     folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")}
-    extra = {"conformance", "docs", "packaging", "security"}
+    extra = {"conformance", "docs", "fuzz", "packaging", "security"}
     assert {folder.as_posix() for folder in folders} - set(rooms.ORDER) == extra
