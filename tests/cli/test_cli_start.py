@@ -19,6 +19,7 @@ VERBS = [
     "sample",
     "evaluate",
     "benchmark",
+    "runs",
     "leaderboard",
     "grid",
     "import",
@@ -108,6 +109,7 @@ def test_failures(
         raise error
 
     monkeypatch.delenv("FEWSTEP_DEBUG", raising=False)
+    monkeypatch.setattr("fewstep.core.plugins.loaded", list)  # plugins of other tests
     monkeypatch.setattr("fewstep.recipe.load_recipe", fail)
     if isinstance(error, RecipeError):  # validate gathers these itself; distill lets them pass
         assert run(capsys, "distill", "x") == (code, "", text)

@@ -13,7 +13,7 @@ def runs(
     folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="folder below which runs lie")] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """List runs: state, step, rate, age of the last sign of life, last line of the log. Newest last."""
+    """List runs with state, step, rate and age. The newest sign of life is last."""
     from fewstep.runs.listing import list_runs
 
     rows = list_runs(folder)
