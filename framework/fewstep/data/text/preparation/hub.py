@@ -107,6 +107,7 @@ def library() -> ModuleType:
     except ImportError:
         raise UserError("data: this needs Hugging Face's datasets: pip install datasets") from None
     datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # versions before 4 would run a script of a repository
     return datasets
 
 
