@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fewstep.cli.output import echo_json
-from fewstep.core.names import printable
+from fewstep.core.echo import printable
 
 
 class Form(str, Enum):

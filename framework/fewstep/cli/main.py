@@ -23,7 +23,6 @@ from fewstep.core.errors import (
     is_out_of_memory,
     is_too_large,
 )
-from fewstep.core.names import printable
 from fewstep.core.version import __version__
 from fewstep.runtime.threads import bound_waiting
 
@@ -80,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
             typer.echo("interrupted", err=True)
         raise
     except Exception as error:
-        typer.echo(printable(describe(error)), err=True)
+        typer.echo(describe(error), err=True)
         if os.environ.get("FEWSTEP_DEBUG") == "1":
             traceback.print_exc()
         sys.exit(exit_code(error))

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 
 import typer
 
-from fewstep.core.names import printable
+from fewstep.core.echo import printable
 
 
 def echo_json(value: object) -> None:
     """Print plain data as indented JSON."""
-    typer.echo(printable(json.dumps(value, indent=2, ensure_ascii=False)))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    typer.echo(text if printable(text) == text else json.dumps(value, indent=2))
 
 
 def echo_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:

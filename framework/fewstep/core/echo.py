@@ -38,6 +38,11 @@ def safe_message(text: str, *, lines: bool = True) -> str:
     return _escaped(text, keep="\n\t" if lines else "")
 
 
+def printable(text: str) -> str:
+    """Text with its control characters escaped, but for line breaks and tabs: a terminal only shows it."""
+    return _escaped(text, keep="\n\t")
+
+
 def cut(text: str, length: int = LONGEST_VALUE) -> str:
     """`text` without its middle. The end stays longer than a closing quote, so that quotes stay closed."""
     if len(text) <= length:

@@ -1,18 +1,9 @@
-"""Names and texts in messages: suggestions, and text that a terminal only shows. Loads no pydantic, to start fast."""
+"""Suggestions for unknown names, for messages. Loads no pydantic, so that the command line starts fast."""
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
-
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters but tab and line break, and those that turn the direction of text."""
-
-
-def printable(text: str) -> str:
-    """Text with its control characters as `\\uXXXX`: a stranger's file could send commands to the terminal."""
-    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
