@@ -268,3 +268,20 @@ def test_a_model_reads_no_environment(arena: Arena, form: str, monkeypatch: pyte
     make = {"run": arena.run, "file": arena.exported_file, "folder": arena.exported}[form]
     text = refused(arena, make(changes))  # type: ignore[operator]
     assert "reads no environment variables" in text
+
+
+def test_evaluate_writes_through_no_link(arena: Arena, secret: Path) -> None:
+    run = arena.run({})
+    (arena.folder / run / "evaluate").mkdir()
+    (arena.folder / run / "evaluate/step-00000020.json.partial").symlink_to(secret)
+    outcome = arena.fewstep("evaluate", run, "--steps", "2", "--samples", "4")
+    assert outcome.code == 0, outcome
+    assert secret.read_text() == SECRET
+
+
+def test_grid_writes_through_no_link(arena: Arena, secret: Path) -> None:
+    run = arena.run({})
+    (arena.folder / run / "grid.json.partial").symlink_to(secret)
+    outcome = arena.fewstep("grid", run, "--steps", "2", "--samples", "4", "--times", "4")
+    assert outcome.code == 0, outcome
+    assert secret.read_text() == SECRET

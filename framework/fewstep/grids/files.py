@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from fewstep.core.component import Strict
 from fewstep.core.errors import UserError
+from fewstep.runtime.files import rewrite
 
 FORMAT: Literal["fewstep-grid/1"] = "fewstep-grid/1"
 
@@ -55,9 +56,7 @@ class GridFile(Strict):
 def write_grid_file(path: Path, grid: GridFile) -> None:
     """Write a grid as JSON, in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(grid.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    rewrite(path, grid.model_dump_json(indent=2) + "\n")
 
 
 def read_grid_file(path: Path) -> GridFile:

@@ -20,6 +20,7 @@ MAX_JSON = 1 << 28
 def rewrite(file: Path, text: str) -> None:
     """Replace a text file in one move; a reader sees the old text or the new text, never a part."""
     partial = file.with_name(file.name + ".partial")
+    partial.unlink(missing_ok=True)  # in a stranger's folder it may be a link, which writing would follow
     try:
         partial.write_text(text, encoding="utf-8")
         publish(partial, file)

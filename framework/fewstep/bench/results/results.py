@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from fewstep.bench.suites.suite import SPEED, Expectation
 from fewstep.core.component import Strict
 from fewstep.core.errors import UserError
-from fewstep.runtime.files import MAX_JSON
+from fewstep.runtime.files import MAX_JSON, rewrite
 
 VERSION = 4
 _READABLE = (1, 2, 3, 4)
@@ -235,9 +234,7 @@ class Results(Strict):
     def save(self, path: Path) -> None:
         """Write the file atomically, so that it is complete at any moment."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        rewrite(path, self.model_dump_json(indent=2) + "\n")
 
     def without_times(self) -> dict[str, object]:
         """Plain data without times, speeds, dates and the command, so that two runs of a suite compare equal."""
