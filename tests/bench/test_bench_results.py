@@ -69,7 +69,7 @@ def test_a_write_that_fails_leaves_the_old_file(
     def full_disk(*args: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("fewstep.bench.results.results.os.replace", full_disk)
+    monkeypatch.setattr("fewstep.runtime.files.publish", full_disk)
     with pytest.raises(OSError, match="no space"):
         results.model_copy(update={"commit": "other"}).save(path)
     assert path.read_bytes() == before
