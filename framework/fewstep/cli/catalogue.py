@@ -126,7 +126,7 @@ def _kind(field: FieldInfo) -> str:
     return next((registry(part.kind).kind for part in field.metadata if isinstance(part, From)), "")
 
 
-def _limits_only(annotation: Any) -> Any:
+def _limits_only(annotation: object) -> object:
     """The type with its limits, without validators and marks, which mean nothing to a person."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:

@@ -92,7 +92,7 @@ def _installed(top: str) -> tuple[str, str]:
     return (names[0], version(names[0])) if names else (top, "")
 
 
-def registered_classes(top: str) -> Iterator[type[Any]]:
+def registered_classes(top: str) -> Iterator[type[object]]:
     """Registered components of the top-level module `top`, with the base classes that it defines."""
     for registry in list(_registries):
         for entry in registry._entries.values():
