@@ -271,8 +271,7 @@ def import_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a file of `export_weights`: weights, and metadata with the recipe.
 
     Raises:
-        UserError: there is no such file, or `export_weights` did not write it.
-        OperationError: it is damaged.
+        UserError: there is no such file, it is damaged, or `export_weights` did not write it.
     """
     if not file.is_file():
         raise UserError(f"there is no file '{file}'")
@@ -281,4 +280,7 @@ def import_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         if metadata.get("format") != EXPORT_FORMAT:
             raise UserError(f"'{file}' was not exported by fewstep: there is no recipe in it; name a run's export")
 
-    return load_sealed(file, "export it again", check=check)
+    try:
+        return load_sealed(file, "export it again", check=check)
+    except OperationError as error:  # the person named the file
+        raise UserError(str(error)) from None
