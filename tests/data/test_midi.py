@@ -13,7 +13,7 @@ from local_data import write_chorales
 
 from fewstep.data.base import DATASETS
 from fewstep.data.music.midi import midi_file
-from fewstep.sampling.folder import Batch, JobFolder
+from fewstep.sampling.folder import TENSORS, Batch, JobFolder
 from fewstep.sampling.output import write_samples
 from fewstep.sampling.request import Part
 
@@ -141,6 +141,7 @@ def test_a_finished_job_knows_its_files_in_folders_and_the_next_one_replaces_the
         job.store(Batch(range(count), torch.zeros(count, 4, dtype=torch.long), 1.0, 0.1), "{}\n" * count)
 
         def write(folder: Path, batch: Batch) -> dict[str, Any]:
+            (folder / TENSORS).write_bytes(b"tensors")
             (folder / "midi").mkdir()
             for number in batch.numbers:
                 (folder / "midi" / f"{number:03d}.mid").write_bytes(b"music")
