@@ -103,7 +103,7 @@ def test_family_trains_for_two_steps(family: str, tmp_path: Path, monkeypatch: p
         pairs = ["objective.pairs=8", "objective.teacher_steps=2"] if name.endswith("-rectified") else []
         small = [*small_network(name), *small_text(name, tmp_path), *small_images(name, tmp_path)]
         run = launch(name, sets=[*short, *pairs, *small])
-        assert RunDir(run).status == {"state": "finished", "step": 2, "steps": 2}
+        assert RunDir(run).status.items() >= {"state": "finished", "step": 2, "steps": 2}.items()
 
 
 def small_data(family: str, folder: Path) -> list[str]:

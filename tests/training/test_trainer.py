@@ -194,7 +194,7 @@ def test_sigterm_saves_and_exits_0_and_resume_finishes(tmp_path: Path) -> None:
     assert run.status["state"] == "stopped"
     step = run.status["step"]
     launch("smoke-teacher", resume=str(run.path), sets=[f"train.steps={step + 5}", "train.log_every=5"])
-    assert run.status == {"state": "finished", "step": step + 5, "steps": step + 5}
+    assert run.status.items() >= {"state": "finished", "step": step + 5, "steps": step + 5}.items()
 
 
 def test_resume_auto_continues_or_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

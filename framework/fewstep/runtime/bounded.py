@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -10,9 +10,30 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 MAX_BUFFERS = 1 << 26
 """Numbers in tables (rotary angles, masks) that a network may have besides its weights."""
+
+
+_RANDOM = {"normal_", "uniform_", "trunc_normal_", "bernoulli_", "exponential_"}
+"""In-place draws of tensors, with which modules initialise their weights."""
+
+
+class WithoutInitialisation(TorchFunctionMode):
+    """Leaves out initial values. Tensors of the meta device have none, and a draw of them imports torch's compiler."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or getattr(func, "__name__", "") in _RANDOM:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 class TooLargeError(Exception):

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -21,6 +21,9 @@ from fewstep.training.pace import Pace
 
 VOLATILE = ("seconds", "tokens_per_second", "stall_seconds", "peak_memory_mb")
 """Fields of a metrics line that depend on the machine."""
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _NOTABLE = 0.05
 """Share of the time spent waiting for data above which console lines name it."""
@@ -104,7 +107,12 @@ class RunLogger:
             file.write(json.dumps(row) + "\n")
         scalars = {_tag(name): value for name, value in values.items()}
         scalars |= {f"throughput/{name}": value for name, value in machine.items()}
-        self._tensorboard(lambda writer: [writer.add_scalar(tag, value, step) for tag, value in scalars.items()])
+
+        def write(writer: SummaryWriter) -> None:
+            for tag, value in scalars.items():
+                writer.add_scalar(tag, value, step)
+
+        self._tensorboard(write)
         left = seconds / max(1, step - self._start) * (self.total - step)
         share = (stalled - self._last[1]) / max(seconds - self._last[0], 1e-9)
         self._last = (seconds, stalled)
@@ -133,7 +141,7 @@ class RunLogger:
                 text = file.read_text(encoding="utf-8")
                 self._tensorboard(lambda writer: writer.add_text(tag, text, step))
 
-    def _tensorboard(self, write: Callable[[Any], object]) -> None:
+    def _tensorboard(self, write: Callable[[SummaryWriter], object]) -> None:
         if self._writer is None:
             return
         with self._optional("TensorBoard's files"):

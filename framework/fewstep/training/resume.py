@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -36,7 +36,7 @@ class Resumable(Protocol):
     ctx: StepContext
     teacher_digest: str | None
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
     def last_checkpoint(self) -> Path | None: ...
 

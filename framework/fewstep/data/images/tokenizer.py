@@ -16,7 +16,7 @@ from torch import Tensor
 from fewstep.backbones.autoencoder import Autoencoder
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.core.errors import UserError
-from fewstep.runtime.bounded import TooLargeError, parameters_within
+from fewstep.runtime.bounded import TooLargeError, WithoutInitialisation, parameters_within
 from fewstep.runtime.digest import weights_digest
 
 _CHUNK = 256
@@ -90,7 +90,7 @@ class ImageTokenizer:
             levels = description["levels"]
             tokens = TokenSpace(levels, levels, height * width * channels, (height, width, channels))
             numbers = 4 * sum(weight.numel() for weight in state.values()) + (1 << 20)
-            with torch.device("meta"), parameters_within(8 * len(state) + 256, numbers):
+            with torch.device("meta"), WithoutInitialisation(), parameters_within(8 * len(state) + 256, numbers):
                 BACKBONES.build(description["backbone"], tokens=tokens)
             backbone = BACKBONES.build(description["backbone"], tokens=tokens)
             if not isinstance(backbone, Autoencoder):
