@@ -136,7 +136,7 @@ def test_on_shared_noise_the_exact_posterior_is_not_where_it_rests() -> None:
     assert biases[1] < biases[0]
 
 
-@pytest.mark.parametrize("times", ["uniform", "gaussian"])
+@pytest.mark.parametrize("times", ["uniform", pytest.param("gaussian", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("output", ["leave_one_out", "x_mean"])
 def test_leave_one_out_networks_are_compared_by_what_they_predict(output: str, times: str) -> None:
     """Duo's parametrisation: the rows of one token are the same at both ends of a path, so its bias is 0, and any step
