@@ -6,7 +6,6 @@ Shapes: B batch, L tokens, S tokens a block, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
@@ -91,9 +90,9 @@ class Network(nn.Module):
         """Copy the weights of a trained network."""
         self.load_state_dict(other.state_dict())
 
-    def trainable(self) -> Iterable[nn.Parameter]:
-        """Parameters that a training changes; all others keep the values that the network starts from."""
-        return self.parameters()
+    def take_gradients(self, trained: bool) -> None:
+        """Let the parameters that a training changes take gradients, or none of them."""
+        self.requires_grad_(trained)
 
     @property
     def conditioned_on_labels(self) -> bool:

@@ -5,12 +5,9 @@ Shapes: B batch, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
-
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fewstep.core.component import ComponentConfig
@@ -59,12 +56,14 @@ class Discriminator(NetworkClassifier):
                 )
         return network
 
-    def trainable(self) -> Iterable[nn.Parameter]:
+    def take_gradients(self, trained: bool) -> None:
         if self.trained_blocks is None:
-            return self.parameters()
+            super().take_gradients(trained)
+            return
         layers = self.backbone.layers()
-        parts = (*layers[len(layers) - self.trained_blocks :], self.backbone.head)
-        return chain.from_iterable(part.parameters() for part in parts)
+        self.requires_grad_(False)
+        for part in (*layers[len(layers) - self.trained_blocks :], self.backbone.head):
+            part.requires_grad_(trained)
 
     def class_scores(self, hidden: Tensor) -> Tensor:
         if not self.spectral_norm:

@@ -37,7 +37,7 @@ from fewstep.runs.exported import (
     put,
 )
 from fewstep.runs.models import TrainedModel, Weights, build_component, open_model
-from fewstep.runtime.files import flush
+from fewstep.runtime.files import publish_folder
 from fewstep.runtime.hashing import sha256
 from fewstep.runtime.tensors import save_tensors
 from fewstep.samplers.base import SAMPLERS
@@ -84,10 +84,7 @@ def _staging_folder(path: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
-        for file in folder.rglob("*"):
-            if file.is_file():
-                flush(file)
-        folder.rename(path)
+        publish_folder(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fewstep.core.errors import OperationError, UserError
-from fewstep.runtime.files import MAX_JSON, flush, publish, publish_folder, read_json
+from fewstep.runtime.files import flush, publish, publish_folder, read_json
 from fewstep.runtime.hashing import sha256
 from fewstep.runtime.sealed import load_sealed, note_missing_digest, save_sealed
 from fewstep.runtime.tensors import save_tensors
@@ -209,7 +209,7 @@ def load_checkpoint(path: Path, only: str = "", *, run: str | None = None) -> di
     """
     verify_checkpoint(path, run)
     try:
-        node = read_json(path / _TREE, "", limit=MAX_JSON)
+        node = read_json(path / _TREE, "")
         for key in filter(None, only.split("/")):
             node = node[key]
         with safe_open(path / _TENSORS, framework="pt") as file:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,7 +65,7 @@ def list_runs(folder: str | Path) -> list[RunRow]:
 def _row(run: RunDir) -> RunRow:
     status, lines = run.status, run.log_lines()
     state = str(status["state"])
-    if state == "running" and not _lives(run, status):
+    if state == "running" and not is_held(run.path):  # a process that trains holds its run
         state = "gone"
     files = [path for path in (run.path / "status.json", run.log, run.resolved) if path.exists()]
     touched = max(path.stat().st_mtime for path in files)
@@ -76,22 +73,6 @@ def _row(run: RunDir) -> RunRow:
     rate = lines[-1].get("tokens_per_second") if lines else None
     last = str(status["error"]) if "error" in status else _last_line(run.log)
     return RunRow(str(run.path), state, step, steps, rate, max(0.0, time.time() - touched), last)
-
-
-def _lives(run: RunDir, status: Mapping[str, object]) -> bool:
-    """Whether the process that says that it runs is there; of another machine, as long as the lock is held."""
-    if is_held(run.path):
-        return True
-    pid = status.get("pid")
-    if status.get("host") != socket.gethostname() or not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return not (run.path / ".lock").exists()  # a process that runs holds the lock, so this one is another's
 
 
 def _last_line(log: Path) -> str:

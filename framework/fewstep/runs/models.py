@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -29,16 +27,12 @@ from fewstep.runs.checkpoint import DamagedCheckpoint, import_weights, list_chec
 from fewstep.runs.environment import plugin_versions, run_plugin_versions
 from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
-from fewstep.runtime.bounded import TooLargeError, WithoutInitialisation, parameters_within
+from fewstep.runtime.bounded import TooLargeError, build_bounded, largest_tensor
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.digest import weights_digest
 
 Weights = Literal["ema", "raw"]
 C = TypeVar("C", bound=Component)
-_SPARE_TENSORS, _SPARE_NUMBERS = 256, 1 << 20
-"""What a network may have beyond its weights."""
-_SMALL = 1 << 26
-"""Numbers in a tensor that any machine has room for: 256 MB."""
 
 
 @dataclass(frozen=True)
@@ -158,53 +152,18 @@ class ModelSource:
             dataset = self.exported.dataset(self.recipe) if self.exported else build_dataset(self.recipe)
         role = OBJECTIVES.get(self.recipe.objective.type).cls.roles[self.role]
         process = build_process(self.recipe, dataset)
-        network = self._bounded(lambda: build_network(self.recipe, dataset, process, role), dataset)
+        largest = largest_tensor(self.recipe.backbone.model_dump(), dataset.spec.vocab_size, dataset.spec.length)
+        try:
+            network = build_bounded(
+                lambda: build_network(self.recipe, dataset, process, role), self.state.values(), largest
+            )
+        except TooLargeError:
+            raise UnfitModelError(f"the recipe in '{self.path}' describes a larger network than its weights") from None
         self._load_into(network)
         if device == "auto" and self.recipe.train.device == "cpu":
             device = "cpu"
         network.requires_grad_(False).eval().to(resolve_device(device))
         return TrainedModel(self.path, self.run, self.recipe, dataset, network, self.step, self.weights, self.role)
-
-    def _bounded(self, build: Callable[[], Network], dataset: Dataset) -> Network:
-        """Build the network, but no larger one than about its weights.
-
-        Where the recipe's sizes allow a large tensor, the network is built without memory first. That takes seconds
-        (torch's meta device imports its compiler), so elsewhere parameters are counted as they are made. Modules may
-        register more than they keep, such as a head before it is tied, so that the limit is not tight.
-
-        Raises:
-            UnfitModelError: the recipe describes a larger network.
-        """
-        numbers = 4 * sum(weight.numel() for weight in self.state.values()) + _SPARE_NUMBERS
-        tensors = 8 * len(self.state) + _SPARE_TENSORS
-        try:
-            if self._largest_tensor(dataset) <= max(numbers, _SMALL):
-                with parameters_within(tensors, numbers):
-                    return build()
-            self._build_without_memory(build, tensors, numbers)
-        except TooLargeError:
-            raise UnfitModelError(f"the recipe in '{self.path}' describes a larger network than its weights") from None
-        return build()
-
-    def _largest_tensor(self, dataset: Dataset) -> float:
-        """An upper limit on the numbers in a tensor: the two largest sizes, times the largest ratio."""
-        settings = {key: value for key, value in self.recipe.backbone.model_dump().items() if key != "rotary_base"}
-        parts = [
-            part for value in settings.values() for part in (value if isinstance(value, (list, tuple)) else [value])
-        ]
-        sizes = [part for part in parts if isinstance(part, int)]
-        ratios = [part for part in parts if isinstance(part, float)]
-        largest = sorted([1, *sizes, dataset.spec.vocab_size, dataset.spec.length])[-2:]
-        return largest[0] * largest[1] * max([1.0, *ratios])
-
-    def _build_without_memory(self, build: Callable[[], Network], tensors: int, numbers: int) -> None:
-        try:
-            with torch.device("meta"), WithoutInitialisation(), parameters_within(tensors, numbers):
-                build()
-        except TooLargeError:
-            raise
-        except Exception:  # a plugin's network may need memory; then its weights show whether it fits
-            return
 
     def _load_into(self, network: nn.Module) -> None:
         unfit = f"the weights in '{self.path}' do not fit their recipe"

@@ -121,9 +121,7 @@ def _check_gradients(trainer: Trainer) -> None:
         unknown = [name for name in phase.train if name not in trainer.trained]
         assert not unknown, f"phase '{phase.name}' trains {unknown}, which are not trained roles"
         for name, role in trainer.roles.items():
-            role.requires_grad_(False)
-            for parameter in role.trainable() if name in phase.train else ():
-                parameter.requires_grad_(True)
+            role.take_gradients(name in phase.train)
             role.zero_grad()
         out = trainer.objective.loss(phase, batch, trainer.ctx)
         assert out.loss.ndim == 0, "a loss is a scalar"

@@ -94,12 +94,20 @@ def check_weights(trainer: Resumable) -> None:
     networks = {name: trainer.roles[name].state_dict() for name in trainer.trained}
     for name, weights in {**networks, "the student's average": trainer.ema.weights}.items():
         if (weight := non_finite(weights)) is not None:
-            last = trainer.last_checkpoint()
-            where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
             raise OperationError(
-                f"weight '{weight}' of '{name}' is not finite at step {trainer.ctx.step}; nothing was saved; {where}; "
-                "a lower optim.lr or a smaller optim.clip may help"
+                f"weight '{weight}' of '{name}' is not finite at step {trainer.ctx.step}; nothing was saved; "
+                f"{advice(trainer.last_checkpoint())}"
             )
+
+
+def advice(last: Path | None) -> str:
+    """The end of a message about values that are not finite.
+
+    Args:
+        last: the newest checkpoint.
+    """
+    where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    return f"{where}; a lower optim.lr or a smaller optim.clip may help"
 
 
 def _check_teacher(trainer: Resumable, checkpoint: Path) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from fewstep.core.errors import OperationError
+from fewstep.core.errors import OperationError, is_disk_full
 from fewstep.runs.checkpoint import Snapshot, checkpoint_name, list_checkpoints, save_checkpoint
 
 
@@ -70,12 +68,14 @@ class Saver:
     def _write(self, step: int, snapshot: Snapshot) -> Path:
         try:
             return save_checkpoint(self.folder, step, snapshot, **self._facts)  # type: ignore[arg-type]
-        except OSError as error:
-            raise self._failure(step, error) from None
         except Exception as error:
-            if "No space left" in str(error) or "os error 28" in str(error):  # safetensors raises an error of its own
-                raise self._failure(step, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from None
-            raise
+            full = is_disk_full(error)
+            if not full and not isinstance(error, OSError):
+                raise
+            reason = "the disk is full" if full else error.strerror  # type: ignore[attr-defined]
+            raise StorageError(
+                f"cannot write the checkpoint of step {step} to '{self.folder}': {reason}; {self._last()}"
+            ) from None
 
     def _ask_for_room(self, step: int, snapshot: Snapshot) -> None:
         """Compare the free space with twice the size of the checkpoint, as its files appear before old ones go."""
@@ -88,14 +88,7 @@ class Saver:
                 f"{2 * size / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free; {self._last()}"
             )
 
-    def _failure(self, step: int, error: OSError) -> StorageError:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else error.strerror
-        return StorageError(f"cannot write the checkpoint of step {step} to '{self.folder}': {reason}; {self._last()}")
-
     def _last(self) -> str:
         checkpoints = list_checkpoints(self.folder)
-        return (
-            f"the last one is {checkpoints[-1]}; make room and continue with --resume {self.folder.parent}"
-            if checkpoints
-            else f"there is none before it; make room and continue with --resume {self.folder.parent}"
-        )
+        last = f"the last one is {checkpoints[-1]}" if checkpoints else "there is none before it"
+        return f"{last}; free some space on the disk, and continue with --resume {self.folder.parent}"

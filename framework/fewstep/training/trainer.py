@@ -37,7 +37,7 @@ from fewstep.training.loggers import RunLogger
 from fewstep.training.mishaps import Found, Mishaps
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
-from fewstep.training.resume import check_weights, go_back, resume
+from fewstep.training.resume import advice, check_weights, go_back, resume
 from fewstep.training.saver import Saver, StorageError
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
@@ -260,11 +260,7 @@ class Trainer:
         step = self.ctx.step + 1
         last = self.last_checkpoint() if found.action != "skip" else None
         if found.action == "stop" or (found.action == "back" and last is None):
-            where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-            raise OperationError(
-                f"{found.what} at step {step}; stopped before the update; {where}; a lower optim.lr or a smaller "
-                "optim.clip may help"
-            )
+            raise OperationError(f"{found.what} at step {step}; stopped before the update; {advice(last)}")
         spent = self.mishaps.spend(found, step)
         self.sums.clear()
         if last is None:
@@ -284,9 +280,7 @@ class Trainer:
         """
         for name, role in self.roles.items():
             trained = name in phase.train
-            role.requires_grad_(False)
-            for parameter in role.trainable() if trained else ():
-                parameter.requires_grad_(True)
+            role.take_gradients(trained)
             if role.training != trained:
                 role.train(trained)
 

@@ -30,6 +30,7 @@ from fewstep.evaluation.score import judge, score
 from fewstep.grids.files import read_grid_file
 from fewstep.metrics.base import DrawnFrom
 from fewstep.runs.build import build_process
+from fewstep.runs.checkpoint import step_of
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import build_component, open_model
 from fewstep.runtime.files import read_json
@@ -272,7 +273,7 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
 def trained_steps(run: RunDir) -> int:
     """Step of a run's newest checkpoint; 0 without one."""
     checkpoint = run.last_checkpoint()
-    return int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+    return step_of(checkpoint) if checkpoint else 0
 
 
 def train_seconds(run: RunDir) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewstep.backbones.autoencoder import Autoencoder
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.core.errors import UserError
-from fewstep.runtime.bounded import TooLargeError, WithoutInitialisation, parameters_within
+from fewstep.runtime.bounded import TooLargeError, build_bounded, largest_tensor
 from fewstep.runtime.digest import weights_digest
 
 _CHUNK = 256
@@ -89,10 +89,9 @@ class ImageTokenizer:
             height, width, channels = description["grid"]
             levels = description["levels"]
             tokens = TokenSpace(levels, levels, height * width * channels, (height, width, channels))
-            numbers = 4 * sum(weight.numel() for weight in state.values()) + (1 << 20)
-            with torch.device("meta"), WithoutInitialisation(), parameters_within(8 * len(state) + 256, numbers):
-                BACKBONES.build(description["backbone"], tokens=tokens)
-            backbone = BACKBONES.build(description["backbone"], tokens=tokens)
+            config = BACKBONES.parse(description["backbone"])
+            largest = largest_tensor(config.model_dump(), levels, tokens.length)
+            backbone = build_bounded(lambda: BACKBONES.build(config, tokens=tokens), state.values(), largest)
             if not isinstance(backbone, Autoencoder):
                 raise ValueError(f"'{backbone.config.type}' is no autoencoder")
             backbone.load_state_dict(state)

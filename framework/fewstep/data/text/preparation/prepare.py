@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,7 +41,7 @@ from fewstep.data.text.preparation.shards import (
 from fewstep.data.text.preparation.source import START, Place, Source, SourceDocument, part_of, sample
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.block_sums import block_sums
-from fewstep.runtime.files import publish
+from fewstep.runtime.files import flush, publish
 from fewstep.runtime.hashing import sha256
 from fewstep.runtime.plain_text import RULE
 from fewstep.runtime.progress import Narrator
@@ -381,12 +380,7 @@ def _finish(job: Job) -> None:
         file.unlink(missing_ok=True)
     (folder / _LOCK).unlink(missing_ok=True)
     folder.rename(job.folder)
-    # The rename survives a power cut only once the parent folder is on disk.
-    handle = os.open(job.folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush(job.folder.parent)  # the rename survives a power cut only once the parent folder is on disk
 
 
 def _write(file: Path, content: str | bytes) -> None:
