@@ -102,4 +102,5 @@ def commit() -> str | None:
 
 def _git(*arguments: str) -> str:
     here = Path(__file__).parent
-    return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    command = ["git", "--no-optional-locks", *arguments]  # a killed status would leave a lock in the repository
+    return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
