@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from local_data import idx, real_data, write_mnist
 
 from fewstep.core.errors import UserError
 from fewstep.data.base import DATASETS, Dataset
+from fewstep.data.images.mnist import read_idx
 from fewstep.testing.datasets import check_dataset
 
 RAMP = np.arange(2 * 4 * 4).reshape(2, 4, 4) * 8
@@ -71,7 +73,12 @@ WRONG = {
     ),
     "empty": (gzip.compress(b""), "begins with nothing"),
     "fewer pixels than said": (gzip.compress(idx(RAMP)[:-1]), "holds 31 bytes, its header says 32"),
-    "no header": (gzip.compress(idx(RAMP)[:6]), "holds 0 bytes, its header says 0"),
+    "no header": (gzip.compress(idx(RAMP)[:6]), "ends early; fetch it again"),
+    "more pixels than said": (gzip.compress(idx(RAMP) + b"0"), "holds more than 32 bytes, its header says 32"),
+    "more than any": (
+        gzip.compress(bytes((0, 0, 8, 3)) + b"\x7f" * 12),
+        r"says that it holds 9,\d+,\d+,\d+,\d+,\d+,\d+,\d+,\d+,\d+ bytes, more than the 1,073,741,824 allowed",
+    ),
     "no images": (gzip.compress(idx(RAMP[:0])), "has 0 images, '.*' 2 labels"),
     "one image too few": (gzip.compress(idx(RAMP[:1])), "has 1 images, '.*' 2 labels"),
 }
@@ -86,6 +93,18 @@ def test_a_wrong_file_is_one_sentence(content: str, tmp_path: Path) -> None:
         build(tmp_path, size=4)
     assert "\n" not in str(caught.value)
     assert "data.path: " in str(caught.value)
+
+
+def test_a_file_that_unpacks_to_more_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
+    """100 MB of zeros behind a header that says 32 bytes, in 100 KB."""
+    (tmp_path / IMAGES).write_bytes(gzip.compress(idx(RAMP) + bytes(100_000_000)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="holds more than 32 bytes"):
+            read_idx(tmp_path / IMAGES, 3)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from fewstep.data.base import DATASETS
 from fewstep.data.images.pixels import AugmentConfig, PixelDataset, no_test_part
 from fewstep.runtime.hashing import LocalPath
 
+MAX_BYTES = 1 << 30
+"""Limit on the bytes of images or labels; the largest set in this format, EMNIST, has 5.5e8."""
+
 
 @DATASETS.register("mnist")
 class Mnist(PixelDataset):
@@ -131,23 +134,30 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     Raises:
         UserError: the file is unreadable, damaged, not an IDX file, or of another length than its header says.
     """
+    begin, magic = 4 + 4 * dimensions, bytes((0, 0, 8, dimensions))
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
+            head = file.read(begin)
+            shape = [int.from_bytes(head[at : at + 4], "big") for at in range(4, begin, 4)]
+            size = math.prod(shape) if head[:4] == magic else 0
+            # A small packed file may hold any number of bytes. One more than the header says shows that it is too long.
+            content = file.read(size + 1) if size <= MAX_BYTES else b""
     except EOFError:
         raise UserError(f"data.path: '{path}' ends early; fetch it again") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"data.path: '{path}' is not a whole gzip file ({error}); fetch it again") from None
     except OSError as error:
         raise UserError(f"data.path: cannot read '{path}': {error.strerror}") from None
-    begin, magic = 4 + 4 * dimensions, bytes((0, 0, 8, dimensions))
-    if content[:4] != magic:
+    if head[:4] != magic:
         raise UserError(
             f"data.path: '{path}' is not an IDX file of bytes in {dimensions} dimensions "
-            f"(it begins with {content[:4].hex() or 'nothing'}, not {magic.hex()})"
+            f"(it begins with {head[:4].hex() or 'nothing'}, not {magic.hex()})"
         )
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, begin, 4)]
-    if len(content) - begin != math.prod(shape):
-        size = max(0, len(content) - begin)
-        raise UserError(f"data.path: '{path}' holds {size} bytes, its header says {math.prod(shape)}; fetch it again")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=begin).copy()).view(shape)
+    if len(head) < begin:
+        raise UserError(f"data.path: '{path}' ends early; fetch it again")
+    if size > MAX_BYTES:
+        raise UserError(f"data.path: '{path}' says that it holds {size:,} bytes, more than the {MAX_BYTES:,} allowed")
+    if len(content) != size:
+        held = f"more than {size}" if len(content) > size else len(content)
+        raise UserError(f"data.path: '{path}' holds {held} bytes, its header says {size}; fetch it again")
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy()).view(shape)
