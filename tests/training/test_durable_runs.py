@@ -198,6 +198,22 @@ def test_signals_save_and_end(number: signal.Signals, tmp_path: Path) -> None:
     assert any("saved" in line and "--resume" in line for line in lines)
 
 
+def test_a_lost_terminal_that_is_to_be_ignored_is(tmp_path: Path) -> None:
+    """As `nohup` asks for."""
+
+    def echo(line: str) -> None:
+        if line.startswith("step 2/"):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run = RunDir.create("run", tmp_path / "run")
+        assert fit(load_recipe("smoke-teacher", [*SHORT, "train.log_every=1"]), run, echo=echo).finished
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_lost_console_does_not_stop_a_run(tmp_path: Path) -> None:
     def echo(line: str) -> None:
         if "step" in line:

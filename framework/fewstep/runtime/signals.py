@@ -15,12 +15,15 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 def asked_to_end(event: threading.Event) -> Iterator[None]:
     """Set `event` at the first signal that asks for an end; a second one has its usual effect.
 
-    Outside the main thread, which alone receives signals, nothing is changed.
+    Outside the main thread, which alone receives signals, nothing is changed. A lost terminal that is to be ignored
+    (`nohup`) still is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     previous = {number: signal.getsignal(number) for number in ENDING}
+    if previous[signal.SIGHUP] is signal.SIG_IGN:  # as nohup asks for
+        del previous[signal.SIGHUP]
 
     def stop(number: int, frame: object) -> None:
         event.set()
