@@ -19,7 +19,7 @@ from fewstep.core.errors import OperationError, UserError
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
 from fewstep.runs.listing import list_runs
-from fewstep.runs.lock import held, is_held
+from fewstep.runtime.lock import held, is_held
 from fewstep.training.launch import fit, launch
 
 Train = Callable[..., RunDir]
@@ -32,7 +32,7 @@ def another_process_holds(folder: Path) -> Iterator[int]:
     code = """
         import sys, time
         from pathlib import Path
-        from fewstep.runs.lock import held
+        from fewstep.runtime.lock import held
         with held(Path(sys.argv[1]), "run"):
             print("held", flush=True)
             time.sleep(600)

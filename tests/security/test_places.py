@@ -15,9 +15,12 @@ from safetensors.torch import save_file
 from fewstep.bench.report.outputs import draw_pictures
 from fewstep.bench.report.report import write_report
 from fewstep.bench.results.results import Results
-from fewstep.core.errors import UserError
+from fewstep.core.errors import OperationError, UserError
 from fewstep.core.places import inside
+from fewstep.data.base import DATASETS
 from fewstep.export.hub import push
+from fewstep.runtime.lock import held
+from fewstep.sampling.sheets import save_sheet
 
 SECRET = "a secret of the reader"
 
@@ -106,6 +109,40 @@ def test_a_job_that_says_it_is_finished_must_hold_its_samples(arena: Arena, secr
     summary.write_text(json.dumps({**content, "files": [str(secret)]}))
     assert arena.fewstep("sample", run, "-n", "2", "--steps", "2").code == 0
     assert (summary.parent / "samples.txt").exists()
+
+
+@pytest.mark.parametrize("link", ["samples", "samples/steps2-seed0-n2", "evaluate"])
+def test_results_go_into_no_folder_that_a_strangers_run_links_to(arena: Arena, secret: Path, link: str) -> None:
+    run = arena.run({})
+    place = arena.folder / run / link
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(secret.parent)
+    commands = {"evaluate": ("evaluate", run, "--steps", "2", "--samples", "64")}
+    before = sorted(secret.parent.iterdir())
+    outcome = arena.fewstep(*commands.get(link, ("sample", run, "-n", "2", "--steps", "2")))
+    assert outcome.code == 2, outcome
+    assert f"{link}' is a link to" in outcome.text
+    assert sorted(secret.parent.iterdir()) == before
+    assert secret.read_text() == SECRET
+
+
+def test_no_lock_is_written_through_a_link(secret: Path) -> None:
+    run = secret.parent / "run"
+    run.mkdir()
+    (run / ".lock").symlink_to(secret)
+    with pytest.raises(OperationError, match="cannot write to the run folder"), held(run, "run"):
+        pass
+    assert secret.read_text() == SECRET
+
+
+def test_no_sheet_is_written_through_a_link(secret: Path) -> None:
+    folder = secret.parent / "sheets"
+    folder.mkdir()
+    (folder / "sheet.txt").symlink_to(secret)
+    dataset = DATASETS.build({"type": "markov", "vocab_size": 4, "length": 4})
+    save_sheet(folder / "sheet", dataset, dataset.train[:2].long())
+    assert secret.read_text() == SECRET
+    assert (folder / "sheet.txt").read_text() != SECRET
 
 
 # ---------------------------------------------------------------- exports

@@ -31,6 +31,17 @@ def inside(folder: Path, name: str, owner: str) -> Path:
     raise UserError(f"{owner} names a file outside of its folder ({shown}); fewstep did not write it")
 
 
+def unlinked(folder: Path) -> Path:
+    """`folder`, which results are written to and which need not exist, unless it is a link to a place elsewhere.
+
+    Raises:
+        UserError: it is a link out of the folder that it lies in; results would go where a stranger's run points to.
+    """
+    if folder.is_symlink() and not folder.resolve().is_relative_to(folder.parent.resolve()):
+        raise UserError(f"'{folder}' is a link to '{folder.resolve()}', outside its folder; put a folder there")
+    return folder
+
+
 def _blobs(folder: Path) -> list[Path]:
     """Where the Hub's cache keeps the files of a snapshot: `models--OWNER--NAME/snapshots/COMMIT` and `.../blobs`."""
     return [path.parents[1] / "blobs" for path in (folder, *folder.parents) if path.parent.name == "snapshots"]

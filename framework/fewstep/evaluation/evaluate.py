@@ -13,6 +13,7 @@ from typing import Any
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import OperationError, UserError
+from fewstep.core.places import unlinked
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.evaluation.score import judge, score
 from fewstep.metrics.base import DrawnFrom, MetricConfig, ToScore
@@ -67,9 +68,9 @@ def evaluate_run(
     for count in steps:
         tokens, nfe = draw(component, denoiser, number, steps=count, **options, progress=Narrator(f"{count} steps"))
         values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | model_values
-        save_nearest_sheet(model.run.evaluate / f"nearest-steps{count}", dataset, tokens[:_SHEET])
+        save_nearest_sheet(unlinked(model.run.evaluate) / f"nearest-steps{count}", dataset, tokens[:_SHEET])
         rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
-    _store(model.run.evaluate / f"step-{model.step:08d}.json", rows)
+    _store(unlinked(model.run.evaluate) / f"step-{model.step:08d}.json", rows)
     return rows
 
 

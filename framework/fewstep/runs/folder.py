@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fewstep.core.errors import OperationError, UserError
 from fewstep.runs.checkpoint import list_checkpoints, read_mark
-from fewstep.runs.lock import LOCK, held
 from fewstep.runtime.files import read_json, rewrite
+from fewstep.runtime.lock import LOCK, held
 
 RUNS = Path("runs")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fewstep.core.errors import UserError
 from fewstep.runs.folder import RunDir
-from fewstep.runs.lock import is_held
+from fewstep.runtime.lock import is_held
 from fewstep.runtime.progress import clock
 
 _TAIL = 4096

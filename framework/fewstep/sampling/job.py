@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import OperationError, UserError, is_out_of_memory
+from fewstep.core.places import unlinked
 from fewstep.core.version import __version__
 from fewstep.denoisers.base import Denoiser
 from fewstep.recipe import with_sampler
@@ -133,7 +134,7 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
     _choose_gpu()
     job = prepare(run, request or SampleRequest())
     r, model = job.request, job.model
-    path = Path(r.out) if r.out else model.run.samples / _name(job)
+    path = Path(r.out) if r.out else unlinked(unlinked(model.run.samples) / _name(job))
     folder = JobFolder(path, job.facts, r.count)
     size = folder.begin(r.part, resume=r.resume, batch_size=lambda: batch_size_of(job))
     if size is not None:

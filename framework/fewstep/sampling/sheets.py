@@ -41,6 +41,7 @@ def save_sheet(path: Path, dataset: Dataset, samples: Tensor, *, columns: int = 
         if dataset.kind == "image":
             return picture
     file = path.with_suffix(".txt")
+    file.unlink(missing_ok=True)  # in a stranger's folder it may be a link, which writing would follow
     file.write_text("\n\n".join(dataset.to_text(samples)) + "\n", encoding="utf-8")
     return file
 
@@ -49,6 +50,7 @@ def _save_picture(path: Path, images: Tensor, columns: int) -> Path:
     from torchvision.utils import save_image
 
     file = path.with_suffix(".png")
+    file.unlink(missing_ok=True)
     save_image(image_sheet(images.to(torch.float32), columns), file)
     return file
 

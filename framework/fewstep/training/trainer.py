@@ -23,9 +23,9 @@ from fewstep.recipe.models import Recipe, TrainerSettings
 from fewstep.runs.checkpoint import EXPORT_FORMAT, checkpoint_name, export_weights
 from fewstep.runs.environment import installed_plugins
 from fewstep.runs.folder import RunDir
-from fewstep.runs.lock import held, whoami
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.digest import weights_digest
+from fewstep.runtime.lock import held, whoami
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 from fewstep.runtime.seeding import derived_seed, generator_for
 from fewstep.runtime.signals import asked_to_end

@@ -18,7 +18,7 @@ from fewstep.bench.running.session import Session
 from fewstep.bench.suites.suite import LoadedSuite, load_suite
 from fewstep.core.errors import OperationError
 from fewstep.core.plugins import plugins_are_trusted
-from fewstep.runs.lock import held
+from fewstep.runtime.lock import held
 
 
 def run_suite(

@@ -7,12 +7,10 @@ their sizes alone.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -43,13 +41,14 @@ from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.block_sums import block_sums
 from fewstep.runtime.files import flush, publish
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.lock import LOCK, held
 from fewstep.runtime.plain_text import RULE
 from fewstep.runtime.progress import Narrator
 
 _MEGABYTE = 1_000_000
 _BATCH = 1 << 20
 _REMEDY = "name another folder with data.prepared, or delete '{}'"
-_JOB, _LOCK, _TOKENIZER_FILES = "job.json", "lock", "tokenizer.json.made"
+_JOB, _TOKENIZER_FILES = "job.json", "tokenizer.json.made"
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,12 @@ def prepare(job: Job, processes: int = 1) -> Prepared:
 
     Raises:
         UserError: the folder was made of other text or with other settings, or the text cannot be read.
+        OperationError: another process prepares the folder.
     """
     if job.folder.exists():
         check_same(job, read_manifest(job.folder))
         return Prepared(job.folder)
-    with _locked(job.unfinished):
+    with held(job.unfinished, "data"):
         if job.folder.exists():  # another process has just finished it
             shutil.rmtree(job.unfinished)
         elif (job.unfinished / MANIFEST).exists():
@@ -177,18 +177,6 @@ def _sizes_by_name(sizes: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 # ------------------------------------------------------------------- steps
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from preparing this folder at the same time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"'{folder}' is being prepared by another process") from None
-        yield
 
 
 def _record_job(job: Job) -> list[dict[str, object]]:
@@ -378,7 +366,7 @@ def _finish(job: Job) -> None:
     folder = job.unfinished
     for file in (*folder.glob("*.record"), *folder.glob("*.part"), folder / _JOB, folder / _TOKENIZER_FILES):
         file.unlink(missing_ok=True)
-    (folder / _LOCK).unlink(missing_ok=True)
+    (folder / LOCK).unlink(missing_ok=True)
     folder.rename(job.folder)
     flush(job.folder.parent)  # the rename survives a power cut only once the parent folder is on disk
 

@@ -30,7 +30,7 @@ def held(folder: Path, use: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / LOCK
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a stranger's may be a link
     except OSError as error:
         raise OperationError(f"cannot write to the {use} folder '{folder}': {error.strerror}") from None
     try:
