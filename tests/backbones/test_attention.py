@@ -1,4 +1,4 @@
-"""Attention: the implementations agree, packing hides sequences from each other, and xformers is asked rightly."""
+"""Attention: the implementations agree, masks hide what they say, and xformers is asked rightly."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from fewstep.backbones import attention as module
-from fewstep.backbones.attention import attention, check_segments, plain_attention, resolve_backend, segment_mask
+from fewstep.backbones.attention import attention, plain_attention, resolve_backend
 from fewstep.core.errors import UserError
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers' attention operators exist on CUDA only")
@@ -23,7 +21,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers' atten
 
 @pytest.fixture(autouse=True)
 def _fresh_choices() -> None:
-    resolve_backend.cache_clear()
+    module._CHOSEN.clear()
 
 
 def qkv(length: int = 10, batch: int = 1, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -31,9 +29,9 @@ def qkv(length: int = 10, batch: int = 1, device: str = "cpu", dtype: torch.dtyp
     return [torch.randn(batch, length, 3, 8, device=device, dtype=dtype).requires_grad_() for _ in range(3)]
 
 
-def run(backend: str, inputs: list[Tensor], segments: list[int] | None = None) -> list[Tensor]:
+def run(backend: str, inputs: list[Tensor]) -> list[Tensor]:
     """The output, and the gradients of a loss that weighs its entries differently."""
-    out = attention(*inputs, backend=backend, segments=segments)
+    out = attention(*inputs, backend=backend)
     weights = torch.linspace(-1, 1, out.numel(), device=out.device).view(out.shape)
     return [out, *torch.autograd.grad((out.float() * weights).sum(), inputs)]
 
@@ -48,10 +46,9 @@ def test_math_is_the_definition() -> None:
             torch.testing.assert_close(out[0, i, head], mean)
 
 
-@pytest.mark.parametrize("segments", [None, [4, 1, 5]], ids=["whole", "packed"])
-def test_sdpa_equals_math_with_gradients(segments: list[int] | None) -> None:
-    inputs = qkv(batch=1 if segments else 2)
-    torch.testing.assert_close(run("sdpa", inputs, segments), run("math", inputs, segments), rtol=1e-5, atol=1e-5)
+def test_sdpa_equals_math_with_gradients() -> None:
+    inputs = qkv(batch=2)
+    torch.testing.assert_close(run("sdpa", inputs), run("math", inputs), rtol=1e-5, atol=1e-5)
 
 
 def some_mask(rows: int, columns: int) -> Tensor:
@@ -84,33 +81,6 @@ def test_a_mask_hides_what_it_says(backend: str) -> None:
         assert torch.equal(moved, mask[:, place])
 
 
-def test_segments_and_a_mask_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="segments or a mask"):
-        attention(*qkv(), backend="math", segments=[4, 6], mask=some_mask(10, 10))
-
-
-@pytest.mark.parametrize("backend", ["sdpa", "math"])
-@settings(deadline=None)
-@given(segments=st.lists(st.integers(1, 5), min_size=1, max_size=4))
-def test_packed_sequences_equal_separate_ones(backend: str, segments: list[int]) -> None:
-    inputs = [x.detach() for x in qkv(sum(segments))]
-    packed = attention(*inputs, backend=backend, segments=segments)
-    parts = [attention(*part, backend=backend) for part in zip(*(x.split(segments, 1) for x in inputs), strict=True)]
-    torch.testing.assert_close(packed, torch.cat(parts, 1), rtol=1e-5, atol=1e-5)
-
-
-@settings(deadline=None)
-@given(segments=st.lists(st.integers(1, 6), min_size=1, max_size=5))
-def test_the_mask_is_the_bias_that_xformers_gets(segments: list[int]) -> None:
-    fmha = module._import_xformers()
-    if fmha is None:
-        pytest.skip("xformers is not installed")
-    length = sum(segments)
-    bias = fmha.attn_bias.BlockDiagonalMask.from_seqlens(segments).materialize((length, length))
-    assert torch.equal(segment_mask(segments, torch.device("cpu")), bias == 0)
-    assert bias[bias != 0].eq(-math.inf).all()
-
-
 def test_xformers_gets_its_layout_and_its_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its operators need a GPU; this one checks on the CPU what it is called with, and is as good as it is exact."""
     fmha = module._import_xformers()
@@ -125,13 +95,11 @@ def test_xformers_gets_its_layout_and_its_bias(monkeypatch: pytest.MonkeyPatch) 
             assert attn_bias.stride(-1) == 1
             assert all(step % 8 == 0 for step in attn_bias.stride()[:-1]), "its kernels want rows that are aligned"
             scores = scores + attn_bias
-        elif attn_bias is not None:
-            scores = scores + attn_bias.materialize(scores.shape[-2:])  # type: ignore[attr-defined]
         return torch.einsum("bklm,bmkd->blkd", scores.softmax(-1), v)
 
     monkeypatch.setattr(fmha, "memory_efficient_attention", reference)
     monkeypatch.setattr(Tensor, "is_cuda", True)
-    for how in ({}, {"segments": [4, 1, 5]}, {"mask": some_mask(10, 10)}):
+    for how in ({}, {"mask": some_mask(10, 10)}):
         inputs = [x.detach() for x in qkv()]
         out = attention(*inputs, backend="xformers", **how)  # type: ignore[arg-type]
         torch.testing.assert_close(out, attention(*inputs, backend="math", **how))  # type: ignore[arg-type]
@@ -153,7 +121,7 @@ def test_auto_goes_on_with_sdpa_where_xformers_has_no_operator(
         pytest.skip("xformers is not installed, or has the operators")
     module._warn_once.cache_clear()
     monkeypatch.setattr(Tensor, "is_cuda", True)
-    for how in ({}, {"segments": [4, 1, 5]}, {"mask": some_mask(10, 10)}):
+    for how in ({}, {"mask": some_mask(10, 10)}):
         inputs = [x.detach() for x in qkv()]
         out = attention(*inputs, backend="xformers_or_sdpa", **how)  # type: ignore[arg-type]
         torch.testing.assert_close(out, attention(*inputs, backend="math", **how))  # type: ignore[arg-type]
@@ -184,12 +152,11 @@ def test_auto_takes_xformers_operators_on_a_gpu() -> None:
 
 
 @cuda
-@pytest.mark.parametrize("segments", [None, [4, 1, 5]], ids=["whole", "packed"])
 @pytest.mark.parametrize(("dtype", "slack"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
-def test_xformers_equals_math_on_a_gpu(segments: list[int] | None, dtype: torch.dtype, slack: float) -> None:
+def test_xformers_equals_math_on_a_gpu(dtype: torch.dtype, slack: float) -> None:
     assert resolve_backend("xformers", "cuda") == "xformers"
-    results = run("xformers", qkv(device="cuda", dtype=dtype), segments)
-    exact = run("math", qkv(device="cuda"), segments)
+    results = run("xformers", qkv(device="cuda", dtype=dtype))
+    exact = run("math", qkv(device="cuda"))
     for got, wanted in zip(results, exact, strict=True):
         torch.testing.assert_close(got.float(), wanted, rtol=slack, atol=slack)
 
@@ -250,15 +217,6 @@ def test_xformers_by_name_where_it_is_missing_is_refused(monkeypatch: pytest.Mon
 def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown attention backend 'auto'"):
         attention(*qkv(), backend="auto")
-
-
-@pytest.mark.parametrize(
-    ("segments", "batch", "message"),
-    [([4, 6], 2, "one row, not 2"), ([4, 5], 1, "add up to the 10"), ([10, 0], 1, "positive"), ([], 1, "add up")],
-)
-def test_segments_must_fill_one_row(segments: list[int], batch: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_segments(segments, batch, 10)
 
 
 IMPORT = """

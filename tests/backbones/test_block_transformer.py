@@ -38,7 +38,7 @@ def batch(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
 def test_the_mask_written_out() -> None:
     """Two blocks of two tokens: noised 0 0 1 1, and the clean ones of block 0 (those of the last one are not read)."""
     blocks = torch.tensor([0, 0, 1, 1])
-    mask = block_mask(blocks, blocks < 1)
+    mask = block_mask(blocks, blocks[:2])
     assert mask.int().tolist() == [
         [1, 1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
@@ -47,7 +47,7 @@ def test_the_mask_written_out() -> None:
         [0, 0, 0, 0, 1, 1],
         [0, 0, 0, 0, 1, 1],
     ]
-    whole = block_mask(blocks, blocks >= 0)
+    whole = block_mask(blocks, blocks)
     assert whole[4:, 4:].int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     assert whole[:4, 6:].sum() == 0, "clean tokens of the last block reach no noised one"
 
@@ -144,3 +144,29 @@ def misuses(model: BlockTransformer) -> dict[str, Any]:
 def test_misuse_is_explained(message: str) -> None:
     with pytest.raises(ValueError, match=message):
         misuses(build())[message]()
+
+
+def test_a_prefix_can_be_continued_in_several_ways() -> None:
+    """Prefixes of one sample share their keys and values; none changes what another reads."""
+    model = build(block_size=4)
+    context, x, t = torch.randint(5, (2, 12)), torch.randint(6, (2, 4)), torch.rand(2)
+    with torch.no_grad():
+        first = model.read(Prefix(context[:, :0]), context[:, :4])
+        ways = [model.read(first, context[:, 4:8]), model.read(first, (context[:, 4:8] + 1) % 5)]
+        before = [model(x, t, prefix=prefix) for prefix in (first, *ways)]
+        model(x, t, prefix=ways[0])
+        again = [model(x, t, prefix=prefix) for prefix in (ways[1], first, ways[0])]
+    for one, other in zip(before, (again[1], again[2], again[0]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    assert not torch.allclose(before[1], before[2], atol=1e-3)
+
+
+def test_appending_a_block_copies_no_earlier_one() -> None:
+    model, context = build(block_size=4), torch.randint(5, (2, 12))
+    prefix = Prefix(context[:, :0])
+    places = set()
+    for first in range(0, 12, 4):
+        prefix = model.read(prefix, context[:, first : first + 4])
+        places.add(tuple(layer.keys.data_ptr() for layer in prefix.memory))
+    assert len(places) == 1
+    assert {layer.filled for layer in prefix.memory} == {12}

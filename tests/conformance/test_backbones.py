@@ -70,9 +70,9 @@ LEAKS: dict[str, tuple[Any, str]] = {
 def test_the_check_finds_a_block_that_sees_too_much_or_too_little(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sees, message = LEAKS[what]
 
-    def broken(blocks: Tensor, read: Tensor, segments: Any = None) -> Tensor:
-        mask = blockwise.block_mask(blocks, read, segments)
-        mask[: len(blocks), len(blocks) :] = sees(blocks[:, None], blocks[read][None, :])
+    def broken(blocks: Tensor, clean: Tensor) -> Tensor:
+        mask = blockwise.block_mask(blocks, clean)
+        mask[: len(blocks), len(blocks) :] = sees(blocks[:, None], clean[None, :])
         return mask
 
     monkeypatch.setattr(block_transformer, "block_mask", broken)
@@ -96,8 +96,8 @@ def _broken(change: Callable[[Backbone, Forward, Tensor, Tensor, Tensor | None],
     """A forward pass in which `change` calls the true one wrongly."""
     true = TransformerTrunk.forward
 
-    def forward(self: Any, x_t: Tensor, t: Tensor, *, residual: Any = None, segments: Any = None) -> Tensor:
-        return change(self, lambda *a, **k: true(self, *a, **{"segments": segments, **k}), x_t, t, residual)
+    def forward(self: Any, x_t: Tensor, t: Tensor, *, residual: Any = None) -> Tensor:
+        return change(self, lambda *a, **k: true(self, *a, **k), x_t, t, residual)
 
     return forward
 
@@ -108,7 +108,6 @@ BREAKS: dict[str, tuple[Any, str]] = {
     "random": (lambda self, true, x, t, r: true(x, t, residual=r) + 1e-3 * torch.rand(1), "two evaluations differ"),
     "time": (lambda self, true, x, t, r: true(x, t, residual=r) + t.mean(), "time_conditioned is False"),
     "batch": (lambda self, true, x, t, r: (h := true(x, t, residual=r)) + 0.1 * h.mean(0), "samples see each other"),
-    "packing": (lambda self, true, x, t, r: true(x, t, residual=r, segments=None), "longer than the 12"),
     "infinite": (lambda self, true, x, t, r: true(x, t, residual=r) / 0, "the output is not finite"),
 }
 
@@ -217,17 +216,6 @@ def test_attention_implementations_agree(name: str, options: dict[str, Any]) -> 
         hidden.square().sum().backward()
         results[attention] = [hidden, *(p.grad for p in model.parameters())]
     torch.testing.assert_close(results["sdpa"], results["math"], rtol=1e-4, atol=1e-4)
-
-
-def test_packed_sequences_may_differ_in_length_and_time() -> None:
-    model, lengths, t = build("transformer", time_conditioned=True).eval(), [12, 5, 7], torch.tensor([0.1, 0.5, 0.9])
-    x = torch.randint(6, (1, sum(lengths)))
-    with torch.no_grad():
-        packed = model(x, t, segments=lengths)
-        parts = [model(part, t[i : i + 1]) for i, part in enumerate(x.split(lengths, 1))]
-        shared = model(x, t[:1], segments=lengths)
-    torch.testing.assert_close(packed, torch.cat(parts, 1), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(shared[:, 12:], packed[:, 12:], atol=1e-3)
 
 
 def test_half_of_a_head_turns_with_rows_and_half_with_columns() -> None:

@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -37,40 +37,33 @@ def attention(
     v: Tensor,
     *,
     backend: str,
-    segments: Sequence[int] | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """softmax(q k^T / sqrt(Dh)) v for each head; without segments or a mask every token sees every other.
+    """softmax(q k^T / sqrt(Dh)) v for each head; without a mask every token sees every other.
 
     Args:
         q: [B, Lq, K, Dh].
         k, v: [B, Lk, K, Dh], of q's dtype.
         backend: a value of `resolve_backend`: "xformers", "xformers_or_sdpa", "sdpa" or "math".
-        segments: lengths of the sequences packed into the row (B = 1, Lq = Lk); tokens see only their own sequence.
         mask: BoolTensor [Lq, Lk], true where a query sees a key; each query must see at least one.
 
     Returns:
         [B, Lq, K, Dh].
 
     Raises:
-        ValueError: `segments` do not fill the row, come with a mask, or the backend is unknown.
+        ValueError: the backend is unknown.
         UserError: xformers has no operator for these tensors, and the backend is "xformers".
     """
-    if segments is not None:
-        check_segments(segments, q.shape[0], q.shape[1])
-        if mask is not None:
-            raise ValueError("give attention segments or a mask; a mask can hide packed sequences from each other too")
     if _PLAIN.get():
-        return _math(q, k, v, mask if segments is None else segment_mask(segments, q.device))
-    if backend in ("xformers", "xformers_or_sdpa"):
+        return _math(q, k, v, mask)
+    # Compiled code takes SDPA: it is one operator to the compiler, where xformers' choice of a kernel is Python.
+    if backend == "xformers" or (backend == "xformers_or_sdpa" and not torch.compiler.is_compiling()):
         try:
-            return _xformers(q, k, v, segments, mask)
+            return _xformers(q, k, v, mask)
         except UserError as error:
             if backend == "xformers":
                 raise
             _warn_once(str(error).split(";")[0] + "; sdpa takes its place")
-    if segments is not None:
-        mask = segment_mask(segments, q.device)
     if backend in ("sdpa", "xformers_or_sdpa"):
         return _sdpa(q, k, v, mask)
     if backend == "math":
@@ -88,7 +81,10 @@ def plain_attention() -> Iterator[None]:
         _PLAIN.reset(token)
 
 
-@functools.cache
+_CHOSEN: dict[tuple[str, str], str] = {}
+"""Backends by name and type of device, once they are resolved: compiled code reads them and resolves nothing."""
+
+
 def resolve_backend(name: AttentionName, device: str) -> str:
     """The backend that `name` means on a type of device ("cpu", "cuda"); the first answer for each is logged.
 
@@ -98,6 +94,12 @@ def resolve_backend(name: AttentionName, device: str) -> str:
     Raises:
         UserError: `name` is xformers, which is not importable or has no operator on this device.
     """
+    if (name, device) not in _CHOSEN:
+        _CHOSEN[name, device] = _choose(name, device)
+    return _CHOSEN[name, device]
+
+
+def _choose(name: AttentionName, device: str) -> str:
     backend: str = name
     if name == "auto":
         backend = "xformers_or_sdpa" if device == "cuda" and _import_xformers() is not None else "sdpa"
@@ -117,21 +119,6 @@ def has_xformers() -> bool:
     return _import_xformers() is not None
 
 
-def segment_mask(segments: Sequence[int], device: torch.device) -> Tensor:
-    """BoolTensor [L, L], true where two tokens belong to the same packed sequence."""
-    lengths = torch.tensor(segments, device=device)
-    owner = torch.arange(len(segments), device=device).repeat_interleave(lengths)
-    return owner[:, None] == owner[None, :]
-
-
-def check_segments(segments: Sequence[int], batch: int, length: int) -> None:
-    """Raise ValueError unless `segments` are the lengths of sequences that fill a single row of `length` tokens."""
-    if batch != 1:
-        raise ValueError(f"packed sequences need a batch of one row, not {batch}")
-    if min(segments, default=0) < 1 or sum(segments) != length:
-        raise ValueError(f"segments {list(segments)} must be positive and add up to the {length} tokens of the row")
-
-
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
@@ -146,12 +133,11 @@ def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return rearrange(scores.float().softmax(-1).to(v.dtype) @ v, "b k l d -> b l k d")
 
 
-def _xformers(q: Tensor, k: Tensor, v: Tensor, segments: Sequence[int] | None, mask: Tensor | None) -> Tensor:
+def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     fmha = _import_xformers()
     if fmha is None or not q.is_cuda:
         raise UserError(f"attention: xformers cannot run on {q.device.type} here; use `attention: auto` or `sdpa`")
-    bias = None if segments is None else fmha.attn_bias.BlockDiagonalMask.from_seqlens(list(segments))
-    masked = mask is not None
+    bias, masked = None, mask is not None
     if mask is not None:
         bias = _mask_bias(mask, q.dtype).expand(q.shape[0], q.shape[2], -1, -1)
     try:

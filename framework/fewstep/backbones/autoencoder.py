@@ -114,5 +114,7 @@ def perplexity(chosen: Tensor, codes: int) -> Tensor:
     Args:
         chosen: LongTensor of code numbers below `codes`, of any shape.
     """
-    shares = torch.bincount(chosen.flatten(), minlength=codes).double()
+    flat = chosen.flatten()
+    shares = torch.zeros(codes, dtype=torch.float64, device=flat.device)
+    shares = shares.index_add(0, flat, torch.ones_like(flat, dtype=torch.float64))  # `bincount` would read the largest
     return torch.special.entr(shares / shares.sum()).sum().exp()

@@ -9,7 +9,6 @@ Shapes: B batch, L tokens, S tokens a block, P tokens of a prefix, D width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -53,7 +52,7 @@ class BlockBackbone(Backbone, ABC):
         """Append one clean block [B, S] to `prefix`, with the keys and values that later blocks attend to."""
 
 
-def block_mask(blocks: Tensor, visible: Tensor, segments: Sequence[int] | None = None) -> Tensor:
+def block_mask(blocks: Tensor, clean: Tensor) -> Tensor:
     """Attention mask of one pass over noised tokens and the clean tokens beside them.
 
     A noised token of block b sees the noised ones of b and the clean ones of blocks before b. A clean token of block
@@ -61,19 +60,11 @@ def block_mask(blocks: Tensor, visible: Tensor, segments: Sequence[int] | None =
 
     Args:
         blocks: LongTensor [L], the block of each noised token.
-        visible: BoolTensor [L], the clean tokens that take part.
-        segments: lengths of packed sequences, which do not see each other.
+        clean: LongTensor [R], the block of each clean token that takes part.
 
     Returns:
         BoolTensor [L + R, L + R] for R clean tokens: rows see columns; noised ones first.
     """
-    clean = blocks[visible]
     noised_rows = torch.cat((blocks[:, None] == blocks[None, :], clean[None, :] < blocks[:, None]), 1)
     blind = torch.zeros(len(clean), len(blocks), dtype=torch.bool, device=blocks.device)
-    mask = torch.cat((noised_rows, torch.cat((blind, clean[None, :] <= clean[:, None]), 1)))
-    if segments is not None:
-        lengths = torch.tensor(segments, device=blocks.device)
-        owner = torch.arange(len(segments), device=blocks.device).repeat_interleave(lengths)
-        owner = torch.cat((owner, owner[visible]))
-        mask &= owner[:, None] == owner[None, :]
-    return mask
+    return torch.cat((noised_rows, torch.cat((blind, clean[None, :] <= clean[:, None]), 1)))

@@ -1,12 +1,11 @@
 """Diffusion transformer for text, in the layout of MDLM's and Duo's code.
 
 Shapes: B batch, L tokens, S input states, V output vocabulary, D width, C channels of the time's embedding, R rows of
-modulation (1, B, or packed sequences).
+modulation (1 or B).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,11 +13,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fewstep.backbones.attention import attention, check_segments, resolve_backend
-from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.backbones.attention import attention, resolve_backend
+from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.heads import symbol_head
 from fewstep.backbones.layers import (
     AttentionContext,
+    in_stream,
     initialise,
     modulate,
     rotary_table,
@@ -26,8 +26,7 @@ from fewstep.backbones.layers import (
     run_block,
     sinusoids,
 )
-from fewstep.backbones.packing import PacksSequences
-from fewstep.backbones.transformer_config import TransformerConfig
+from fewstep.backbones.transformer_config import StreamConfig
 from fewstep.backbones.trunk import of_tokens
 
 FREQUENCIES = 256
@@ -38,7 +37,7 @@ LEFT = 1e-3
 
 
 @BACKBONES.register("dit")
-class DiT(PacksSequences):
+class DiT(Backbone):
     """Diffusion transformer for text (DDiT of SEDD, arXiv 2310.16834; MDLM, arXiv 2406.07524; Duo, arXiv 2506.10892).
 
     Bidirectional, pre-norm, rotary, adaLN in every block and before the head. Parameters have the names of the code of
@@ -49,7 +48,7 @@ class DiT(PacksSequences):
     always 0, as in MDLM: adaLN is then a constant, but a trained one.
     """
 
-    class Config(TransformerConfig):
+    class Config(StreamConfig):
         type: Literal["dit"] = "dit"
         cond_width: int = Field(128, gt=0, description="channels of the embedded time (C)")
         time_conditioned: bool = Field(
@@ -85,30 +84,24 @@ class DiT(PacksSequences):
                 nn.init.normal_(last.weight, std=0.02 / (2 * len(self.blocks)) ** 0.5)  # type: ignore[arg-type]
         nn.init.zeros_(self.output_layer.adaLN_modulation.weight)
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
-    ) -> Tensor:
-        x = self.vocab_embed(x_t)
-        if segments is not None:
-            check_segments(segments, x.shape[0], x.shape[1])
+    def forward(self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None) -> Tensor:
+        x = in_stream(self.vocab_embed(x_t), self.config.residual_stream)
         backend = resolve_backend(self.config.attention, x.device.type)
-        context = AttentionContext(of_tokens(self.rotations, x.shape[1], segments), backend, segments)
-        time = self._embed_time(t, segments)
+        context = AttentionContext(of_tokens(self.rotations, x.shape[1]), backend)
+        time = self._embed_time(t)
         for index, block in enumerate(self.blocks):
             if residual is not None and index < residual.shape[0]:
-                x = x + residual[index]
+                x = x + residual[index].to(x.dtype)
             x = run_block(block, x, context, time, recompute=self.config.activation_checkpointing)
         hidden: Tensor = self.output_layer(x, time)
         return hidden
 
-    def _embed_time(self, t: Tensor, segments: Sequence[int] | None) -> Tensor:
-        """Embedded time, the input of adaLN: [R, 1, C], or [1, L, C] for packed sequences."""
+    def _embed_time(self, t: Tensor) -> Tensor:
+        """Embedded time, the input of adaLN: [R, 1, C]."""
         if not self.time_conditioned:
             t = t.new_zeros(1)
         time: Tensor = self.sigma_map(-torch.log1p(t.float() * (LEFT - 1)))
-        if segments is None or len(time) == 1:
-            return time[:, None]
-        return time.repeat_interleave(torch.tensor(segments, device=t.device), 0)[None]
+        return time[:, None]
 
     def settled(self, device_type: str) -> dict[str, str]:
         return {"attention": resolve_backend(self.config.attention, device_type)}
@@ -162,7 +155,7 @@ class DiTBlock(nn.Module):
         self.adaLN_modulation = nn.Linear(config.cond_width, 6 * width)
 
     def forward(self, x: Tensor, context: AttentionContext, time: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D]; `time` [R, 1, C] or [1, L, C] broadcasts over tokens or samples."""
+        """[B, L, D] -> [B, L, D]; `time` [R, 1, C] broadcasts over tokens, or also over samples."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(time).chunk(6, -1)
         branch = self._attend(modulate(self.norm1(x), shift1, scale1), context)
         x = torch.addcmul(x, gate1, F.dropout(branch, self.dropout, self.training))
@@ -174,7 +167,7 @@ class DiTBlock(nn.Module):
         if self.qk_gain is not None:
             qk = (F.rms_norm(qk, qk.shape[-1:]) * self.qk_gain).to(v.dtype)
         q, k = rotate_halves(qk, context.rotations).unbind(2)
-        mixed = attention(q, k, v.squeeze(2), backend=context.backend, segments=context.segments, mask=context.mask)
+        mixed = attention(q, k, v.squeeze(2), backend=context.backend, mask=context.mask)
         out: Tensor = self.attn_out(mixed.flatten(2))
         return out
 
@@ -188,6 +181,6 @@ class OutputNorm(nn.Module):
         self.adaLN_modulation = nn.Linear(cond_width, 2 * width)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D], with the embedded time [R, 1, C] or [1, L, C]."""
+        """[B, L, D] -> [B, L, D], with the embedded time [R, 1, C]."""
         shift, scale = self.adaLN_modulation(time).chunk(2, -1)
         return modulate(self.norm_final(x), shift, scale)

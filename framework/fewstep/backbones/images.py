@@ -151,7 +151,7 @@ class PatchTransformer(ImageBackbone):
 
     def context(self, x: Tensor) -> AttentionContext:
         """Attention context in which all places of x [B, N, E] see each other."""
-        return AttentionContext(self.rotations, resolve_backend(self.config.attention, x.device.type), None)
+        return AttentionContext(self.rotations, resolve_backend(self.config.attention, x.device.type))
 
     def settled(self, device_type: str) -> dict[str, str]:
         return {"attention": resolve_backend(self.config.attention, device_type)}

@@ -1,12 +1,11 @@
 """Building blocks of the transformers: rotary positions, time conditioning, and the block itself.
 
-Shapes: B batch, L tokens, K heads, Dh head dimension, D width, R rows of modulation (B, or packed sequences).
+Shapes: B batch, L tokens, K heads, Dh head dimension, D width, R rows of modulation (B or 1).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fewstep.backbones.attention import attention
+from fewstep.predictions.keys_values import KeyValues
 
 
 def rotary_table(coordinates: Tensor, head_dim: int, base: float) -> Tensor:
@@ -38,12 +38,21 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Rotate neighbouring pairs of channels of `x` [B, L, ..., Dh] by the angles in `table` [L, Dh / 2, 2].
 
     One complex product reads and writes each number once. The same in real numbers takes six passes, three times the
-    time on a CPU.
+    time on a CPU. Compilers fuse these passes, and know no complex numbers.
     """
+    if torch.compiler.is_compiling():
+        return _rotate_pairs(x, table)
     pairs = torch.view_as_complex(x.to(torch.promote_types(x.dtype, torch.float32)).view(*x.shape[:-1], -1, 2))
     turns = torch.view_as_complex(table)
     turns = turns.view(turns.shape[0], *[1] * (x.ndim - 3), turns.shape[1])
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+def _rotate_pairs(x: Tensor, table: Tensor) -> Tensor:
+    """`rotate` in real numbers."""
+    cos, sin = (part.reshape(len(table), *[1] * (x.ndim - 3), -1) for part in table.unbind(-1))
+    first, second = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((first * cos - second * sin, second * cos + first * sin), -1).flatten(-2).to(x.dtype)
 
 
 def sinusoids(positions: Tensor, channels: int, *, scale: float, base: float = 10_000.0) -> Tensor:
@@ -64,6 +73,11 @@ def rotate_halves(x: Tensor, table: Tensor) -> Tensor:
     cos, sin = (part.reshape(shape) for part in table.unbind(-1))
     first, second = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1).to(x.dtype)
+
+
+def in_stream(x: Tensor, precision: str) -> Tensor:
+    """Embeddings [B, L, D] where the residual stream begins: bfloat16 for "bf16" under autocast, else unchanged."""
+    return x.to(torch.bfloat16) if precision == "bf16" and torch.is_autocast_enabled(x.device.type) else x
 
 
 def run_block(block: nn.Module, *args: object, recompute: bool) -> Tensor:
@@ -120,18 +134,16 @@ class AttentionContext:
     Args:
         rotations: [L, Dh / 2, 2].
         backend: implementation of attention.
-        segments: packed lengths.
         mask: BoolTensor [L, P + L], true where a token sees another (see `attention`).
-        past: keys and values [B, P, K, Dh] of earlier tokens.
-        memory: list to which each block appends its keys and values [B, P + L, K, Dh], including those of the past.
+        past: keys and values of earlier tokens, for a single layer.
+        first: P.
     """
 
     rotations: Tensor
     backend: str
-    segments: Sequence[int] | None
     mask: Tensor | None = None
-    past: tuple[Tensor, Tensor] | None = None
-    memory: list[tuple[Tensor, Tensor]] | None = None
+    past: KeyValues | None = None
+    first: int = 0
 
 
 class Block(nn.Module):
@@ -171,10 +183,8 @@ class Block(nn.Module):
         q, k = rotate(qk, context.rotations).unbind(2)
         v = v.squeeze(2)
         if context.past is not None:
-            k, v = torch.cat((context.past[0], k), 1), torch.cat((context.past[1], v), 1)
-        if context.memory is not None:
-            context.memory.append((k, v))
-        mixed = attention(q, k, v, backend=context.backend, segments=context.segments, mask=context.mask)
+            k, v = context.past.extended(context.first, k, v)
+        mixed = attention(q, k, v, backend=context.backend, mask=context.mask)
         out: Tensor = self.out(mixed.flatten(2))
         return out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -21,6 +21,9 @@ class NetworkConfig(ComponentConfig):
     activation_checkpointing: bool = Field(
         False, description="compute blocks again in the backward pass instead of keeping them: less memory, slower"
     )
+
+
+ResidualStream = Literal["fp32", "bf16"]
 
 
 class TransformerConfig(NetworkConfig):
@@ -55,3 +58,13 @@ class TransformerConfig(NetworkConfig):
         """`attention` must work where the recipe trains."""
         if self.attention == "xformers" and recipe.train.device == "cpu":
             yield "attention", "xformers has no CPU operator; use auto or sdpa, or set train.device to cuda"
+
+
+class StreamConfig(TransformerConfig):
+    """Settings of transformers whose residual stream may have fewer digits."""
+
+    residual_stream: ResidualStream = Field(
+        "fp32",
+        description="precision of the sum of all branches under bf16; bf16 halves its memory traffic and rounds each "
+        "sum to 8 bits",
+    )

@@ -12,24 +12,24 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fewstep.backbones.attention import check_segments, resolve_backend
-from fewstep.backbones.base import TokenSpace
+from fewstep.backbones.attention import resolve_backend
+from fewstep.backbones.base import Backbone, TokenSpace
 from fewstep.backbones.heads import symbol_head
 from fewstep.backbones.layers import (
     AttentionContext,
     Block,
     TimeModulation,
+    in_stream,
     initialise,
     modulate,
     rotary_table,
     run_block,
     sinusoids,
 )
-from fewstep.backbones.packing import PacksSequences
-from fewstep.backbones.transformer_config import TransformerConfig
+from fewstep.backbones.transformer_config import StreamConfig, TransformerConfig
 
 
-class TrunkConfig(TransformerConfig):
+class TrunkConfig(StreamConfig):
     """Settings of the transformers that share this trunk."""
 
     time_conditioned: bool = Field(
@@ -42,7 +42,7 @@ class TrunkConfig(TransformerConfig):
     )
 
 
-class TransformerTrunk(PacksSequences):
+class TransformerTrunk(Backbone):
     """Bidirectional pre-norm transformer with rotary positions.
 
     Args:
@@ -90,19 +90,15 @@ class TransformerTrunk(PacksSequences):
         if self.absolute is not None:
             nn.init.zeros_(self.absolute.weight)
 
-    def forward(
-        self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None, segments: Sequence[int] | None = None
-    ) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, *, residual: Tensor | None = None) -> Tensor:
         x = self.embed(x_t)
         if residual is not None:
             x = x + residual[0]
-        if segments is not None:
-            check_segments(segments, x.shape[0], x.shape[1])
         if self.absolute is not None:
-            x = x + of_tokens(self.absolute(self.positions), x.shape[1], segments)
+            x = x + of_tokens(self.absolute(self.positions), x.shape[1])
         backend = resolve_backend(self.config.attention, x.device.type)
-        context = AttentionContext(of_tokens(self.rotations, x.shape[1], segments), backend, segments)
-        modulations = None if self.time is None else self._modulations(self.time, t, segments)
+        context = AttentionContext(of_tokens(self.rotations, x.shape[1]), backend)
+        modulations = None if self.time is None else self._modulations(self.time, t)
         return self._through_blocks(x, [context] * len(self.blocks), modulations, residual)
 
     def _through_blocks(
@@ -113,6 +109,7 @@ class TransformerTrunk(PacksSequences):
         residual: Tensor | None,
     ) -> Tensor:
         """Embeddings [B, L, D] -> hidden states, with one context per block, and modulations if there is a time."""
+        x = in_stream(x, self.config.residual_stream)
         for index, block in enumerate(self.blocks):
             x = _with_residual(x, residual, index)
             modulation = None if modulations is None else modulations[index]
@@ -128,13 +125,10 @@ class TransformerTrunk(PacksSequences):
         weight = self.embedding.weight
         return x_t.to(weight.dtype) @ weight if x_t.is_floating_point() else nn.functional.embedding(x_t, weight)
 
-    def _modulations(self, time: TimeModulation, t: Tensor, segments: Sequence[int] | None) -> list[tuple[Tensor, ...]]:
-        """Modulations that broadcast over tokens: [B, 1, D], or [1, L, D] for packed sequences."""
-        if segments is None:
-            return [tuple(part[:, None] for part in parts) for parts in time(t)]
-        lengths = torch.tensor(segments, device=t.device)
-        rows = time(t.expand(len(segments)))
-        return [tuple(part.repeat_interleave(lengths, 0)[None] for part in parts) for parts in rows]
+    @staticmethod
+    def _modulations(time: TimeModulation, t: Tensor) -> list[tuple[Tensor, ...]]:
+        """Modulations [B, 1, D], which broadcast over tokens."""
+        return [tuple(part[:, None] for part in parts) for parts in time(t)]
 
 
 def make_block(config: TransformerConfig, *, modulated: bool) -> Block:
@@ -151,7 +145,7 @@ def make_block(config: TransformerConfig, *, modulated: bool) -> Block:
 
 def _with_residual(x: Tensor, residual: Tensor | None, index: int) -> Tensor:
     """Add the residual of block `index`, if it has one; the first is already in the embedding."""
-    return x if residual is None or not 0 < index < residual.shape[0] else x + residual[index]
+    return x if residual is None or not 0 < index < residual.shape[0] else x + residual[index].to(x.dtype)
 
 
 def _position_features(coordinates: Tensor, width: int) -> Tensor:
@@ -160,15 +154,12 @@ def _position_features(coordinates: Tensor, width: int) -> Tensor:
     return torch.cat([sinusoids(x, n, scale=1.0) for x, n in zip(coordinates.T, shares, strict=True)], -1)
 
 
-def of_tokens(table: Tensor, length: int, segments: Sequence[int] | None) -> Tensor:
-    """Rows of a table over positions, one for each token of a row; packed sequences all start at position 0.
+def of_tokens(table: Tensor, length: int) -> Tensor:
+    """Rows of a table over positions, one for each of `length` tokens.
 
     Raises:
         ValueError: a sequence is longer than the table.
     """
-    longest = length if segments is None else max(segments)
-    if longest > table.shape[0]:
-        raise ValueError(
-            f"a sequence of {longest} tokens is longer than the {table.shape[0]} this backbone is made for"
-        )
-    return table[:length] if segments is None else torch.cat([table[:n] for n in segments])
+    if length > table.shape[0]:
+        raise ValueError(f"a sequence of {length} tokens is longer than the {table.shape[0]} this backbone is made for")
+    return table[:length]

@@ -2,7 +2,7 @@
 
 Objectives and samplers pass a `Condition` through without reading it.
 
-Shapes: B batch, L tokens, P tokens of a prefix, K heads, Dh head dimension.
+Shapes: B batch, L tokens, P tokens of a prefix.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from fewstep.predictions.keys_values import KeyValues
+
 
 @dataclass(frozen=True)
 class Prefix:
@@ -19,11 +21,11 @@ class Prefix:
 
     Args:
         ids: LongTensor [B, P].
-        memory: keys and values [B, P, K, Dh] of these tokens for each layer of a network.
+        memory: keys and values of these tokens for each layer of a network.
     """
 
     ids: Tensor
-    memory: tuple[tuple[Tensor, Tensor], ...] = ()
+    memory: tuple[KeyValues, ...] = ()
 
     @property
     def length(self) -> int:
@@ -51,12 +53,12 @@ class Condition:
     prompt: Tensor | None = None
     everywhere: bool = False
 
-    def select(self, rows: Tensor) -> Condition:
-        """The condition of the samples in `rows` (BoolTensor [B])."""
+    def select(self, rows: Tensor | slice) -> Condition:
+        """The condition of the samples in `rows` (LongTensor [n], BoolTensor [B], or a slice, which copies nothing)."""
         labels, context, prompt = (None if x is None else x[rows] for x in (self.labels, self.context, self.prompt))
         prefix = self.prefix
         if prefix is not None:
-            prefix = Prefix(prefix.ids[rows], tuple((k[rows], v[rows]) for k, v in prefix.memory))
+            prefix = Prefix(prefix.ids[rows], tuple(layer.select(rows) for layer in prefix.memory))
         return replace(self, labels=labels, context=context, prefix=prefix, prompt=prompt)
 
     def split(self, parts: int) -> list[Condition]:

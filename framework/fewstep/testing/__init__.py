@@ -11,7 +11,7 @@ No file is a component: there is one file for each kind, and `statistics` is sha
 """
 
 from fewstep.testing.autoencoders import check_autoencoder
-from fewstep.testing.backbones import check_backbone, check_packing
+from fewstep.testing.backbones import check_backbone
 from fewstep.testing.datasets import check_dataset
 from fewstep.testing.grids import check_grid
 from fewstep.testing.metrics import check_metric
@@ -30,7 +30,6 @@ __all__ = [
     "check_metric",
     "check_noise_input",
     "check_objective",
-    "check_packing",
     "check_process",
     "check_sampler",
     "check_schedule",

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fewstep.backbones.autoencoder import Autoencoder
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.backbones.blockwise import BlockBackbone
-from fewstep.backbones.packing import PacksSequences
 from fewstep.core.registry import Raw
 from fewstep.predictions.condition import Prefix
 from fewstep.testing.autoencoders import check_autoencoder
@@ -55,8 +54,6 @@ def check_backbone(config: Raw, *, tokens: TokenSpace = TINY) -> None:
             for check in (_check_inputs, _check_time, _check_mixing, _check_independence):
                 check(model, x, t)
             _check_state(model, _build(config, tokens).eval(), x, t)
-            if isinstance(model, PacksSequences):
-                check_packing(model, x, t)
             if isinstance(model, BlockBackbone):
                 check_blocks(model, x, t)
 
@@ -163,24 +160,6 @@ def _check_mixing(model: Backbone, x: Tensor, t: Tensor) -> None:
 def _check_independence(model: Backbone, x: Tensor, t: Tensor) -> None:
     alone = torch.cat([model(x[i : i + 1], t[i : i + 1]) for i in range(BATCH)])
     torch.testing.assert_close(model(x, t), alone, rtol=1e-4, atol=1e-5, msg=lambda m: f"samples see each other: {m}")
-
-
-def check_packing(model: PacksSequences, x: Tensor, t: Tensor) -> None:
-    """Check that sequences packed into one row have the same outputs as separate ones.
-
-    Args:
-        model: in eval mode.
-        x: ids [B, L].
-        t: times [B].
-
-    Raises:
-        AssertionError: outputs differ.
-    """
-    separate = model(x, t).flatten(0, 1)
-    packed = model(x.view(1, -1), t, segments=[x.shape[1]] * BATCH)[0]
-    torch.testing.assert_close(
-        packed, separate, rtol=1e-4, atol=1e-5, msg=lambda m: f"packed sequences differ from separate ones: {m}"
-    )
 
 
 def _check_state(model: Backbone, other: Backbone, x: Tensor, t: Tensor) -> None:
