@@ -59,12 +59,13 @@ class Di4C(Objective):
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config
         t = ctx.sample_time(batch.size)
-        near = torch.arange(batch.size, device=ctx.device) < round(c.near_share * batch.size)
+        count = round(c.near_share * batch.size)
+        near = torch.arange(batch.size, device=ctx.device) < count
         t = torch.where(near, c.delta * t, c.delta + (1 - c.delta) * t).clamp_min(_EARLIEST)
         total = torch.zeros((), device=ctx.device)
         metrics: dict[str, Tensor] = {}
-        for part, of_part in ((near, self._imitate), (~near, self._correlate)):
-            if bool(part.any()):
+        for part, of_part in ((slice(0, count), self._imitate), (slice(count, batch.size), self._correlate)):
+            if part.start < part.stop:
                 value, numbers = of_part(Batch(batch.x0[part], batch.cond.select(part)), t[part], ctx)
                 total, metrics = total + value, metrics | numbers
         return LossOutput(total / batch.size, {name: value.detach() for name, value in metrics.items()})

@@ -100,7 +100,7 @@ class DiDi(Objective):
         """Policy gradient and regularisers. Only the conditions of the batch are used, one per group."""
         # 1. Groups of trajectories; times are drawn once per group, as rows [G, B / G] that are flattened.
         c, groups = self.config, batch.size // self.config.group
-        cond = batch.cond.select(torch.arange(batch.size, device=ctx.device) < groups).repeat(c.group)
+        cond = batch.cond.select(slice(groups)).repeat(c.group)
         times, t = self.times(groups, ctx).repeat(1, c.group), ctx.sample_time(groups).repeat(c.group)
         trajectory = draw_trajectory(times, cond, ctx)
 

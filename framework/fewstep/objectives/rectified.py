@@ -19,6 +19,7 @@ from fewstep.data.pairs import CouplingStore, Pairs
 from fewstep.denoisers.base import NOTHING
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.processes.base import PROCESSES, per_token
+from fewstep.runtime.device import send
 from fewstep.runtime.digest import weights_digest
 from fewstep.runtime.progress import Narrator
 from fewstep.samplers.flow import FlowSampler
@@ -90,7 +91,7 @@ class Rectified(Objective):
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         pairs = self.store.take(batch.size)
-        start, x = pairs.start.to(ctx.device), pairs.data.to(ctx.device)
+        start, x = send(pairs.start, ctx.device), send(pairs.data, ctx.device)
         t = ctx.sample_time(batch.size, antithetic=True)
         z_t = interpolate(x, start, ctx.process.schedule.alpha(t), ctx.generators["noise"])
         nll = ctx.roles["student"](z_t, t, torch.zeros_like(t), generator=ctx.generators["noise"]).nll(x)

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from fewstep.backbones.autoencoder import Autoencoder, perplexity
 from fewstep.backbones.base import BACKBONES
@@ -43,7 +42,7 @@ class Codebook:
         Returns:
             Number of codes that restarted.
         """
-        one_hot = functional.one_hot(chosen, len(codes)).to(vectors.dtype)
+        one_hot = (chosen[:, None] == torch.arange(len(codes), device=codes.device)).to(vectors.dtype)
         self.counts.lerp_(one_hot.sum(0), 1 - self.decay)
         self.sums.lerp_(one_hot.T @ vectors, 1 - self.decay)
         mean = self.counts.mean()

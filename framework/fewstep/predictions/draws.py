@@ -37,14 +37,24 @@ def refused_at_end() -> Iterator[None]:
     Raises:
         OperationError: a draw was made from such a row.
     """
+    with refusals() as flags:
+        yield
+    for flag in flags:
+        refuse_if(flag)
+
+
+@contextmanager
+def refusals() -> Iterator[list[Tensor]]:
+    """Within, rows that are no distribution raise nothing: the list gets a bool scalar for each device of draws.
+
+    Whoever asks for the list refuses later (`refuse_if`), or leaves out what came of the draws.
+    """
     flags: list[Tensor] = []
     outer = _postponed.set(flags)
     try:
-        yield
+        yield flags
     finally:
         _postponed.reset(outer)
-    for flag in flags:
-        _raise_if(flag)
 
 
 def refuse_rows(invalid: Tensor) -> None:
@@ -55,14 +65,19 @@ def refuse_rows(invalid: Tensor) -> None:
     """
     flags, flag = _postponed.get(), invalid.any()
     if flags is None:
-        _raise_if(flag)
+        refuse_if(flag)
     elif flags and flags[-1].device == flag.device:
         flags[-1] = flags[-1] | flag
     else:
         flags.append(flag)
 
 
-def _raise_if(flag: Tensor) -> None:
+def refuse_if(flag: Tensor | bool) -> None:
+    """Raise if a draw was made from rows that are no distribution.
+
+    Raises:
+        OperationError: it was.
+    """
     if flag:
         raise OperationError(_NO_DISTRIBUTION)
 

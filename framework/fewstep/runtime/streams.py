@@ -32,9 +32,10 @@ class SampleStreams:
         return len(self._generators)
 
     def select(self, rows: Tensor) -> SampleStreams:
-        """Streams of the selected samples (BoolTensor [B]); they share their generators with these streams."""
+        """Streams of the samples in `rows` (LongTensor [n], or BoolTensor [B]), which share generators with these."""
         subset = SampleStreams(0, ())
-        subset._generators = [g for g, selected in zip(self._generators, rows.tolist(), strict=True) if selected]
+        numbers = torch.arange(len(self))[rows.cpu()].tolist()
+        subset._generators = [self._generators[number] for number in numbers]
         return subset
 
     def repeat(self, times: int) -> SampleStreams:

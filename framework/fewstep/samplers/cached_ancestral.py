@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from fewstep.samplers.base import SAMPLERS, SamplerTraits
+from fewstep.samplers.filling import for_some
 from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
 
 
@@ -35,10 +36,10 @@ class CachedAncestralSampler(WalkSampler):
         # A schedule that stops short of alpha = 1 would leave some masks at s = 0.
         revealed = walk.masked.draw_reveals(x, now, then, generator=walk.generator) | step.last
         revealed &= walk.masks(x)
-        changed = revealed.any(1)
-        if not changed.any():
-            return x
-        part = walk.select(changed)
-        out = x.clone()
-        out[changed] = part.predict(x[changed], step).sample(generator=part.generator, where=revealed[changed])
-        return out
+        walk.memory["revealed"] = revealed
+        return for_some(revealed.any(1), self._fill, walk, x, step)
+
+    @staticmethod
+    def _fill(walk: Walk, x: Tensor, step: Step) -> Tensor:
+        """The step of samples that each reveal a token."""
+        return walk.predict(x, step).sample(generator=walk.generator, where=walk.memory["revealed"])

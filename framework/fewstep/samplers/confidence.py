@@ -56,9 +56,15 @@ class ConfidenceSampler(FillingSampler):
         heat = self.config.choice_temperature * (1 - (step.index + 1) / step.count)
         if order == "random" or heat > 0:
             scores = scores + (1.0 if order == "random" else heat) * gumbel(scores, generator)
-        left = 0 if step.last else masks_left(walk.free(x).sum(1), walk.denoiser.process.schedule, s)
-        reveal = (masks.sum(1) - left).clamp_min(1)
+        count = masks.sum(1)
+        reveal = count - self.masks_left_after(walk, step, walk.free(x).sum(1), count)
         return torch.where(masks & (ranks(scores) < reveal[:, None]), tokens, x)
+
+    def masks_left_after(self, walk: Walk, step: Step, free: Tensor, masks: Tensor) -> Tensor:
+        if step.last:
+            return torch.zeros_like(masks)
+        left = masks_left(free, walk.denoiser.process.schedule, *walk.times(free, step.s))
+        return torch.minimum(left, masks - 1).clamp_min(0)
 
 
 def sureness(order: Order, log_p: Tensor, tokens: Tensor) -> Tensor:

@@ -56,6 +56,9 @@ class FirstHittingSampler(FillingSampler):
             prediction = prediction.shaped(row_map)
         return prediction.sample(generator=walk.generator, where=masks & (place < end[:, None]))
 
+    def masks_left_after(self, walk: Walk, step: Step, free: Tensor, masks: Tensor) -> Tensor:
+        return (free - events_until(free, step)).clamp_min(0)
+
 
 def time_of_event(times: Tensor, number: Tensor) -> Tensor:
     """Times of the events with these numbers (LongTensor [B]) out of all [B, L]; 0 past the last one."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fewstep.processes.base import TINY
@@ -35,7 +34,7 @@ class FlowSampler(WalkSampler):
         prediction = walk.predict(x, step)
         if step.last:
             return prediction.sample(generator=walk.generator)
-        alpha = walk.denoiser.process.schedule.alpha(torch.tensor([step.t, step.s], dtype=torch.float64))
-        chance = float((alpha[1] - alpha[0]) / (1 - alpha[0]).clamp_min(TINY))
-        jumps = prediction.where & (uniform(x.shape, walk.generator, device=x.device) < chance)
+        now, then = map(walk.denoiser.process.schedule.alpha, walk.times(x, step.t, step.s))
+        chance = (then - now) / (1 - now).clamp_min(TINY)
+        jumps = prediction.where & (uniform(x.shape, walk.generator, device=x.device) < chance[:, None])
         return prediction.sample(generator=walk.generator, where=jumps)

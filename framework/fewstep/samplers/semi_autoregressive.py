@@ -81,7 +81,7 @@ class SemiAutoregressiveSampler(WalkSampler):
         layouts, out, index = blocks_to_draw(walk.masks(x), self.config.block_size), x.clone(), 0
         # Samples with different layouts of prompts divide their steps differently; so batches do not matter.
         for layout in layouts.unique(dim=0):
-            rows = (layouts == layout).all(1)
+            rows = (layouts == layout).all(1).nonzero()[:, 0]
 
             def show(state: StepState, rows: Tensor = rows) -> None:
                 nonlocal index

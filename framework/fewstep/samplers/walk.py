@@ -99,7 +99,8 @@ class Step:
 class Walk:
     """One batch from noise to data: the denoiser, its conditions, the source of random numbers, and `memory`.
 
-    `memory` holds the state that a sampler carries from step to step for each sample (tensors [B, ...]).
+    `memory` holds the state that a sampler carries from step to step for each sample (tensors [B, ...]). `evaluations`
+    is the number of steps that each sample takes part in, where a sampler knows it beforehand.
     """
 
     denoiser: Denoiser
@@ -107,6 +108,7 @@ class Walk:
     cond: Condition
     generator: Randomness
     memory: dict[str, Tensor] = field(default_factory=dict)
+    evaluations: tuple[int, ...] | None = None
 
     @property
     def discrete(self) -> DiscreteProcess:
@@ -161,11 +163,11 @@ class Walk:
         return self.denoiser.process.to_predict(x) & self.free(x)
 
     def select(self, rows: Tensor) -> Walk:
-        """The walk of the samples in `rows` (BoolTensor [B]); with `SampleStreams` it draws only from their streams."""
+        """The walk of the samples in `rows` (LongTensor [n], or BoolTensor [B]), drawing only from their streams."""
         streams = self.generator
         generator = streams.select(rows) if isinstance(streams, SampleStreams) else streams
         memory = {name: values[rows] for name, values in self.memory.items()}
-        return replace(self, cond=self.cond.select(rows), generator=generator, memory=memory)
+        return replace(self, cond=self.cond.select(rows), generator=generator, memory=memory, evaluations=None)
 
     def times(self, x: Tensor, *times: float) -> list[Tensor]:
         """Each time for every sample, float64 [B]."""

@@ -36,6 +36,11 @@ class Mishaps:
         self.count = 0
         self._losses: dict[str, deque[float]] = {}
 
+    @property
+    def needs_each_step(self) -> bool:
+        """Whether the host must read the loss of each step before its update; else it may ask later."""
+        return self.train.non_finite != "stop" or self.train.spike is not None
+
     def judge(self, phase: str, loss: float, norms: Mapping[str, float]) -> Found | None:
         """The mishap of a step, if any.
 

@@ -1,0 +1,59 @@
+"""Counts the operators at which a GPU would make the host wait."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_WAITS = {
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::masked_scatter_backward",
+    "aten::equal",
+    "aten::unique_dim",
+    "aten::_unique",
+    "aten::_unique2",
+    "aten::unique_consecutive",
+    "aten::repeat_interleave",
+    "aten::bincount",
+}
+"""Operators that read a value on the host, or whose result has a shape that depends on values."""
+_INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
+"""Operators that do so if an index is a mask."""
+
+
+class Synchronisations(TorchDispatchMode):
+    """Within, counts the operators that would wait for a GPU, by name.
+
+    It sees what a backward pass runs, too. Tensors that stay on the CPU beside a GPU count like all others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func._schema.name
+        if name in _WAITS and not (name == "aten::repeat_interleave" and (kwargs or {}).get("output_size") is not None):
+            self.counts[name] += 1
+        elif name in _INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1]):
+            self.counts[f"{name} by a mask"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(fn: Callable[[], object]) -> Counter[str]:
+    """What `fn` waits for."""
+    with Synchronisations() as seen:
+        fn()
+    return seen.counts
