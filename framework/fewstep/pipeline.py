@@ -5,6 +5,7 @@ Shapes: N samples, M templates, L tokens, C, H, W channels, height and width of 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,9 +19,11 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.core.plugins import trusting_plugins
 from fewstep.data.base import Dataset
+from fewstep.denoisers.compiled import compile_trunks
 from fewstep.likelihood.bounds import Scores, score_model
 from fewstep.runs.exported import CONFIG, HUB_PATTERNS, WEIGHTS, is_exported
 from fewstep.runs.models import TrainedModel, Weights, open_model
+from fewstep.runtime.compiling import CompileMode
 from fewstep.sampling.draw import average
 from fewstep.sampling.job import Job, batch_size_of, job_of
 from fewstep.sampling.labels import requested_labels
@@ -29,6 +32,7 @@ from fewstep.sampling.sheets import save_sheet
 from fewstep.sampling.templates import BLANK, FREE, checked_tokens, lines_as_templates, text_as_tokens
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+_LOG = logging.getLogger("fewstep")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -77,6 +81,7 @@ class Pipeline:
         device: str | torch.device = "auto",
         dtype: Dtype = "float32",
         weights: Weights = "ema",
+        compile: CompileMode = "off",
         revision: str | None = None,
         trust_plugins: bool = False,
     ) -> Pipeline:
@@ -88,6 +93,7 @@ class Pipeline:
             device: "auto" is a GPU where there is one; or what torch calls a device.
             dtype: that networks compute in; below float32 they run under autocast.
             weights: of a run folder, its average or its last step.
+            compile: "trunk" compiles the network's trunk when it is first called, "auto" only where there is a GPU.
             revision: branch, tag or commit on the Hub.
             trust_plugins: run the plugin files and modules that the model lists, and those of models that its sampler
                 names. Their code can do whatever you can. Without it a model of anybody may be opened.
@@ -105,6 +111,7 @@ class Pipeline:
         model = open_model(path, weights=weights, device="auto" if auto else "cpu", trust_plugins=trust_plugins)
         if not auto:
             _placed(model, device)
+        compile_trunks(model.denoiser, compile, model.denoiser.device, "the network", _LOG.info, graphs=True)
         return cls(model, dtype, trust_plugins=trust_plugins)
 
     @property

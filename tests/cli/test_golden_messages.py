@@ -69,7 +69,7 @@ ONE_MISTAKE = {
     "- a\n": "1: expected keys and values (`name: ...`), found a list",
     BASE.replace("name: x", "seed: -1\nname: x"): "1: seed: should be greater than or equal to 0, not -1",
     BASE.replace("steps: 1", "steps: 1, precision: bf61"): (
-        "6: train.precision: should be 'fp32' or 'bf16'; did you mean 'bf16'?"
+        "6: train.precision: should be 'auto', 'fp32' or 'bf16'; did you mean 'bf16'?"
     ),
     BASE.replace("objective: denoising\n", ""): "1: objective: required key 'objective' is missing",
     BASE + "extends: base.yml\n": "7: extends: no such file: base.yml",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 import typer
@@ -42,6 +43,19 @@ Resume = Annotated[bool, typer.Option("--resume", help="continue a job that was 
 Animate = Annotated[bool, typer.Option("--animate", help="also write an animation of the first samples")]
 
 
+class CompileName(str, Enum):
+    """Values of --compile."""
+
+    off = "off"
+    auto = "auto"
+    trunk = "trunk"
+
+
+Compile = Annotated[
+    CompileName, typer.Option(help="compile the network's trunk, which takes a while and pays for many samples")
+]
+
+
 def sample(
     run: RunArgument,
     count: Count = 16,
@@ -61,6 +75,7 @@ def sample(
     part: PartOption = None,
     resume: Resume = False,
     animate: Animate = False,
+    compile: Compile = CompileName.off,
     trust_plugins: TrustPlugins = False,
 ) -> None:
     """Draw samples from a trained model."""
@@ -84,6 +99,7 @@ def sample(
         part=Part.parse(part),
         resume=resume,
         animate=animate,
+        compile=compile.value,
     )
     with trusting_plugins(trust_plugins):
         sample_run(run, request, say=typer.echo)

@@ -15,6 +15,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import OperationError, UserError
 from fewstep.core.places import unlinked
 from fewstep.data.base import DATASETS, Dataset
+from fewstep.denoisers.compiled import compile_trunks
 from fewstep.evaluation.score import judge, score
 from fewstep.metrics.base import DrawnFrom, MetricConfig, ToScore
 from fewstep.objectives.base import OBJECTIVES
@@ -58,6 +59,7 @@ def evaluate_run(
     model = open_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
     component = build_component(SAMPLERS, config)
     denoiser = component.guide(model.denoiser, dataset)
+    compile_trunks(denoiser, section.compile, denoiser.device, "the network", print, graphs=True)
     number, precision = samples or section.samples, section.precision
     labels = labels_like_data(denoiser, dataset, number, seed)
     recipe = model.recipe.model_copy(update={"sampler": config})

@@ -14,6 +14,8 @@ from fewstep.core.kinds import registry
 from fewstep.core.references import Ref
 from fewstep.predictions.evidence import Output
 from fewstep.processes.base import Process
+from fewstep.runtime.compiling import CompileMode
+from fewstep.runtime.precision import TrainPrecision
 
 Rows = Annotated[int, Field(gt=0, le=1 << 20)]
 """A number of samples that are in memory at once; its limit is far above what helps."""
@@ -74,8 +76,15 @@ class TrainSection(Strict):
     steps: PositiveInt = Field(description="optimiser steps of all phases together (Algorithm 1's i)")
     batch_size: Rows = Field(128, description="samples per optimiser step, all micro-batches together")
     accumulate: Rows = Field(1, description="micro-batches per step")
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16 runs the networks under autocast; losses stay fp32"
+    precision: TrainPrecision = Field(
+        "auto",
+        description="bf16 runs the networks under autocast, losses stay fp32; auto is bf16 on a GPU that has it, else "
+        "fp32, whose matrix products are TF32 on a GPU",
+    )
+    compile: CompileMode = Field(
+        "off",
+        description="trunk compiles the trunk of each network (torch.compile); auto does so on a GPU, and goes on "
+        "without it if that fails",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU if there is one; cpu applies to sampling too"
@@ -126,6 +135,7 @@ class EvaluateSection(Strict):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 runs the network under autocast; probabilities and draws keep their precision"
     )
+    compile: CompileMode = Field("off", description="as train.compile, for the network that samples")
     metrics: tuple[Annotated[ComponentConfig, From("metrics")], ...] = Field((), description="metrics, by name")
 
 

@@ -21,6 +21,7 @@ from fewstep.core.errors import OperationError, UserError, is_out_of_memory
 from fewstep.core.places import unlinked
 from fewstep.core.version import __version__
 from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.compiled import compile_trunks
 from fewstep.recipe import with_sampler
 from fewstep.runs.build import usual_steps
 from fewstep.runs.environment import commit
@@ -133,6 +134,7 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
     """
     _choose_gpu()
     job = prepare(run, request or SampleRequest())
+    compile_trunks(job.denoiser, job.request.compile, job.denoiser.device, "the network", say, graphs=True)
     r, model = job.request, job.model
     path = Path(r.out) if r.out else unlinked(unlinked(model.run.samples) / _name(job))
     folder = JobFolder(path, job.facts, r.count)

@@ -58,6 +58,8 @@ class SampleRequest:
         part: share of the samples that this process draws.
         resume: continue an interrupted job in the folder.
         animate: also show the steps of the first samples.
+        compile: whether the network's trunk is compiled; see `runtime.compiling`. It does not change the samples, but
+            by rounding.
         by: whether the request comes from the command line or from Python; messages name its parts accordingly.
     """
 
@@ -78,6 +80,7 @@ class SampleRequest:
     part: Part = Part()
     resume: bool = False
     animate: bool = False
+    compile: Literal["off", "auto", "trunk"] = "off"
     by: Literal["command", "python"] = "command"
 
     def named(self, key: str) -> str:

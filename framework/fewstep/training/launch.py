@@ -23,8 +23,10 @@ from fewstep.recipe.yaml_loader import load_mapping, read_text
 from fewstep.runs.environment import describe_environment
 from fewstep.runs.exported import is_exported
 from fewstep.runs.folder import RUNS, RunDir
+from fewstep.runtime.compiling import compiles
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.files import rewrite
+from fewstep.runtime.precision import resolve_precision
 from fewstep.training.trainer import FitResult, Trainer
 
 _MAY_CHANGE = {
@@ -43,6 +45,8 @@ _MAY_CHANGE = {
     "train.mishap_budget",
     "train.timeout_minutes",
     "train.device",
+    "train.compile",
+    "evaluate.compile",
 }
 """Settings that a resumed run may change. Paths in references may change too, since their contents are checked."""
 
@@ -110,6 +114,7 @@ def fit(
     loaded: LoadedRecipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = print
 ) -> FitResult:
     """Train in `run`, which is new or holds an earlier part of the same training."""
+    loaded = _with_settled_precision(loaded, run)
     prepare(loaded, run)
     try:
         trainer = Trainer.from_recipe(loaded.recipe, run, dataset=dataset, echo=echo)
@@ -118,6 +123,22 @@ def fit(
         run.set_status("failed", error=str(error))
         raise
     return trainer.fit()
+
+
+def _with_settled_precision(loaded: LoadedRecipe, run: RunDir) -> LoadedRecipe:
+    """Replace `train.precision: auto` by what the run began with, or by what it means on this device.
+
+    A run then says what it was trained in, and goes on in it on another device.
+    """
+    train = loaded.recipe.train
+    if train.precision != "auto":
+        return loaded
+    stored = "auto"
+    if run.resolved.exists():
+        stored = load_run_recipe(run.resolved, plugins=loaded.recipe.plugins).train.precision
+    precision = resolve_precision("auto", resolve_device(train.device)) if stored == "auto" else stored
+    settled = train.model_copy(update={"precision": precision})
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={"train": settled}))
 
 
 def _record_environment(trainer: Trainer, name: str) -> None:
@@ -129,6 +150,8 @@ def _record_environment(trainer: Trainer, name: str) -> None:
     student = trainer.roles["student"]
     settled = student.backbone.settled(trainer.device.type) if isinstance(student, BackboneNetwork) else {}
     choices = {"device": trainer.device.type, **settled}
+    if compiles(trainer.settings.train.compile, trainer.device):
+        choices["compile"] = "trunk"
     summary = ", ".join(f"{key} {value}" for key, value in choices.items())
     size = sum(p.numel() for p in student.parameters())
     trainer.echo(f"{name}: {size:,} parameters, {len(trainer.dataset):,} samples, {summary}")

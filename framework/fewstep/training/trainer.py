@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +17,20 @@ from torch import Tensor
 
 from fewstep.core.errors import OperationError
 from fewstep.data.base import Dataset
+from fewstep.denoisers.compiled import compile_trunks
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.predictions.condition import Condition
+from fewstep.predictions.draws import refusals, refuse_if
 from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe, TrainerSettings
 from fewstep.runs.checkpoint import EXPORT_FORMAT, checkpoint_name, export_weights
 from fewstep.runs.environment import installed_plugins
 from fewstep.runs.folder import RunDir
-from fewstep.runtime.device import resolve_device
+from fewstep.runtime.device import pinned, resolve_device, send
 from fewstep.runtime.digest import weights_digest
 from fewstep.runtime.lock import held, whoami
 from fewstep.runtime.memory import peak_megabytes, reset_peak
+from fewstep.runtime.precision import resolve_precision, tf32
 from fewstep.runtime.seeding import derived_seed, generator_for
 from fewstep.runtime.signals import asked_to_end
 from fewstep.samplers.base import Sampler
@@ -39,6 +43,7 @@ from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
 from fewstep.training.resume import advice, check_weights, go_back, resume
 from fewstep.training.saver import Saver, StorageError
+from fewstep.training.sentinel import Sentinel
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
 from fewstep.training.watchdog import Watchdog
@@ -84,9 +89,12 @@ class Trainer:
     ) -> None:
         self.settings, self.run, self.recipe, self.echo = settings, run, recipe, echo
         self.device = resolve_device(settings.train.device)
+        self.precision = resolve_precision(settings.train.precision, self.device)
         self.dataset, self.process, self.objective = parts.dataset, parts.process, parts.objective
         self.teacher_digest = weights_digest(parts.roles["teacher"]) if "teacher" in parts.roles else None
         self.roles = {name: network.to(self.device).eval() for name, network in parts.roles.items()}
+        for name, network in self.roles.items():
+            compile_trunks(network, settings.train.compile, self.device, f"'{name}'", echo)
         reads_labels = any(network.conditioned_on_labels or network.reads_labels for network in self.roles.values())
         labels = self.dataset.labels if reads_labels else None
         self.labels = None if labels is None else labels.to(self.device)
@@ -112,8 +120,11 @@ class Trainer:
             self.generators["augment"] = generator_for(settings.seed, "augment", self.device)
         self.updates = dict.fromkeys(self.trained, 0)
         self.all_updates = {name: self.turns.updates(name) for name in self.trained}
-        self.sums: dict[str, tuple[Any, float]] = {}
+        self.sums: dict[str, tuple[Any, Any]] = {}
         self.mishaps = Mishaps(settings.train)
+        self.sentinel = Sentinel(self.trained, self.device)
+        for optimizer in self.optimizers.values():
+            optimizer.found_inf = self.sentinel.tripped  # type: ignore[attr-defined]  # as torch's GradScaler sets it
         self.watch = self._watch(parts.sampler)
         self.watchdog = Watchdog(settings.train.timeout_minutes, run.log)
         self._beat = 0.0
@@ -139,8 +150,12 @@ class Trainer:
         order = EpochOrder(len(self.dataset), derived_seed(self.settings.seed, "order"))
         train, readers = self.dataset.train, self.dataset.readers
         if isinstance(train, Tensor):
-            train = train.to(self.device)
-        return Loader(order, lambda rows: train[rows], self.settings.train.batch_size, readers=readers)
+            resident = train.to(self.device)
+            return Loader(order, lambda rows: resident[send(rows, self.device)], self.settings.train.batch_size)
+        # Readers run in threads of their own, so pinning costs the training no time.
+        return Loader(
+            order, lambda rows: pinned(train[rows], self.device), self.settings.train.batch_size, readers=readers
+        )
 
     @cached_property
     def saver(self) -> Saver:
@@ -162,7 +177,8 @@ class Trainer:
         Raises:
             OperationError: a loss or gradient is not finite; nothing was updated with it.
         """
-        with held(self.run.path, "run"), torch.random.fork_rng():
+        products = tf32(self.device) if self.precision == "fp32" else nullcontext()
+        with held(self.run.path, "run"), torch.random.fork_rng(), products:
             return self._fit()
 
     def _fit(self) -> FitResult:
@@ -185,8 +201,10 @@ class Trainer:
                     if not self._step():
                         continue
                     if self.watch and self.ctx.step in self.watch.due:
+                        self._check_finite()
                         self._look(self.watch)
                     if self.ctx.step % every.log_every == 0 or self.ctx.step == total:
+                        self._check_finite()
                         tokens = (self.ctx.step - begun) * size
                         peak = peak_megabytes(self.device)
                         self.logger.row(self.ctx.step, self._flush_metrics(), tokens, self.loader.stalled, peak)
@@ -233,9 +251,10 @@ class Trainer:
         phase = self.turns.at(self.ctx.step)
         self._take_turns(phase)
         self.ctx.diagnose = self.ctx.step // len(self.turns.cycle) % _DIAGNOSE_EVERY == 0
-        loss = torch.stack([self._micro_batch(phase, part) for part in self._batches()]).sum()
+        with refusals() as refused:
+            loss = torch.stack([self._micro_batch(phase, part) for part in self._batches()]).sum()
         norms = {name: self._clip(name) for name in phase.train}
-        found = self.mishaps.judge(phase.name, float(loss), {name: float(norm) for name, norm in norms.items()})
+        found = self._judge(phase, loss, norms, refused)
         if found is not None:
             return self._recover(phase, found)
         for name in phase.train:
@@ -246,6 +265,37 @@ class Trainer:
         self._collect({f"{phase.name}/loss": loss})
         self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
         return True
+
+    def _judge(self, phase: Phase, loss: Tensor, norms: dict[str, Tensor], refused: list[Tensor]) -> Found | None:
+        """The mishap of this step, if the recipe asks to act on it now; else the sentinel remembers it.
+
+        Raises:
+            OperationError: a draw was made from rows that are no distribution, and mishaps are acted on now.
+        """
+        flag = torch.stack([flag.to(loss.device) for flag in refused]).any() if refused else None
+        if not self.mishaps.needs_each_step:
+            self.sentinel.look(self.ctx.step, loss, norms, flag)
+            return None
+        flags = [] if flag is None else [flag.to(loss.dtype)]
+        value, *rest = torch.stack([loss, *norms.values(), *flags]).tolist()  # one synchronisation for all of them
+        refuse_if(bool(rest[len(norms) :] and rest[-1]))
+        return self.mishaps.judge(phase.name, value, dict(zip(norms, rest, strict=False)))
+
+    def _check_finite(self) -> None:
+        """Stop if a step since the last check was not finite; from that step on no weight has changed.
+
+        Raises:
+            OperationError: there was one.
+        """
+        sighting = self.sentinel.read()
+        if sighting is None:
+            return
+        self.ctx.step = sighting.step
+        refuse_if(sighting.refused)
+        phase = self.turns.at(sighting.step)
+        found = self.mishaps.judge(phase.name, sighting.loss, sighting.norms)
+        assert found is not None
+        self._recover(phase, found)
 
     def _end_step(self, phase: Phase) -> None:
         self.ctx.step += 1
@@ -285,13 +335,13 @@ class Trainer:
                 role.train(trained)
 
     def _batches(self) -> list[Batch]:
-        rows, tokens = (part.to(self.device) for part in self.loader.next())
+        rows, tokens = (send(part, self.device) for part in self.loader.next())
         parts = self.settings.train.accumulate
         return [self._batch(*part) for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True)]
 
     def batch(self, rows: Tensor) -> Batch:
         """The training samples `rows`, with the conditions of all roles."""
-        return self._batch(rows, self.loader.fetch(rows).to(self.device))
+        return self._batch(rows, send(self.loader.fetch(rows), self.device))
 
     def _batch(self, rows: Tensor, x0: Tensor) -> Batch:
         """Samples and their condition: labels if a role reads them, and the clean tokens as context if the roles go
@@ -306,12 +356,12 @@ class Trainer:
         """Backward pass of one micro-batch; returns its share of the batch's mean loss."""
         self.ctx.batch = batch
         share = batch.size / self.settings.train.batch_size
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.train.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             out = self.objective.loss(phase, batch, self.ctx)
         (out.loss * share).backward()
         for name, value in out.metrics.items():
             total, count = value if isinstance(value, tuple) else (value * share, share)
-            self._collect({f"{phase.name}/{name}": total}, float(count))
+            self._collect({f"{phase.name}/{name}": total}, count)
         return out.loss.detach() * share
 
     def _clip(self, name: str) -> Tensor:
@@ -361,15 +411,16 @@ class Trainer:
 
     # ------------------------------------------------------------- numbers
 
-    def _collect(self, values: dict[str, Tensor], weight: float = 1.0) -> None:
-        """Add to the sums of the next log line, which shows means."""
+    def _collect(self, values: dict[str, Tensor], weight: float | Tensor = 1.0) -> None:
+        """Add to the sums of the next log line, which shows means; nothing is copied to the host."""
+        weight = weight.detach().double() if isinstance(weight, Tensor) else weight
         for name, value in values.items():
             total, count = self.sums.get(name, (0.0, 0.0))
             self.sums[name] = (total + value.detach().double(), count + weight)
 
     def _flush_metrics(self) -> dict[str, float]:
         """Means since the last line, and the number of samples that networks have evaluated in this training."""
-        means = {name: float(total) / weight for name, (total, weight) in self.sums.items() if weight}
+        means = {name: total / weight for name, (total, weight) in _on_host(self.sums).items() if weight}
         self.sums.clear()
         return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
 
@@ -397,7 +448,7 @@ class Trainer:
             "order": {"position": self.loader.position},
             "evaluated": {name: role.evaluated for name, role in self.roles.items()},
             "mishaps": self.mishaps.state_dict(),
-            "sums": {name: [float(total), weight] for name, (total, weight) in self.sums.items()},
+            "sums": {name: list(pair) for name, pair in _on_host(self.sums).items()},
             "data": self.dataset.fingerprint,
             "models": {key: model.digest for key, model in self.objective.opened.items()},
         }
@@ -437,14 +488,25 @@ class Trainer:
             wait: whether to return only when it is on disk; else it is written while the training goes on.
 
         Raises:
-            OperationError: a weight is not finite; nothing was saved.
+            OperationError: a weight, or a loss since the last check, is not finite; nothing was saved.
             StorageError: it, or the checkpoint before it, could not be written.
         """
+        self._check_finite()
         check_weights(self)
         path = self.saver.save(self.ctx.step, self.state_dict())
         if wait:
             self.saver.wait()
         return path
+
+
+def _on_host(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[float, float]]:
+    """Sums and counts as numbers, with one copy from a GPU for all of them."""
+    values = [value for pair in sums.values() for value in pair]
+    far = [isinstance(value, Tensor) and value.device.type != "cpu" for value in values]
+    on_gpu = [value for value, is_far in zip(values, far, strict=True) if is_far]
+    copied = iter(torch.stack(on_gpu).tolist() if on_gpu else [])
+    numbers = iter([next(copied) if is_far else float(value) for value, is_far in zip(values, far, strict=True)])
+    return {name: (next(numbers), next(numbers)) for name in sums}
 
 
 def _global_generators(device: torch.device) -> dict[str, torch.Generator]:
