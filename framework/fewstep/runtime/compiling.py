@@ -92,7 +92,7 @@ class CompiledCall:
         # A graph is recorded for each size; sizes that change from call to call would be recorded again and again.
         torch._inductor.config.triton.cudagraph_skip_dynamic_graphs = True
         mode = "reduce-overhead" if self._graphs else None
-        compiled: Callable[..., Any] = torch.compile(
+        compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # its overloads lack two arguments
             self._plain, fullgraph=True, mode=mode, recompile_limit=LIMIT, isolate_recompiles=True
         )
         return compiled
