@@ -31,10 +31,10 @@ quickstart: install  ## teacher and D-MMD student on handwritten digits, with a 
 # pytest fails if it ran no test.
 check: install  ## before each commit: style, types, and the tests of a second or less (under 5 minutes on two cores)
 	@$(MAKE) --no-print-directory lint types
-	$(BIN)/python -m pytest -n 2 -m "not slow and not medium"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not medium"
 
 test: install  ## the tests, without the slow ones (under 15 minutes on two cores)
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: install  ## every test
 	$(BIN)/python -m pytest
@@ -43,7 +43,7 @@ LOWEST := $(VENV)/lowest
 
 test-lowest: install  ## fast tests with the lowest versions that pyproject.toml allows (under 10 minutes on two cores)
 	$(PIP) install -q --no-deps --only-binary :all: --upgrade --target $(LOWEST) -r constraints-lowest.txt
-	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest -n 2 -m "not slow and not medium" tests/core tests/recipe tests/cli tests/data tests/metrics tests/runs
+	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not medium" tests/core tests/recipe tests/cli tests/data tests/metrics tests/runs
 
 lint: install  ## style
 	$(BIN)/ruff check .

@@ -45,6 +45,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_them(tmp_path: Path) -> None:
     """mypy --strict finds both mistakes of a consumer, and nothing in one without them."""
     for name, text in (("good.py", GOOD), ("wrong.py", WRONG)):

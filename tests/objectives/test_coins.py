@@ -55,6 +55,7 @@ def test_dmmd_with_noise_input_can(masked_teacher: Path, tmp_path: Path) -> None
     assert distance("coins-dmmd", tmp_path / "student", masked_teacher)["coin_tv"] < 0.06
 
 
+@pytest.mark.slow
 def test_dmmd_with_noise_input_can_with_other_odds(unequal_teacher: Path, tmp_path: Path) -> None:
     values = distance("coins-dmmd", tmp_path / "student", unequal_teacher, UNEQUAL)
     assert values["coin_tv"] < 0.06, values
@@ -78,11 +79,13 @@ def test_dmmd_with_any_seed(odds: str, seed: int, request: pytest.FixtureRequest
     assert distance("coins-dmmd-plain", tmp_path / "plain", teacher, changes)["coin_tv"] > 0.2
 
 
+@pytest.mark.slow
 def test_the_uniform_process_can(uniform_teacher: Path, tmp_path: Path) -> None:
     values = distance("coins-uniform-dmmd", tmp_path / "student", uniform_teacher)
     assert values["coin_tv"] < 0.2, values
 
 
+@pytest.mark.slow
 def test_dmmd_without_an_auxiliary_can(masked_teacher: Path, tmp_path: Path) -> None:
     """Seeds 0 to 2 were measured at 0.03 to 0.05; independent coins are at 0.5."""
     values = distance("coins-dmmd-instant", tmp_path / "student", masked_teacher)
