@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,12 @@ def test_places_that_hold_nothing(tmp_path: Path) -> None:
     assert told(tmp_path / "none") == "data.path: no folder or archive 'HERE'"
     archive = tmp_path / "x.zip"
     archive.write_bytes(b"PK\x03\x04 and no more")
+    assert told(archive) == "data.path: 'HERE' is not a whole .zip archive; fetch it again"
+    with zipfile.ZipFile(archive, "w") as written:
+        written.writestr("a/1.png", b"")
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 6] = 255  # a version that does not exist yet
+    archive.write_bytes(content)
     assert told(archive) == "data.path: 'HERE' is not a whole .zip archive; fetch it again"
 
 

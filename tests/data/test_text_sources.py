@@ -127,6 +127,16 @@ def test_malformed_input_is_one_sentence(name: str, content: bytes, told: str, t
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("place", "value"), [(6, 255), (8, 1)])
+def test_an_archive_that_cannot_be_unpacked(place: int, value: int, tmp_path: Path) -> None:
+    """It is of a version that does not exist yet, or encrypted."""
+    content = bytearray(pack_zip(b"some text", tmp_path))
+    content[content.index(b"PK\x01\x02") + place] = value
+    (tmp_path / "t.txt.zip").write_bytes(content)
+    with pytest.raises(UserError, match=r"t.txt.zip' cannot be unpacked \(.*\); name an unpacked folder"):
+        texts(tmp_path / "t.txt.zip")
+
+
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_zst_that_was_cut_off_is_told(cut: int, tmp_path: Path) -> None:
     whole = zstd(bytes(range(32, 120)) * 50)

@@ -170,3 +170,10 @@ def test_a_tokenizer_that_changes_texts_is_refused(tmp_path: Path) -> None:
     cut = huggingface(tmp_path / "strip.json", normalizer={"type": "Strip", "strip_left": True, "strip_right": True})
     with pytest.raises(UserError, match=r"^character ' ' is lost by this tokenizer \(line 1, column 4\)"):
         cut.encode("end ")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 20, b"no model"])
+def test_a_model_that_sentencepiece_does_not_read(content: bytes) -> None:
+    tokenizer = TOKENIZERS.build({"type": "sentencepiece", "vocab_size": 300})
+    with pytest.raises(UserError, match="is no model of sentencepiece"):
+        tokenizer.load({"tokenizer.model": content})

@@ -116,7 +116,7 @@ class PictureFiles:
             raise UserError(f"data.path: no folder or archive '{self.path}'")
         try:
             return zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile:
+        except (zipfile.BadZipFile, RuntimeError, ValueError, struct.error):  # or it is of a later version
             raise UserError(f"data.path: '{self.path}' is not a whole .zip archive; fetch it again") from None
         except OSError as error:
             raise UserError(f"data.path: cannot read '{self.path}': {error.strerror}") from None

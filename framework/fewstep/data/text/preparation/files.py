@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import gzip
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -130,10 +131,14 @@ def _unpacked(raw: BinaryIO, path: Path) -> BinaryIO:
     if path.suffix == ".zst":
         return io.BufferedReader(_Zstandard(raw, path), _BLOCK)
     if path.suffix == ".zip":
-        archive = zipfile.ZipFile(raw)
-        if len(archive.namelist()) != 1:
-            raise UserError(f"data.path: '{path}' holds {len(archive.namelist())} files; unpack it and name the folder")
-        return cast(BinaryIO, archive.open(archive.namelist()[0]))
+        try:
+            archive = zipfile.ZipFile(raw)
+            names = archive.namelist()
+            if len(names) != 1:
+                raise UserError(f"data.path: '{path}' holds {len(names)} files; unpack it and name the folder")
+            return cast(BinaryIO, archive.open(names[0]))
+        except (RuntimeError, ValueError, struct.error) as error:  # it is encrypted, or of a later version
+            raise UserError(f"data.path: '{path}' cannot be unpacked ({error}); name an unpacked folder") from None
     return raw
 
 

@@ -96,9 +96,11 @@ class SentencePieceTokenizer(Tokenizer):
         self._model = learned_file(files, _FILE)
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
-        except RuntimeError:
+            self._processor.encode(["a"])  # damage such as an empty file shows only here, and that of a piece below
+            self.vocab_size = self._processor.get_piece_size()
+            self.symbols()
+        except (RuntimeError, UnicodeDecodeError):
             raise UserError(f"'{_FILE}' is no model of sentencepiece") from None
-        self.vocab_size = self._processor.get_piece_size()
         self.end, self._unknown = self._processor.eos_id(), self._processor.unk_id()
 
     def encode(self, text: str) -> list[int]:
