@@ -13,6 +13,7 @@ import pytest
 from fewstep.core.errors import UserError
 from fewstep.data.text.preparation.shards import open_shard, read_manifest
 from fewstep.data.text.tokenizers.base import TOKENIZERS
+from fewstep.runtime.sealed import sealed_json
 
 ENTRY: Any = {"part": "train", "file": "a.safetensors", "tokens": 2, "documents": 1, "sha256": ""}
 MANIFEST: Any = {
@@ -48,6 +49,15 @@ def test_a_manifest_without_its_form(change: Callable[[Any], object], tmp_path: 
     change(manifest)
     file.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="is no manifest of prepared data"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_changed(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(sealed_json(MANIFEST)))
+    assert read_manifest(tmp_path) == MANIFEST
+    file.write_text(file.read_text().replace('"tokens": 2', '"tokens": 3'))
+    with pytest.raises(UserError, match=r"manifest.json' is damaged or was changed .* `fewstep data prepare` again"):
         read_manifest(tmp_path)
 
 

@@ -26,6 +26,7 @@ from fewstep.recipe import load_recipe
 from fewstep.runs.exported import CONFIG, WEIGHTS, Exported
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import open_model
+from fewstep.runtime.sealed import sealed_json
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.training.launch import fit
@@ -248,7 +249,13 @@ def exported(train: Train, tmp_path: Path) -> Path:
 
 def rewrite(folder: Path, **changes: Any) -> None:
     content = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps({**content, **changes}))
+    del content["seal"]
+    (folder / CONFIG).write_text(json.dumps(sealed_json({**content, **changes})))
+
+
+def edit(folder: Path) -> None:
+    text = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(text.replace('"temperature": 1.0', '"temperature": 1.5'))
 
 
 def cut(folder: Path) -> None:
@@ -263,6 +270,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a foreign one": (lambda f: (f / CONFIG).write_text('{"model_type": "gpt2"}'), "was not written by fewstep"),
     "a list": (lambda f: (f / CONFIG).write_text("[]"), "was not written by fewstep"),
     "a later one": (lambda f: rewrite(f, format="fewstep-folder/2"), "is of a later version of fewstep"),
+    "another number": (edit, "config.json' is damaged or was changed .* or remove its entry 'seal' if the change"),
     "a wrong value": (lambda f: rewrite(f, step="many"), "config.json' is damaged: step: "),
     "a way out": (lambda f: rewrite(f, files={"../x": "0"}), "names a file outside of its folder"),
 }

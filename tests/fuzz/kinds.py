@@ -34,6 +34,7 @@ from fewstep.recipe import dump_recipe, load_recipe
 from fewstep.recipe.shipped import shipped_recipes, shipped_suites
 from fewstep.runs.checkpoint import import_weights, load_checkpoint, save_checkpoint
 from fewstep.runs.exported import Exported
+from fewstep.runtime.sealed import sealed_json
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.templates import templates
 
@@ -244,6 +245,8 @@ def exports(folder: Path) -> Try:
     """Files of an exported folder, and an exported file of an earlier version, which has no digest."""
     before = ROOT / "tests/data/before"
     shutil.copytree(before / "exported", folder / "exported")
+    config = folder / "exported/config.json"
+    config.write_text(json.dumps(sealed_json(json.loads(config.read_text())), indent=2))
     single = folder / "single.safetensors"
     shutil.copy(before / "teacher/export/student_ema.safetensors", single)
 
@@ -256,8 +259,8 @@ def exports(folder: Path) -> Try:
     return _one_of(
         [
             _file(folder / "exported/model.safetensors", read, digest=True),
-            _file(folder / "exported/config.json", read, digest=False),
-            _file(folder / "exported/config.json", read, digest=False, change=changed_text),
+            _file(folder / "exported/config.json", read, digest=True),
+            _file(folder / "exported/config.json", read, digest=True, change=changed_text),
             _file(single, lambda: import_weights(single), digest=False),
         ]
     )
@@ -273,7 +276,7 @@ def shards(folder: Path) -> Try:
         read()
     files = sorted(file for file in (folder / "shards").iterdir() if file.suffix in (".safetensors", ".json", ".txt"))
     assert len(files) >= 2
-    return _one_of([_file(file, read, digest=file.suffix != ".json") for file in files])
+    return _one_of([_file(file, read, digest=True) for file in files])
 
 
 @kind

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from fewstep.cli.main import main
 from fewstep.core.errors import FewstepError
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.sealed import sealed_json
 
 BEFORE = Path(__file__).resolve().parents[1] / "data" / "before"
 
@@ -85,14 +86,15 @@ class Arena:
         return name
 
     def configure(self, name: str, changes: dict[str, object]) -> None:
-        """Change config.json; the digests of the files that it lists are renewed."""
+        """Change config.json; its digest and those of the files that it lists are renewed."""
         folder = self.folder / name
         content = {**json.loads((folder / "config.json").read_text()), **changes}
         content["files"] = {
             file: sha256(folder / file) if (folder / file).is_file() else digest
             for file, digest in content["files"].items()
         }
-        (folder / "config.json").write_text(json.dumps(content))
+        content.pop("seal", None)
+        (folder / "config.json").write_text(json.dumps(sealed_json(content)))
 
     def _weights(self, source: Path, name: str, changes: dict[str, object]) -> Path:
         """A safetensors file with another recipe."""

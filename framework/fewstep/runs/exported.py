@@ -1,7 +1,7 @@
 """Layout and reader of the folder of an exported model.
 
     model.safetensors   weights, with the recipe in the file's metadata
-    config.json         everything else that `ExportConfig` lists, with a SHA-256 of every other file
+    config.json         everything else that `ExportConfig` lists, with a SHA-256 of every other file and of itself
     README.md           the model card; it has no SHA-256, since people edit it
     data/               files that decode samples: a tokenizer's file, labels
     classifier/ reward/ networks that the sampler uses, each a folder like this one
@@ -34,6 +34,7 @@ from fewstep.runs.checkpoint import import_weights
 from fewstep.runs.environment import plugin_versions
 from fewstep.runtime.files import read_json
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.sealed import SEAL, unsealed_json
 
 FORMAT = "fewstep-folder/1"
 CONFIG, WEIGHTS, CARD, DATA = "config.json", "model.safetensors", "README.md", "data"
@@ -221,6 +222,7 @@ def _read_config(path: Path) -> ExportConfig:
         later = str(file_format or "").startswith("fewstep-folder/")
         reason = f"is of a later version of fewstep ({file_format}); update" if later else "was not written by fewstep"
         raise UserError(f"'{file}' {reason}")
+    content = unsealed_json(content, file, f"export it again, or remove its entry '{SEAL}' if the change is yours")
     try:
         return ExportConfig.model_validate(content)
     except ValidationError as error:

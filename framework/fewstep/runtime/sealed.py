@@ -1,4 +1,7 @@
-"""Sealed tensors: a safetensors file whose metadata hold a digest of all its content, checked when it is read."""
+"""Sealed files: they hold a digest of all their content, which is checked when they are read.
+
+Tensors have it in the metadata of their safetensors file, JSON objects in an entry of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fewstep.core.errors import OperationError
+from fewstep.core.errors import OperationError, UserError
 from fewstep.runtime.tensors import save_tensors
 
 SEAL = "seal"
@@ -55,6 +59,32 @@ def load_sealed(
     elif seal != _digest(tensors, metadata):
         raise OperationError(f"'{file}' is damaged or was changed (its digest is another); {remedy}")
     return tensors, metadata
+
+
+def sealed_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with its digest in the entry `seal`."""
+    return {**content, SEAL: _json_digest(content)}
+
+
+def unsealed_json(content: Mapping[str, Any], file: Path, remedy: str) -> dict[str, Any]:
+    """A JSON object without its digest, which is compared; one of an earlier version, without, is read with a note.
+
+    Args:
+        remedy: what the reader can do if the file is damaged, the end of the sentence.
+
+    Raises:
+        UserError: the digest is another.
+    """
+    plain = {key: value for key, value in content.items() if key != SEAL}
+    if SEAL not in content:
+        note_missing_digest(file)
+    elif content[SEAL] != _json_digest(plain):
+        raise UserError(f"'{file}' is damaged or was changed (its digest is another); {remedy}")
+    return plain
+
+
+def _json_digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def note_missing_digest(path: Path) -> None:

@@ -44,6 +44,7 @@ from fewstep.runtime.hashing import sha256
 from fewstep.runtime.lock import LOCK, held
 from fewstep.runtime.plain_text import RULE
 from fewstep.runtime.progress import Narrator
+from fewstep.runtime.sealed import sealed_json
 
 _MEGABYTE = 1_000_000
 _BATCH = 1 << 20
@@ -358,7 +359,7 @@ def _write_manifest(job: Job, tokenizer: Tokenizer, origins: list[dict[str, obje
         "parts": total,
         "shards": entries,
     }
-    _write(job.unfinished / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    _write(job.unfinished / MANIFEST, json.dumps(sealed_json(manifest), indent=2, ensure_ascii=False) + "\n")
 
 
 def _finish(job: Job) -> None:

@@ -14,7 +14,7 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from fewstep.core.places import inside
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.block_sums import BLOCK, BlockSums
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.sealed import unsealed_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -223,7 +224,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder.
 
     Raises:
-        UserError: the manifest is missing, not JSON, or of another version.
+        UserError: the manifest is missing, not JSON, damaged, or of another version.
     """
     file = folder / MANIFEST
     try:
@@ -238,7 +239,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"'{file}' is no manifest of prepared data; prepare them again")
     if version != FORMAT:
         raise UserError(f"'{file}' has format {version}, and this version of fewstep reads {FORMAT}; prepare again")
-    return manifest
+    return cast(Manifest, unsealed_json(manifest, file, f"delete '{folder}' and run `fewstep data prepare` again"))
 
 
 def _has_its_form(manifest: Manifest) -> bool:
