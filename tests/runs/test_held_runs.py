@@ -1,4 +1,4 @@
-"""One process holds a run: the second is told who does; lists of runs tell the living from the dead."""
+"""One process holds a run or a result: the second is told who does; lists of runs tell the living from the dead."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fewstep.cli.main import main
 from fewstep.core.errors import OperationError, UserError
+from fewstep.evaluation.evaluate import evaluate_run
+from fewstep.export.write import export_run
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
 from fewstep.runs.listing import list_runs
 from fewstep.runtime.lock import held, is_held
+from fewstep.sampling.folder import JobFolder
+from fewstep.sampling.job import prepare, sample_run
+from fewstep.sampling.request import SampleRequest
 from fewstep.training.launch import fit, launch
 
 Train = Callable[..., RunDir]
@@ -149,3 +155,37 @@ def test_a_run_that_hangs_ends_with_its_stacks(tmp_path: Path) -> None:
     assert "Timeout (0:00:03)!" in log
     assert "in hangs" in log
     assert [row.state for row in list_runs(tmp_path)] == ["gone"]
+
+
+def test_the_second_sampling_of_a_share_is_told(tmp_path: Path, train: Train) -> None:
+    run = str(train("smoke-teacher", "run", *SHORT).path)
+    request = SampleRequest(count=4, steps=2, out=str(tmp_path / "drawn"))
+    folder = JobFolder(tmp_path / "drawn", prepare(run, request).facts, 4)
+    folder.begin(request.part, resume=False, batch_size=lambda: 2)
+    for resume in (False, True):
+        with pytest.raises(OperationError, match=rf"samples folder '.*drawn' is in use by process {os.getpid()} on"):
+            sample_run(run, replace(request, resume=resume))
+    folder.close()
+    with pytest.raises(UserError, match="holds this job unfinished, with 0 of 4 samples; continue it with --resume"):
+        sample_run(run, request)
+    assert sample_run(run, replace(request, resume=True)).name == "samples.txt"
+
+
+def test_the_second_evaluation_of_a_run_is_told(train: Train) -> None:
+    run = train("smoke-teacher", "run", *SHORT)
+    with held(run.evaluate, "evaluation"):
+        with pytest.raises(OperationError, match=rf"evaluation folder '.*' is in use by process {os.getpid()} on"):
+            evaluate_run(str(run.path), [2], 8)
+        assert not list(run.evaluate.glob("*.json"))
+    assert evaluate_run(str(run.path), [2], 8)
+
+
+def test_the_second_export_to_a_folder_is_told(tmp_path: Path, train: Train) -> None:
+    run, out = str(train("smoke-teacher", "run", *SHORT).path), tmp_path / "out"
+    with (
+        held(out, "export", file=tmp_path / ".out.lock"),
+        pytest.raises(OperationError, match=rf"export folder '.*out' is in use by process {os.getpid()} on"),
+    ):
+        export_run(run, str(out))
+    export_run(run, str(out))
+    assert not list(tmp_path.glob(".*")), "nothing is left beside it"

@@ -22,6 +22,7 @@ from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import with_sampler
 from fewstep.runs.models import build_component, open_model, with_data
 from fewstep.runtime.files import read_json, rewrite
+from fewstep.runtime.lock import held
 from fewstep.runtime.progress import Narrator
 from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.draw import draw
@@ -46,6 +47,7 @@ def evaluate_run(
 
     Raises:
         UserError: no such run, a recipe that names no metrics, or a sampler that does not fit it.
+        OperationError: another process evaluates the run.
     """
     model = open_model(run)
     section, objective = model.recipe.evaluate, model.recipe.objective.type
@@ -66,13 +68,14 @@ def evaluate_run(
     model_values = judge(DrawnFrom(model.denoiser, recipe), dataset, section.metrics)
     facts = {"seed": seed, "samples": number, "precision": precision, "sampler": config.model_dump(mode="json")}
     options: dict[str, Any] = {"seed": seed, "batch_size": section.batch_size, "labels": labels, "precision": precision}
-    rows = []
-    for count in steps:
-        tokens, nfe = draw(component, denoiser, number, steps=count, **options, progress=Narrator(f"{count} steps"))
-        values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | model_values
-        save_nearest_sheet(unlinked(model.run.evaluate) / f"nearest-steps{count}", dataset, tokens[:_SHEET])
-        rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
-    _store(unlinked(model.run.evaluate) / f"step-{model.step:08d}.json", rows)
+    rows, folder = [], unlinked(model.run.evaluate)
+    with held(folder, "evaluation", if_writable=True):
+        for count in steps:
+            tokens, nfe = draw(component, denoiser, number, steps=count, **options, progress=Narrator(f"{count} steps"))
+            values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | model_values
+            save_nearest_sheet(folder / f"nearest-steps{count}", dataset, tokens[:_SHEET])
+            rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
+        _store(folder / f"step-{model.step:08d}.json", rows)
     return rows
 
 

@@ -39,6 +39,8 @@ from fewstep.runs.exported import (
 from fewstep.runs.models import TrainedModel, Weights, build_component, open_model
 from fewstep.runtime.files import publish_folder
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.lock import held
+from fewstep.runtime.sealed import sealed_json
 from fewstep.runtime.tensors import save_tensors
 from fewstep.samplers.base import SAMPLERS
 
@@ -57,6 +59,7 @@ def export_run(run: str, out: str | None = None, *, weights: Weights = "ema", dt
     Raises:
         UserError: the run does not exist, the folder is not empty, the model is exported already, or its dataset cannot
             show samples without its training data.
+        OperationError: another process writes to the same folder.
     """
     if is_exported(run):
         raise UserError(f"'{run}' is an exported model already; name the run of its training")
@@ -64,9 +67,14 @@ def export_run(run: str, out: str | None = None, *, weights: Weights = "ema", dt
     path = Path(out) if out else model.run.export.parent / model.recipe.name
     if model.network.draws:  # fails early if a model that the sampler asks is missing
         build_component(SAMPLERS, model.recipe.sampler).guide(model.denoiser, model.dataset)
-    with _staging_folder(path) as folder:
-        _write(folder, model, dtype)
-        Exported(folder).recipe()
+    lock = path.with_name(f".{path.absolute().name}.lock")
+    with held(path, "export", file=lock):
+        try:
+            with _staging_folder(path) as folder:
+                _write(folder, model, dtype)
+                Exported(folder).recipe()
+        finally:
+            lock.unlink(missing_ok=True)
     return path
 
 
@@ -118,7 +126,7 @@ def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
         needs=content.needs,
         files={name: value for name, value in files.items() if Path(name).name != CARD},
     )
-    text = json.dumps(config.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    text = json.dumps(sealed_json(config.model_dump(mode="json")), indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(config, model.recipe), encoding="utf-8")
 

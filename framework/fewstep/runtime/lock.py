@@ -18,20 +18,25 @@ LOCK = ".lock"
 
 
 @contextmanager
-def held(folder: Path, use: str) -> Iterator[None]:
+def held(folder: Path, use: str, *, file: Path | None = None, if_writable: bool = False) -> Iterator[None]:
     """Hold a folder while the block runs; the system releases it when the process ends, however it ends.
 
     Args:
         use: what the folder is, for the message: "run", "results".
+        file: the lock; None for `.lock` in the folder.
+        if_writable: do without where the folder cannot be written.
 
     Raises:
-        OperationError: another process holds it; the message says which.
+        OperationError: another process holds it; the message says which. Or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / LOCK
+    file = file or folder / LOCK
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a stranger's may be a link
     except OSError as error:
+        if if_writable:
+            yield
+            return
         raise OperationError(f"cannot write to the {use} folder '{folder}': {error.strerror}") from None
     try:
         _lock(descriptor, file, folder, use)

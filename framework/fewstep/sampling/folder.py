@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from fewstep.core.errors import OperationError, UserError
 from fewstep.core.places import inside
 from fewstep.runtime.files import flush, publish, read_json
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.lock import held
 from fewstep.runtime.sealed import load_sealed, save_sealed
 from fewstep.sampling.request import Part
 
@@ -68,6 +69,11 @@ class JobFolder:
         self.path, self.count = path, count
         self.job: dict[str, Any] = json.loads(json.dumps(job))  # in the form in which it is read back
         self._unfinished = path / _UNFINISHED
+        self._claims = ExitStack()
+
+    def close(self) -> None:
+        """Release the share of this process."""
+        self._claims.close()
 
     # ---------------------------------------------------------------- begin
 
@@ -82,6 +88,7 @@ class JobFolder:
 
         Raises:
             UserError: the folder holds an unfinished job that this one does not continue.
+            OperationError: a living process draws this share.
         """
         if not self._unfinished.exists():
             content = {"job": self.job, "batch_size": batch_size()}
@@ -119,16 +126,19 @@ class JobFolder:
                     raise
 
     def _claim(self, part: Part, resume: bool) -> None:
-        """Record that this process draws a share; without `resume` the share must be unclaimed."""
+        """Hold a share for this process; without `resume` it must be unclaimed.
+
+        Raises:
+            UserError: it is claimed.
+            OperationError: a living process draws it.
+        """
         claims = {file.name for file in self._unfinished.glob("claim-*")}
         own = f"claim-{part.index}-of-{part.of}"
         is_claimed = any(name == own or not name.endswith(f"-of-{part.of}") for name in claims)
-        try:
-            if resume or not is_claimed:
-                (self._unfinished / own).open("w" if resume else "x").close()
-        except FileExistsError:  # another process has just created it
-            is_claimed = True
+        if resume or not is_claimed or own in claims:
+            self._claims.enter_context(held(self.path, "samples", file=self._unfinished / own))
         if is_claimed and not resume:
+            self.close()
             raise UserError(
                 f"'{self.path}' holds this job unfinished, with {len(self.stored_numbers())} of {self.count} samples; "
                 f"continue it with --resume, or delete '{self._unfinished}' to start anew"

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,13 +132,20 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
     Raises:
         UserError: the run, the class or a setting does not exist; templates do not fit the data; or the folder holds
             an unfinished job that this request does not continue.
+        OperationError: a living process draws the same share.
     """
     _choose_gpu()
     job = prepare(run, request or SampleRequest())
     compile_trunks(job.denoiser, job.request.compile, job.denoiser.device, "the network", say, graphs=True)
-    r, model = job.request, job.model
-    path = Path(r.out) if r.out else unlinked(unlinked(model.run.samples) / _name(job))
-    folder = JobFolder(path, job.facts, r.count)
+    r = job.request
+    path = Path(r.out) if r.out else unlinked(unlinked(job.model.run.samples) / _name(job))
+    with closing(JobFolder(path, job.facts, r.count)) as folder:
+        return _draw_into(folder, job, say)
+
+
+def _draw_into(folder: JobFolder, job: Job, say: Say) -> Path:
+    """Draw the missing samples of a job, and join them if all are there; returns what `sample_run` does."""
+    r, path = job.request, folder.path
     size = folder.begin(r.part, resume=r.resume, batch_size=lambda: batch_size_of(job))
     if size is not None:
         try:
