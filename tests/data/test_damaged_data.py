@@ -11,7 +11,7 @@ import torch
 
 from fewstep.core.errors import FewstepError, OperationError
 from fewstep.data.base import DATASETS
-from fewstep.data.pairs import CouplingStore, Pairs
+from fewstep.data.pairs import SHARD, CouplingStore, Pairs
 from fewstep.sampling.folder import Batch, JobFolder
 from fewstep.sampling.request import Part
 
@@ -59,6 +59,24 @@ def test_pairs(tmp_path: Path) -> None:
     (tmp_path / "pairs.json").write_text("[1")
     with pytest.raises(OperationError, match=r"pairs\.json' is damaged .* delete the folder to draw the pairs anew"):
         read()
+
+
+def test_pairs_of_another_store_or_place(tmp_path: Path) -> None:
+    def fill(name: str, seed: int) -> CouplingStore:
+        store = CouplingStore(tmp_path / name, 2 * SHARD, {"teacher": "T"}, seed)
+        store.fill(lambda count, s: Pairs(torch.full((count, 1), s % 97), torch.full((count, 1), s % 89), count))
+        return store
+
+    ours = fill("ours", 0)
+    fill("theirs", 1)
+    first, second = sorted((tmp_path / "ours").glob("*.safetensors"))
+    content = first.read_bytes()
+    for other in (second, tmp_path / "theirs" / first.name):
+        first.write_bytes(other.read_bytes())
+        with pytest.raises(OperationError, match=r"holds other pairs, of 'pairs-0000.*; delete that file"):
+            ours.take(2 * SHARD)
+    first.write_bytes(content)
+    assert len(ours.take(2 * SHARD).data) == 2 * SHARD
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".jsonl"])

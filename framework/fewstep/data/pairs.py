@@ -5,6 +5,7 @@ Shapes: B pairs of a batch, L tokens.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ SHARD = 4096
 """Limit on the pairs of one file, and on the pairs in memory."""
 
 _FACTS = "pairs.json"
+_OF = "of"
+"""Key of what a file belongs to, in its metadata."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class CouplingStore:
         for number in range(self.shards):
             file = self._file(number)
             if not file.exists():
-                _write(file, draw(self.shard, derived_seed(self.seed, f"pairs/{number}")))
+                _write(file, draw(self.shard, derived_seed(self.seed, f"pairs/{number}")), self._of(file))
             evaluations += int(self._read(file)["evaluations"])
             if progress is not None:
                 progress((number + 1) * self.shard, self.count)
@@ -125,17 +128,26 @@ class CouplingStore:
         return self.folder / f"pairs-{number:05d}-of-{self.shards:05d}.safetensors"
 
     def _read(self, file: Path) -> dict[str, Tensor]:
-        """Tensors of a file, compared with its digest."""
-        return load_sealed(file, "delete that file to draw its pairs anew")[0]
+        """Tensors of a file, compared with its digest; a file of another store, or of another place, is refused."""
+        remedy = "delete that file to draw its pairs anew"
+        tensors, metadata = load_sealed(file, remedy)
+        if metadata.get(_OF, self._of(file)) != self._of(file):  # files of earlier versions do not say
+            raise OperationError(f"'{file}' holds other pairs, of '{metadata[_OF][:80]}'; {remedy}")
+        return tensors
+
+    def _of(self, file: Path) -> str:
+        """What a file of pairs belongs to: its name, the seed, and a digest of the facts."""
+        digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()
+        return f"{file.name}, seed {self.seed}, {digest[:16]}"
 
 
-def _write(file: Path, pairs: Pairs) -> None:
+def _write(file: Path, pairs: Pairs, of: str) -> None:
     tensors = {
         "start": pairs.start.cpu().int().contiguous(),
         "data": pairs.data.cpu().int().contiguous(),
         "evaluations": torch.tensor(pairs.evaluations),
     }
-    _replace(file, lambda part: save_sealed(tensors, part))
+    _replace(file, lambda part: save_sealed(tensors, part, {_OF: of}))
 
 
 def _replace(file: Path, write: Callable[[Path], object]) -> None:
