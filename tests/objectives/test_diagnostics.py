@@ -33,5 +33,7 @@ def test_entropies_and_divergence_by_hand() -> None:
     assert value["student_entropy/0.75-1"] == pytest.approx(math.log(2))
     assert value["teacher_entropy/0.5-0.75"] == pytest.approx(teacher)
     assert value["kl/0.5-0.75"] == pytest.approx(kl)
-    assert len(value) == 3
+    assert value["student_entropy"] == pytest.approx(math.log(2))
+    assert value["log_ratio"] == pytest.approx((math.log(0.5 / 0.25) + math.log(0.75 / 0.5)) / 2)
+    assert len(value) == 5
     assert not math.isnan(float(diagnose(table(0.5, 0.5), table(1.0, 0.0), table(0.5, 0.5), t, s)["kl/0.5-0.75"][0]))

@@ -33,6 +33,10 @@ class TiedHead(nn.Module):
         table: Tensor = getattr(self._owner[0], self._name)
         return table[: len(self.bias)]
 
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of this affine map (`Prediction.affine`)."""
+        return self.weight, self.bias
+
     def forward(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weight, self.bias)
 

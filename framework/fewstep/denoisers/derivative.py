@@ -16,6 +16,7 @@ from fewstep.backbones.attention import plain_attention
 from fewstep.denoisers.base import NOTHING, Denoiser
 from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.condition import Condition
+from fewstep.predictions.positions import everywhere, positions
 
 
 class Derivative(Prediction):
@@ -46,7 +47,7 @@ class Derivative(Prediction):
         return self._prediction.vocab_size
 
     def source(self, where: Tensor) -> Tensor:
-        return self._both[where]
+        return positions(where).take(self._both)
 
     def to_log_probs(self, source: Tensor) -> Tensor:
         return self._derive(self._prediction, source[:, 0], source[:, 1])
@@ -108,7 +109,7 @@ class _Reader(nn.Module):
 
 def _predict(denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Condition) -> tuple[Prediction, Tensor]:
     prediction = denoiser(x_t, t, cond=cond)
-    return prediction, prediction.source(torch.ones_like(prediction.where))
+    return prediction, prediction.source(everywhere(prediction.where))
 
 
 def _rows(denoiser: Denoiser, prediction: Prediction, source: Tensor) -> Tensor:

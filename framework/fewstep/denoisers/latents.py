@@ -13,6 +13,7 @@ from torch import Tensor
 from fewstep.denoisers.base import Denoiser, DenoiserAround
 from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.condition import Condition
+from fewstep.predictions.positions import known_mask, positions
 from fewstep.runtime.streams import Randomness, SampleStreams
 
 
@@ -34,7 +35,8 @@ class MixturePrediction(Prediction):
         return self._components.vocab_size
 
     def source(self, where: Tensor) -> Tensor:
-        rows = self._components.source(where.repeat(self._count, 1))
+        copies = positions(where).repeated(self._count)
+        rows = self._components.source(known_mask(copies, where.device))
         return rows.unflatten(0, (self._count, -1)).transpose(0, 1)
 
     def to_log_probs(self, source: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition, Prefix
 from fewstep.predictions.evidence import Output
 from fewstep.predictions.network import HeadPrediction
+from fewstep.predictions.positions import everywhere
 from fewstep.processes.base import Process, discrete
 from fewstep.runtime.streams import Randomness
 
@@ -158,7 +159,7 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
         hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **blocks)
         where = self.process.to_predict(x_t)
         if cond.everywhere:
-            where = torch.ones_like(where)
+            where = everywhere(where)
         ids, vocab_size = self.process.to_ids(x_t), self.process.vocab_size
         prediction = HeadPrediction(hidden, self.backbone.head, vocab_size, ids, where)
         if self.output == "leave_one_out":

@@ -83,12 +83,13 @@ class Consistency(Objective):
             student, teacher = student.output, teacher.output
         both = student.where & teacher.where
         value = divergence(c.divergence, student, teacher, both)
-        revealed = student.nll(batch.x0) * ~both
+        revealed = student.nll(batch.x0, student.where & ~both)
+        loss = ctx.mean(value + revealed, student.where)
         metrics: dict[str, Any] = {
             "round": torch.tensor(c.round(ctx)),
             "divergence": (batch.counted(value.detach()).sum(), batch.tokens(both)),
         }
-        return LossOutput(ctx.mean(value + revealed, student.where), metrics)
+        return LossOutput(loss, metrics)
 
     def pair(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Times t > s of the process, float64 [B]."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
@@ -71,8 +70,7 @@ class Denoising(Objective):
         c = self.config
         t, corrupted, cond = noised_data(c, batch, ctx)
         prediction = ctx.roles["student"](corrupted.x_t, t, cond=cond, generator=ctx.generators["noise"])
-        nll = prediction.nll(batch.x0)
-        value: Tensor = nll
+        value = nll = prediction.nll(batch.x0)
         if c.loss == "posterior":
             process = discrete(ctx.process)
             form = matching_loss("posterior", process, corrupted.x_t, t, c.posterior_step)
@@ -80,4 +78,7 @@ class Denoising(Objective):
         elif c.loss == "bound":
             value = bound(discrete(ctx.process), prediction, batch.x0, corrupted.x_t, t)
         loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * value)
-        return LossOutput(loss, {"nll_noised": batch.mean(nll.detach(), corrupted.noised)})
+        metrics = {}
+        if c.loss == "cross_entropy" or ctx.diagnose:  # of the other losses it takes a pass of its own
+            metrics["nll_noised"] = batch.mean(nll.detach(), corrupted.noised)
+        return LossOutput(loss, metrics)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import pi
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.guidance import guided
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.matching.diagnostics import mean_entropy
 from fewstep.objectives.parts.divergence import divergence
 from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.draws import expectation
@@ -134,12 +135,12 @@ class DiMO(Objective):
             return (jeffreys_gradient(a, q, c.jeffreys).detach() * p.masked_fill(p.isneginf(), 0.0)).sum(-1)
 
         loss = ctx.sum(rowwise(value, [generated.prediction, auxiliary, teacher], where=teacher.where)) / batch.size
-        with torch.no_grad():
-            entropy = generated.prediction.entropy()
+        metrics: dict[str, Any] = {"student_loss": loss.detach()}
+        if ctx.diagnose:
             gap = divergence("total_variation", auxiliary, teacher, teacher.where)
-        everywhere = generated.prediction.where.sum()
-        means = {"student_entropy": (entropy.sum(), everywhere), "total_variation": (gap.sum(), teacher.where.sum())}
-        return LossOutput(loss, {"student_loss": loss.detach(), **means})
+            metrics["student_entropy"] = mean_entropy(generated.prediction)
+            metrics["total_variation"] = (gap.sum(), teacher.where.sum())
+        return LossOutput(loss, metrics)
 
     def _auxiliary_loss(self, generated: Generated, batch: Batch, ctx: StepContext) -> LossOutput:
         """Cross entropy of the student's draw at the masks of z_t, smoothed: mean over masks."""

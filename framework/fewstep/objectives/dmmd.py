@@ -17,7 +17,7 @@ from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.guidance import guided
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.matching.diagnostics import diagnose
-from fewstep.objectives.matching.losses import LossName, MatchingLoss, matching_loss, mean_log_ratio
+from fewstep.objectives.matching.losses import LossName, matching_loss
 from fewstep.objectives.matching.student_step import Renoise, Target, check_target, soft_targets, student_step
 from fewstep.objectives.matching.times import TimeLaw, typical_steps
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
@@ -133,9 +133,8 @@ class DMMD(Objective):
             losses["student_loss"] = ctx.mean(weight * form.student(student, auxiliary, teacher))
         if "auxiliary" in phase.train:
             target = student if soft_targets(c.aux_target, ctx.process) else step.x
-            losses["auxiliary_loss"] = ctx.mean(weight * self._auxiliary_loss(form, target, teacher, auxiliary))
+            losses["auxiliary_loss"] = ctx.mean(weight * form.fit(target, auxiliary, teacher, c.regulariser))
         metrics: dict[str, Any] = {name: value.detach() for name, value in losses.items()}
-        metrics |= self._measures(phase, student, teacher, auxiliary)
         if ctx.diagnose:
             metrics |= diagnose(student, teacher, auxiliary, step.t, s)
         return LossOutput(torch.stack(list(losses.values())).sum(), metrics)
@@ -144,26 +143,6 @@ class DMMD(Objective):
         """The teacher that is distilled, in every loss (arXiv 2603.20155, section 3.3)."""
         c = self.config
         return shape(teacher, temperature_=c.teacher_temperature, top_p_=c.teacher_top_p, delta=c.top_p_delta)
-
-    def _auxiliary_loss(
-        self, form: MatchingLoss, target: Prediction | Tensor, teacher: Prediction, auxiliary: Prediction
-    ) -> Tensor:
-        """L_AUX = L(x, aux) + r L(teacher, aux), x hard or the student's probabilities (eq. 12); [B, L]."""
-        fit = form.fit(target, auxiliary)
-        return fit + self.config.regulariser * form.fit(teacher, auxiliary) if self.config.regulariser else fit
-
-    @staticmethod
-    @torch.no_grad()
-    def _measures(
-        phase: Phase, student: Prediction, teacher: Prediction, auxiliary: Prediction
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Mean entropy of the student's output, mean |log auxiliary - log teacher| (auxiliary's turn)."""
-        metrics = {}
-        if "student" in phase.train:
-            metrics["student_entropy"] = (student.entropy().sum(), student.where.sum())
-        if "auxiliary" in phase.train:
-            metrics["log_ratio"] = (mean_log_ratio(auxiliary, teacher).sum(), teacher.where.sum())
-        return metrics
 
 
 def _steps(config: DMMD.Config) -> int | tuple[int, int]:

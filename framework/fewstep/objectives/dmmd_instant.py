@@ -17,10 +17,11 @@ from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.derivative import directional_derivative
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.objectives.matching.diagnostics import mean_entropy
 from fewstep.objectives.matching.student_step import StudentStep, Target, check_target, soft_targets, student_step
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import rowwise
-from fewstep.predictions.draws import expectation
+from fewstep.predictions.row_losses import Mean
 from fewstep.processes.base import discrete, per_token
 
 
@@ -89,13 +90,14 @@ class DMMDInstant(Objective):
         change = directional_derivative(ctx.denoiser("teacher"), direction, step.z_s, step.s, second.cond)
 
         # 3. The change of the teacher's loss, with the student's soft probabilities in the place of x.
-        value = rowwise(lambda p, d: -expectation(p, d), [step.prediction, change], where=change.where)
+        value = rowwise(_CHANGE, [step.prediction, change], where=change.where)
         weight = per_token(loss_weight(c, step.s, ctx.process.schedule))
         loss = c.step_size * ctx.mean(weight * value, batch=second)
-        with torch.no_grad():
-            entropy = step.prediction.entropy().sum() / step.prediction.where.sum().clamp_min(1)
-            norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
-        return LossOutput(loss, {"student_loss": loss.detach(), "student_entropy": entropy, "teacher_gradient": norm})
+        norm = torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt()
+        metrics: dict[str, Any] = {"student_loss": loss.detach(), "teacher_gradient": norm}
+        if ctx.diagnose:
+            metrics["student_entropy"] = mean_entropy(step.prediction)
+        return LossOutput(loss, metrics)
 
     def _teacher_gradient(self, batch: Batch, step: StudentStep, ctx: StepContext) -> dict[str, Tensor]:
         """grad_theta L on the student's samples, minus that on real data if centred; by parameter.
@@ -138,6 +140,10 @@ class DMMDInstant(Objective):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.gradients_seen, self.mean_square = state["gradients_seen"], dict(state["mean_square"])
+
+
+_CHANGE = Mean(lambda p, change: -change)
+"""-sum_c p_c d_c: the change of the teacher's loss, d being that of its log-probabilities."""
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -45,5 +45,8 @@ class KnowledgeDistillation(Objective):
         if c.data_weight:
             value = value + c.data_weight * student.nll(batch.x0)
         loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * value)
-        divergence = batch.counted(cross_entropy.detach()).sum() - batch.counted(teacher.entropy()).sum()
-        return LossOutput(loss, {"kl_to_teacher": (divergence, batch.tokens(student.where))})
+        metrics: dict[str, Any] = {}
+        if ctx.diagnose:
+            divergence = batch.counted(cross_entropy.detach()).sum() - batch.counted(teacher.entropy()).sum()
+            metrics["kl_to_teacher"] = (divergence, batch.tokens(student.where))
+        return LossOutput(loss, metrics)

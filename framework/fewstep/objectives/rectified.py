@@ -96,8 +96,9 @@ class Rectified(Objective):
         z_t = interpolate(x, start, ctx.process.schedule.alpha(t), ctx.generators["noise"])
         nll = ctx.roles["student"](z_t, t, torch.zeros_like(t), generator=ctx.generators["noise"]).nll(x)
         noised, samples = z_t != x, ctx.as_batch(x)
+        loss = ctx.mean(nll, batch=samples)
         metric = ((nll.detach() * noised).sum(), samples.tokens(noised))
-        return LossOutput(ctx.mean(nll, batch=samples), {"nll_noised": metric})
+        return LossOutput(loss, {"nll_noised": metric})
 
     def state_dict(self) -> dict[str, object]:
         return {"position": self.store.position}

@@ -57,15 +57,14 @@ class SDTT(Objective):
         t = c.min_time + (1 - c.min_time) * ctx.sample_time(batch.size, antithetic=True)
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
         student = ctx.roles["student"](z_t, t, cond=batch.cond)
-        loss = sum(
-            divergence(c.divergence, student, target, where) for where, target in self.targets(z_t, t, batch, ctx)
-        )
-        assert isinstance(loss, Tensor)
+        parts = [divergence(c.divergence, student, target, where) for where, target in self.targets(z_t, t, batch, ctx)]
+        values: Tensor = sum(parts[1:], parts[0])
+        loss = ctx.mean(values, student.where)
         metrics: dict[str, Any] = {
             "round": torch.tensor(c.round(ctx)),
-            "divergence": (batch.counted(loss.detach()).sum(), batch.tokens(student.where)),
+            "divergence": (batch.counted(values.detach()).sum(), batch.tokens(student.where)),
         }
-        return LossOutput(ctx.mean(loss, student.where), metrics)
+        return LossOutput(loss, metrics)
 
     @torch.no_grad()
     def targets(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> list[tuple[Tensor, Prediction]]:

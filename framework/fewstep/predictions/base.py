@@ -8,19 +8,21 @@ Shapes: B batch, L tokens, V vocabulary, N selected rows, D width.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from fewstep.predictions.draws import expectation, pick, sample_categorical
+from fewstep.predictions.draws import pick, sample_categorical
+from fewstep.predictions.evaluation import Evaluation
+from fewstep.predictions.lazy import LazyValues
+from fewstep.predictions.positions import positions
+from fewstep.predictions.row_losses import CrossEntropy, Mean
 from fewstep.runtime.streams import Randomness, SampleStreams, uniform
 
 CHUNK_ELEMENTS = 1 << 25
-"""Rows x V above which row operations run in chunks that the backward pass recomputes (128 MiB in float32)."""
+"""Rows x V above which row operations run in chunks (128 MiB in float32)."""
 
 
 RowMap = Callable[[Tensor], Tensor]
@@ -88,6 +90,14 @@ class Prediction(ABC):
         """Times of the process [B] on the prediction's clock [B, L]; unchanged without a clock."""
         return (t, s) if self.clock is None else (self.clock(t), self.clock(s))
 
+    def affine(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight [V, D] and bias [V], if `to_log_probs` is the log-softmax of their affine map of the source [N, D].
+
+        Losses then form the gradients of both themselves, in float32 and without recomputation. None if it is not, or
+        if the map is not known.
+        """
+        return None
+
     def rows(self, source: Tensor) -> Tensor:
         """Rows [N, ...] of the source -> normalised log-probabilities [N, V], shaped."""
         log_p = self.to_log_probs(source)
@@ -108,7 +118,7 @@ class Prediction(ABC):
         known = self.known.clamp(max=self.vocab_size - 1)
         dense = torch.nn.functional.one_hot(known, self.vocab_size).to(torch.float32)
         rows = self.log_probs().exp()
-        return dense.to(rows.dtype).masked_scatter(self.where[..., None], rows)
+        return positions(self.where).put(rows, dense.to(rows.dtype))
 
     def sample(self, *, generator: Randomness = None, where: Tensor | None = None) -> Tensor:
         """Hard draw x ~ Cat(p) (LongTensor [B, L]); tokens outside `where` keep their known ids.
@@ -141,23 +151,22 @@ class Prediction(ABC):
         self, rows: RowMap, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor
     ) -> tuple[Tensor, ...]:
         """`scan` with the output of `rows` in the place of log-probabilities."""
-        inputs = [self.source(where), *(extra[where] for extra in extras)]
+        inputs = [self.source(where), *map(positions(where).take, extras)]
         parts = zip(*(torch.split(x, self.chunk_rows()) for x in inputs), strict=True)
         results = [fn(rows(source), *extra) for source, *extra in parts]
         return results[0] if len(results) == 1 else tuple(torch.cat(pieces) for pieces in zip(*results, strict=True))
 
     def nll(self, ids: Tensor, where: Tensor | None = None) -> Tensor:
         """-log p(ids) [B, L] at the true positions of `where` (default: all predicted ones); zero elsewhere."""
-        where = self.where if where is None else where
-        return rowwise(lambda log_p, i: -log_p.gather(1, i[:, None])[:, 0], [self], [ids], where=where)
+        return rowwise(_NLL, [self], [ids], where=self.where if where is None else where)
 
     def cross_entropy(self, target: Prediction) -> Tensor:
         """-sum_c target_c log p_c [B, L] at this prediction's predicted positions; zero elsewhere."""
-        return rowwise(lambda log_p, log_q: -expectation(log_q, log_p), [self, target], where=self.where)
+        return rowwise(_CROSS_ENTROPY, [self, target], where=self.where)
 
     def entropy(self) -> Tensor:
         """Shannon entropy in nats [B, L]; zero at known positions."""
-        return rowwise(lambda log_p: -expectation(log_p, log_p), [self], where=self.where)
+        return rowwise(_ENTROPY, [self], where=self.where)
 
     def chunk_rows(self) -> int:
         """Number of rows that are computed at once: as many as fit into `CHUNK_ELEMENTS` numbers."""
@@ -173,45 +182,26 @@ def rowwise(
 ) -> Tensor:
     """Apply `fn` to rows of several predictions and put the results back in place.
 
-    Every loss is built on it. It reads only the rows in `where`. Above `CHUNK_ELEMENTS` it works in chunks that the
-    backward pass recomputes, so that memory stays bounded.
+    Every loss is built on it. It reads only the rows in `where`. The result is computed when it is read: a weighted sum
+    or mean of it, such as `ctx.mean(weight * values)`, in chunks of `CHUNK_ELEMENTS` whose gradient is formed at once;
+    anything else as the tensor that it is, in chunks that the backward pass recomputes (`predictions.lazy`).
 
     Args:
-        fn: takes log-probabilities [n, V] of each prediction, then rows [n, ...] of each extra; returns [n].
+        fn: takes log-probabilities [n, V] of each prediction, then rows [n, ...] of each extra; returns [n]. The value
+            of a row depends on that row alone. A `RowLoss` brings its gradient, which takes fewer passes over V.
         predictions: read at the positions in `where`; the row of a carried-over token is one-hot.
-        extras: tensors [B, L, ...] read at the same positions.
+        extras: tensors [B, L, ...] without gradient, read at the same positions.
         where: BoolTensor [B, L].
 
     Returns:
         float [B, L], zero outside `where`.
     """
-    count = len(predictions)
-    sources = [p.source(where) for p in predictions]
-    inputs = [*sources, *(_carried(p, where) for p in predictions), *(extra[where] for extra in extras or [])]
-
-    def run(*args: Tensor) -> Tensor:
-        rows = [p.rows(source) for p, source in zip(predictions, args, strict=False)]
-        return fn(*map(_copied, rows, args[count : 2 * count]), *args[2 * count :])
-
-    rows, size = sources[0].shape[0], min(p.chunk_rows() for p in predictions)
-    if rows <= size:
-        values = run(*inputs)
-    else:
-        parts = zip(*(x.tensor_split(math.ceil(rows / size)) for x in inputs), strict=True)
-        values = torch.cat([checkpoint(run, *part, use_reentrant=False) for part in parts])
-    return torch.zeros(where.shape, dtype=values.dtype, device=values.device).masked_scatter(where, values)
+    evaluation = Evaluation(fn, predictions, extras or [], where)
+    if not torch.is_grad_enabled():
+        return evaluation.values()
+    return evaluation.tensor() if torch.compiler.is_compiling() else LazyValues([(None, evaluation)])
 
 
-def _carried(prediction: Prediction, where: Tensor) -> Tensor:
-    """Ids [N] of the carried-over tokens among `where`, -1 for predicted ones; empty if all are predicted."""
-    if prediction.where is where or not (where & ~prediction.where).any():
-        return prediction.known.new_empty(0)
-    return torch.where(prediction.where, -1, prediction.known)[where]
-
-
-def _copied(rows: Tensor, ids: Tensor) -> Tensor:
-    """Rows [N, V] of log-probabilities; a row with an id in `ids` gets all its mass on that id."""
-    if not ids.numel():
-        return rows
-    certain = torch.nn.functional.one_hot(ids.clamp_min(0), rows.shape[1]).to(rows.dtype).log()
-    return torch.where((ids < 0)[:, None], rows, certain)
+_NLL = CrossEntropy(hard=1.0)
+_CROSS_ENTROPY = CrossEntropy((1.0,), constants=False)
+_ENTROPY = Mean(torch.neg)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewstep.predictions.base import Prediction, RowMap
+from fewstep.predictions.positions import nowhere, positions
 
 Output = Literal["x_mean", "leave_one_out"]
 
@@ -43,7 +44,7 @@ class _Weighted(Prediction):
         super().__init__(inner.known, inner.where, shaping)
         self._inner, self._evidence, self._z, self._t = inner, evidence, z, t
         self.clock = inner.clock
-        empty = inner.source(torch.zeros_like(inner.where))
+        empty = inner.source(nowhere(inner.where))
         self._shape, self._dtype = empty.shape[1:], empty.dtype
 
     @property
@@ -52,9 +53,9 @@ class _Weighted(Prediction):
 
     def source(self, where: Tensor) -> Tensor:
         """Flat source of the inner rows with two more columns: id (exact up to 2^24) and time."""
-        flat = self._inner.source(where).flatten(1)
+        places, flat = positions(where), self._inner.source(where).flatten(1)
         flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
-        return torch.cat((flat, *(x[where].to(flat.dtype)[:, None] for x in (self._z, self._t))), 1)
+        return torch.cat((flat, *(places.take(x).to(flat.dtype)[:, None] for x in (self._z, self._t))), 1)
 
     def chunk_rows(self) -> int:
         return max(1, self._inner.chunk_rows() // 4)  # rows of evidence are float64

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.predictions.base import Prediction, RowMap
+from fewstep.predictions.evaluation import at_least_float32
+from fewstep.predictions.positions import positions
 
 
 class HeadPrediction(Prediction):
@@ -37,16 +39,27 @@ class HeadPrediction(Prediction):
         return self._vocab_size
 
     def source(self, where: Tensor) -> Tensor:
-        return self._hidden[where]
+        return positions(where).take(self._hidden)
 
     def to_log_probs(self, source: Tensor) -> Tensor:
-        return self._head(source).float().log_softmax(-1)
+        return self._logits(source).log_softmax(-1)
+
+    def affine(self) -> tuple[Tensor, Tensor | None] | None:
+        head = self._head
+        if type(head) is nn.Linear:  # hooks and parametrisations make it another map
+            return None if head._forward_hooks or head._forward_pre_hooks else (head.weight, head.bias)
+        affine: Callable[[], tuple[Tensor, Tensor | None]] | None = getattr(head, "affine", None)
+        return None if affine is None else affine()
 
     def unnormalised(self, source: Tensor) -> Tensor:
         if self.shaping:
             return super().unnormalised(source)
-        logits = self._head(source).float()  # a draw needs no normalised row
+        logits = self._logits(source)  # a draw needs no normalised row
         return (logits - logits.amax(-1, keepdim=True)).exp_()
+
+    def _logits(self, source: Tensor) -> Tensor:
+        logits = self._head(source)
+        return logits.to(at_least_float32(logits.dtype))
 
     def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
         return HeadPrediction(self._hidden, self._head, self._vocab_size, self.known, self.where, shaping)
@@ -64,7 +77,7 @@ class TablePrediction(Prediction):
         return self._table.shape[-1]
 
     def source(self, where: Tensor) -> Tensor:
-        return self._table[where]
+        return positions(where).take(self._table)
 
     def to_log_probs(self, source: Tensor) -> Tensor:
         return source

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.predictions.base import Prediction
+from fewstep.predictions.positions import remembered
 from fewstep.processes.base import (
     PROCESSES,
     TINY,
@@ -58,7 +59,7 @@ class MaskedProcess(DiscreteProcess):
         return Corrupted(x0.masked_fill(noised, self.mask_id), noised)
 
     def to_predict(self, x_t: Tensor) -> Tensor:
-        return x_t == self.mask_id
+        return remembered(x_t, ("masked", self.mask_id), lambda: x_t == self.mask_id)
 
     def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
         same = x_t[..., None] == torch.arange(self.vocab_size, device=x_t.device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fewstep.predictions.positions import everywhere
 from fewstep.processes.base import PROCESSES, Corrupted, DiscreteProcess, ProcessConfig, hard_ids, per_token, soft_rows
 from fewstep.runtime.streams import Randomness, integers, uniform
 
@@ -44,7 +45,7 @@ class UniformProcess(DiscreteProcess):
         return Corrupted(torch.where(noised, noise, x0), noised)
 
     def to_predict(self, x_t: Tensor) -> Tensor:
-        return torch.ones_like(x_t, dtype=torch.bool)
+        return everywhere(x_t)
 
     def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
         alpha = per_token(self.schedule.alpha(t.double()))[..., None]

@@ -2,7 +2,8 @@
 
 The losses of student and auxiliary say little: both stay near a constant for good and bad samples. Entropies and
 divergences show three things: whether the student becomes confident (its output entropy falls below the teacher's,
-arXiv 2603.20155, table 6), at which times the auxiliary differs from the teacher, and whether diversity is lost.
+arXiv 2603.20155, table 6), at which times the auxiliary differs from the teacher, and whether diversity is lost. Each
+costs further passes over rows of V symbols, so objectives call this only in steps that diagnose.
 
 Shapes: B batch, L tokens. Values are pairs (sum, count), for means over batches of unequal content.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fewstep.objectives.matching.losses import mean_log_ratio
 from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.draws import expectation
 from fewstep.processes.base import per_token
@@ -26,6 +28,8 @@ Pair = tuple[Tensor, Tensor]
 def diagnose(student: Prediction, teacher: Prediction, auxiliary: Prediction, t: Tensor, s: Tensor) -> dict[str, Pair]:
     """Entropy of the student by bins of t; entropy of the teacher and KL(auxiliary || teacher) by bins of s.
 
+    At all times: entropy of the student, and mean |log auxiliary - log teacher| (`log_ratio`).
+
     Args:
         student: from z_t.
         teacher: from z_s, shaped as it is distilled.
@@ -37,12 +41,20 @@ def diagnose(student: Prediction, teacher: Prediction, auxiliary: Prediction, t:
     def divergence(a: Tensor, q: Tensor) -> Tensor:
         return expectation(a, a - q.masked_fill(q.isneginf(), -1e4))
 
-    kl = rowwise(divergence, [auxiliary, teacher], where=teacher.where)
+    kl, entropy = rowwise(divergence, [auxiliary, teacher], where=teacher.where), student.entropy()
     return {
-        **by_time("student_entropy", student.entropy(), student.where, t),
+        "student_entropy": (entropy.sum(), student.where.sum()),
+        "log_ratio": (mean_log_ratio(auxiliary, teacher).sum(), teacher.where.sum()),
+        **by_time("student_entropy", entropy, student.where, t),
         **by_time("teacher_entropy", teacher.entropy(), teacher.where, s),
         **by_time("kl", kl, teacher.where, s),
     }
+
+
+@torch.no_grad()
+def mean_entropy(prediction: Prediction) -> Pair:
+    """Entropy of the predicted tokens, as sum and count."""
+    return prediction.entropy().sum(), prediction.where.sum()
 
 
 def by_time(name: str, values: Tensor, where: Tensor, time: Tensor) -> dict[str, Pair]:

@@ -10,6 +10,7 @@ Shapes: B batch, L tokens, n rows, V vocabulary. All values are [B, L], zero at 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.predictions.base import Prediction, rowwise
-from fewstep.predictions.draws import expectation
+from fewstep.predictions.row_losses import CrossEntropy, Mean
 from fewstep.processes.base import TINY, DiscreteProcess, per_token, posterior_rows
 
 LossName = Literal["cross_entropy", "squared_error", "posterior"]
@@ -31,23 +32,45 @@ class MatchingLoss(ABC):
     def student(self, student: Prediction, auxiliary: Prediction, teacher: Prediction) -> Tensor:
         """L(p, teacher) - L(p, auxiliary); gradient reaches the student's probabilities p alone."""
 
+    def fit(
+        self,
+        target: Prediction | Tensor,
+        auxiliary: Prediction,
+        teacher: Prediction | None = None,
+        regulariser: float = 0.0,
+    ) -> Tensor:
+        """L(target, auxiliary) + r L(teacher, auxiliary), in one pass of the auxiliary's head.
+
+        Args:
+            target: ids [B, L], or a prediction.
+            auxiliary: the only one to get gradient.
+            teacher: None for the first term alone.
+            regulariser: r.
+        """
+        soft, hard = ([], [target]) if isinstance(target, Tensor) else ([target], [])
+        weights = [1.0] * len(soft)
+        if teacher is not None and regulariser:
+            soft, weights = [*soft, teacher], [*weights, regulariser]
+        return self._fit(auxiliary, soft, tuple(weights), hard)
+
     @abstractmethod
-    def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
-        """L(target, auxiliary); the target is ids [B, L], or a prediction, which gets no gradient."""
+    def _fit(
+        self, auxiliary: Prediction, soft: list[Prediction], weights: tuple[float, ...], hard: list[Tensor]
+    ) -> Tensor:
+        """sum_k w_k L(soft_k, auxiliary) + L(hard, auxiliary), of ids `hard` if there are any."""
 
 
 class CrossEntropyLoss(MatchingLoss):
     """L(x, q) = -log q_x: the loss of D-MMD (eq. 11, 12)."""
 
     def student(self, student: Prediction, auxiliary: Prediction, teacher: Prediction) -> Tensor:
-        return rowwise(
-            lambda p, a, q: expectation(p, (a - q).detach()), [student, auxiliary, teacher], where=teacher.where
-        )
+        return rowwise(_LOG_RATIO, [student, auxiliary, teacher], where=teacher.where)
 
-    def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
-        if isinstance(target, Tensor):
-            return auxiliary.nll(target)
-        return auxiliary.cross_entropy(target.shaped(Tensor.detach))
+    def _fit(
+        self, auxiliary: Prediction, soft: list[Prediction], weights: tuple[float, ...], hard: list[Tensor]
+    ) -> Tensor:
+        form = CrossEntropy(weights, hard=float(len(hard)))
+        return rowwise(form, [auxiliary, *soft], hard, where=auxiliary.where)
 
 
 class SquaredErrorLoss(MatchingLoss):
@@ -57,23 +80,17 @@ class SquaredErrorLoss(MatchingLoss):
     """
 
     def student(self, student: Prediction, auxiliary: Prediction, teacher: Prediction) -> Tensor:
-        return rowwise(
-            lambda p, a, q: expectation(p, (a.exp() - q.exp()).detach()),
-            [student, auxiliary, teacher],
-            where=teacher.where,
-        )
+        return rowwise(_GAP, [student, auxiliary, teacher], where=teacher.where)
 
-    def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
-        if isinstance(target, Tensor):
-            return rowwise(
-                lambda a, x: (a.exp() - one_hot(x, a.shape[1])).square().sum(1),
-                [auxiliary],
-                [target],
-                where=auxiliary.where,
-            )
-        return rowwise(
-            lambda a, q: (a.exp() - q.detach().exp()).square().sum(1), [auxiliary, target], where=auxiliary.where
-        )
+    def _fit(
+        self, auxiliary: Prediction, soft: list[Prediction], weights: tuple[float, ...], hard: list[Tensor]
+    ) -> Tensor:
+        def value(a: Tensor, *others: Tensor) -> Tensor:
+            shares = [(w, q.detach().exp()) for w, q in zip(weights, others, strict=False)]
+            shares += [(1.0, one_hot(x, a.shape[1])) for x in others[len(weights) :]]
+            return sum_of(w * (a.exp() - share).square().sum(1) for w, share in shares)
+
+        return rowwise(value, [auxiliary, *soft], hard, where=auxiliary.where)
 
 
 @dataclass(frozen=True)
@@ -104,16 +121,18 @@ class PosteriorLoss(MatchingLoss):
         predictions = [prediction.output for prediction in (student, auxiliary, teacher)]
         return rowwise(value, predictions, self._extras(), where=teacher.where)
 
-    def fit(self, target: Prediction | Tensor, auxiliary: Prediction) -> Tensor:
-        def soft(a: Tensor, q: Tensor, z: Tensor, s: Tensor) -> Tensor:
-            return -(self._rows(q.detach(), z, s) * self._log(a, z, s)).sum(1) / self.step
+    def _fit(
+        self, auxiliary: Prediction, soft: list[Prediction], weights: tuple[float, ...], hard: list[Tensor]
+    ) -> Tensor:
+        def value(a: Tensor, *others: Tensor) -> Tensor:
+            rows, (z, s, *ids) = others[: len(soft)], others[len(soft) :]
+            shares = [(w, q.detach()) for w, q in zip(weights, rows, strict=True)]
+            shares += [(1.0, one_hot(x, a.shape[1]).double().log()) for x in ids]
+            log_a = self._log(a, z, s)
+            return sum_of(-w * (self._rows(q, z, s) * log_a).sum(1) for w, q in shares) / self.step
 
-        def hard(a: Tensor, z: Tensor, s: Tensor, x: Tensor) -> Tensor:
-            return soft(a, one_hot(x, a.shape[1]).double().log(), z, s)
-
-        if isinstance(target, Tensor):
-            return rowwise(hard, [auxiliary.output], [*self._extras(), target], where=auxiliary.where)
-        return rowwise(soft, [auxiliary.output, target.output], self._extras(), where=auxiliary.where)
+        predictions = [prediction.output for prediction in (auxiliary, *soft)]
+        return rowwise(value, predictions, [*self._extras(), *hard], where=auxiliary.where)
 
     def _extras(self) -> list[Tensor]:
         return [self.z_s, per_token(self.s).expand(self.z_s.shape)]
@@ -124,6 +143,15 @@ class PosteriorLoss(MatchingLoss):
 
     def _log(self, log_p: Tensor, z: Tensor, s: Tensor) -> Tensor:
         return self._rows(log_p, z, s).clamp_min(TINY).log()
+
+
+_LOG_RATIO = Mean(lambda p, a, q: a - q)
+_GAP = Mean(lambda p, a, q: a.exp() - q.exp())
+
+
+def sum_of(values: Iterable[Tensor]) -> Tensor:
+    """Sum of at least one tensor of a shape."""
+    return torch.stack(list(values)).sum(0)
 
 
 def matching_loss(name: LossName, process: DiscreteProcess, z_s: Tensor, s: Tensor, step: float) -> MatchingLoss:

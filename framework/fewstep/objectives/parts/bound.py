@@ -40,7 +40,7 @@ def bound(process: DiscreteProcess, prediction: Prediction, x0: Tensor, z_t: Ten
     extras = [x0, z_t, per_token(signal).expand(x0.shape)]
     rows = process.leave_one_out(prediction, z_t, t)
     values = rowwise(_rate_divergence, [rows], extras, where=rows.where)
-    return per_token(speed).to(values.dtype) * values
+    return per_token(speed).to(torch.float32) * values
 
 
 def _rate_divergence(log_p: Tensor, x: Tensor, z: Tensor, signal: Tensor) -> Tensor:

@@ -11,14 +11,16 @@ from typing import Literal
 from torch import Tensor
 
 from fewstep.predictions.base import Prediction, rowwise
-from fewstep.predictions.draws import expectation
+from fewstep.predictions.row_losses import ForwardKL, Mean, Total
 
 Divergence = Literal["reverse_kl", "forward_kl", "jeffreys", "total_variation", "squared_error"]
 
-_ROWS: Mapping[Divergence, Callable[[Tensor, Tensor], Tensor]] = {
-    "reverse_kl": lambda p, q: expectation(p, p - q),
-    "forward_kl": lambda p, q: expectation(q, q - p),
-    "jeffreys": lambda p, q: 0.5 * (expectation(p, p - q) + expectation(q, q - p)),
+_REVERSE, _FORWARD = Mean(lambda p, q: p - q), ForwardKL()
+
+_ROWS: Mapping[Divergence, Callable[..., Tensor]] = {
+    "reverse_kl": _REVERSE,
+    "forward_kl": _FORWARD,
+    "jeffreys": Total((0.5, _REVERSE), (0.5, _FORWARD)),
     "total_variation": lambda p, q: 0.5 * (p.exp() - q.exp()).abs().sum(-1),
     "squared_error": lambda p, q: (p.exp() - q.exp()).square().sum(-1),
 }

@@ -1,0 +1,381 @@
+"""Evaluation of a function of rows: values of tokens, or one weighted sum of them with its gradient.
+
+A row has V symbols, so a loss is bound by its passes over rows and by the memory that they take. A weighted sum is
+computed in chunks of rows, and the gradient of each chunk's logits is formed at once: nothing of [N, V] outlives its
+chunk, and the backward pass recomputes nothing. That needs the weights of the values beforehand, which a sum has.
+
+* Where a head is affine, the gradients by hidden states, weight and bias are products with the gradient of the logits.
+  Weight and bias are summed over chunks in float32 at least, also under autocast.
+* A `RowLoss` brings the gradient of its logits; any other function is differentiated chunk by chunk.
+* Other heads are differentiated from hidden states on; their parameters are looked up in the graph of a chunk, as are
+  parameters that the function itself reads.
+
+Shapes: B batch, L tokens, V vocabulary, N rows, n rows of a chunk, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fewstep.predictions.positions import covers, positions
+from fewstep.predictions.row_losses import RowLoss
+
+RowFunction = Callable[..., Tensor]
+
+
+class RowSource(Protocol):
+    """What an evaluation needs of a prediction (`Prediction`)."""
+
+    known: Tensor
+    where: Tensor
+    shaping: tuple[Callable[[Tensor], Tensor], ...]
+
+    def source(self, where: Tensor) -> Tensor: ...
+    def rows(self, source: Tensor) -> Tensor: ...
+    def affine(self) -> tuple[Tensor, Tensor | None] | None: ...
+    def chunk_rows(self) -> int: ...
+
+
+class Evaluation:
+    """A function of the rows at N positions, not yet computed. See `rowwise` for the arguments."""
+
+    def __init__(
+        self, fn: RowFunction, predictions: Sequence[RowSource], extras: Sequence[Tensor], where: Tensor
+    ) -> None:
+        self.fn, self.predictions = fn, list(predictions)
+        self.positions = positions(where, [p.where for p in predictions])
+        self.sources = [p.source(where) for p in predictions]
+        self.carried = [self._carried(p, where) for p in predictions]
+        self.extras = [self.positions.take(extra) for extra in extras]
+        self._values: Tensor | None = None
+        self._tensor: Tensor | None = None
+
+    def _carried(self, prediction: RowSource, where: Tensor) -> Tensor | None:
+        """Ids [N] of the carried-over tokens, -1 for predicted ones; None if all are predicted."""
+        if covers(prediction.where, where):
+            return None
+        return self.positions.take(torch.where(prediction.where, -1, prediction.known))
+
+    def values(self) -> Tensor:
+        """Values of tokens [B, L], without gradient; zero elsewhere."""
+        if self._values is None:
+            with torch.no_grad():
+                self._values = self.positions.put(self._rowwise(lambda run, *part: run(*part)))
+        return self._values
+
+    def tensor(self) -> Tensor:
+        """Values of tokens [B, L] with their gradient; chunks are recomputed in the backward pass."""
+        if not torch.is_grad_enabled():
+            return self.values()
+        if self._tensor is None:
+            rows = self._rowwise(lambda run, *part: checkpoint(run, *part, use_reentrant=False))
+            self._tensor = self.positions.put(rows)
+            self._values = self._tensor.detach()
+        return self._tensor
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """sum_n w_n value_n, a scalar, for constant weights of tokens [B, L]; its gradient is already formed."""
+        weights = self.positions.take(weights.expand(self.positions.shape))
+        run = _Run(self, weights)
+        with torch.no_grad():
+            values = torch.cat([run.chunk(part) for part in self.parts()])
+        self._values = self.positions.put(values)
+        total = torch.where(weights == 0, 0.0, values * weights).sum()  # also where a value is not finite
+        inputs, gradients = run.gradients()
+        if not inputs:
+            return total
+        return _Known.apply(total, gradients, lambda: run.again(), *inputs)  # type: ignore[no-any-return]
+
+    def parts(self) -> list[slice]:
+        """Chunks of the rows; one without rows if there are none."""
+        rows, size = self.positions.count, min(p.chunk_rows() for p in self.predictions)
+        count = max(1, math.ceil(rows / size))
+        ends = [rows * number // count for number in range(count + 1)]
+        return [slice(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+
+    def _rowwise(self, call: Callable[..., Tensor]) -> Tensor:
+        """Values [N]; `call` runs each chunk if there are several."""
+
+        def run(part: slice, *sources: Tensor) -> Tensor:
+            rows = [p.rows(source) for p, source in zip(self.predictions, sources, strict=True)]
+            return self.apply(rows, part)
+
+        parts = self.parts()
+        if len(parts) == 1:
+            return run(parts[0], *self.sources)
+        return torch.cat([call(run, part, *(source[part] for source in self.sources)) for part in parts])
+
+    def apply(self, rows: list[Tensor], part: slice) -> Tensor:
+        """Values [n] of the function for the rows of a chunk."""
+        return self.fn(*self.complete(rows, part), *(extra[part] for extra in self.extras))
+
+    def complete(self, rows: list[Tensor], part: slice) -> list[Tensor]:
+        """Rows [n, V] of a chunk with those of carried-over tokens in place."""
+        return [_copied(row, ids, part) for row, ids in zip(rows, self.carried, strict=True)]
+
+
+class _Head:
+    """A prediction with an affine head; gradients of its weights are sums over chunks.
+
+    Under autocast products are of its type, as everywhere, and sums of the weight's.
+    """
+
+    def __init__(self, prediction: RowSource, source: Tensor, affine: tuple[Tensor, Tensor | None]) -> None:
+        self.source, self.shaping, (self.weight, self.bias) = source, prediction.shaping, affine
+        self.inputs = [x for x in (source, *affine) if x is not None and x.requires_grad]
+        self.differentiable = bool(self.inputs) and Tensor.detach not in self.shaping
+        device = source.device.type
+        autocast = torch.is_autocast_enabled(device) and source.dtype != torch.float64
+        self._type = torch.get_autocast_dtype(device) if autocast else self.weight.dtype
+        self._weight = self.weight.detach().to(self._type)
+        self._bias = None if self.bias is None else self.bias.detach().to(self._type)
+        self._of_source: Tensor | None = None
+        self._of_weight: Tensor | None = None
+        self._of_bias: Tensor | None = None
+
+    def log_probs(self, part: slice) -> Tensor:
+        """Rows [n, V] before the row maps."""
+        logits = F.linear(self.source.detach()[part].to(self._type), self._weight, self._bias)
+        return logits.to(at_least_float32(logits.dtype)).log_softmax(-1)
+
+    def shaped(self, log_p: Tensor) -> Tensor:
+        for row_map in self.shaping:
+            log_p = row_map(log_p)
+        return log_p
+
+    def open(self, part: slice) -> tuple[Tensor, Tensor | None]:
+        """Rows of a chunk, and the tensor that they are differentiated by."""
+        log_p = self.log_probs(part)
+        if not self.differentiable:
+            return self.shaped(log_p), None
+        log_p.requires_grad_()
+        return self.shaped(log_p), log_p
+
+    def close(self, part: slice, log_p: Tensor, gradient: Tensor) -> None:
+        """Take the gradient [n, V] by log-probabilities; that by logits is it less p times its sum."""
+        p = log_p.detach().exp_() if log_p.grad_fn is None else log_p.detach().exp()
+        self.take(part, torch.addcmul(gradient, p, gradient.sum(-1, keepdim=True), value=-1))
+
+    def take(self, part: slice, gradient: Tensor, weights: Tensor | None = None) -> None:
+        """Add products with the gradient of the logits [n, V], each row times its weight [n]."""
+        hidden, typed = self.source.detach()[part], gradient.to(self._type)
+        if self.source.requires_grad:
+            product = (typed @ self._weight).to(hidden.dtype)
+            if self._of_source is None:
+                self._of_source = torch.empty_like(self.source)
+            self._of_source[part] = product if weights is None else product * weights[:, None].to(product.dtype)
+        if self.weight.requires_grad:
+            scaled = hidden if weights is None else hidden * weights[:, None].to(hidden.dtype)
+            self._of_weight = _add_product(self._of_weight, typed.T, scaled.to(self._type))
+        if self.bias is not None and self.bias.requires_grad:
+            ones = gradient.new_ones(len(gradient)) if weights is None else weights.to(gradient.dtype)
+            product = gradient.T @ ones
+            self._of_bias = product if self._of_bias is None else self._of_bias.add_(product)
+
+    def gradients(self) -> list[Tensor]:
+        """Of `inputs`, in their order and types."""
+        sums = zip(
+            (self.source, self.weight, self.bias), (self._of_source, self._of_weight, self._of_bias), strict=True
+        )
+        return [
+            torch.zeros_like(x) if total is None else total.to(x.dtype)
+            for x, total in sums
+            if x is not None and x.requires_grad
+        ]
+
+    def connected(self) -> Tensor:
+        """Rows [N, V] as a function of `inputs`."""
+        logits = F.linear(self.source, self.weight, self.bias)
+        return self.shaped(logits.to(at_least_float32(logits.dtype)).log_softmax(-1))
+
+
+class _Opaque:
+    """A prediction whose rows are some function of its source, and of parameters that its graph names."""
+
+    def __init__(self, prediction: RowSource, source: Tensor) -> None:
+        self.prediction, self.source = prediction, source
+        self.inputs = [source] if source.requires_grad else []
+        self._of_source: Tensor | None = None
+
+    def open(self, part: slice) -> tuple[Tensor, Tensor | None]:
+        source = self.source.detach()[part]
+        if not self.inputs:
+            return self.prediction.rows(source), None
+        source.requires_grad_()
+        return self.prediction.rows(source), source
+
+    def close(self, part: slice, source: Tensor, gradient: Tensor) -> None:
+        if self._of_source is None:
+            self._of_source = torch.zeros_like(self.source)
+        self._of_source[part] = gradient
+
+    def gradients(self) -> list[Tensor]:
+        return [] if self._of_source is None and not self.inputs else [self._gradient()]
+
+    def _gradient(self) -> Tensor:
+        return torch.zeros_like(self.source) if self._of_source is None else self._of_source
+
+    def connected(self) -> Tensor:
+        return self.prediction.rows(self.source)
+
+
+class _Run:
+    """One pass over the chunks of a weighted sum."""
+
+    def __init__(self, evaluation: Evaluation, weights: Tensor) -> None:
+        self.evaluation, self.weights = evaluation, weights
+        self.sides: list[_Head | _Opaque] = []
+        for prediction, source in zip(evaluation.predictions, evaluation.sources, strict=True):
+            affine = prediction.affine()
+            self.sides.append(_Opaque(prediction, source) if affine is None else _Head(prediction, source, affine))
+        self.parameters: dict[int, tuple[Tensor, Tensor]] = {}
+        self.loss = self._written_out()
+
+    def _written_out(self) -> RowLoss | None:
+        """The function, if the gradient that it brings is all that there is."""
+        loss, first, others = self.evaluation.fn, self.sides[0], self.sides[1:]
+        if not isinstance(loss, RowLoss) or not isinstance(first, _Head) or first.shaping:
+            return None
+        if self.evaluation.carried[0] is not None or not first.differentiable:
+            return None
+        return loss if loss.constants or not any(map(_differentiable, others)) else None
+
+    def chunk(self, part: slice) -> Tensor:
+        """Values [n] of a chunk, whose gradients are added."""
+        return self._by_autograd(part) if self.loss is None else self._by_hand(self.loss, part)
+
+    def _by_hand(self, loss: RowLoss, part: slice) -> Tensor:
+        head = self.sides[0]
+        assert isinstance(head, _Head)
+        rows = [head.log_probs(part), *(side.open(part)[0].detach() for side in self.sides[1:])]
+        extras = (extra[part] for extra in self.evaluation.extras)
+        values, gradient = loss.with_gradient(*self.evaluation.complete(rows, part), *extras)
+        head.take(part, gradient, self.weights[part])
+        return values
+
+    @torch.enable_grad()
+    def _by_autograd(self, part: slice) -> Tensor:
+        opened = [side.open(part) for side in self.sides]
+        values = self.evaluation.apply([rows for rows, _ in opened], part)
+        if values.requires_grad:
+            leaves = [leaf for _, leaf in opened if leaf is not None]
+            parameters = _parameters(values, leaves)
+            weights = self.weights[part].to(values.dtype)
+            gradients = torch.autograd.grad(
+                values, [*leaves, *parameters], weights, retain_graph=True, allow_unused=True
+            )
+            with torch.no_grad():
+                self._add(part, opened, parameters, gradients)
+        return values.detach()
+
+    def _add(
+        self,
+        part: slice,
+        opened: list[tuple[Tensor, Tensor | None]],
+        parameters: list[Tensor],
+        gradients: tuple[Tensor | None, ...],
+    ) -> None:
+        remaining = iter(gradients)
+        for side, (_, leaf) in zip(self.sides, opened, strict=True):
+            gradient = None if leaf is None else next(remaining)
+            if leaf is not None and gradient is not None:
+                side.close(part, leaf, gradient)
+        for parameter, gradient in zip(parameters, remaining, strict=True):
+            if gradient is None:
+                continue
+            if id(parameter) in self.parameters:
+                self.parameters[id(parameter)][1].add_(gradient)
+            else:
+                self.parameters[id(parameter)] = parameter, gradient.to(at_least_float32(gradient.dtype), copy=True)
+
+    def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Tensors with a gradient, and the gradients of the weighted sum by them."""
+        inputs = [x for side in self.sides for x in side.inputs] + [x for x, _ in self.parameters.values()]
+        gradients = [g for side in self.sides for g in side.gradients()]
+        return inputs, gradients + [total.to(x.dtype) for x, total in self.parameters.values()]
+
+    def again(self) -> Tensor:
+        """The weighted sum as a function of all inputs, for derivatives of its gradient."""
+        rows = [side.connected() for side in self.sides]
+        values = self.evaluation.apply(rows, slice(0, self.evaluation.positions.count))
+        return (values * self.weights).sum()
+
+
+class _Known(torch.autograd.Function):
+    """A scalar whose gradient is already formed.
+
+    A gradient that is itself differentiated, or taken a second time, is computed from the rows again.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, total: Tensor, gradients: list[Tensor], again: Callable[[], Tensor], *inputs: Tensor
+    ) -> Tensor:
+        ctx.gradients, ctx.again, ctx.inputs = gradients, again, inputs
+        return total.clone()
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if torch.is_grad_enabled() or ctx.gradients is None:
+            create = torch.is_grad_enabled()
+            with torch.enable_grad():
+                total = ctx.again()
+                found = torch.autograd.grad(total, ctx.inputs, cotangent, create_graph=create, allow_unused=True)
+            return None, None, None, *found
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, None, *(gradient.mul_(cotangent.to(gradient.dtype)) for gradient in gradients)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type that rows and sums have for values of a type: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _differentiable(side: _Head | _Opaque) -> bool:
+    """Whether rows of the prediction have a gradient; of an opaque one its first row shows it."""
+    if isinstance(side, _Head):
+        return side.differentiable
+    with torch.enable_grad():
+        return side.prediction.rows(side.source[:1]).requires_grad
+
+
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a @ b, summed in float32 at least; the total is overwritten."""
+    dtype = at_least_float32(a.dtype)
+    if dtype != a.dtype:
+        product = (a @ b).to(dtype)
+        return product if total is None else total.add_(product)
+    return a @ b if total is None else total.addmm_(a, b)
+
+
+def _parameters(values: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Leaves of the graph of `values` besides these."""
+    seen, nodes, parameters = set(map(id, leaves)), [values.grad_fn], []
+    visited = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in seen:
+            seen.add(id(leaf))
+            parameters.append(leaf)
+        nodes.extend(following for following, _ in node.next_functions)
+    return parameters
+
+
+def _copied(rows: Tensor, ids: Tensor | None, part: slice) -> Tensor:
+    """Rows [n, V] of log-probabilities; a row with an id in `ids` [N] gets all its mass on that id."""
+    if ids is None:
+        return rows
+    ids = ids[part]
+    certain = F.one_hot(ids.clamp_min(0), rows.shape[1]).to(rows.dtype).log()
+    return torch.where((ids < 0)[:, None], rows, certain)

@@ -1,0 +1,150 @@
+"""Positions of a mask as one integer index, made once and shared by all that read rows there.
+
+`x[where]` by a mask makes the host wait until the device has counted its true positions, once a call and again in the
+backward pass. An index is made once a mask, and a mask of all positions needs none: nothing is gathered or scattered.
+
+Shapes: B batch, L tokens, N selected positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+T = TypeVar("T")
+
+_FACTS = WeakTensorKeyDictionary()
+"""What is known of tensors that live: the version of each, and facts by name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """N positions of tokens [B, L], in order.
+
+    Args:
+        shape: B and L.
+        index: LongTensor [N] into the B L tokens; None for all of them.
+    """
+
+    shape: torch.Size
+    index: Tensor | None
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return self.shape.numel() if self.index is None else len(self.index)
+
+    def take(self, x: Tensor) -> Tensor:
+        """Rows [N, ...] of x [B, L, ...]."""
+        flat = x.flatten(0, 1)
+        return flat if self.index is None else flat.index_select(0, self.index)
+
+    def put(self, rows: Tensor, base: Tensor | None = None) -> Tensor:
+        """`base` [B, L, ...] with rows [N, ...] at these positions; zeros elsewhere without a base."""
+        shape = (*self.shape, *rows.shape[1:])
+        if self.index is None:
+            return rows.view(shape)
+        flat = rows.new_zeros(self.shape.numel(), *rows.shape[1:]) if base is None else base.flatten(0, 1)
+        return flat.index_copy(0, self.index, rows).view(shape)
+
+    def repeated(self, times: int) -> Positions:
+        """The same positions in a batch that is repeated `times` times, one copy after the other."""
+        shape = torch.Size((times * self.shape[0], self.shape[1]))
+        if self.index is None:
+            return Positions(shape, None)
+        starts = torch.arange(times, device=self.index.device) * self.shape.numel()
+        return Positions(shape, (starts[:, None] + self.index).flatten())
+
+
+def positions(where: Tensor, inside: Sequence[Tensor] = ()) -> Positions:
+    """Positions of the true tokens of a mask (BoolTensor [B, L]); the host waits once, at the first call for the mask.
+
+    Args:
+        inside: masks of which `covers` will be asked; the answers come with the same wait.
+    """
+    unknown = [mask for mask in inside if _covers(mask, where) is None]
+    known: Positions | None = _facts(where).get("positions")
+    if known is not None and not unknown:
+        return known
+    packed = where.sum()
+    for mask in unknown:
+        packed = packed * 2 + (where & ~mask).any()
+    number = int(packed)
+    for mask in reversed(unknown):
+        answers = _facts(where).setdefault("inside", WeakTensorKeyDictionary())
+        answers[mask] = _version(mask), not number % 2
+        number //= 2
+    if known is None:
+        every = number == where.numel()
+        index = None if every else torch.nonzero_static(where.flatten(), size=number)[:, 0]
+        known = _facts(where)["positions"] = Positions(where.shape, index)
+    return known
+
+
+def covers(mask: Tensor, where: Tensor) -> bool:
+    """Whether every true position of `where` is one of `mask`; both BoolTensor [B, L]."""
+    if _covers(mask, where) is None:
+        positions(where, [mask])
+    return bool(_covers(mask, where))
+
+
+def _covers(mask: Tensor, where: Tensor) -> bool | None:
+    """The answer, or None if it is not known yet."""
+    whole: Positions | None = _facts(mask).get("positions")
+    if mask is where or (whole is not None and whole.index is None):
+        return True
+    version, answer = _facts(where).get("inside", {}).get(mask, (None, None))
+    return answer if version == _version(mask) else None
+
+
+def everywhere(like: Tensor) -> Tensor:
+    """A mask of all tokens (BoolTensor [B, L]) of which that is known, so that nothing waits for it."""
+    return known_mask(Positions(like.shape[:2], None), like.device)
+
+
+def nowhere(like: Tensor) -> Tensor:
+    """A mask of no token (BoolTensor [B, L]) of which that is known."""
+    none = torch.empty(0, dtype=torch.long, device=like.device)
+    return known_mask(Positions(like.shape[:2], none), like.device)
+
+
+def known_mask(places: Positions, device: torch.device) -> Tensor:
+    """The mask (BoolTensor [B, L]) of positions that are known."""
+    if places.index is None:
+        where = torch.ones(places.shape, dtype=torch.bool, device=device)
+    else:
+        where = torch.zeros(places.shape, dtype=torch.bool, device=device)
+        where.view(-1).index_fill_(0, places.index, True)
+    _facts(where)["positions"] = places
+    return where
+
+
+def remembered(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
+    """What `make` returns for a tensor: made once, as long as the tensor lives and does not change.
+
+    The result must not refer to the tensor, which would then live for ever.
+    """
+    facts = _facts(tensor)
+    if key not in facts:
+        facts[key] = make()
+    value: T = facts[key]
+    return value
+
+
+def _facts(tensor: Tensor) -> dict[Hashable, Any]:
+    version = _version(tensor)
+    before = _FACTS.get(tensor)
+    if before is None or before[0] != version:
+        before = _FACTS[tensor] = (version, {})
+    facts: dict[Hashable, Any] = before[1]
+    return facts
+
+
+def _version(tensor: Tensor) -> int:
+    """Number of changes in place; inference tensors do not count theirs."""
+    return 0 if tensor.is_inference() else tensor._version

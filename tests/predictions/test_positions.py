@@ -1,0 +1,93 @@
+"""Positions of a mask are found once, with one wait, and found anew when the mask changes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fewstep.predictions.positions import Positions, covers, everywhere, known_mask, nowhere, positions, remembered
+
+WAITS = {"nonzero", "masked_select", "_local_scalar_dense", "is_nonzero", "equal"}
+
+
+class Waits(TorchDispatchMode):
+    """Operators that make the host wait for the device, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func.overloadpacket.__name__
+        masks = any(isinstance(x, Tensor) and x.dtype == torch.bool for x in (args[1] if "index" in name else ()) or ())
+        if name in WAITS or (name in ("index", "index_put", "index_put_") and masks):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def mask() -> Tensor:
+    return torch.tensor([[True, False, True], [False, False, True]])
+
+
+def test_rows_are_taken_and_put_as_by_the_mask() -> None:
+    where, x = mask(), torch.arange(12.0).view(2, 3, 2)
+    places = positions(where)
+    assert places.count == 3
+    assert torch.equal(places.take(x), x[where])
+    assert torch.equal(places.put(x[where]), x * where[..., None])
+    base = -torch.ones(2, 3, 2)
+    assert torch.equal(places.put(x[where], base), torch.where(where[..., None], x, base))
+    assert torch.equal(base, -torch.ones(2, 3, 2))
+
+
+def test_a_mask_of_all_tokens_needs_no_index() -> None:
+    x = torch.arange(6).view(2, 3)
+    for where in (torch.ones(2, 3, dtype=torch.bool), everywhere(x)):
+        assert positions(where).index is None
+        assert positions(where).take(x).data_ptr() == x.data_ptr()
+        assert positions(where).put(x.flatten()).data_ptr() == x.data_ptr()
+    assert positions(nowhere(x)).count == 0
+    assert positions(torch.zeros(0, 3, dtype=torch.bool)).count == 0
+
+
+def test_one_wait_answers_everything_about_a_mask() -> None:
+    where, wide, narrow, x = mask(), torch.ones(2, 3, dtype=torch.bool), mask() & mask().roll(1, 1), mask().long()
+    with Waits() as waits:
+        positions(where, [wide, narrow])
+        assert covers(wide, where)
+        assert not covers(narrow, where)
+        assert covers(where, where)
+        assert covers(everywhere(x), where)
+        positions(where).take(x)
+        positions(where).put(positions(where).take(x))
+        positions(where).repeated(2)
+        positions(everywhere(x)).take(x)
+    assert waits.names == ["_local_scalar_dense"]
+
+
+def test_a_mask_that_changes_is_looked_up_again() -> None:
+    where, other = mask(), mask()
+    assert positions(where).count == 3
+    assert covers(other, where)
+    where[0, 1] = True
+    assert positions(where).count == 4
+    assert not covers(other, where)
+    other[0, 1] = True
+    assert covers(other, where)
+
+
+def test_repeated_positions_are_those_of_the_repeated_mask() -> None:
+    where = mask()
+    repeated = positions(where).repeated(3)
+    assert torch.equal(known_mask(repeated, where.device), where.repeat(3, 1))
+    assert Positions(where.shape, None).repeated(2).count == 12
+
+
+def test_what_is_remembered_is_made_once_and_forgotten_with_its_tensor() -> None:
+    calls: list[int] = []
+    x = torch.zeros(2)
+    for _ in range(2):
+        assert remembered(x, "key", lambda: calls.append(1) or len(calls)) == 1  # type: ignore[func-returns-value]
+    x.add_(1)
+    assert remembered(x, "key", lambda: calls.append(1) or len(calls)) == 2  # type: ignore[func-returns-value]
