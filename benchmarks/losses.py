@@ -1,9 +1,9 @@
 """Time and memory of the losses over a vocabulary: `python benchmarks/losses.py --out FILE` writes a table.
 
 A case is a loss from hidden states and heads to the gradients of both. `ours` is the objective's line
-(`ctx.mean(weight * ...)`), `plain` is the same loss of dense log-probabilities by autograd, and `floor` is written out by
-hand: chunks of 512 rows, and the gradient of the logits in place of them. Times are processor time of this process in
-interleaved rounds. Peaks are of a process each, above its memory before and without the gradients themselves.
+(`ctx.mean(weight * ...)`), `plain` is the same loss of dense log-probabilities by autograd, and `floor` is written out
+by hand: chunks of 512 rows, and the gradient of the logits in place of them. Times are processor time of this process
+in interleaved rounds. Peaks are of a process each, above its memory before and without the gradients themselves.
 
 Shapes: B batch, L tokens, V vocabulary, D width, N = B L rows.
 """
@@ -158,8 +158,6 @@ def _by_hand(case: str, rows: list[Tensor], heads: list[nn.Linear], ids: Tensor)
 
 def loss(way: str, case: str, x: Inputs) -> Tensor:
     if way == "floor":
-        with torch.no_grad():
-            pass
         total: Tensor = Floor.apply(case, x, *x.trained)  # type: ignore[no-untyped-call]
         return total
     return ours(case, x) if way == "ours" else plain(case, x)

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 import torch
+from synchronisations import Synchronisations
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewstep.predictions.positions import Positions, covers, everywhere, known_mask, nowhere, positions, remembered
-
-WAITS = {"nonzero", "masked_select", "_local_scalar_dense", "is_nonzero", "equal"}
-
-
-class Waits(TorchDispatchMode):
-    """Operators that make the host wait for the device, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        name = func.overloadpacket.__name__
-        masks = any(isinstance(x, Tensor) and x.dtype == torch.bool for x in (args[1] if "index" in name else ()) or ())
-        if name in WAITS or (name in ("index", "index_put", "index_put_") and masks):
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 def mask() -> Tensor:
@@ -53,7 +36,7 @@ def test_a_mask_of_all_tokens_needs_no_index() -> None:
 
 def test_one_wait_answers_everything_about_a_mask() -> None:
     where, wide, narrow, x = mask(), torch.ones(2, 3, dtype=torch.bool), mask() & mask().roll(1, 1), mask().long()
-    with Waits() as waits:
+    with Synchronisations() as seen:
         positions(where, [wide, narrow])
         assert covers(wide, where)
         assert not covers(narrow, where)
@@ -63,7 +46,7 @@ def test_one_wait_answers_everything_about_a_mask() -> None:
         positions(where).put(positions(where).take(x))
         positions(where).repeated(2)
         positions(everywhere(x)).take(x)
-    assert waits.names == ["_local_scalar_dense"]
+    assert seen.counts == {"aten::_local_scalar_dense": 1}
 
 
 def test_a_mask_that_changes_is_looked_up_again() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -98,7 +99,7 @@ class Evaluation:
         rows, size = self.positions.count, min(p.chunk_rows() for p in self.predictions)
         count = max(1, math.ceil(rows / size))
         ends = [rows * number // count for number in range(count + 1)]
-        return [slice(begin, end) for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(begin, end) for begin, end in pairwise(ends)]
 
     def _rowwise(self, call: Callable[..., Tensor]) -> Tensor:
         """Values [N]; `call` runs each chunk if there are several."""
@@ -181,14 +182,9 @@ class _Head:
 
     def gradients(self) -> list[Tensor]:
         """Of `inputs`, in their order and types."""
-        sums = zip(
-            (self.source, self.weight, self.bias), (self._of_source, self._of_weight, self._of_bias), strict=True
-        )
-        return [
-            torch.zeros_like(x) if total is None else total.to(x.dtype)
-            for x, total in sums
-            if x is not None and x.requires_grad
-        ]
+        pairs = (self.source, self._of_source), (self.weight, self._of_weight), (self.bias, self._of_bias)
+        sums = [(x, total) for x, total in pairs if x is not None and x.requires_grad]
+        return [torch.zeros_like(x) if total is None else total.to(x.dtype) for x, total in sums]
 
     def connected(self) -> Tensor:
         """Rows [N, V] as a function of `inputs`."""

@@ -141,9 +141,8 @@ def _summed(values: Any, *dimensions: Any) -> Any:
         weights[id(evaluation)] = evaluation, factor if before is None else before[1] + factor
     totals = [evaluation.weighted_sum(factor) for evaluation, factor in weights.values()]
     if values._constant is not None:
-        totals.append(
-            _as_tensor(values._constant, values._terms[0][1]).expand(values._terms[0][1].positions.shape).sum()
-        )
+        first = values._terms[0][1]
+        totals.append(_as_tensor(values._constant, first).expand(first.positions.shape).sum())
     return sum(totals[1:], totals[0])
 
 

@@ -250,7 +250,7 @@ class Trainer:
         """One optimiser step of the current phase; False if the training went back to its last checkpoint."""
         phase = self.turns.at(self.ctx.step)
         self._take_turns(phase)
-        self.ctx.diagnose = self.ctx.step // len(self.turns.cycle) % _DIAGNOSE_EVERY == 0
+        self.ctx.diagnose = self._diagnoses()
         with refusals() as refused:
             loss = torch.stack([self._micro_batch(phase, part) for part in self._batches()]).sum()
         norms = {name: self._clip(name) for name in phase.train}
@@ -265,6 +265,13 @@ class Trainer:
         self._collect({f"{phase.name}/loss": loss})
         self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
         return True
+
+    def _diagnoses(self) -> bool:
+        """Whether this step measures what costs extra: every tenth round does, and the last before each log line."""
+        cycle, every = len(self.turns.cycle), self.settings.train.log_every
+        line = min((self.ctx.step // every + 1) * every, self.settings.train.steps)
+        number = self.ctx.step // cycle
+        return number % _DIAGNOSE_EVERY == 0 or number == (line - 1) // cycle
 
     def _judge(self, phase: Phase, loss: Tensor, norms: dict[str, Tensor], refused: list[Tensor]) -> Found | None:
         """The mishap of this step, if the recipe asks to act on it now; else the sentinel remembers it.
