@@ -21,8 +21,8 @@ from fewstep.predictions.positions import positions
 from fewstep.predictions.row_losses import CrossEntropy, Mean
 from fewstep.runtime.streams import Randomness, SampleStreams, uniform
 
-CHUNK_ELEMENTS = 1 << 25
-"""Rows x V above which row operations run in chunks (128 MiB in float32)."""
+CHUNK_ELEMENTS = 1 << 24
+"""Rows x V above which row operations run in chunks (64 MiB in float32)."""
 
 
 RowMap = Callable[[Tensor], Tensor]

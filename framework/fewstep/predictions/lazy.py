@@ -9,7 +9,7 @@ Shapes: B batch, L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +38,9 @@ class LazyValues(Tensor):
     @staticmethod
     def __new__(cls, terms: Sequence[Term], constant: Tensor | None = None) -> LazyValues:
         shape, source = terms[0][1].positions.shape, terms[0][1].sources[0]
-        made = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32, device=source.device)  # type: ignore[attr-defined]
-        lazy = cast(LazyValues, made)
+        lazy = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32, device=source.device)  # type: ignore[attr-defined]
         lazy._terms, lazy._constant = tuple(terms), constant
-        return lazy
+        return lazy  # type: ignore[no-any-return]
 
     def __init__(self, terms: Sequence[Term], constant: Tensor | None = None) -> None:
         super().__init__()
@@ -59,7 +58,7 @@ class LazyValues(Tensor):
         return func(*tree_map(_read, tuple(args)), **tree_map(_read, kwargs or {}))
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         return func(*tree_map(_read, tuple(args)), **tree_map(_read, kwargs or {}))
