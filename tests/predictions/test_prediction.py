@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 from fewstep.predictions import base as prediction_module
 from fewstep.predictions.base import Prediction, rowwise
-from fewstep.predictions.draws import pick, sample_categorical
+from fewstep.predictions.draws import expectation, pick, sample_categorical
 from fewstep.predictions.network import HeadPrediction, TablePrediction
 from fewstep.predictions.shaping import outside_top_p, shape
 from fewstep.testing.statistics import assert_same_distribution
@@ -151,7 +151,7 @@ def test_a_token_that_one_prediction_carries_over_is_certain_in_its_rows() -> No
     everywhere = torch.ones_like(where)
     values = torch.randn(3, 4, 5, generator=rng)
     found = rowwise(
-        lambda p, v: prediction_module.expectation(p, v),
+        lambda p, v: expectation(p, v),
         [TablePrediction(table, known, where)],
         [values],
         where=everywhere,
