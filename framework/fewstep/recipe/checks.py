@@ -39,18 +39,21 @@ def check_spaces(recipe: Recipe) -> Complaints:
     space = _class("processes", recipe.process).space
     for section, kind in (("objective", "objectives"), ("sampler", "samplers")):
         config: ComponentConfig = getattr(recipe, section)
-        known = {
-            entry.name: entry.cls.spaces if kind == "objectives" else entry.cls.traits.spaces
-            for entry in registry(kind).entries()
-        }
-        spaces = known[config.type]
+        spaces = _spaces(kind, config.type)
         if space not in spaces:
-            fitting = [name for name in known if space in known[name]]
+            fitting = [entry.name for entry in registry(kind).entries() if space in _spaces(kind, entry.name)]
             yield (
                 section,
                 f"{section} '{config.type}' works on {', '.join(sorted(spaces))} data, but process "
                 f"'{recipe.process.type}' is {space}; {section}s for it: {', '.join(fitting) or 'none'}",
             )
+
+
+def _spaces(kind: str, name: str) -> frozenset[str]:
+    """Kinds of states that an objective or a sampler knows."""
+    cls = registry(kind).get(name).cls
+    spaces: frozenset[str] = cls.spaces if kind == "objectives" else cls.traits.spaces
+    return spaces
 
 
 def check_sampler(recipe: Recipe) -> Complaints:

@@ -8,15 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fewstep.core.errors import OperationError
 
 CompileMode = Literal["off", "auto", "trunk"]
 """Nothing; the trunks of networks where there is a GPU and a compiler for it; the trunks of networks."""
+
+Forward: TypeAlias = Callable[..., Tensor]
+"""Forward pass of a module."""
 
 LIMIT = 8
 """Graphs of one module: one for each shape of its inputs, with and without gradients. Beyond it, calls are plain."""
@@ -50,15 +53,16 @@ class CompiledCall:
     def __init__(
         self, module: nn.Module, label: str, *, by_name: bool, say: Callable[[str], None], graphs: bool = False
     ) -> None:
-        self._plain: Callable[..., Any] = module._call_impl
+        self._plain: Forward = module._call_impl
         self._label, self._by_name, self._say, self._graphs = label, by_name, say, graphs
-        self._compiled: Callable[..., Any] | None = None
+        self._compiled: Forward | None = None
+        self._full = self._given_up = False
         self.count = 0
         """Graphs so far."""
         module._compiled_call_impl = self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.count > LIMIT or _transformed():
+    def __call__(self, *args: object, **kwargs: object) -> Tensor:
+        if self._given_up or _transformed():
             return self._plain(*args, **kwargs)
         import torch._dynamo
         from torch._dynamo.utils import counters
@@ -70,7 +74,9 @@ class CompiledCall:
                 torch.compiler.cudagraph_mark_step_begin()
             out = compiled(*args, **kwargs)
         except torch._dynamo.exc.FailOnRecompileLimitHit:
-            self._give_up(f"{self._label} was compiled for {LIMIT} kinds of inputs; other kinds run uncompiled")
+            if not self._full:
+                self._say(f"{self._label} was compiled for {LIMIT} kinds of inputs; other kinds run uncompiled")
+            self._full = True
             return self._plain(*args, **kwargs)
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             if not _from_compiler(error):
@@ -83,7 +89,7 @@ class CompiledCall:
             self._say(f"compiled {self._label}{again} in {time.monotonic() - start:.0f} s")
         return out.clone() if self._graphs else out
 
-    def _compile(self) -> Callable[..., Any]:
+    def _compile(self) -> Forward:
         import torch._functorch.config
         import torch._inductor.config
 
@@ -92,24 +98,21 @@ class CompiledCall:
         # A graph is recorded for each size; sizes that change from call to call would be recorded again and again.
         torch._inductor.config.triton.cudagraph_skip_dynamic_graphs = True
         mode = "reduce-overhead" if self._graphs else None
-        compiled: Callable[..., Any] = torch.compile(  # type: ignore[call-overload]  # its overloads lack two arguments
+        compiled: Forward = torch.compile(  # type: ignore[call-overload]  # its overloads lack two arguments
             self._plain, fullgraph=True, mode=mode, recompile_limit=LIMIT, isolate_recompiles=True
         )
         return compiled
 
-    def _failed(self, error: Exception, args: Any, kwargs: Any) -> Any:
+    def _failed(self, error: Exception, args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if self._by_name:
             raise OperationError(
                 f"{self._label} cannot be compiled here ({type(error).__name__}: {reason}); set compile to off, or to "
                 "auto, which goes on without it"
             ) from error
-        self._give_up(f"warning: {self._label} cannot be compiled here ({reason}); it runs uncompiled")
+        self._given_up = True
+        self._say(f"warning: {self._label} cannot be compiled here ({reason}); it runs uncompiled")
         return self._plain(*args, **kwargs)
-
-    def _give_up(self, message: str) -> None:
-        self.count = LIMIT + 1
-        self._say(message)
 
 
 def _from_compiler(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -47,6 +47,9 @@ from fewstep.training.sentinel import Sentinel
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
 from fewstep.training.watchdog import Watchdog
+
+Number: TypeAlias = float | Tensor
+"""A scalar, on the host or wherever it was computed."""
 
 _STREAMS = ("time", "noise", "sample")
 _HEARTBEAT = 30.0
@@ -120,7 +123,7 @@ class Trainer:
             self.generators["augment"] = generator_for(settings.seed, "augment", self.device)
         self.updates = dict.fromkeys(self.trained, 0)
         self.all_updates = {name: self.turns.updates(name) for name in self.trained}
-        self.sums: dict[str, tuple[Any, Any]] = {}
+        self.sums: dict[str, tuple[Number, Number]] = {}
         self.mishaps = Mishaps(settings.train)
         self.sentinel = Sentinel(self.trained, self.device)
         for optimizer in self.optimizers.values():
@@ -506,11 +509,11 @@ class Trainer:
         return path
 
 
-def _on_host(sums: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[float, float]]:
+def _on_host(sums: Mapping[str, tuple[Number, Number]]) -> dict[str, tuple[float, float]]:
     """Sums and counts as numbers, with one copy from a GPU for all of them."""
     values = [value for pair in sums.values() for value in pair]
     far = [isinstance(value, Tensor) and value.device.type != "cpu" for value in values]
-    on_gpu = [value for value, is_far in zip(values, far, strict=True) if is_far]
+    on_gpu = [value for value in values if isinstance(value, Tensor) and value.device.type != "cpu"]
     copied = iter(torch.stack(on_gpu).tolist() if on_gpu else [])
     numbers = iter([next(copied) if is_far else float(value) for value, is_far in zip(values, far, strict=True)])
     return {name: (next(numbers), next(numbers)) for name in sums}
