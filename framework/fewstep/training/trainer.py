@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fewstep.core.errors import OperationError
+from fewstep.core.errors import OperationError, is_out_of_memory
 from fewstep.data.base import Dataset
 from fewstep.denoisers.compiled import compile_trunks
 from fewstep.objectives.base import Batch, Phase, StepContext
@@ -36,6 +36,7 @@ from fewstep.runtime.signals import asked_to_end
 from fewstep.samplers.base import Sampler
 from fewstep.training.assemble import Parts, assemble
 from fewstep.training.ema import Ema
+from fewstep.training.exhausted import explain
 from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
 from fewstep.training.mishaps import Found, Mishaps
@@ -201,7 +202,7 @@ class Trainer:
                 saved = time.monotonic()
                 while self.ctx.step < total and not self._stop.is_set():
                     self.watchdog.step()
-                    if not self._step():
+                    if not self._step_in_memory():
                         continue
                     if self.watch and self.ctx.step in self.watch.due:
                         self._check_finite()
@@ -248,6 +249,21 @@ class Trainer:
             self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")
         self._status("finished" if finished else "stopped")
         return FitResult(finished, self.ctx.step)
+
+    def _step_in_memory(self) -> bool:
+        """`_step`; memory that runs out ends the training with a sentence on what took most of it.
+
+        Raises:
+            OperationError: memory ran out.
+        """
+        try:
+            return self._step()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            train, peak = self.settings.train, peak_megabytes(self.device)
+            advice = explain(self.roles, self.trained, peak, train.batch_size, train.accumulate)
+        raise OperationError(f"out of memory at step {self.ctx.step + 1}: {advice}")
 
     def _step(self) -> bool:
         """One optimiser step of the current phase; False if the training went back to its last checkpoint."""
