@@ -232,10 +232,11 @@ def test_the_discriminators_optimum_is_the_log_ratio(smoothing: float, monkeypat
 
 def test_advantages_are_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     reward = torch.randn(32, generator=Generator().manual_seed(0), dtype=torch.float64)
-    groups = build(eps=1e-12).advantages(reward).view(4, 8)
-    torch.testing.assert_close(groups.mean(0), torch.zeros(8, dtype=torch.float64), atol=1e-12, rtol=0)
-    torch.testing.assert_close(groups.std(0, correction=0), torch.ones(8, dtype=torch.float64))
-    torch.testing.assert_close(build(normalise=False).advantages(reward), reward - reward.view(4, 8).mean(0).repeat(4))
+    groups = build(eps=1e-12).advantages(reward).view(8, 4)
+    torch.testing.assert_close(groups.mean(1), torch.zeros(8, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(groups.std(1, correction=0), torch.ones(8, dtype=torch.float64))
+    means = reward.view(8, 4).mean(1).repeat_interleave(4)
+    torch.testing.assert_close(build(normalise=False).advantages(reward), reward - means)
 
 
 def test_groups_share_times_and_labels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,10 +258,10 @@ def test_groups_share_times_and_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     build().loss(STUDENT, Batch(torch.zeros(12, L, dtype=torch.long), Condition(labels)), ctx)
     assert len(told) == 3
     for times, cond in told:
-        rows = times.view(4, 3)
+        rows = times.view(3, 4).T
         assert bool((rows == rows[0]).all())
         assert cond.labels is not None
-        assert cond.labels.tolist() == [0, 1, 2] * 4
+        assert cond.labels.tolist() == [0] * 4 + [4] * 4 + [8] * 4
     (start, _), (tau, _), (t, _) = told
     assert bool((start == 1).all())
     assert len({*tau.tolist(), *t.tolist()}) == 6, "each group has its own, of both kinds"

@@ -108,7 +108,9 @@ def test_dead_codes_begin_anew_at_vectors_of_the_batch() -> None:
     codes, vectors = torch.zeros(K, E), torch.randn(9, E, generator=rng())
     book = Codebook(counts.clone(), torch.ones(K, E), decay=1 - 1e-9, restart=0.1)
     assert book.update(codes, vectors, torch.zeros(9, dtype=torch.long), rng(5)) == 2
-    expected = torch.randint(9, (2,), generator=rng(5))
+    expected = torch.randint(9, (1, K), generator=rng(5))[
+        0, [2, 4]
+    ]  # a number for each code, so that none moves others
     torch.testing.assert_close(codes[[2, 4]], vectors[expected])
     torch.testing.assert_close(book.counts[[2, 4]], counts.mean().expand(2))
     torch.testing.assert_close(codes[[0, 1, 3, 5, 6]], torch.full((5, E), 0.1))

@@ -13,12 +13,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
 from fewstep.data.padding import text_mask
+from fewstep.runtime.streams import Randomness
 
 _CHUNK = 4096
 """Samples per block whose tokens are widened to 64 bits."""
@@ -151,7 +152,7 @@ class Dataset(Component, ABC):
         """SHA-256 of the training tokens, as 64-bit numbers; stored with every run."""
         return fingerprint_of(self.train)
 
-    def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
+    def augment(self, tokens: Tensor, generator: Randomness) -> Tensor:
         """Training samples (LongTensor [B, L]) after random changes that preserve their probability."""
         return tokens
 

@@ -14,7 +14,7 @@ from fewstep.denoisers.base import Denoiser, DenoiserAround
 from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.positions import known_mask, positions
-from fewstep.runtime.streams import Randomness, SampleStreams
+from fewstep.runtime.streams import Randomness, repeated
 
 
 class MixturePrediction(Prediction):
@@ -75,7 +75,7 @@ class LatentAverage(DenoiserAround):
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         count = self.latents
-        source = generator.repeat(count) if isinstance(generator, SampleStreams) else generator
         states, now = torch.cat([x_t] * count), torch.cat([t] * count)
         then = None if s is None else torch.cat([s] * count)
-        return MixturePrediction(self.denoiser.predict(states, now, then, cond.repeat(count), source), count)
+        many = self.denoiser.predict(states, now, then, cond.repeat(count), repeated(generator, count))
+        return MixturePrediction(many, count)

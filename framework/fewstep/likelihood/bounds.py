@@ -110,7 +110,7 @@ def score_model(
         if exact:
             parts.append((token_nll(model.denoiser, rows).double() * scored[part].to(device)).sum(1).cpu())
             continue
-        streams = SampleStreams(seed, range(first, first + len(rows)))
+        streams = SampleStreams(seed, range(first, first + len(rows)), device=device)
         classes = None if labels is None else labels[part].to(device)
         nats = bound(
             model.denoiser,

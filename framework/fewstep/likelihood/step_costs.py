@@ -18,7 +18,7 @@ from fewstep.denoisers.base import Denoiser
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import TINY, DiscreteProcess, Process, discrete, posterior_rows
 from fewstep.runtime.progress import Progress
-from fewstep.runtime.seeding import generator_for
+from fewstep.runtime.streams import SampleStreams
 
 Posterior = Literal["drawn", "plugged"]
 """The draw of a step from a prediction: x first, or its probabilities put into the posterior; see `ancestral`."""
@@ -90,8 +90,11 @@ class StepCosts:
         part = slice(first, first + self.batch_size)
         x0 = self.data[part].to(device)
         cond = Condition(None if self.labels is None else self.labels[part].to(device))
-        # The generators restart at every time, so that costs of different times differ by the times and not the noise.
-        noise, inputs = (generator_for(self.seed, f"grid/{kind}/{first}", device) for kind in ("noise", "input"))
+        # The streams restart at every time, so that costs of different times differ by the times and not the noise.
+        numbers = range(first, first + len(x0))
+        noise, inputs = (
+            SampleStreams(self.seed, numbers, purpose=f"grid/{kind}", device=device) for kind in ("noise", "input")
+        )
         now = torch.full((len(x0),), t, device=device, dtype=torch.float64)
         z = denoiser.process.corrupt(x0, now, generator=noise).x_t
         costs: list[Tensor] = []

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.registry import Registry
@@ -23,6 +23,7 @@ from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.evidence import Output
 from fewstep.processes.base import Process
+from fewstep.runtime.streams import Randomness, selected, spread, uniform
 
 
 @dataclass(frozen=True)
@@ -122,13 +123,16 @@ class LossOutput:
 class StepContext:
     """Inputs of an objective during a step.
 
-    `generators` holds independent random streams by purpose ("time", "noise", "sample"). All of them are part of the
-    checkpoint, so a resumed run draws the same numbers as an uninterrupted one.
+    `generators` holds independent random streams by purpose ("time", "noise", "sample"). In a training they are
+    `SampleStreams` of the samples of this call of `loss`, whose numbers depend on the seed and on how many samples were
+    trained on before: a resumed run draws the same numbers as an uninterrupted one, however batches are divided. Draws
+    for other rows take streams that are selected or repeated in the same way. In `setup` and `after_step` they have a
+    single stream.
     """
 
     roles: Mapping[str, Network]
     process: Process
-    generators: Mapping[str, Generator]
+    generators: Mapping[str, Randomness]
     device: torch.device
     step: int = 0
     """Optimiser steps so far, of the `steps` of the training."""
@@ -141,6 +145,12 @@ class StepContext:
     """The batch of this call of `loss`; the trainer sets it."""
     diagnose: bool = False
     """Whether this step should also compute costly diagnostics; the trainer sets it now and then."""
+    place: int = 0
+    """Place of the first sample of this call of `loss` in the batch of the step, which may be divided."""
+    whole: int | None = None
+    """Number of samples of that batch; None: as many as in this call."""
+    terms: Tensor | None = None
+    """Number of terms of the last `mean`, a scalar, if samples differ in it; None if all samples weigh the same."""
 
     def denoiser(self, role: str) -> Denoiser:
         """The network of a role that predicts tokens."""
@@ -148,13 +158,16 @@ class StepContext:
         assert isinstance(network, Denoiser), f"role '{role}' predicts no tokens"
         return network
 
+    def select(self, rows: Tensor | slice) -> StepContext:
+        """These inputs for the samples in `rows` of the batch (indices, a BoolTensor or a slice) and their numbers."""
+        return replace(self, generators={name: selected(source, rows) for name, source in self.generators.items()})
+
     def sample_time(self, count: int, *, antithetic: bool = False) -> Tensor:
-        """Times ~ U(0, 1) [count]; `antithetic` spreads them evenly with one shared random shift (MDLM, C.3)."""
-        rng = self.generators["time"]
-        if not antithetic:
-            return torch.rand(count, generator=rng, device=self.device)
-        shift = torch.rand(1, generator=rng, device=self.device)
-        return (torch.arange(count, device=self.device) / count + shift) % 1.0
+        """Times ~ U(0, 1) of the samples of a batch, [count].
+
+        `antithetic` spreads them evenly over the whole batch with one shared random shift (MDLM, C.3).
+        """
+        return self._times(count, 1, antithetic)[:, 0]
 
     def sample_time_of_blocks(self, count: int, *, antithetic: bool = False) -> Tensor:
         """Times ~ U(0, 1), one for each unit that is denoised at once.
@@ -167,8 +180,14 @@ class StepContext:
         if student.block_size is None:
             return self.sample_time(count, antithetic=antithetic)
         blocks = student.length // student.block_size
-        times = self.sample_time(count * blocks, antithetic=antithetic).view(count, blocks)
-        return times.repeat_interleave(student.block_size, 1)
+        return self._times(count, blocks, antithetic).repeat_interleave(student.block_size, 1)
+
+    def _times(self, count: int, per: int, antithetic: bool) -> Tensor:
+        """Times ~ U(0, 1), `per` of each sample: [count, per]."""
+        source = self.generators["time"]
+        if antithetic:
+            return spread(count, source, per=per, device=self.device)
+        return uniform((count, per), source, device=self.device, dtype=torch.float32)
 
     def as_batch(self, x0: Tensor, cond: Condition = NOTHING) -> Batch:
         """Clean tokens [B, L] as a batch: data, or samples that a network has drawn."""
@@ -192,7 +211,9 @@ class StepContext:
             batch: samples that the values belong to; None for those of the step.
         """
         batch = self.batch if batch is None else batch
-        return (Batch(values) if batch is None else batch).mean(values, where)
+        batch = Batch(values) if batch is None else batch
+        self.terms = None if where is None and batch.text is None else batch.tokens(where)
+        return batch.mean(values, where)
 
     def sum(self, values: Tensor, *, batch: Batch | None = None) -> Tensor:
         """Sum over all tokens [B, L] of the batch, a scalar; estimated from those that this step supervises."""

@@ -19,7 +19,7 @@ from fewstep.objectives.parts.gaussian_dual import induced_alpha
 from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
 from fewstep.predictions.evidence import LeaveOneOutPrediction
 from fewstep.processes.base import PROCESSES, Process, per_token
-from fewstep.runtime.streams import uniform
+from fewstep.runtime.streams import Randomness, uniform
 
 
 @OBJECTIVES.register("consistency")
@@ -115,9 +115,7 @@ class Consistency(Objective):
                 weight.lerp_(student[name], 1 - decay)
 
 
-def step_on_path(
-    process: Process, x0: Tensor, z_t: Tensor, t: Tensor, s: Tensor, *, generator: torch.Generator | None
-) -> Tensor:
+def step_on_path(process: Process, x0: Tensor, z_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
     """z_s of the path with the noise of z_t (LongTensor [B, L]): a token turns clean once, and otherwise stays.
 
     For any noise, z = x0 if one uniform number per token is below P(z = x0) = alpha + (1 - alpha) pi(x0), and otherwise

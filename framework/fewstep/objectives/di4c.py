@@ -20,6 +20,7 @@ from fewstep.denoisers.network import evaluating
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.draws import expectation
+from fewstep.runtime.streams import repeated
 
 _EARLIEST = 1e-5
 """Smallest t drawn."""
@@ -59,14 +60,15 @@ class Di4C(Objective):
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config
         t = ctx.sample_time(batch.size)
-        count = round(c.near_share * batch.size)
+        # The first samples of the step's batch are near data.
+        count = min(max(round(c.near_share * (ctx.whole or batch.size)) - ctx.place, 0), batch.size)
         near = torch.arange(batch.size, device=ctx.device) < count
         t = torch.where(near, c.delta * t, c.delta + (1 - c.delta) * t).clamp_min(_EARLIEST)
         total = torch.zeros((), device=ctx.device)
         metrics: dict[str, Tensor] = {}
         for part, of_part in ((slice(0, count), self._imitate), (slice(count, batch.size), self._correlate)):
             if part.start < part.stop:
-                value, numbers = of_part(Batch(batch.x0[part], batch.cond.select(part)), t[part], ctx)
+                value, numbers = of_part(Batch(batch.x0[part], batch.cond.select(part)), t[part], ctx.select(part))
                 total, metrics = total + value, metrics | numbers
         return LossOutput(total / batch.size, {name: value.detach() for name, value in metrics.items()})
 
@@ -101,7 +103,8 @@ class Di4C(Objective):
 
     def _student(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
         """Prediction of M B states, each with its own latent."""
-        cond, rng = batch.cond.repeat(self.config.latents), ctx.generators["noise"]
+        m = self.config.latents
+        cond, rng = batch.cond.repeat(m), repeated(ctx.generators["noise"], m)
         prediction: Prediction = ctx.roles["student"](z, t, torch.zeros_like(t), cond=cond, generator=rng)
         return prediction
 
@@ -117,9 +120,10 @@ class Di4C(Objective):
     def _later(self, z_t: Tensor, t: Tensor, u: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Tensor]:
         """Sequences x ~ student(z_u) with z_u by a teacher's step, ids [M, B, L], and the mixture's marginals there,
         probabilities [B, L, V]."""
-        m, rng = self.config.latents, ctx.generators["sample"]
+        m = self.config.latents
+        # A teacher with latents has one for each sequence, so that its tokens correlate.
+        noise, rng = (repeated(ctx.generators[name], m) for name in ("noise", "sample"))
         many, times, ends = z_t.repeat(m, 1), t.repeat(m), u.repeat(m)
-        noise = ctx.generators["noise"]  # of a teacher with latents: one for each sequence, so that tokens correlate
         prediction = ctx.roles["teacher"](many, times, cond=batch.cond.repeat(m), generator=noise)
         z_u = ctx.process.step_back(many, prediction, times.double(), ends.double(), generator=rng)
         with evaluating(ctx.roles["student"]):

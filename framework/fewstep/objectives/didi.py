@@ -25,6 +25,7 @@ from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES
+from fewstep.runtime.streams import repeated, uniform
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,11 @@ class DiDi(Objective):
 
     def _student(self, batch: Batch, ctx: StepContext) -> LossOutput:
         """Policy gradient and regularisers. Only the conditions of the batch are used, one per group."""
-        # 1. Groups of trajectories; times are drawn once per group, as rows [G, B / G] that are flattened.
-        c, groups = self.config, batch.size // self.config.group
-        cond = batch.cond.select(slice(groups)).repeat(c.group)
-        times, t = self.times(groups, ctx).repeat(1, c.group), ctx.sample_time(groups).repeat(c.group)
+        # 1. Groups of trajectories, neighbours in the batch; times and conditions are those of a group's first sample.
+        c, places = self.config, torch.arange(batch.size, device=ctx.device)
+        leaders = places - places % c.group
+        cond = batch.cond.select(leaders)
+        times, t = self.times(batch.size, ctx)[:, leaders], ctx.sample_time(batch.size)[leaders]
         trajectory = draw_trajectory(times, cond, ctx)
 
         # 2. The reward of each trajectory at its noised state, relative to its group.
@@ -129,7 +131,7 @@ class DiDi(Objective):
 
     def _discriminator(self, batch: Batch, ctx: StepContext) -> LossOutput:
         """Cross entropy of the discriminator between noised data and noised fresh samples, at the same times."""
-        t, rng = ctx.sample_time(batch.size, antithetic=True), ctx.generators["noise"]
+        t, rng = ctx.sample_time(batch.size, antithetic=True), repeated(ctx.generators["noise"], 2)
         with torch.no_grad():
             trajectory = draw_trajectory(self.times(batch.size, ctx), batch.cond, ctx)
         z_t = ctx.process.corrupt(torch.cat((batch.x0, trajectory.x)), t.repeat(2), generator=rng).x_t
@@ -140,16 +142,17 @@ class DiDi(Objective):
 
     def times(self, count: int, ctx: StepContext) -> Tensor:
         """From 1 down to 0 with n - 1 uniform times between them, [n + 1, count]."""
-        between = ctx.sample_time(count * (self.config.steps - 1)).view(-1, count)
+        shape = (count, self.config.steps - 1)
+        between = uniform(shape, ctx.generators["time"], device=ctx.device, dtype=torch.float32).T
         ends = torch.ones(1, count, device=ctx.device), torch.zeros(1, count, device=ctx.device)
         return torch.cat((ends[0], between.sort(0, descending=True).values, ends[1]))
 
     def advantages(self, reward: Tensor) -> Tensor:
-        """Rewards [B] = [G, B / G] minus the mean of their group; with `normalise` over its standard deviation."""
-        groups = reward.view(self.config.group, -1)
-        centred = groups - groups.mean(0)
+        """Rewards [B] = [B / G, G] minus the mean of their group; with `normalise` over its standard deviation."""
+        groups = reward.view(-1, self.config.group)
+        centred = groups - groups.mean(1, keepdim=True)
         if self.config.normalise:
-            centred = centred / (groups.std(0, correction=0) + self.config.eps)
+            centred = centred / (groups.std(1, correction=0, keepdim=True) + self.config.eps)
         return centred.flatten()
 
 

@@ -79,14 +79,16 @@ class DMMDInstant(Objective):
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c, (first, second) = self.config, batch.halves()
+        middle = first.size
 
         # 1. Half the batch: the gradient of the teacher's loss on the student's samples, and the direction nu.
-        step = student_step(first, ctx, k=c.k, min_time=c.min_time, grad=False)
-        gradient = self._teacher_gradient(first, step, ctx)
+        half = ctx.select(slice(middle))
+        step = student_step(first, half, k=c.k, min_time=c.min_time, grad=False)
+        gradient = self._teacher_gradient(first, step, half)
         direction = self._precondition(gradient)
 
         # 2. The other half: the change of the teacher's log-probabilities along nu at the student's z_s.
-        step = student_step(second, ctx, k=c.k, min_time=c.min_time, grad=True)
+        step = student_step(second, ctx.select(slice(middle, None)), k=c.k, min_time=c.min_time, grad=True)
         change = directional_derivative(ctx.denoiser("teacher"), direction, step.z_s, step.s, second.cond)
 
         # 3. The change of the teacher's loss, with the student's soft probabilities in the place of x.

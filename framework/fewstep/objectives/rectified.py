@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
@@ -22,6 +22,7 @@ from fewstep.processes.base import PROCESSES, per_token
 from fewstep.runtime.device import send
 from fewstep.runtime.digest import weights_digest
 from fewstep.runtime.progress import Narrator
+from fewstep.runtime.streams import Randomness, SampleStreams, uniform
 from fewstep.samplers.flow import FlowSampler
 from fewstep.samplers.walk import Walk
 
@@ -82,10 +83,11 @@ class Rectified(Objective):
         """Noise, and the teacher's samples from it."""
         teacher, before = ctx.denoiser("teacher"), ctx.roles["teacher"].evaluated
         sampler = FlowSampler(FlowSampler.Config())
-        walk = Walk(teacher, sampler.config, NOTHING, Generator(ctx.device).manual_seed(seed))
         starts, data = [], []
         for first in range(0, count, _BATCH):
-            starts.append(walk.start(min(_BATCH, count - first), teacher.length))
+            numbers = range(first, min(first + _BATCH, count))
+            walk = Walk(teacher, sampler.config, NOTHING, SampleStreams(seed, numbers, device=ctx.device))
+            starts.append(walk.start(len(numbers), teacher.length))
             data.append(sampler.run(walk, starts[-1], self.config.teacher_steps))
         return Pairs(torch.cat(starts), torch.cat(data), teacher.evaluated - before)
 
@@ -107,7 +109,7 @@ class Rectified(Objective):
         self.store.position = int(state["position"])
 
 
-def interpolate(x: Tensor, start: Tensor, alpha: Tensor, generator: Generator) -> Tensor:
+def interpolate(x: Tensor, start: Tensor, alpha: Tensor, generator: Randomness) -> Tensor:
     """z_t: each token is x with probability alpha_t, else its own start; all ids [B, L], alpha [B]."""
-    u = torch.rand(x.shape, generator=generator, device=x.device)
+    u = uniform(x.shape, generator, device=x.device, dtype=torch.float32)
     return torch.where(u < per_token(alpha), x, start)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fewstep.backbones.autoencoder import Autoencoder, perplexity
 from fewstep.backbones.base import BACKBONES
@@ -18,6 +18,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.autoencoder import NetworkAutoencoder
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
+from fewstep.runtime.streams import Randomness, integers
 
 
 class Codebook:
@@ -36,8 +37,11 @@ class Codebook:
         self.counts, self.sums, self.decay, self.restart = counts, sums, decay, restart
 
     @torch.no_grad()
-    def update(self, codes: Tensor, vectors: Tensor, chosen: Tensor, generator: Generator) -> int:
+    def update(self, codes: Tensor, vectors: Tensor, chosen: Tensor, generator: Randomness) -> int:
         """Update codes [K, E] in place from vectors [N, E] and the code that each chose [N].
+
+        Args:
+            generator: a single stream.
 
         Returns:
             Number of codes that restarted.
@@ -47,7 +51,7 @@ class Codebook:
         self.sums.lerp_(one_hot.T @ vectors, 1 - self.decay)
         mean = self.counts.mean()
         dead = (self.counts < self.restart * mean).nonzero()[:, 0]
-        rows = torch.randint(len(vectors), (len(dead),), generator=generator, device=vectors.device)
+        rows = integers(len(vectors), (1, len(codes)), generator, device=vectors.device)[0, dead]
         self.counts[dead], self.sums[dead] = mean, vectors[rows] * mean
         used = self.counts[:, None] > 0  # without restarts some codes may have no vectors yet
         codes.copy_(torch.where(used, self.sums / self.counts[:, None].where(used, 1), codes))

@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fewstep.predictions.draws import pick, sample_categorical
+from fewstep.predictions.draws import pick
 from fewstep.predictions.evaluation import Evaluation
 from fewstep.predictions.lazy import LazyValues
 from fewstep.predictions.positions import positions
 from fewstep.predictions.row_losses import CrossEntropy, Mean
-from fewstep.runtime.streams import Randomness, SampleStreams, uniform
+from fewstep.runtime.streams import Randomness, uniform
 
 CHUNK_ELEMENTS = 1 << 24
 """Rows x V above which row operations run in chunks (64 MiB in float32)."""
@@ -126,11 +126,8 @@ class Prediction(ABC):
         Draws are in float64: the coarser steps of float32 make rare tokens too rare.
         """
         where = self.where if where is None else where & self.where
-        if isinstance(generator, SampleStreams):
-            levels = uniform(where.shape, generator, device=where.device)
-            (ids,) = self._scan(self.unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
-        else:
-            (ids,) = self.scan(lambda log_p: (sample_categorical(log_p, generator),), where)
+        levels = uniform(where.shape, generator, device=where.device)
+        (ids,) = self._scan(self.unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
         return self.known.masked_scatter(where, ids)
 
     def scan(self, fn: Callable[..., tuple[Tensor, ...]], where: Tensor, *extras: Tensor) -> tuple[Tensor, ...]:

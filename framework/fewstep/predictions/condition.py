@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fewstep.predictions.keys_values import KeyValues
+from fewstep.runtime.streams import Randomness, uniform
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class Condition:
         """This condition with no class for any sample."""
         return self if self.labels is None else replace(self, labels=torch.full_like(self.labels, -1))
 
-    def with_labels_dropped(self, share: float, generator: Generator | None) -> Condition:
+    def with_labels_dropped(self, share: float, generator: Randomness) -> Condition:
         """This condition with each label dropped with probability `share`; without labels nothing is drawn."""
         if self.labels is None or share == 0:
             return self
-        drop = torch.rand(self.labels.shape, generator=generator, device=self.labels.device) < share
+        drop = uniform(self.labels.shape, generator, device=self.labels.device, dtype=torch.float32) < share
         return replace(self, labels=self.labels.masked_fill(drop, -1))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import OperationError
-from fewstep.runtime.streams import Randomness, SampleStreams, uniform
+from fewstep.runtime.streams import Randomness, uniform
 
 _BLOCK = 256
 """Number of symbols in a block of the search through a large vocabulary."""
@@ -93,8 +93,9 @@ def expectation(log_p: Tensor, values: Tensor) -> Tensor:
 def draw_at(log_p: Tensor, levels: Tensor) -> Tensor:
     """Symbols of rows [..., V] at which the running sum of probabilities passes a level in [0, 1] [...].
 
-    Inverts the distribution function. For uniform float64 levels the draw is exact to the precision of `log_p`. It
-    takes one random number a row, where an exponential race takes V. Symbols of probability 0 are never drawn.
+    Inverts the distribution function. For uniform float64 levels the draw is exact to the precision of `log_p`; float32
+    levels, with 24 bits, would make rare tokens too rare (arXiv 2409.02908). It takes one random number a row, where an
+    exponential race takes V. Symbols of probability 0 are never drawn.
 
     Raises:
         OperationError: a row is not finite, or has no symbol of a probability above 0.
@@ -145,18 +146,12 @@ def _passed(weights: Tensor, levels: Tensor, empty: bool) -> tuple[Tensor, Tenso
 
 
 def sample_categorical(log_p: Tensor, generator: Randomness) -> Tensor:
-    """Exact draw from each row [..., V] by the exponential race, argmin E_c / p_c with float64 E_c ~ Exp(1).
-
-    Float32 noise has 24 bits, which makes rare tokens too rare (arXiv 2409.02908): never use it for a whole row. With
-    `SampleStreams` (rows [B, L, V]) the distribution function is inverted instead.
+    """Exact draw from each row [..., V], whose first axis is the batch; see `draw_at`.
 
     Raises:
         OperationError: a row is not finite, or has no symbol of a probability above 0.
     """
-    if isinstance(generator, SampleStreams):
-        return draw_at(log_p, uniform(log_p.shape[:-1], generator, device=log_p.device))
-    race = torch.empty(log_p.shape, dtype=torch.float64, device=log_p.device).exponential_(generator=generator)
-    return winner(log_p.double() - race.clamp_min_(torch.finfo(torch.float64).tiny).log())
+    return draw_at(log_p, uniform(log_p.shape[:-1], generator, device=log_p.device))
 
 
 def winner(scores: Tensor) -> Tensor:

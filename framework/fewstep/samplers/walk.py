@@ -31,7 +31,7 @@ from fewstep.predictions.draws import refused_at_end
 from fewstep.predictions.shaping import row_maps
 from fewstep.processes.base import PROCESSES, DiscreteProcess, discrete
 from fewstep.processes.masked import MaskedProcess
-from fewstep.runtime.streams import Randomness, SampleStreams
+from fewstep.runtime.streams import Randomness, selected
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 
 
@@ -164,8 +164,7 @@ class Walk:
 
     def select(self, rows: Tensor) -> Walk:
         """The walk of the samples in `rows` (LongTensor [n], or BoolTensor [B]), drawing only from their streams."""
-        streams = self.generator
-        generator = streams.select(rows) if isinstance(streams, SampleStreams) else streams
+        generator = selected(self.generator, rows)
         memory = {name: values[rows] for name, values in self.memory.items()}
         return replace(self, cond=self.cond.select(rows), generator=generator, memory=memory, evaluations=None)
 

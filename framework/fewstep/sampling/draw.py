@@ -35,7 +35,7 @@ def draw_batch(
     batch = slice(numbers.start, numbers.stop)
     labels, templates = (None if tensor is None else tensor[batch] for tensor in (labels, templates))
     cond = condition_on(labels, denoiser.device, templates)
-    streams = SampleStreams(seed, numbers)
+    streams = SampleStreams(seed, numbers, device=denoiser.device)
     return sampler.sample(denoiser, len(numbers), steps=steps, generator=streams, cond=cond, on_step=on_step)
 
 

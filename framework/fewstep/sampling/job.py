@@ -235,7 +235,7 @@ def _animate(path: Path, job: Job) -> None:
     start, rows = None, None if job.sample_templates is None else job.sample_templates[: len(numbers)]
     if isinstance(sampler, WalkSampler):
         cond = condition_on(None, denoiser.device, rows)
-        walk = Walk(denoiser, sampler.config, cond, SampleStreams(job.request.seed, numbers))
+        walk = Walk(denoiser, sampler.config, cond, SampleStreams(job.request.seed, numbers, device=denoiser.device))
         start = walk.to_ids(sampler.start(walk, len(numbers), denoiser.length))
     frames = record_frames(lambda on_step: job.draw(numbers, on_step=on_step), start)
     title = f"{job.model.recipe.name}: {job.steps} steps, seed {job.request.seed}"

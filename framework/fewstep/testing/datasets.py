@@ -9,6 +9,7 @@ from fewstep.data.base import DATASETS, Dataset, Pictures
 from fewstep.data.codec import codec_problem
 from fewstep.data.images.base import ImageDataset
 from fewstep.runs.models import build_component
+from fewstep.runtime.streams import SampleStreams
 
 
 def _check_labels(dataset: Dataset) -> None:
@@ -22,7 +23,7 @@ def _check_labels(dataset: Dataset) -> None:
 
 def _check_augmentation(dataset: Dataset) -> None:
     tokens = dataset.train[:8].long()
-    changed, again = (dataset.augment(tokens, torch.Generator().manual_seed(0)) for _ in range(2))
+    changed, again = (dataset.augment(tokens, SampleStreams(0, range(len(tokens)))) for _ in range(2))
     assert torch.equal(changed, again), "augmentation must draw from its `generator` argument only"
     assert changed.shape == tokens.shape, f"augmentation makes {tuple(changed.shape)} of {tuple(tokens.shape)}"
     assert changed.dtype == torch.long, "augmented tokens must be a LongTensor"

@@ -149,16 +149,13 @@ def _check_reduction(trainer: Trainer) -> None:
     """Loss of objectives with `per_token` passes through `StepContext.mean` or `sum`, and no other reduction."""
     if not trainer.objective.per_token:
         return
-    batch, plain = trainer.batch(torch.arange(8, device=trainer.device)), trainer.ctx
-    doubled = _Doubled(**{field.name: getattr(plain, field.name) for field in fields(plain)})
-    state = copy.deepcopy(trainer.objective.state_dict())
-    draws = {name: generator.get_state() for name, generator in trainer.generators.items()}
+    rows, state = torch.arange(8, device=trainer.device), copy.deepcopy(trainer.objective.state_dict())
     for phase in trainer.objective.phases():
         losses = []
-        for ctx in (plain, doubled):
+        for kind in (StepContext, _Doubled):
             trainer.objective.load_state_dict(copy.deepcopy(state))
-            for name, generator in trainer.generators.items():
-                generator.set_state(draws[name])
+            batch = trainer.batch(rows)
+            ctx = kind(**{field.name: getattr(trainer.ctx, field.name) for field in fields(trainer.ctx)})
             losses.append(trainer.objective.loss(phase, batch, ctx).loss.detach())
         assert torch.allclose(losses[1], 2 * losses[0], rtol=1e-4, atol=1e-7), (
             f"the loss of phase '{phase.name}' is not reduced by ctx.mean or ctx.sum; use them or set per_token = False"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fewstep.training.order import EpochOrder, share_of
+from fewstep.training.order import EpochOrder, share_begin, share_of
 
 _AHEAD = 4
 """Number of batches that each thread reads ahead."""
@@ -69,6 +69,11 @@ class Loader:
     def position(self, position: int) -> None:
         self._cancel()
         self._position = position
+
+    @property
+    def place(self) -> int:
+        """Place of this rank's first sample in the batch of all ranks."""
+        return share_begin(self.batch_size, self.rank, self.world)
 
     def next(self) -> Rows:
         """The next batch of this rank.

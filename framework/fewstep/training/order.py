@@ -42,5 +42,10 @@ class EpochOrder:
 
 def share_of(indices: Tensor, rank: int, world: int) -> Tensor:
     """Part of a batch for one of `world` ranks: the parts do not overlap, and in order they are the batch."""
-    begin, end = (len(indices) * place // world for place in (rank, rank + 1))
+    begin, end = (share_begin(len(indices), place, world) for place in (rank, rank + 1))
     return indices[begin:end]
+
+
+def share_begin(count: int, rank: int, world: int) -> int:
+    """Place of a rank's first sample in a batch of `count` samples."""
+    return count * rank // world

@@ -70,9 +70,9 @@ def resume(trainer: Resumable) -> None:
 
 
 def go_back(trainer: Resumable, checkpoint: Path) -> None:
-    """Restore a checkpoint, except for streams of random numbers and the order of data: they go on.
+    """Restore a checkpoint, except for random numbers and the order of data: they go on.
 
-    The same numbers would lead to the same mishap again.
+    The same numbers would lead to the same mishap again. Those of samples follow from the position in the data.
     """
     streams = {name: generator.get_state() for name, generator in trainer.generators.items()}
     position, count = trainer.loader.position, trainer.mishaps.count

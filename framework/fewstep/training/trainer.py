@@ -31,8 +31,9 @@ from fewstep.runtime.digest import weights_digest
 from fewstep.runtime.lock import held, whoami
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 from fewstep.runtime.precision import resolve_precision, tf32
-from fewstep.runtime.seeding import derived_seed, generator_for
+from fewstep.runtime.seeding import derived_seed
 from fewstep.runtime.signals import asked_to_end
+from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import Sampler
 from fewstep.training.assemble import Parts, assemble
 from fewstep.training.ema import Ema
@@ -109,19 +110,16 @@ class Trainer:
         self.optimizers = {name: build_optimizer(self.optim[name], self.roles[name]) for name in self.trained}
         self.ema = Ema(self.roles["student"], settings.ema.decay)
         self.loader = self._loader()
-        streams = {name: generator_for(settings.seed, name, self.device) for name in _STREAMS}
         self.ctx = StepContext(
             self.roles,
             self.process,
-            streams,
+            self._streams(range(1)),
             self.device,
             steps=settings.train.steps,
             folder=run.path,
             end=self.dataset.end,
         )
-        self.generators = {**streams, **_global_generators(self.device)}
-        if self.dataset.augments:
-            self.generators["augment"] = generator_for(settings.seed, "augment", self.device)
+        self.generators = _global_generators(self.device)
         self.updates = dict.fromkeys(self.trained, 0)
         self.all_updates = {name: self.turns.updates(name) for name in self.trained}
         self.sums: dict[str, tuple[Number, Number]] = {}
@@ -160,6 +158,20 @@ class Trainer:
         return Loader(
             order, lambda rows: pinned(train[rows], self.device), self.settings.train.batch_size, readers=readers
         )
+
+    def _streams(self, numbers: range, batch: range | None = None, part: str = "") -> dict[str, SampleStreams]:
+        """Random numbers of training samples for each purpose.
+
+        Args:
+            numbers: of the samples, in the order in which the training takes them: its n-th sample draws the same
+                numbers whatever batch, micro-batch or process it is in.
+            batch: numbers of all samples of the step.
+            part: of the training that draws.
+        """
+        seed, device = self.settings.seed, self.device
+        return {
+            name: SampleStreams(seed, numbers, purpose=name + part, batch=batch, device=device) for name in _STREAMS
+        }
 
     @cached_property
     def saver(self) -> Saver:
@@ -271,7 +283,7 @@ class Trainer:
         self._take_turns(phase)
         self.ctx.diagnose = self._diagnoses()
         with refusals() as refused:
-            loss = torch.stack([self._micro_batch(phase, part) for part in self._batches()]).sum()
+            loss = self._loss(phase)
         norms = {name: self._clip(name) for name in phase.train}
         found = self._judge(phase, loss, norms, refused)
         if found is not None:
@@ -325,6 +337,7 @@ class Trainer:
 
     def _end_step(self, phase: Phase) -> None:
         self.ctx.step += 1
+        self.ctx.generators = self._streams(range(self.loader.position, self.loader.position + 1), part="/after")
         self.objective.after_step(phase, self.ctx)
 
     def _recover(self, phase: Phase, found: Found) -> bool:
@@ -360,35 +373,65 @@ class Trainer:
             if role.training != trained:
                 role.train(trained)
 
-    def _batches(self) -> list[Batch]:
+    def _loss(self, phase: Phase) -> Tensor:
+        """Backward pass of one batch in its micro-batches; returns its mean loss.
+
+        A micro-batch weighs as many terms as its mean has, so that gradients do not depend on how a batch is divided.
+        """
+        size, start, place = self.settings.train.batch_size, self.loader.position, self.loader.place
         rows, tokens = (send(part, self.device) for part in self.loader.next())
-        parts = self.settings.train.accumulate
-        return [self._batch(*part) for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True)]
+        parts, batch = self.settings.train.accumulate, range(start, start + size)
+        losses, weights = [], []
+        for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True):
+            loss, weight = self._micro_batch(phase, self._batch(*part, batch, place), parts > 1)
+            losses.append(loss)
+            weights.append(weight)
+            place += len(part[0])
+        if isinstance(weights[0], float):
+            return torch.stack(losses).sum()
+        total = torch.stack(weights).sum().clamp_min(torch.finfo(torch.float32).tiny)
+        parameters = (parameter for name in phase.train for parameter in self.roles[name].parameters())
+        torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], total)
+        return torch.stack(losses).sum() / total
 
     def batch(self, rows: Tensor) -> Batch:
-        """The training samples `rows`, with the conditions of all roles."""
-        return self._batch(rows, send(self.loader.fetch(rows), self.device))
+        """The training samples `rows`, with the conditions of all roles; `ctx` draws for them as in the next step."""
+        start = self.loader.position
+        return self._batch(rows, send(self.loader.fetch(rows), self.device), range(start, start + len(rows)), 0)
 
-    def _batch(self, rows: Tensor, x0: Tensor) -> Batch:
-        """Samples and their condition: labels if a role reads them, and the clean tokens as context if the roles go
-        block by block."""
+    def _batch(self, rows: Tensor, x0: Tensor, batch: range, place: int) -> Batch:
+        """Samples, their random numbers and their condition.
+
+        The condition has labels if a role reads them, and the clean tokens as context if the roles go block by block.
+
+        Args:
+            batch: numbers of the samples of the step, of which these are a part that begins at `place`.
+        """
+        numbers = batch[place : place + len(rows)]
+        self.ctx.generators, self.ctx.place, self.ctx.whole = self._streams(numbers, batch), place, len(batch)
         x0 = x0.long()
         if self.dataset.augments:
-            x0 = self.dataset.augment(x0, self.generators["augment"])
+            streams = SampleStreams(self.settings.seed, numbers, purpose="augment", device=self.device)
+            x0 = self.dataset.augment(x0, streams)
         labels = None if self.labels is None else self.labels[rows]
         return self.ctx.as_batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
 
-    def _micro_batch(self, phase: Phase, batch: Batch) -> Tensor:
-        """Backward pass of one micro-batch; returns its share of the batch's mean loss."""
-        self.ctx.batch = batch
+    def _micro_batch(self, phase: Phase, batch: Batch, divided: bool) -> tuple[Tensor, Tensor | float]:
+        """Backward pass of one micro-batch; returns its loss times its weight, and the weight.
+
+        The weight is a number if all samples weigh the same; these numbers add up to 1.
+        """
+        self.ctx.batch, self.ctx.terms = batch, None
         share = batch.size / self.settings.train.batch_size
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             out = self.objective.loss(phase, batch, self.ctx)
-        (out.loss * share).backward()
+        terms = self.ctx.terms
+        weight = share if terms is None or not divided else terms / batch.x0.numel() * share
+        (out.loss * weight).backward()
         for name, value in out.metrics.items():
             total, count = value if isinstance(value, tuple) else (value * share, share)
             self._collect({f"{phase.name}/{name}": total}, count)
-        return out.loss.detach() * share
+        return out.loss.detach() * weight, weight
 
     def _clip(self, name: str) -> Tensor:
         limit = self.optim[name].clip
@@ -498,8 +541,13 @@ class Trainer:
             optimizer.load_state_dict(state["optimizers"][name])
         self.ema.load_state_dict(state["ema"])
         self.objective.load_state_dict(state["objective"])
+        states = state["generators"]
+        if "noise" in states:
+            self.echo(
+                "note: the checkpoint is of an earlier version; the random numbers that follow are this version's"
+            )
         for name, generator in self.generators.items():
-            generator.set_state(state["generators"][name])
+            generator.set_state(states[name])
         self.loader.position = state["order"]["position"]
         for name, role in self.roles.items():
             role.evaluated = state.get("evaluated", {}).get(name, 0)  # absent in earlier checkpoints

@@ -16,7 +16,7 @@ from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.network import evaluating
 from fewstep.recipe.models import WatchSection
-from fewstep.runtime.seeding import generator_for
+from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import Sampler
 from fewstep.sampling.labels import condition_on, labels_like_data
 from fewstep.training.ema import Ema
@@ -34,7 +34,7 @@ class Look:
 class Watch:
     """Draws samples with the averaged weights at equal intervals of a training, always from the same noise.
 
-    It has its own random generator. The result of a training therefore does not depend on it.
+    It has its own random streams. The result of a training therefore does not depend on it.
 
     Args:
         section: settings.
@@ -54,12 +54,12 @@ class Watch:
     def look(self, student: Denoiser, ema: Ema) -> Look:
         """Draw samples as they would be drawn from the finished student."""
         counted = student.nfe, student.evaluated
-        generator = generator_for(self.seed, "watch", student.device)
         count = self.section.samples
+        streams = SampleStreams(self.seed, range(count), purpose="watch", device=student.device)
         denoiser = self.sampler.guide(student, self._dataset)
         cond = condition_on(labels_like_data(denoiser, self._dataset, count, self.seed), student.device)
         with evaluating(student), _averaged(student, ema):
-            samples = self.sampler.sample(denoiser, count, steps=self.steps, generator=generator, cond=cond).x
+            samples = self.sampler.sample(denoiser, count, steps=self.steps, generator=streams, cond=cond).x
         student.nfe, student.evaluated = counted
         share = disagreement(samples, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
         return Look(samples.cpu(), share, share < self.section.alarm)

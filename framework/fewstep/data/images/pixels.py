@@ -9,12 +9,13 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.nn import functional
 
 from fewstep.core.component import ComponentConfig
 from fewstep.data.base import DataSpec
 from fewstep.data.images.base import ImageDataset
+from fewstep.runtime.streams import Randomness, integers, uniform
 
 _SHADES = " .:-=+*#%@"
 _CHUNK = 4096
@@ -80,7 +81,7 @@ class PixelDataset(ImageDataset):
         self.spec = DataSpec(levels, height * width * channels, (height, width, channels))
         self.augments = self.config.flip or self.config.shift > 0
 
-    def augment(self, tokens: Tensor, generator: Generator) -> Tensor:
+    def augment(self, tokens: Tensor, generator: Randomness) -> Tensor:
         if not self.augments:
             return tokens
         images = self._pictures(tokens)
@@ -142,19 +143,19 @@ def spread(count: int, limit: int | None) -> Tensor:
     return torch.arange(limit) * count // limit
 
 
-def flipped(images: Tensor, generator: Generator) -> Tensor:
+def flipped(images: Tensor, generator: Randomness) -> Tensor:
     """Images [B, H, W, C], each mirrored left to right with probability 1/2."""
-    coins = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    coins = uniform((len(images),), generator, device=images.device) < 0.5
     return torch.where(coins[:, None, None, None], images.flip(2), images)
 
 
-def shifted(images: Tensor, reach: int, generator: Generator) -> Tensor:
+def shifted(images: Tensor, reach: int, generator: Randomness) -> Tensor:
     """Images [B, H, W, C], each moved by at most `reach` pixels in both axes.
 
     This is the usual crop of a padded image. The padding repeats the border, since a network would learn black bars.
     """
     count, height, width, channels = images.shape
-    moves = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device=images.device)
+    moves = integers(2 * reach + 1, (count, 2), generator, device=images.device).T[..., None] - reach
     rows, columns = (
         (torch.arange(side, device=images.device) + move).clamp(0, side - 1)
         for side, move in zip((height, width), moves, strict=True)
