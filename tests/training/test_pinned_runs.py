@@ -1,4 +1,4 @@
-"""Short trainings that log the numbers that an older fewstep logged, value by value.
+"""Short trainings that log the numbers that were kept, value by value.
 
 `data/pinned` holds their recipes and numbers. They came out identical on the machine that logged them. Other
 processors add up in another order, so values are compared within 1e-6 of themselves or 1e-7 here.
@@ -34,7 +34,7 @@ def pinned(name: str, folder: Path) -> RunDir:
 
 
 @pytest.mark.parametrize("name", ["masked", "uniform", "dmmd"])
-def test_numbers_are_those_of_the_older_code(name: str, folder: Path) -> None:
+def test_numbers_are_the_kept_ones(name: str, folder: Path) -> None:
     lines, before = logged(pinned(name, folder).metrics), logged(PINNED / f"{name}.jsonl")
     assert [line["step"] for line in lines] == list(range(4, 28, 4))
     for line, then in zip(lines, before, strict=True):
