@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from short_runs import Train
 from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
@@ -92,9 +93,9 @@ def test_every_backbone_is_one_graph(name: str) -> None:
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("objective", ["denoising", "dmmd"])
-def test_twenty_compiled_steps_have_the_same_losses(objective: str, tmp_path: Path) -> None:
+def test_twenty_compiled_steps_have_the_same_losses(objective: str, train: Train, tmp_path: Path) -> None:
     """No step after the first cycle compiles anything."""
-    teacher = trained("smoke-teacher", tmp_path / "teacher", "train.steps=3")[0].run
+    teacher = train("smoke-teacher", "teacher", "train.steps=3")
     source, given = ("smoke-teacher", None) if objective == "denoising" else ("smoke-dmmd", str(teacher.path))
     losses = []
     for mode in ("off", "trunk"):

@@ -53,13 +53,18 @@ def batch(student: Network, peak: float, size: int, parts: int) -> Part:
     return Part(name, max(peak, chunk), switch)
 
 
+def weights(roles: Mapping[str, Network]) -> float:
+    """Megabytes of all networks and the student's average, before the first step."""
+    return (sum(map(_bytes, roles.values())) + _bytes(roles["student"])) / _MB
+
+
 def explain(roles: Mapping[str, Network], trained: Sequence[str], peak_megabytes: float, size: int, parts: int) -> str:
     """One clause that names the largest part and the switch that halves it.
 
     Args:
         roles: networks of the training.
         trained: roles with an optimiser.
-        peak_megabytes: most memory that the training has taken.
+        peak_megabytes: most memory that the training has taken, without what the process had before.
         size: samples of a batch.
         parts: micro-batches of a step.
     """

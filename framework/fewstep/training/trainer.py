@@ -37,7 +37,7 @@ from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import Sampler
 from fewstep.training.assemble import Parts, assemble
 from fewstep.training.ema import Ema
-from fewstep.training.exhausted import explain
+from fewstep.training.exhausted import explain, weights
 from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
 from fewstep.training.mishaps import Found, Mishaps
@@ -129,7 +129,7 @@ class Trainer:
             optimizer.found_inf = self.sentinel.tripped  # type: ignore[attr-defined]  # as torch's GradScaler sets it
         self.watch = self._watch(parts.sampler)
         self.watchdog = Watchdog(settings.train.timeout_minutes, run.log)
-        self._beat = 0.0
+        self._beat, self._before = 0.0, 0.0
         self._stop = threading.Event()
 
     @classmethod
@@ -208,6 +208,7 @@ class Trainer:
             self.logger.text("recipe", dump_recipe(self.recipe))
         self._status("running")
         reset_peak(self.device)
+        self._before = peak_megabytes(self.device) - weights(self.roles)
         begun, size = self.ctx.step, self.settings.train.batch_size * self.dataset.spec.length
         try:
             with asked_to_end(self._stop):
@@ -273,7 +274,7 @@ class Trainer:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            train, peak = self.settings.train, peak_megabytes(self.device)
+            train, peak = self.settings.train, peak_megabytes(self.device) - self._before
             advice = explain(self.roles, self.trained, peak, train.batch_size, train.accumulate)
         raise OperationError(f"out of memory at step {self.ctx.step + 1}: {advice}")
 
