@@ -20,6 +20,7 @@ from fewstep.denoisers.network import evaluating
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.draws import expectation
+from fewstep.predictions.positions import positions
 from fewstep.runtime.streams import repeated
 
 _EARLIEST = 1e-5
@@ -87,7 +88,7 @@ class Di4C(Objective):
         sequences, later = self._later(z_t, t, u, batch, ctx)
         student, teacher = self._mixture(z_t, t, batch, ctx), self._teacher(z_t, t, batch, ctx)
         where = ctx.process.to_predict(z_t)
-        marginal, later = student.logsumexp(0) - math.log(len(student)), later[where].log()
+        marginal, later = student.logsumexp(0) - math.log(len(student)), positions(where).take(later).log()
         terms = correlations(student, where, torch.cat((sequences, batch.x0[None])))
         of_data = (c.data_weight * torch.sigmoid(20 * (t - 0.5)) * terms[-1]).sum()
         to_teacher = expectation(teacher, teacher - marginal).sum()
@@ -141,11 +142,10 @@ def correlations(rows: Tensor, where: Tensor, ids: Tensor) -> Tensor:
         where: BoolTensor [B, L].
         ids: sequences [J, B, L].
     """
-    size = len(rows)
-    symbols = ids[:, where].T  # [N, J]
+    size, places = len(rows), positions(where)
+    symbols = places.take(ids.permute(1, 2, 0))  # [N, J]
     log_p = rows.gather(2, symbols.expand(size, *symbols.shape)).double()
-    of_token = torch.zeros(size, *where.shape, len(ids), dtype=torch.float64, device=rows.device)
-    of_token = of_token.masked_scatter(where[None, :, :, None].expand_as(of_token), log_p)
+    of_token = places.put(log_p.transpose(0, 1)).permute(2, 0, 1, 3)  # [M, B, L, J]
     joint = of_token.sum(2).logsumexp(0) - math.log(size)
     apart = (of_token.logsumexp(0) - math.log(size)).sum(1)
     return (joint - apart).T.to(rows.dtype)
