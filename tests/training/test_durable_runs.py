@@ -6,6 +6,8 @@ import errno
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -247,3 +249,14 @@ def test_a_checkpoint_is_due_by_the_clock_too(tmp_path: Path) -> None:
     changes = ["train.steps=6", "train.checkpoint_every=1000", "train.checkpoint_minutes=1e-9", "train.keep_last=9"]
     fit(load_recipe("smoke-teacher", changes), run, echo=lambda line: None)
     assert len(list_checkpoints(run.checkpoints)) == 6
+
+
+@pytest.mark.medium
+def test_a_console_that_takes_nothing_does_not_stop_the_command(tmp_path: Path) -> None:
+    """The first and last lines are printed by the command, not by the trainer."""
+    sets = [word for change in SHORT for word in ("--set", change)]
+    command = [sys.executable, "-m", "fewstep", "train", "smoke-teacher", *sets, "--run-dir", str(tmp_path / "run")]
+    with Path("/dev/full").open("w") as console:
+        done = subprocess.run(command, stdout=console, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert RunDir(tmp_path / "run").status["state"] == "finished"

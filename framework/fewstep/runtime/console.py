@@ -6,6 +6,14 @@ import os
 import sys
 
 
+def say(line: str) -> None:
+    """Print a line without delay, into a pipe too; once nobody can read it, nowhere."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        silence_console()
+
+
 def silence_console() -> None:
     """Send what is still printed nowhere, so that a lost reader neither stops the process nor fails its end."""
     try:

@@ -24,6 +24,7 @@ from fewstep.runs.environment import describe_environment
 from fewstep.runs.exported import is_exported
 from fewstep.runs.folder import RUNS, RunDir
 from fewstep.runtime.compiling import compiles
+from fewstep.runtime.console import say
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.files import rewrite
 from fewstep.runtime.precision import resolve_precision
@@ -73,11 +74,11 @@ def launch(
     resolve_device(loaded.recipe.train.device)  # fails before a folder is made
     run = _resumed(loaded.recipe, resume, run_dir) if resume else None
     with nullcontext(run) if run else _new_run(loaded.recipe.name, run_dir) as run:
-        print(f"run folder: {run.path}")
+        say(f"run folder: {run.path}")
         result = fit(loaded, run)
     if result.finished:
-        print(f"finished: {run.path}")
-        print(f"next: {_next(loaded.recipe, run)}")
+        say(f"finished: {run.path}")
+        say(f"next: {_next(loaded.recipe, run)}")
     return run.path
 
 
@@ -111,7 +112,7 @@ def _next(recipe: Recipe, run: RunDir) -> str:
 
 
 def fit(
-    loaded: LoadedRecipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = print
+    loaded: LoadedRecipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = say
 ) -> FitResult:
     """Train in `run`, which is new or holds an earlier part of the same training."""
     loaded = _with_settled_precision(loaded, run)

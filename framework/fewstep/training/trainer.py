@@ -26,6 +26,7 @@ from fewstep.recipe.models import Recipe, TrainerSettings
 from fewstep.runs.checkpoint import EXPORT_FORMAT, checkpoint_name, export_weights
 from fewstep.runs.environment import installed_plugins
 from fewstep.runs.folder import RunDir
+from fewstep.runtime.console import say
 from fewstep.runtime.device import pinned, resolve_device, send
 from fewstep.runtime.digest import weights_digest
 from fewstep.runtime.lock import held, whoami
@@ -90,7 +91,7 @@ class Trainer:
         run: RunDir,
         *,
         recipe: Recipe | None = None,
-        echo: Callable[[str], None] = print,
+        echo: Callable[[str], None] = say,
     ) -> None:
         self.settings, self.run, self.recipe, self.echo = settings, run, recipe, echo
         self.device = resolve_device(settings.train.device)
@@ -134,7 +135,7 @@ class Trainer:
 
     @classmethod
     def from_recipe(
-        cls, recipe: Recipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = print
+        cls, recipe: Recipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = say
     ) -> Trainer:
         """The trainer of a recipe.
 

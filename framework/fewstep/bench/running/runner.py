@@ -18,6 +18,7 @@ from fewstep.bench.running.session import Session
 from fewstep.bench.suites.suite import LoadedSuite, load_suite
 from fewstep.core.errors import OperationError
 from fewstep.core.plugins import plugins_are_trusted
+from fewstep.runtime.console import say
 from fewstep.runtime.lock import held
 
 
@@ -147,11 +148,6 @@ def _run(session: Session, jobs: int) -> bool:
         trust_plugins=plugins_are_trusted(),
     )
     return run_parallel(session, jobs, settings)
-
-
-def say(line: str) -> None:
-    """Print a line without delay, into a pipe too."""
-    print(line, flush=True)
 
 
 @contextmanager
