@@ -1,13 +1,11 @@
 """Campaigns of crashes: does every interrupted run go on by the same line, and end with the same weights?
 
-    python benchmarks/crashes.py --kills 100 --points 200 --out FILE
+    python benchmarks/robustness/crashes.py --kills 100 --points 200 --out FILE
 
 Kills: SIGKILL at a random moment, up to three times a run, over trainings of a teacher, D-MMD, SDTT and ReDi.
 Crash points: the process ends before its Nth file operation (open for writing, rename, remove, make a folder), for N
 from 1 on. After each crash the same line continues the run until it is finished. Its weights, average and log lines
 are compared with those of an undisturbed run.
-
-Everything is imported once; each training is a fork.
 """
 
 from __future__ import annotations
@@ -21,35 +19,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from small_runs import TRAININGS, ended, ends_like_straight, forked, make_straight, origin, train
 
-from fewstep.runs.checkpoint import list_checkpoints, load_checkpoint
-from fewstep.runs.environment import describe_environment
-from fewstep.runs.folder import RunDir
-from fewstep.training.launch import launch
-from fewstep.training.loggers import VOLATILE
-
-SMALL = ("data.vocab_size=5", "data.length=8", "backbone.width=16", "backbone.depth=2", "train.batch_size=8")
-OFTEN = (
-    "train.steps=24",
-    "train.log_every=3",
-    "train.checkpoint_every=2",
-    "train.keep_last=2",
-    "watch.times=2",
-    "watch.samples=4",
-)
-PAIRS = ("objective.pairs=64", "objective.teacher_steps=2")
-TRAININGS = {
-    "teacher": ("markov-teacher", None, ()),
-    "dmmd": ("markov-dmmd", "teacher", ()),
-    "sdtt": ("markov-sdtt", "teacher", ("objective.rounds=2",)),
-    "rectified": ("markov-uniform-rectified", "uniform-teacher", PAIRS),
-}
-TEACHERS = {"teacher": "markov-teacher", "uniform-teacher": "markov-uniform-teacher"}
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree"}
 MOST_ATTEMPTS = 12
 
@@ -62,39 +37,6 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     crashes: int = 0
     notes: list[str] = field(default_factory=list)
-
-
-def train(name: str, folder: Path, root: Path) -> None:
-    """The line of a training: begins, continues or finds the run finished."""
-    recipe, teacher, changes = TRAININGS[name]
-    launch(
-        recipe,
-        run_dir=str(folder),
-        resume="auto",
-        teacher=str(root / teacher) if teacher else None,
-        sets=[*SMALL, *OFTEN, *changes],
-    )
-
-
-def forked(action: Callable[[], None], log: Path) -> int:
-    """Run an action in a fork; returns the process number."""
-    child = os.fork()
-    if child:
-        return child
-    with log.open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        action()
-        os._exit(0)
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", flush=True)
-        os._exit(1)
-
-
-def ended(child: int) -> int:
-    """Exit code of a process, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def crash_before(number: int, folder: Path) -> None:
@@ -118,25 +60,6 @@ def crash_before(number: int, folder: Path) -> None:
     sys.addaudithook(hook)
 
 
-def state_of(folder: Path) -> tuple[dict[str, object], list[dict[str, float]]]:
-    """Last checkpoint, and log lines without what depends on the machine."""
-    run = RunDir(folder)
-    state = load_checkpoint(list_checkpoints(run.checkpoints)[-1])
-    lines = [{key: value for key, value in line.items() if key not in VOLATILE} for line in run.log_lines()]
-    return {key: state[key] for key in ("step", "roles", "ema", "optimizers", "generators", "order")}, lines
-
-
-def same(a: object, b: object) -> bool:
-    """Whether two trees are equal to the bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
 def finish(name: str, folder: Path, root: Path, tally: Tally, log: Path) -> None:
     """Continue by the same line until the run is finished, and compare it."""
     for _ in range(MOST_ATTEMPTS):
@@ -146,8 +69,7 @@ def finish(name: str, folder: Path, root: Path, tally: Tally, log: Path) -> None
         tally.outcomes["does not go on"] += 1
         tally.notes.append(f"{folder.name}: {log.read_text(errors='replace').splitlines()[-1]}")
         return
-    straight = root / f"straight-{name}"
-    outcome = "identical" if all(map(same, state_of(folder), state_of(straight))) else "differs"
+    outcome = "identical" if ends_like_straight(name, folder, root) else "differs"
     tally.outcomes[outcome] += 1
     if outcome == "differs":
         tally.notes.append(f"{folder.name} differs")
@@ -206,15 +128,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="crashes-") as folder:
         root = Path(folder)
-        for name, recipe in TEACHERS.items():
-            code = ended(forked(lambda n=name, r=recipe: _teacher(r, root / n), root / "log"))  # type: ignore[misc]
-            assert code == 0, (root / "log").read_text()
-        seconds = {}
-        for name in TRAININGS:
-            begun = time.monotonic()
-            code = ended(forked(lambda n=name: train(n, root / f"straight-{n}", root), root / "log"))  # type: ignore[misc]
-            assert code == 0, (root / "log").read_text()
-            seconds[name] = time.monotonic() - begun
+        seconds = make_straight(root)
         tallies = [kills(options.kills, root, seconds, random.Random(options.seed)), points(options.points, root)]
     text = table(tallies, options.seed)
     print(text)
@@ -222,13 +136,8 @@ def main() -> None:
         options.out.write_text(text, encoding="utf-8")
 
 
-def _teacher(recipe: str, folder: Path) -> None:
-    launch(recipe, run_dir=str(folder), sets=[*SMALL, *OFTEN])
-
-
 def table(tallies: list[Tally], seed: int) -> str:
     """The outcomes as a page."""
-    facts = describe_environment()
     lines = [
         "| campaign | crashes | runs that end identical | that differ | that do not go on |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -237,8 +146,7 @@ def table(tallies: list[Tally], seed: int) -> str:
         counts = [tally.outcomes[key] for key in ("identical", "differs", "does not go on")]
         lines.append(f"| {tally.name} | {tally.crashes} | {' | '.join(map(str, counts))} |")
     lines += ["", *(f"* {note}" for tally in tallies for note in tally.notes)]
-    lines += [f"Seed {seed}, commit {facts['commit']}, {facts['hardware']}: `python benchmarks/crashes.py`", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, origin("crashes.py", seed)])
 
 
 if __name__ == "__main__":
