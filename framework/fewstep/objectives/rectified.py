@@ -73,7 +73,9 @@ class Rectified(Objective):
         else:
             raise ValueError("pairs need a folder: set `folder` of the context, or `store` of the objective")
         facts = {"teacher": weights_digest(teacher), "steps": c.teacher_steps, "length": teacher.length}
-        self.store = CouplingStore(folder, c.pairs, facts, ctx.generators["sample"].initial_seed())
+        source = ctx.generators["sample"]
+        assert source is not None, "pairs need a seed"
+        self.store = CouplingStore(folder, c.pairs, facts, source.initial_seed())
         teacher.evaluated = self.store.fill(
             lambda count, seed: self._draw(count, seed, ctx), Narrator("teacher", unit="pairs")
         )

@@ -383,13 +383,13 @@ class Trainer:
         size, start, place = self.settings.train.batch_size, self.loader.position, self.loader.place
         rows, tokens = (send(part, self.device) for part in self.loader.next())
         parts, batch = self.settings.train.accumulate, range(start, start + size)
-        losses, weights = [], []
+        losses, weights = [], list[Tensor]()
         for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True):
             loss, weight = self._micro_batch(phase, self._batch(*part, batch, place), parts > 1)
             losses.append(loss)
-            weights.append(weight)
+            weights.extend([] if weight is None else [weight])
             place += len(part[0])
-        if isinstance(weights[0], float):
+        if not weights:
             return torch.stack(losses).sum()
         total = torch.stack(weights).sum().clamp_min(torch.finfo(torch.float32).tiny)
         parameters = (parameter for name in phase.train for parameter in self.roles[name].parameters())
@@ -418,22 +418,23 @@ class Trainer:
         labels = None if self.labels is None else self.labels[rows]
         return self.ctx.as_batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
 
-    def _micro_batch(self, phase: Phase, batch: Batch, divided: bool) -> tuple[Tensor, Tensor | float]:
+    def _micro_batch(self, phase: Phase, batch: Batch, divided: bool) -> tuple[Tensor, Tensor | None]:
         """Backward pass of one micro-batch; returns its loss times its weight, and the weight.
 
-        The weight is a number if all samples weigh the same; these numbers add up to 1.
+        The weight is None if all samples weigh the same; such micro-batches count by their size.
         """
         self.ctx.batch, self.ctx.terms = batch, None
         share = batch.size / self.settings.train.batch_size
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             out = self.objective.loss(phase, batch, self.ctx)
-        terms = self.ctx.terms
-        weight = share if terms is None or not divided else terms / batch.x0.numel() * share
-        (out.loss * weight).backward()
+        terms = self.ctx.terms if divided else None
+        weight = None if terms is None else terms / batch.x0.numel() * share
+        loss = out.loss * (share if weight is None else weight)
+        loss.backward()
         for name, value in out.metrics.items():
             total, count = value if isinstance(value, tuple) else (value * share, share)
             self._collect({f"{phase.name}/{name}": total}, count)
-        return out.loss.detach() * weight, weight
+        return loss.detach(), weight
 
     def _clip(self, name: str) -> Tensor:
         limit = self.optim[name].clip
