@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -104,6 +104,8 @@ class Pipeline:
         """
         if dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"no dtype '{dtype}'; take float32, bfloat16 or float16")
+        if compile not in get_args(CompileMode):
+            raise UserError(f"no compile mode '{compile}'; take {', '.join(get_args(CompileMode))}")
         path = Path(path_or_hub_id)
         if not path.exists() and path.name != "latest" and path.suffix != ".safetensors":
             path = _from_hub(str(path_or_hub_id), revision)

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers' atten
 @pytest.fixture(autouse=True)
 def _fresh_choices() -> None:
     module._CHOSEN.clear()
+    module._FASTER.clear()
 
 
 def qkv(length: int = 10, batch: int = 1, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -105,6 +107,41 @@ def test_xformers_gets_its_layout_and_its_bias(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(out, attention(*inputs, backend="math", **how))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("xformers", "taken"), [(0.5, "xformers"), (0.95, "sdpa"), (2.0, "sdpa")])
+def test_auto_takes_what_is_faster_and_measures_once(
+    xformers: float, taken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shape is measured once, and logged; another shape, dtype or mask, and a training, are measured anew."""
+    calls: list[str] = []
+
+    def kernel(name: str) -> Any:
+        return lambda q, k, v, mask: calls.append(name) or module._math(q, k, v, mask)
+
+    monkeypatch.setattr(module, "_xformers", kernel("xformers"))
+    monkeypatch.setattr(module, "_sdpa", kernel("sdpa"))
+    slow = module._xformers
+    monkeypatch.setattr(module, "_milliseconds", lambda fn, *rest: xformers if fn is slow else 1.0)
+    inputs = [x.detach() for x in qkv()]
+    with caplog.at_level(logging.INFO, logger="fewstep"):
+        for how in ({}, {}, {"mask": some_mask(10, 10)}):
+            out = attention(*inputs, backend="xformers_or_sdpa", **how)
+            torch.testing.assert_close(out, attention(*inputs, backend="math", **how))
+            assert calls[-1] == taken
+        attention(*qkv(), backend="xformers_or_sdpa")
+    lines = [record.message for record in caplog.records]
+    shape = "attention for 3 heads of 8, 10 queries, 10 keys, torch.float32"
+    assert lines == [
+        f"{text}: xformers {xformers:.3f} ms, sdpa 1.000 ms" for text in (shape, f"{shape} with a mask", shape)
+    ]
+
+
+@cuda
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_call_on_a_gpu_is_timed(trained: bool) -> None:
+    inputs = [x.detach() for x in qkv(device="cuda")]
+    assert 0 < module._milliseconds(module._sdpa, inputs, None, trained) < 1000
+
+
 def test_a_missing_operator_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     if module._import_xformers() is None:
         pytest.skip("xformers is not installed")
@@ -144,7 +181,7 @@ def test_xformers_refuses_no_gpu_because_of_its_extension() -> None:
 
 
 @cuda
-def test_auto_takes_xformers_operators_on_a_gpu() -> None:
+def test_xformers_has_operators_on_a_gpu() -> None:
     module._warn_once.cache_clear()
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         run(resolve_backend("auto", "cuda"), qkv(device="cuda", dtype=dtype))

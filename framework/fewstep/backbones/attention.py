@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
@@ -56,15 +56,12 @@ def attention(
     """
     if _PLAIN.get():
         return _math(q, k, v, mask)
-    # Compiled code takes SDPA: it is one operator to the compiler, where xformers' choice of a kernel is Python.
-    if backend == "xformers" or (backend == "xformers_or_sdpa" and not torch.compiler.is_compiling()):
-        try:
-            return _xformers(q, k, v, mask)
-        except UserError as error:
-            if backend == "xformers":
-                raise
-            _warn_once(str(error).split(";")[0] + "; sdpa takes its place")
-    if backend in ("sdpa", "xformers_or_sdpa"):
+    if backend == "xformers_or_sdpa":
+        # Compiled code takes SDPA: it is one operator to the compiler, where xformers' choice of a kernel is Python.
+        backend = "sdpa" if torch.compiler.is_compiling() else _faster(q, k, v, mask)
+    if backend == "xformers":
+        return _xformers(q, k, v, mask)
+    if backend == "sdpa":
         return _sdpa(q, k, v, mask)
     if backend == "math":
         return _math(q, k, v, mask)
@@ -81,6 +78,9 @@ def plain_attention() -> Iterator[None]:
         _PLAIN.reset(token)
 
 
+_FASTER: dict[tuple[object, ...], str] = {}
+"""What `auto` takes on a GPU, by shapes and types."""
+
 _CHOSEN: dict[tuple[str, str], str] = {}
 """Backends by name and type of device, once they are resolved: compiled code reads them and resolves nothing."""
 
@@ -88,8 +88,8 @@ _CHOSEN: dict[tuple[str, str], str] = {}
 def resolve_backend(name: AttentionName, device: str) -> str:
     """The backend that `name` means on a type of device ("cpu", "cuda"); the first answer for each is logged.
 
-    On a GPU auto means "xformers_or_sdpa": xformers if it has an operator for the tensors, else SDPA. It has none for
-    float64, for example.
+    On a GPU auto means "xformers_or_sdpa": what is faster there for tensors of these shapes (`_faster`), or SDPA where
+    xformers has no operator, for float64 for example.
 
     Raises:
         UserError: `name` is xformers, which is not importable or has no operator on this device.
@@ -112,6 +112,51 @@ def _choose(name: AttentionName, device: str) -> str:
             )
     log.info("attention on %s: %s%s", device, backend, " (chosen by auto)" if name == "auto" else "")
     return backend
+
+
+def _faster(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str:
+    """xformers or sdpa, whichever takes less time for tensors of these shapes, measured once for each.
+
+    xformers must be a tenth faster, so that measurements that differ by little do not change what a resumed run takes.
+    """
+    trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    key = (*q.shape[1:], k.shape[1], q.dtype, mask is not None, trained)
+    if key in _FASTER:
+        return _FASTER[key]
+    inputs = [x.detach() for x in (q, k, v)]
+    try:
+        with torch.no_grad():
+            _xformers(*inputs, mask)
+    except UserError as error:
+        _warn_once(str(error).split(";")[0] + "; sdpa takes its place")
+        _FASTER[key] = "sdpa"
+        return "sdpa"
+    if q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return "sdpa"  # a graph is being recorded, in which nothing can be measured
+    times = {name: _milliseconds(fn, inputs, mask, trained) for name, fn in (("xformers", _xformers), ("sdpa", _sdpa))}
+    _FASTER[key] = "xformers" if times["xformers"] < 0.9 * times["sdpa"] else "sdpa"
+    shape = f"{q.shape[2]} heads of {q.shape[3]}, {q.shape[1]} queries, {k.shape[1]} keys, {q.dtype}"
+    what = ", ".join(f"{name} {time:.3f} ms" for name, time in times.items())
+    log.info("attention for %s%s: %s", shape, " with a mask" * (mask is not None), what)
+    return _FASTER[key]
+
+
+def _milliseconds(
+    fn: Callable[..., Tensor], inputs: list[Tensor], mask: Tensor | None, trained: bool, repeats: int = 5
+) -> float:
+    """Least time of a call on a GPU, with its backward pass if a training needs it."""
+    inputs, times = [x.clone().requires_grad_(trained) for x in inputs], []
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    for _ in range(repeats + 1):  # the first one loads kernels
+        with torch.set_grad_enabled(trained):
+            start.record()
+            out = fn(*inputs, mask)
+            if trained:
+                torch.autograd.grad(out, inputs, torch.ones_like(out))
+            end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return min(times[1:])
 
 
 def has_xformers() -> bool:

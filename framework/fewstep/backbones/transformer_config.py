@@ -37,7 +37,9 @@ class TransformerConfig(NetworkConfig):
     heads: int = Field(4, gt=0, validate_default=True, description="attention heads; must divide width")
     mlp_ratio: float = Field(4.0, gt=0, description="hidden channels of the MLP, as a multiple of width")
     qk_norm: bool = Field(False, description="RMS-normalise queries and keys (steadier at high rates, slower on CPU)")
-    attention: AttentionName = Field("auto", description="auto means xformers on a GPU if it is importable, else sdpa")
+    attention: AttentionName = Field(
+        "auto", description="auto: on a GPU xformers or sdpa, whichever is faster there; else sdpa"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of each branch's channels dropped in training")
 
     @field_validator("heads")
