@@ -6,7 +6,17 @@ import torch
 from synchronisations import Synchronisations
 from torch import Tensor
 
-from fewstep.predictions.positions import Positions, covers, everywhere, known_mask, nowhere, positions, remembered
+from fewstep.predictions.positions import (
+    Positions,
+    covers,
+    difference,
+    everywhere,
+    intersection,
+    known_mask,
+    nowhere,
+    positions,
+    remembered,
+)
 
 
 def mask() -> Tensor:
@@ -58,6 +68,18 @@ def test_a_mask_that_changes_is_looked_up_again() -> None:
     assert not covers(other, where)
     other[0, 1] = True
     assert covers(other, where)
+
+
+def test_intersections_and_differences_of_masks_that_cover_one_another_are_known() -> None:
+    where, other = mask(), ~mask()
+    whole = everywhere(where)
+    with Synchronisations() as seen:
+        for a, b in ((where, where), (whole, where), (where, whole), (whole, everywhere(where)), (where, other)):
+            both, left = intersection(a, b), difference(a, b)
+            assert torch.stack((both, left)).tolist() == torch.stack((a & b, a & ~b)).tolist()
+            if a is not where or b is where:
+                positions(both)
+    assert seen.counts == {"aten::_local_scalar_dense": 1}  # of `where`
 
 
 def test_repeated_positions_are_those_of_the_repeated_mask() -> None:

@@ -18,6 +18,7 @@ from fewstep.objectives.parts.divergence import Divergence, divergence
 from fewstep.objectives.parts.gaussian_dual import induced_alpha
 from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
 from fewstep.predictions.evidence import LeaveOneOutPrediction
+from fewstep.predictions.positions import difference, intersection
 from fewstep.processes.base import PROCESSES, Process, per_token
 from fewstep.runtime.streams import Randomness, uniform
 
@@ -81,9 +82,9 @@ class Consistency(Objective):
             teacher = ctx.roles["teacher"](z_s, s.float(), cond=batch.cond)
         if isinstance(student, LeaveOneOutPrediction) and isinstance(teacher, LeaveOneOutPrediction):
             student, teacher = student.output, teacher.output
-        both = student.where & teacher.where
+        both = intersection(student.where, teacher.where)
         value = divergence(c.divergence, student, teacher, both)
-        revealed = student.nll(batch.x0, student.where & ~both)
+        revealed = student.nll(batch.x0, difference(student.where, both))
         loss = ctx.mean(value + revealed, student.where)
         metrics: dict[str, Any] = {
             "round": torch.tensor(c.round(ctx)),

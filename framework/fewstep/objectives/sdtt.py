@@ -75,9 +75,11 @@ class SDTT(Objective):
             then = (now - length).clamp_min(0.0)
             masked = process.to_predict(z)
             prediction = ctx.roles["teacher"](z, now.float(), cond=batch.cond)
+            if number == c.teacher_steps - 1:
+                targets.append((masked, prediction))
+                break
             z = process.step_back(z, prediction, now, then, generator=ctx.generators["sample"])
-            last = number == c.teacher_steps - 1
-            targets.append((masked if last else masked & ~process.to_predict(z), prediction))
+            targets.append((masked & ~process.to_predict(z), prediction))
             now = then
         return targets
 

@@ -113,6 +113,18 @@ def nowhere(like: Tensor) -> Tensor:
     return known_mask(Positions(like.shape[:2], none), like.device)
 
 
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """The mask a & b (BoolTensor [B, L]); one of the two itself, if it is known to be covered by the other."""
+    if _covers(a, b):
+        return b
+    return a if _covers(b, a) else a & b
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """The mask a & ~b (BoolTensor [B, L]), known to be empty if b is known to cover a."""
+    return nowhere(a) if _covers(b, a) else a & ~b
+
+
 def known_mask(places: Positions, device: torch.device) -> Tensor:
     """The mask (BoolTensor [B, L]) of positions that are known."""
     if places.index is None:
