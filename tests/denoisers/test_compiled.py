@@ -18,9 +18,11 @@ from torch import Tensor
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.core.errors import OperationError
 from fewstep.denoisers.compiled import compile_trunks
+from fewstep.predictions.evaluation import with_gradient
+from fewstep.predictions.row_losses import CrossEntropy, Mean, RowLoss
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
-from fewstep.runtime.compiling import LIMIT, CompiledCall, compiles
+from fewstep.runtime.compiling import LIMIT, compile_calls, compiles
 from fewstep.training.trainer import Trainer
 
 needs_compiler = pytest.mark.skipif(
@@ -58,6 +60,26 @@ def test_dynamo_finds_one_graph(name: str) -> None:
     given = {"context": torch.randint(5, (2, 16))} if backbone.uses_context else {}
     traced = torch.compile(backbone._call_impl, backend="eager", fullgraph=True, isolate_recompiles=True)
     torch.testing.assert_close(traced(x, t, **given), backbone(x, t, **given), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(hard=1.0), CrossEntropy((1.0, 0.5), hard=1.0), Mean(torch.neg)], ids=str)
+def test_row_losses_are_one_graph_for_any_number_of_rows(loss: RowLoss) -> None:
+    """Numbers of masks differ from step to step, and nothing is compiled again."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    step = torch.compile(with_gradient, backend=counter, fullgraph=True, dynamic=True, isolate_recompiles=True)
+    for count in (7, 2, 30, 31, 8):
+        torch.manual_seed(count)
+        rows = [torch.randn(count, 9).log_softmax(-1) for _ in range(3)]
+        others = [
+            *rows[1 : 1 + len(getattr(loss, "soft", ()))],
+            *([torch.randint(9, (count,))] if hasattr(loss, "soft") else []),
+        ]
+        expected = with_gradient(loss, rows[0].clone(), *others)
+        for one, other in zip(step(loss, rows[0].clone(), *others), expected, strict=True):
+            torch.testing.assert_close(one, other)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.slow
@@ -98,7 +120,7 @@ def test_twenty_compiled_steps_have_the_same_losses(objective: str, train: Train
     teacher = train("smoke-teacher", "teacher", "train.steps=3")
     source, given = ("smoke-teacher", None) if objective == "denoising" else ("smoke-dmmd", str(teacher.path))
     losses = []
-    for mode in ("off", "trunk"):
+    for mode in ("off", "step"):
         changes = ("train.steps=20", "train.log_every=1", "watch.times=0", f"train.compile={mode}")
         trainer, lines = trained(source, tmp_path / mode, *changes, teacher=given)
         losses.append([[v for k, v in row.items() if k.endswith("loss")] for row in trainer.run.log_lines()])
@@ -133,10 +155,12 @@ def test_a_failure_is_a_warning_unless_it_was_asked_for_by_name() -> None:
     plain, x, t = build("transformer"), torch.randint(6, (3, 16)), torch.rand(3)
     lines: list[str] = []
     fallen, strict = copy.deepcopy(plain), copy.deepcopy(plain)
-    CompiledCall(fallen, "the trunk of 'student'", by_name=False, say=lines.append)
+    compile_calls(fallen, "the trunk of 'student'", by_name=False, say=lines.append)
     for _ in range(2):
         assert torch.equal(fallen(x, t), plain(x, t))
-    assert lines == ["warning: the trunk of 'student' cannot be compiled here (no compiler here); it runs uncompiled"]
+    assert lines == [
+        "warning: the trunk of 'student' cannot be compiled here (no compiler here); uncompiled code takes its place"
+    ]
     compile_trunks(strict, "trunk", CPU, "'student'", lines.append)
     with pytest.raises(OperationError, match=r"trunk of 'student' cannot be compiled here .*; set compile to off, or"):
         strict(x, t)
@@ -149,7 +173,7 @@ def test_errors_of_the_computation_are_not_the_compilers(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch, "compile", lambda fn, **options: fail)
     module = build("transformer")
-    CompiledCall(module, "it", by_name=False, say=print)
+    compile_calls(module, "it", by_name=False, say=print)
     with pytest.raises(RuntimeError, match="out of memory"):
         module(torch.randint(6, (3, 16)), torch.rand(3))
 
@@ -162,7 +186,7 @@ def test_too_many_shapes_end_in_plain_calls(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch, "compile", lambda fn, **options: fail)
     module, lines = build("transformer"), list[str]()
-    CompiledCall(module, "it", by_name=True, say=lines.append)
+    compile_calls(module, "it", by_name=True, say=lines.append)
     for _ in range(2):
         module(torch.randint(6, (3, 16)), torch.rand(3))
     assert lines == [f"it was compiled for {LIMIT} kinds of inputs; other kinds run uncompiled"]
@@ -182,7 +206,7 @@ def test_transforms_run_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse: Callable[..., Any] = lambda *args, **kwargs: pytest.fail("compiled code was called")  # noqa: E731
     monkeypatch.setattr(torch, "compile", lambda fn, **options: refuse)
     module, t = build("transformer", attention="math").eval(), torch.rand(2)
-    CompiledCall(module, "it", by_name=True, say=print)
+    compile_calls(module, "it", by_name=True, say=print)
     x = torch.softmax(torch.randn(2, 16, 6), -1)
     torch.func.jvp(lambda x: module(x, t), (x,), (torch.ones_like(x),))
 

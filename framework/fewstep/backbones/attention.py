@@ -123,17 +123,18 @@ def _faster(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str:
     key = (*q.shape[1:], k.shape[1], q.dtype, mask is not None, trained)
     if key in _FASTER:
         return _FASTER[key]
-    inputs = [x.detach() for x in (q, k, v)]
     try:
         with torch.no_grad():
-            _xformers(*inputs, mask)
+            _xformers(q, k, v, mask)
     except UserError as error:
         _warn_once(str(error).split(";")[0] + "; sdpa takes its place")
         _FASTER[key] = "sdpa"
         return "sdpa"
     if q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return "sdpa"  # a graph is being recorded, in which nothing can be measured
-    times = {name: _milliseconds(fn, inputs, mask, trained) for name, fn in (("xformers", _xformers), ("sdpa", _sdpa))}
+    times = {
+        name: _milliseconds(fn, [q, k, v], mask, trained) for name, fn in (("xformers", _xformers), ("sdpa", _sdpa))
+    }
     _FASTER[key] = "xformers" if times["xformers"] < 0.9 * times["sdpa"] else "sdpa"
     shape = f"{q.shape[2]} heads of {q.shape[3]}, {q.shape[1]} queries, {k.shape[1]} keys, {q.dtype}"
     what = ", ".join(f"{name} {time:.3f} ms" for name, time in times.items())
@@ -145,7 +146,7 @@ def _milliseconds(
     fn: Callable[..., Tensor], inputs: list[Tensor], mask: Tensor | None, trained: bool, repeats: int = 5
 ) -> float:
     """Least time of a call on a GPU, with its backward pass if a training needs it."""
-    inputs, times = [x.clone().requires_grad_(trained) for x in inputs], []
+    inputs, times = [x.detach().clone().requires_grad_(trained) for x in inputs], []
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     for _ in range(repeats + 1):  # the first one loads kernels
         with torch.set_grad_enabled(trained):

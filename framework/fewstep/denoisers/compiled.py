@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from fewstep.backbones.base import Backbone
-from fewstep.runtime.compiling import CompiledCall, CompileMode, compiles
+from fewstep.runtime.compiling import TrainCompileMode, compile_calls, compiles
 
 
 def compile_trunks(
     network: nn.Module,
-    mode: CompileMode,
+    mode: TrainCompileMode,
     device: torch.device,
     label: str,
     say: Callable[[str], None],
@@ -33,7 +33,7 @@ def compile_trunks(
         return
     for backbone in [module for module in network.modules() if isinstance(module, Backbone)]:
         backbone.settled(device.type)  # compiled code must not choose a backend
-        CompiledCall(
+        compile_calls(
             backbone,
             f"the trunk of {label}",
             by_name=mode != "auto",

@@ -16,7 +16,9 @@ Shapes: B batch, L tokens, V vocabulary, N rows, n rows of a chunk, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -29,6 +31,27 @@ from fewstep.predictions.positions import covers, positions
 from fewstep.predictions.row_losses import RowLoss
 
 RowFunction = Callable[..., Tensor]
+
+
+RowStep = Callable[..., tuple[Tensor, Tensor]]
+"""A `RowLoss`, its rows and extras -> values [n] and gradient [n, V]."""
+
+_STEP: ContextVar[RowStep | None] = ContextVar("step of row losses", default=None)
+
+
+def with_gradient(loss: RowLoss, *rows: Tensor) -> tuple[Tensor, Tensor]:
+    """`loss.with_gradient`, as a function that can be compiled."""
+    return loss.with_gradient(*rows)
+
+
+@contextmanager
+def row_steps_by(step: RowStep) -> Iterator[None]:
+    """Within, `step` takes the place of `with_gradient`."""
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)
 
 
 class RowSource(Protocol):
@@ -252,7 +275,7 @@ class _Run:
         assert isinstance(head, _Head)
         rows = [head.log_probs(part), *(side.open(part)[0].detach() for side in self.sides[1:])]
         extras = (extra[part] for extra in self.evaluation.extras)
-        values, gradient = loss.with_gradient(*self.evaluation.complete(rows, part), *extras)
+        values, gradient = (_STEP.get() or with_gradient)(loss, *self.evaluation.complete(rows, part), *extras)
         head.take(part, gradient, self.weights[part])
         return values
 

@@ -14,7 +14,7 @@ from fewstep.core.kinds import registry
 from fewstep.core.references import Ref
 from fewstep.predictions.evidence import Output
 from fewstep.processes.base import Process
-from fewstep.runtime.compiling import CompileMode
+from fewstep.runtime.compiling import CompileMode, TrainCompileMode
 from fewstep.runtime.precision import TrainPrecision
 
 Rows = Annotated[int, Field(gt=0, le=1 << 20)]
@@ -81,10 +81,10 @@ class TrainSection(Strict):
         description="bf16 runs the networks under autocast, losses stay fp32; auto is bf16 on a GPU that has it, else "
         "fp32, whose matrix products are TF32 on a GPU",
     )
-    compile: CompileMode = Field(
+    compile: TrainCompileMode = Field(
         "off",
-        description="trunk compiles the trunk of each network (torch.compile); auto does so on a GPU, and goes on "
-        "without it if that fails",
+        description="trunk compiles the trunk of each network (torch.compile), step also losses over rows; auto: "
+        "trunks on a GPU, and none if that fails",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU if there is one; cpu applies to sampling too"

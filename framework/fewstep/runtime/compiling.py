@@ -1,6 +1,6 @@
 """Networks compiled by `torch.compile`, with a way back; without a request nothing here imports a compiler (seconds).
 
-One thing is compiled: the forward and backward pass of a module, as a single graph.
+What is compiled is a function as a single graph, such as the forward and backward pass of a module.
 """
 
 from __future__ import annotations
@@ -8,24 +8,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Literal, TypeAlias
+from typing import Generic, Literal, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from fewstep.core.errors import OperationError
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 CompileMode = Literal["off", "auto", "trunk"]
 """Nothing; the trunks of networks where there is a GPU and a compiler for it; the trunks of networks."""
 
-Forward: TypeAlias = Callable[..., Tensor]
-"""Forward pass of a module."""
+TrainCompileMode = Literal["off", "auto", "trunk", "step"]
+"""The same for a training; `step` also compiles its losses over rows of the vocabulary."""
 
 LIMIT = 8
-"""Graphs of one module: one for each shape of its inputs, with and without gradients. Beyond it, calls are plain."""
+"""Graphs of one function: one for each shape of its inputs, with and without gradients. Beyond it, calls are plain."""
 
 
-def compiles(mode: CompileMode, device: torch.device) -> bool:
+def compiles(mode: TrainCompileMode, device: torch.device) -> bool:
     """Whether a mode compiles on a device.
 
     `auto` does so on a GPU with Triton. On a CPU compiling takes tens of seconds a network, which short trainings do
@@ -36,32 +39,51 @@ def compiles(mode: CompileMode, device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None
 
 
-class CompiledCall:
-    """The call of a module in compiled form; it takes the place of the module's own (`nn.Module.compile` does so too).
+def compile_calls(
+    module: nn.Module, label: str, *, by_name: bool, say: Callable[[str], None], graphs: bool = False
+) -> None:
+    """Let compiled code take the place of a module's calls, as `nn.Module.compile` does; copies are not compiled.
 
-    Copies of the module are not compiled. Calls within a transform of `torch.func` or in forward mode are plain, since
-    compiled code has no forward derivative.
+    The arguments are those of `Compiled`.
+    """
+    module._compiled_call_impl = Compiled(module._call_impl, label, by_name=by_name, say=say, graphs=graphs)
+
+
+class Compiled(Generic[P, R]):
+    """A function in compiled form, from its first call on.
+
+    Calls within a transform of `torch.func` or in forward mode are plain, since compiled code has no forward
+    derivative.
 
     Args:
-        module: any module whose forward pass is one graph.
-        label: name of the module in messages.
+        fn: any function of tensors that is one graph.
+        label: name of the function in messages.
         by_name: whether the user asked for compiled code; a failure is then an error, and else a warning.
-        graphs: record CUDA graphs, for calls without gradients. Their output is copied, as the next call overwrites it.
         say: where messages go.
+        graphs: record CUDA graphs, for calls without gradients that return one tensor. It is copied, as the next call
+            overwrites it.
+        dynamic: compile for any size at once; None does so when a second size comes.
     """
 
     def __init__(
-        self, module: nn.Module, label: str, *, by_name: bool, say: Callable[[str], None], graphs: bool = False
+        self,
+        fn: Callable[P, R],
+        label: str,
+        *,
+        by_name: bool,
+        say: Callable[[str], None],
+        graphs: bool = False,
+        dynamic: bool | None = None,
     ) -> None:
-        self._plain: Forward = module._call_impl
-        self._label, self._by_name, self._say, self._graphs = label, by_name, say, graphs
-        self._compiled: Forward | None = None
+        self._plain = fn
+        self._label, self._by_name, self._say = label, by_name, say
+        self._graphs, self._dynamic = graphs, dynamic
+        self._compiled: Callable[P, R] | None = None
         self._full = self._given_up = False
         self.count = 0
         """Graphs so far."""
-        module._compiled_call_impl = self
 
-    def __call__(self, *args: object, **kwargs: object) -> Tensor:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if self._given_up or _transformed():
             return self._plain(*args, **kwargs)
         import torch._dynamo
@@ -81,15 +103,16 @@ class CompiledCall:
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
             if not _from_compiler(error):
                 raise
-            return self._failed(error, args, kwargs)
+            self._failed(error)
+            return self._plain(*args, **kwargs)
         graphs = counters["stats"]["unique_graphs"] - before
         if graphs:
             self.count += graphs
             again = "" if self.count == graphs else f" again, for other inputs (graph {self.count} of at most {LIMIT}),"
             self._say(f"compiled {self._label}{again} in {time.monotonic() - start:.0f} s")
-        return out.clone() if self._graphs else out
+        return cast(R, out.clone()) if self._graphs and isinstance(out, Tensor) else out
 
-    def _compile(self) -> Forward:
+    def _compile(self) -> Callable[P, R]:
         import torch._functorch.config
         import torch._inductor.config
 
@@ -98,12 +121,17 @@ class CompiledCall:
         # A graph is recorded for each size; sizes that change from call to call would be recorded again and again.
         torch._inductor.config.triton.cudagraph_skip_dynamic_graphs = True
         mode = "reduce-overhead" if self._graphs else None
-        compiled: Forward = torch.compile(  # type: ignore[call-overload]  # its overloads lack two arguments
-            self._plain, fullgraph=True, mode=mode, recompile_limit=LIMIT, isolate_recompiles=True
+        compiled: Callable[P, R] = torch.compile(  # type: ignore[call-overload]  # its overloads lack two arguments
+            self._plain,
+            fullgraph=True,
+            mode=mode,
+            dynamic=self._dynamic,
+            recompile_limit=LIMIT,
+            isolate_recompiles=True,
         )
         return compiled
 
-    def _failed(self, error: Exception, args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
+    def _failed(self, error: Exception) -> None:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if self._by_name:
             raise OperationError(
@@ -111,8 +139,7 @@ class CompiledCall:
                 "auto, which goes on without it"
             ) from error
         self._given_up = True
-        self._say(f"warning: {self._label} cannot be compiled here ({reason}); it runs uncompiled")
-        return self._plain(*args, **kwargs)
+        self._say(f"warning: {self._label} cannot be compiled here ({reason}); uncompiled code takes its place")
 
 
 def _from_compiler(error: Exception) -> bool:

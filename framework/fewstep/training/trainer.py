@@ -21,11 +21,13 @@ from fewstep.denoisers.compiled import compile_trunks
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.draws import refusals, refuse_if
+from fewstep.predictions.evaluation import RowStep, row_steps_by, with_gradient
 from fewstep.recipe import dump_recipe
 from fewstep.recipe.models import Recipe, TrainerSettings
 from fewstep.runs.checkpoint import EXPORT_FORMAT, checkpoint_name, export_weights
 from fewstep.runs.environment import installed_plugins
 from fewstep.runs.folder import RunDir
+from fewstep.runtime.compiling import Compiled
 from fewstep.runtime.console import say
 from fewstep.runtime.device import pinned, resolve_device, send
 from fewstep.runtime.digest import weights_digest
@@ -101,6 +103,9 @@ class Trainer:
         self.roles = {name: network.to(self.device).eval() for name, network in parts.roles.items()}
         for name, network in self.roles.items():
             compile_trunks(network, settings.train.compile, self.device, f"'{name}'", echo)
+        self._row_step: RowStep = with_gradient
+        if settings.train.compile == "step":
+            self._row_step = Compiled(with_gradient, "a loss over rows", by_name=True, say=echo, dynamic=True)
         reads_labels = any(network.conditioned_on_labels or network.reads_labels for network in self.roles.values())
         labels = self.dataset.labels if reads_labels else None
         self.labels = None if labels is None else labels.to(self.device)
@@ -425,7 +430,8 @@ class Trainer:
         """
         self.ctx.batch, self.ctx.terms = batch, None
         share = batch.size / self.settings.train.batch_size
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        with precision, row_steps_by(self._row_step):
             out = self.objective.loss(phase, batch, self.ctx)
         terms = self.ctx.terms if divided else None
         weight = None if terms is None else terms / batch.x0.numel() * share
