@@ -18,6 +18,7 @@ from torch import Tensor
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
 from fewstep.core.errors import OperationError
 from fewstep.denoisers.compiled import compile_trunks
+from fewstep.predictions.condition import Prefix
 from fewstep.predictions.evaluation import with_gradient
 from fewstep.predictions.row_losses import CrossEntropy, Mean, RowLoss
 from fewstep.recipe import load_recipe
@@ -52,6 +53,7 @@ def gradients(backbone: Backbone, x: Tensor, t: Tensor, **given: Any) -> list[Te
     return [out, *torch.autograd.grad(loss, [p for n, p in backbone.named_parameters() if "head" not in n])]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [name for name in BACKBONES.names() if name != "vq_autoencoder"])
 def test_dynamo_finds_one_graph(name: str) -> None:
     """Without inductor, which takes tens of seconds."""
@@ -63,6 +65,7 @@ def test_dynamo_finds_one_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(hard=1.0), CrossEntropy((1.0, 0.5), hard=1.0), Mean(torch.neg)], ids=str)
+@pytest.mark.medium
 def test_row_losses_are_one_graph_for_any_number_of_rows(loss: RowLoss) -> None:
     """Numbers of masks differ from step to step, and nothing is compiled again."""
     from torch._dynamo.testing import CompileCounter
@@ -209,6 +212,16 @@ def test_transforms_run_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_calls(module, "it", by_name=True, say=print)
     x = torch.softmax(torch.randn(2, 16, 6), -1)
     torch.func.jvp(lambda x: module(x, t), (x,), (torch.ones_like(x),))
+
+
+def test_blocks_after_a_prefix_run_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each prefix has another length, and would be compiled anew."""
+    monkeypatch.setattr(torch, "compile", lambda fn, **options: pytest.fail("compiled code was asked for"))
+    backbone, tokens, t = build("block_transformer").eval(), torch.randint(5, (2, 16)), torch.rand(2)
+    compile_trunks(backbone, "trunk", CPU, "'student'", print)
+    with torch.no_grad():
+        prefix = backbone.read(Prefix(tokens[:, :0]), tokens[:, :4])
+        assert backbone(tokens[:, 4:8], t, prefix=prefix).shape == (2, 4, 16)
 
 
 @pytest.mark.medium

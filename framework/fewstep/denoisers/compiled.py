@@ -22,7 +22,8 @@ def compile_trunks(
 ) -> None:
     """Compile the backbones in a network when they are first called, if `mode` says so on this device.
 
-    A backbone then maps tokens to hidden states by one graph. Heads, losses and draws stay as they are.
+    A backbone then maps tokens to hidden states by one graph. Heads, losses and draws stay as they are, and so do
+    single blocks after a prefix.
 
     Args:
         label: of the network, for messages.
@@ -39,4 +40,10 @@ def compile_trunks(
             by_name=mode != "auto",
             graphs=graphs and device.type == "cuda",
             say=say,
+            unless=_after_prefix,
         )
+
+
+def _after_prefix(*args: object, prefix: object = None, **kwargs: object) -> bool:
+    """Whether a call predicts one block: each prefix has another length, and keys and values are written in place."""
+    return prefix is not None

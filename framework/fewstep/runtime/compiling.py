@@ -40,13 +40,21 @@ def compiles(mode: TrainCompileMode, device: torch.device) -> bool:
 
 
 def compile_calls(
-    module: nn.Module, label: str, *, by_name: bool, say: Callable[[str], None], graphs: bool = False
+    module: nn.Module,
+    label: str,
+    *,
+    by_name: bool,
+    say: Callable[[str], None],
+    graphs: bool = False,
+    unless: Callable[..., bool] | None = None,
 ) -> None:
     """Let compiled code take the place of a module's calls, as `nn.Module.compile` does; copies are not compiled.
 
     The arguments are those of `Compiled`.
     """
-    module._compiled_call_impl = Compiled(module._call_impl, label, by_name=by_name, say=say, graphs=graphs)
+    module._compiled_call_impl = Compiled(
+        module._call_impl, label, by_name=by_name, say=say, graphs=graphs, unless=unless
+    )
 
 
 class Compiled(Generic[P, R]):
@@ -63,6 +71,7 @@ class Compiled(Generic[P, R]):
         graphs: record CUDA graphs, for calls without gradients that return one tensor. It is copied, as the next call
             overwrites it.
         dynamic: compile for any size at once; None does so when a second size comes.
+        unless: called with the arguments; true for calls that are plain.
     """
 
     def __init__(
@@ -74,17 +83,19 @@ class Compiled(Generic[P, R]):
         say: Callable[[str], None],
         graphs: bool = False,
         dynamic: bool | None = None,
+        unless: Callable[..., bool] | None = None,
     ) -> None:
         self._plain = fn
         self._label, self._by_name, self._say = label, by_name, say
-        self._graphs, self._dynamic = graphs, dynamic
+        self._graphs, self._dynamic, self._unless = graphs, dynamic, unless
         self._compiled: Callable[P, R] | None = None
         self._full = self._given_up = False
         self.count = 0
         """Graphs so far."""
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._given_up or _transformed():
+        excepted = self._unless is not None and self._unless(*args, **kwargs)
+        if self._given_up or excepted or _transformed():
             return self._plain(*args, **kwargs)
         import torch._dynamo
         from torch._dynamo.utils import counters
