@@ -91,8 +91,16 @@ def test_too_many_copies_are_refused() -> None:
 
 
 def test_rows_of_other_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match="6 rows of random numbers of 3 samples; `select`"):
-        uniform((6, 2), SampleStreams(0, range(3)), device="cpu")
+    with pytest.raises(ValueError, match="2 rows of random numbers of 3 samples; `select`"):
+        uniform((2, 2), SampleStreams(0, range(3)), device="cpu")
+
+
+def test_more_rows_than_samples_are_those_of_copies() -> None:
+    """An objective may add samples of its own to a batch."""
+    rows = uniform((8, 4), SampleStreams(0, range(3)), device="cpu")
+    assert torch.equal(rows, SampleStreams(0, range(3)).repeat(3).uniform((9, 4), torch.float64)[:8])
+    times = spread(8, SampleStreams(0, range(3), batch=range(6)), device="cpu")
+    assert (times * 8).floor().long().flatten().sort().values.tolist() == list(range(8))
 
 
 def test_generators_serve_any_rows() -> None:
@@ -158,7 +166,7 @@ def test_a_draw_asks_the_device_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     part = streams.select(rows)
     part.uniform((3, 4), torch.float64)
     part.repeat(2).normal((6, 4), torch.float32)
-    streams.spread(2, torch.float32)
+    streams.spread(6, 2, torch.float32)
     integers(5, (6, 4), streams, device="cpu")
 
 

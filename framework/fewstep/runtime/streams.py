@@ -28,7 +28,8 @@ _DRAW = 1 << 32
 class SampleStreams:
     """An independent stream for each sample of a batch.
 
-    Streams that `select` or `repeat` made count the same draws: a number is never drawn twice.
+    Streams that `select` or `repeat` made count the same draws: a number is never drawn twice. A draw of more rows than
+    samples is one of copies: its rows are the first ones of `repeat`.
 
     Args:
         seed: seed of the whole job.
@@ -118,8 +119,10 @@ class SampleStreams:
         """Standard normal numbers [B, ...]."""
         return self._draw(philox.normal, shape, dtype).reshape(tuple(shape))
 
-    def spread(self, per: int, dtype: torch.dtype) -> Tensor:
-        """Numbers ~ U(0, 1) spread evenly over the samples of the batch, `per` of each, by one shift: [B, per].
+    def spread(self, count: int, per: int, dtype: torch.dtype) -> Tensor:
+        """Numbers ~ U(0, 1) spread evenly over the samples of the batch, `per` of each, by one shift: [count, per].
+
+        They are spread over `count` rows alone where these are more than the samples.
 
         Raises:
             ValueError: the batch that these samples are a part of is not known.
@@ -128,8 +131,12 @@ class SampleStreams:
             raise ValueError("numbers are spread over a batch of samples with consecutive numbers")
         # Every sample computes the shift, which is shared, from the number of the batch's first one.
         shift = self._draw(philox.uniform, (len(self), 1), dtype, self._batch.start + _COPIES * _NUMBERS)
-        places = (self._ordinals - self._batch.start)[:, None] * per + torch.arange(per, device=self._device)
-        return (places.to(dtype) / (len(self._batch) * per) + shift) % 1.0
+        if count > len(self):
+            rows, whole, shift = torch.arange(count, device=self._device), count, shift[:1]
+        else:
+            rows, whole = self._ordinals - self._batch.start, len(self._batch)
+        places = rows[:, None] * per + torch.arange(per, device=self._device)
+        return (places.to(dtype) / (whole * per) + shift) % 1.0
 
     def _draw(
         self,
@@ -139,10 +146,12 @@ class SampleStreams:
         shared: int | None = None,
     ) -> Tensor:
         """The next numbers of each sample; with the keys of one sample, `shared`, if it is not None."""
+        if shape[0] > len(self) > 0:
+            many = self.repeat(-(-shape[0] // len(self))).select(slice(shape[0]))
+            return many._draw(numbers, shape, dtype, shared)
         if shape[0] != len(self):
             raise ValueError(
-                f"{shape[0]} rows of random numbers of {len(self)} samples; `select` the samples that are drawn for, "
-                "or `repeat` them"
+                f"{shape[0]} rows of random numbers of {len(self)} samples; `select` the samples that are drawn for"
             )
         size, every = torch.Size(shape[1:]).numel(), self._keys
         if self._places is None and shared is None:
@@ -222,6 +231,6 @@ def spread(
     With `SampleStreams` they are those of the whole batch of which the samples are a part.
     """
     if isinstance(source, SampleStreams):
-        return source.spread(per, dtype).to(device)
+        return source.spread(count, per, dtype).to(device)
     shift = torch.rand(1, generator=source, device=device, dtype=dtype)
     return ((torch.arange(count * per, device=device, dtype=dtype) / (count * per) + shift) % 1.0).view(count, per)
