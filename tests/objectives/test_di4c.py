@@ -31,12 +31,18 @@ def dense(rows: Tensor, where: Tensor) -> Tensor:
     return full
 
 
+def of_symbols(rows: Tensor, where: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of the symbols of sequences [J, B, L]: [B, L, M, J]."""
+    symbols = ids.expand(M, *ids.shape)  # [M, J, B, L]
+    return dense(rows, where).log().permute(1, 2, 0, 3).gather(3, symbols.permute(2, 3, 0, 1))
+
+
 def test_correlations_are_those_of_the_enumerated_mixture() -> None:
     where = torch.tensor([[True, True, False], [True, True, True]])
     rows = mixture(where)
     p = dense(rows, where)
     every = torch.tensor(list(itertools.product(range(V), repeat=L)))
-    got = correlations(rows, where, every[:, None].expand(-1, B, -1))
+    got = correlations(of_symbols(rows, where, every[:, None].expand(-1, B, -1)))
     for j, x in enumerate(every.tolist()):
         for b in range(B):
             of_latent = torch.stack([torch.stack([p[m, b, i, x[i]] for i in range(L)]).prod() for m in range(M)])
@@ -50,7 +56,7 @@ def test_a_latent_that_changes_nothing_has_no_correlations() -> None:
     where = torch.ones(B, L, dtype=torch.bool)
     rows = mixture(where)[:1].expand(M, -1, -1)
     ids = torch.randint(V, (5, B, L), generator=Generator().manual_seed(1))
-    torch.testing.assert_close(correlations(rows, where, ids), torch.zeros(5, B, dtype=torch.float64))
+    torch.testing.assert_close(correlations(of_symbols(rows, where, ids)), torch.zeros(5, B, dtype=torch.float64))
 
 
 def test_a_student_without_a_latent_rests_at_the_teacher_near_data(monkeypatch: pytest.MonkeyPatch) -> None:

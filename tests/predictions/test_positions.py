@@ -14,6 +14,7 @@ from fewstep.predictions.positions import (
     intersection,
     known_mask,
     nowhere,
+    of_samples,
     positions,
     remembered,
 )
@@ -79,6 +80,7 @@ def test_intersections_and_differences_of_masks_that_cover_one_another_are_known
             assert torch.stack((both, left)).tolist() == torch.stack((a & b, a & ~b)).tolist()
             if a is not where or b is where:
                 positions(both)
+        assert positions(of_samples(whole, slice(1))).count == 3
     assert seen.counts == {"aten::_local_scalar_dense": 1}  # of `where`
 
 

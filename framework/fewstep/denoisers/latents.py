@@ -13,7 +13,8 @@ from torch import Tensor
 from fewstep.denoisers.base import Denoiser, DenoiserAround
 from fewstep.predictions.base import Prediction, RowMap
 from fewstep.predictions.condition import Condition
-from fewstep.predictions.positions import known_mask, positions
+from fewstep.predictions.evaluation import carried_over
+from fewstep.predictions.positions import known_mask, of_samples, positions
 from fewstep.runtime.streams import Randomness, repeated
 
 
@@ -27,7 +28,7 @@ class MixturePrediction(Prediction):
 
     def __init__(self, components: Prediction, count: int, shaping: tuple[RowMap, ...] = ()) -> None:
         batch = len(components.known) // count
-        super().__init__(components.known[:batch], components.where[:batch], shaping)
+        super().__init__(components.known[:batch], of_samples(components.where, slice(batch)), shaping)
         self._components, self._count = components, count
 
     @property
@@ -40,14 +41,55 @@ class MixturePrediction(Prediction):
         return rows.unflatten(0, (self._count, -1)).transpose(0, 1)
 
     def to_log_probs(self, source: Tensor) -> Tensor:
-        rows = self._components.rows(source.flatten(0, 1)).unflatten(0, (-1, self._count))
-        return rows.logsumexp(1) - math.log(self._count)
+        return self.components(source).logsumexp(1) - math.log(self._count)
+
+    def components(self, source: Tensor) -> Tensor:
+        """Rows of each component, [N, M, V]."""
+        return self._components.rows(source.flatten(0, 1)).unflatten(0, (-1, self._count))
 
     def chunk_rows(self) -> int:
         return max(1, self._components.chunk_rows() // self._count)
 
     def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
         return MixturePrediction(self._components, self._count, shaping)
+
+
+class ComponentRows(MixturePrediction):
+    """Rows [N, M, V] of all M components in the place of their mean's; for `rowwise` only."""
+
+    def to_log_probs(self, source: Tensor) -> Tensor:
+        return self.components(source)
+
+
+class MixedStates(MixturePrediction):
+    """log of the mean of M predictions from M states of the same samples; each state has known tokens of its own.
+
+    The source has one more column, with the id of a known token or -1 (exact up to 2^24).
+
+    Args:
+        where: BoolTensor [B, L], tokens that are not known in all states.
+    """
+
+    def __init__(self, components: Prediction, count: int, shaping: tuple[RowMap, ...] = (), *, where: Tensor) -> None:
+        super().__init__(components, count, shaping)
+        self.where = where
+
+    def source(self, where: Tensor) -> Tensor:
+        copies = positions(where).repeated(self._count)
+        inner = self._components
+        rows, ids = inner.source(known_mask(copies, where.device)), torch.where(inner.where, -1, inner.known)
+        self._type = rows.dtype
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        rows = torch.cat((rows, copies.take(ids)[:, None].to(rows.dtype)), 1)
+        return rows.unflatten(0, (self._count, -1)).transpose(0, 1)
+
+    def components(self, source: Tensor) -> Tensor:
+        flat = source.flatten(0, 1)
+        rows = self._components.rows(flat[:, :-1].to(self._type))
+        return carried_over(rows, flat[:, -1].round().long()).unflatten(0, (-1, self._count))
+
+    def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
+        return MixedStates(self._components, self._count, shaping, where=self.where)
 
 
 class LatentAverage(DenoiserAround):

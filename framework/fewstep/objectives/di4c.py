@@ -15,12 +15,11 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
-from fewstep.denoisers.latents import LatentAverage
+from fewstep.denoisers.latents import ComponentRows, LatentAverage, MixedStates
 from fewstep.denoisers.network import evaluating
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.predictions.base import Prediction
+from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.draws import expectation
-from fewstep.predictions.positions import positions
 from fewstep.runtime.streams import repeated
 
 _EARLIEST = 1e-5
@@ -75,32 +74,60 @@ class Di4C(Objective):
 
     def _imitate(self, batch: Batch, t: Tensor, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
         """mean over latents of sum_i KL(teacher_i || student_i given the latent), summed over samples."""
+
+        def value(student: Tensor, teacher: Tensor) -> Tensor:
+            return expectation(teacher.detach(), teacher.detach() - student.mean(1))
+
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
         student, teacher = self._mixture(z_t, t, batch, ctx), self._teacher(z_t, t, batch, ctx)
-        kl = expectation(teacher, teacher - student).sum() / len(student)
+        kl = rowwise(value, [student, teacher], where=ctx.process.to_predict(z_t)).sum()
         return kl, {"near_divergence": kl / batch.size}
 
     def _correlate(self, batch: Batch, t: Tensor, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
-        """Correlations of data and of the teacher's step, and both marginals, summed over samples."""
-        c = self.config
+        """Correlations of data and of the teacher's step, and both marginals, summed over samples.
+
+        A correlation is a function of all tokens of a sequence, so rows are read twice: for the probabilities of the
+        sequences' symbols, without gradient, and with the derivatives by these as constants.
+        """
+        c, m = self.config, self.config.latents
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
         u = t - torch.minimum(torch.full_like(t, c.step), t / 2)
         sequences, later = self._later(z_t, t, u, batch, ctx)
         student, teacher = self._mixture(z_t, t, batch, ctx), self._teacher(z_t, t, batch, ctx)
         where = ctx.process.to_predict(z_t)
-        marginal, later = student.logsumexp(0) - math.log(len(student)), positions(where).take(later).log()
-        terms = correlations(student, where, torch.cat((sequences, batch.x0[None])))
-        of_data = (c.data_weight * torch.sigmoid(20 * (t - 0.5)) * terms[-1]).sum()
-        to_teacher = expectation(teacher, teacher - marginal).sum()
-        to_later = expectation(later, later - marginal).sum()
-        metrics = {"correlation": terms[-1].mean(), "divergence": to_teacher / batch.size}
-        return to_teacher + to_later - terms[:-1].mean(0).sum() - of_data, metrics
+        ids = torch.cat((sequences, batch.x0[None])).permute(1, 2, 0)  # [B, L, J]
 
-    def _mixture(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Tensor:
-        """log p_i(. | z_t, latent) of fresh latents at the predicted tokens, [M, N, V]."""
+        def of_symbols(rows: Tensor, ids: Tensor) -> Tensor:
+            return rows.gather(2, ids[:, None].expand(-1, m, -1)).double()  # [n, M, J]
+
+        def divergences(rows: Tensor, *targets: Tensor) -> list[Tensor]:
+            marginal = rows.logsumexp(1) - math.log(m)
+            return [expectation(q.detach(), q.detach() - marginal) for q in targets]
+
+        def first(rows: Tensor, q: Tensor, later: Tensor, ids: Tensor) -> Tensor:
+            to_teacher = divergences(rows, q)[0].double()
+            return torch.cat((of_symbols(rows, ids).flatten(1), to_teacher[:, None]), 1)
+
+        def second(rows: Tensor, q: Tensor, later: Tensor, ids: Tensor, slopes: Tensor) -> Tensor:
+            change = (slopes * of_symbols(rows, ids)).sum((1, 2))
+            return torch.stack((*divergences(rows, q, later), -change)).sum(0)
+
+        predictions = [student, teacher, later]
+        with torch.no_grad():
+            read = rowwise(first, predictions, [ids], where=where)
+        log_p = read[..., :-1].unflatten(2, (m, -1)).requires_grad_()  # [B, L, M, J]
+        terms = correlations(log_p)
+        weight = c.data_weight * torch.sigmoid(20 * (t - 0.5))
+        value = terms[:-1].mean(0).sum() + (weight * terms[-1]).sum()
+        (slopes,) = torch.autograd.grad(value, log_p)
+        loss = rowwise(second, predictions, [ids, slopes], where=where).sum()
+        metrics = {"correlation": terms[-1].mean(), "divergence": read[..., -1].sum() / batch.size}
+        return loss + ((slopes * log_p).sum() - value).detach(), metrics
+
+    def _mixture(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
+        """log p_i(. | z_t, latent) of fresh latents; its rows are [n, M, V]."""
         m = self.config.latents
-        rows = self._student(z_t.repeat(m, 1), t.repeat(m), batch, ctx).log_probs()
-        return rows.view(m, -1, rows.shape[1])
+        return ComponentRows(self._student(z_t.repeat(m, 1), t.repeat(m), batch, ctx), m)
 
     def _student(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
         """Prediction of M B states, each with its own latent."""
@@ -110,17 +137,17 @@ class Di4C(Objective):
         return prediction
 
     @torch.no_grad()
-    def _teacher(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Tensor:
-        """log-probabilities at the predicted tokens, [N, V]; of a teacher with latents those of their mean."""
+    def _teacher(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
+        """The teacher's prediction; of a teacher with latents that of their mean."""
         teacher = ctx.denoiser("teacher")
         if teacher.has_latent:
             teacher = LatentAverage(teacher, self.config.latents)
-        return teacher(z_t, t, cond=batch.cond, generator=ctx.generators["noise"]).log_probs()
+        prediction: Prediction = teacher(z_t, t, cond=batch.cond, generator=ctx.generators["noise"])
+        return prediction
 
     @torch.no_grad()
-    def _later(self, z_t: Tensor, t: Tensor, u: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Tensor]:
-        """Sequences x ~ student(z_u) with z_u by a teacher's step, ids [M, B, L], and the mixture's marginals there,
-        probabilities [B, L, V]."""
+    def _later(self, z_t: Tensor, t: Tensor, u: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Prediction]:
+        """Sequences x ~ student(z_u) with z_u by a teacher's step, ids [M, B, L], and the mixture's marginals there."""
         m = self.config.latents
         # A teacher with latents has one for each sequence, so that its tokens correlate.
         noise, rng = (repeated(ctx.generators[name], m) for name in ("noise", "sample"))
@@ -129,23 +156,20 @@ class Di4C(Objective):
         z_u = ctx.process.step_back(many, prediction, times.double(), ends.double(), generator=rng)
         with evaluating(ctx.roles["student"]):
             later = self._student(z_u, ends, batch, ctx)
-        return later.sample(generator=rng).view(m, *z_t.shape), later.dense_probs().view(m, *z_t.shape, -1).mean(0)
+        marginals = MixedStates(later, m, where=ctx.process.to_predict(z_t))
+        return later.sample(generator=rng).view(m, *z_t.shape), marginals.shaped(Tensor.detach)
 
 
-def correlations(rows: Tensor, where: Tensor, ids: Tensor) -> Tensor:
+def correlations(log_p: Tensor) -> Tensor:
     """L(x) = log E_latent prod_i p_i(x_i) - sum_i log E_latent p_i(x_i), [J, B]; 0 if the latent changes nothing.
 
-    Computed in float64, since it is the difference of two sums of L logarithms.
+    It is the difference of two sums of L logarithms, so they are float64.
 
     Args:
-        rows: log-probabilities [M, N, V] at the true positions of `where`.
-        where: BoolTensor [B, L].
-        ids: sequences [J, B, L].
+        log_p: log-probabilities of the tokens of sequences given each latent, float64 [B, L, M, J]; 0 at tokens that
+            are not predicted.
     """
-    size, places = len(rows), positions(where)
-    symbols = places.take(ids.permute(1, 2, 0))  # [N, J]
-    log_p = rows.gather(2, symbols.expand(size, *symbols.shape)).double()
-    of_token = places.put(log_p.transpose(0, 1)).permute(2, 0, 1, 3)  # [M, B, L, J]
-    joint = of_token.sum(2).logsumexp(0) - math.log(size)
-    apart = (of_token.logsumexp(0) - math.log(size)).sum(1)
-    return (joint - apart).T.to(rows.dtype)
+    size = math.log(log_p.shape[2])
+    joint = log_p.sum(1).logsumexp(1) - size
+    apart = (log_p.logsumexp(2) - size).sum(1)
+    return (joint - apart).T

@@ -142,7 +142,8 @@ class Evaluation:
 
     def complete(self, rows: list[Tensor], part: slice) -> list[Tensor]:
         """Rows [n, V] of a chunk with those of carried-over tokens in place."""
-        return [_copied(row, ids, part) for row, ids in zip(rows, self.carried, strict=True)]
+        pairs = zip(rows, self.carried, strict=True)
+        return [row if ids is None else carried_over(row, ids[part]) for row, ids in pairs]
 
 
 class _Head:
@@ -391,10 +392,7 @@ def _parameters(values: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     return parameters
 
 
-def _copied(rows: Tensor, ids: Tensor | None, part: slice) -> Tensor:
-    """Rows [n, V] of log-probabilities; a row with an id in `ids` [N] gets all its mass on that id."""
-    if ids is None:
-        return rows
-    ids = ids[part]
+def carried_over(rows: Tensor, ids: Tensor) -> Tensor:
+    """Rows [n, V] of log-probabilities; a row with an id in `ids` [n] (-1: none) gets all its mass on that id."""
     certain = F.one_hot(ids.clamp_min(0), rows.shape[1]).to(rows.dtype).log()
     return torch.where((ids < 0)[:, None], rows, certain)

@@ -113,6 +113,13 @@ def nowhere(like: Tensor) -> Tensor:
     return known_mask(Positions(like.shape[:2], none), like.device)
 
 
+def of_samples(where: Tensor, samples: slice) -> Tensor:
+    """The mask of these samples; if `where` is known to be of all tokens, so is its part."""
+    known: Positions | None = _facts(where).get("positions")
+    part = where[samples]
+    return everywhere(part) if known is not None and known.index is None else part
+
+
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """The mask a & b (BoolTensor [B, L]); one of the two itself, if it is known to be covered by the other."""
     if _covers(a, b):
