@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -328,6 +329,14 @@ class _Run:
         return (values * self.weights).sum()
 
 
+class _Saved(FunctionCtx):
+    """What the backward pass of `_Known` needs."""
+
+    gradients: list[Tensor] | None
+    again: Callable[[], Tensor]
+    inputs: tuple[Tensor, ...]
+
+
 class _Known(torch.autograd.Function):
     """A scalar whose gradient is already formed.
 
@@ -336,13 +345,13 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, total: Tensor, gradients: list[Tensor], again: Callable[[], Tensor], *inputs: Tensor
+        ctx: _Saved, total: Tensor, gradients: list[Tensor], again: Callable[[], Tensor], *inputs: Tensor
     ) -> Tensor:
         ctx.gradients, ctx.again, ctx.inputs = gradients, again, inputs
         return total.clone()
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: _Saved, cotangent: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if torch.is_grad_enabled() or ctx.gradients is None:
             create = torch.is_grad_enabled()
             with torch.enable_grad():

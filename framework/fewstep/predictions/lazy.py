@@ -9,13 +9,18 @@ Shapes: B batch, L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import NotImplementedType
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from fewstep.predictions.evaluation import Evaluation
+
+Operand: TypeAlias = Tensor | float
+Result: TypeAlias = "Tensor | NotImplementedType"
+"""NotImplemented for operands that are read as the tensors that they are."""
 
 Term = tuple[Tensor | None, Evaluation]
 """Weights of tokens, which broadcast to [B, L] (None: all 1), and what they multiply."""
@@ -47,8 +52,12 @@ class LazyValues(Tensor):
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        cls,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         operation = _OPERATIONS.get(getattr(func, "__name__", ""))
         if operation is not None and not kwargs:
             with torch._C.DisableTorchFunctionSubclass():
@@ -59,8 +68,12 @@ class LazyValues(Tensor):
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
-        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        cls,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         return func(*tree_map(_read, tuple(args)), **tree_map(_read, kwargs or {}))
 
 
@@ -69,7 +82,7 @@ def read(values: LazyValues) -> Tensor:
     return _combined(values, Evaluation.tensor)
 
 
-def _read(value: Any) -> Any:
+def _read(value: object) -> object:
     return read(value) if isinstance(value, LazyValues) else value
 
 
@@ -82,79 +95,80 @@ def _combined(values: LazyValues, of: Callable[[Evaluation], Tensor]) -> Tensor:
     return total
 
 
-def _product(weights: Tensor | float, values: Tensor) -> Tensor:
+def _product(weights: Tensor, values: Tensor) -> Tensor:
     """Weights times values; 0 for a weight of 0 whatever the value, as after `masked_fill`."""
-    return torch.where(weights == 0, 0.0, weights * values) if isinstance(weights, Tensor) else weights * values
+    return torch.where(weights == 0, 0.0, weights * values)
 
 
-def _times(a: Any, b: Any) -> Any:
-    values, factor = (a, b) if isinstance(a, LazyValues) else (b, a)
-    if not _constant(factor, values):
+def _times(a: Operand, b: Operand) -> Result:
+    values, factor = _lazy_first(a, b)
+    if not _is_constant(factor, values):
         return NotImplemented
-    return _scaled(values, lambda x: factor if x is None else x * factor, lambda x: x * factor)
+    return _scaled(values, lambda x: x * factor)
 
 
-def _divided(values: Any, divisor: Any) -> Any:
-    if not isinstance(values, LazyValues) or not _constant(divisor, values):
+def _divided(values: Operand, divisor: Operand) -> Result:
+    if not isinstance(values, LazyValues) or not _is_constant(divisor, values):
         return NotImplemented
-    return _scaled(values, lambda x: 1 / divisor if x is None else x / divisor, lambda x: x / divisor)
+    return _scaled(values, lambda x: x / divisor)
 
 
-def _added(a: Any, b: Any) -> Any:
+def _added(a: Operand, b: Operand) -> Result:
     if isinstance(a, LazyValues) and isinstance(b, LazyValues):
         if a._terms[0][1].positions.shape != b._terms[0][1].positions.shape:
             return NotImplemented
         constants = [x for x in (a._constant, b._constant) if x is not None]
         return LazyValues((*a._terms, *b._terms), sum(constants[1:], constants[0]) if constants else None)
-    values, other = (a, b) if isinstance(a, LazyValues) else (b, a)
-    if not _constant(other, values):
+    values, other = _lazy_first(a, b)
+    if not _is_constant(other, values):
         return NotImplemented
-    if not isinstance(other, Tensor) and other == 0:  # of Python's sum
-        return values
+    if not isinstance(other, Tensor):
+        if other == 0:  # of Python's sum
+            return values
+        other = _as_tensor(other, values._terms[0][1])
     return LazyValues(values._terms, other if values._constant is None else values._constant + other)
 
 
-def _subtracted(a: Any, b: Any) -> Any:
-    minus = _times(b, -1) if isinstance(b, LazyValues) else (-b if _constant(b, a) else NotImplemented)
+def _subtracted(a: Operand, b: Operand) -> Result:
+    minus = _times(b, -1) if isinstance(b, LazyValues) else -b
     return NotImplemented if minus is NotImplemented else _added(a, minus)
 
 
-def _masked(values: Any, mask: Any, value: Any) -> Any:
-    if not isinstance(values, LazyValues) or value != 0 or not _constant(mask, values):
+def _masked(values: Operand, mask: Operand, value: Operand) -> Result:
+    if not isinstance(values, LazyValues) or not isinstance(mask, Tensor) or isinstance(value, Tensor):
         return NotImplemented
-    return _scaled(
-        values,
-        lambda x: (~mask).to(torch.float32) if x is None else torch.where(mask, 0.0, x),
-        lambda x: torch.where(mask, 0.0, x),
-    )
+    if value != 0 or not _is_constant(mask, values):
+        return NotImplemented
+    return _scaled(values, lambda x: torch.where(mask, 0.0, x))
 
 
-def _summed(values: Any, *dimensions: Any) -> Any:
+def _summed(values: LazyValues, *dimensions: object) -> Result:
     """The sum over all tokens, for whose weights the gradient is formed at once."""
     if dimensions:
         return NotImplemented
-    totals, weights = [], dict[int, tuple[Evaluation, Tensor]]()
+    weights = dict[int, tuple[Evaluation, Tensor]]()
     for own, evaluation in values._terms:
-        factor = torch.ones((), device=evaluation.sources[0].device) if own is None else _as_tensor(own, evaluation)
+        factor = _as_tensor(1.0, evaluation) if own is None else own
         before = weights.get(id(evaluation))
         weights[id(evaluation)] = evaluation, factor if before is None else before[1] + factor
     totals = [evaluation.weighted_sum(factor) for evaluation, factor in weights.values()]
     if values._constant is not None:
-        first = values._terms[0][1]
-        totals.append(_as_tensor(values._constant, first).expand(first.positions.shape).sum())
-    return sum(totals[1:], totals[0])
+        totals.append(values._constant.expand(values._terms[0][1].positions.shape).sum())
+    total: Tensor = sum(totals[1:], totals[0])  # type: ignore[assignment]
+    return total
 
 
-def _averaged(values: Any, *dimensions: Any) -> Any:
+def _averaged(values: LazyValues, *dimensions: object) -> Result:
     total = _summed(values, *dimensions)
-    return total if total is NotImplemented else total / values._terms[0][1].positions.shape.numel()
+    count = values._terms[0][1].positions.shape.numel()
+    return torch.div(total, count) if isinstance(total, Tensor) else total
 
 
-def _detached(values: Any) -> Tensor:
+def _detached(values: LazyValues) -> Tensor:
     return _combined(values, Evaluation.values)
 
 
-_OPERATIONS: dict[str, Callable[..., Any]] = {
+_OPERATIONS: dict[str, Callable[..., Result]] = {
     "mul": _times,
     "div": _divided,
     "true_divide": _divided,
@@ -168,7 +182,15 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _constant(value: Any, values: LazyValues) -> bool:
+def _lazy_first(a: Operand, b: Operand) -> tuple[LazyValues, Operand]:
+    """The operands of a symmetric operator, of which at least one is lazy."""
+    if isinstance(a, LazyValues):
+        return a, b
+    assert isinstance(b, LazyValues)
+    return b, a
+
+
+def _is_constant(value: Operand, values: LazyValues) -> bool:
     """Whether a value has no gradient and broadcasts to the shape of the tokens."""
     if isinstance(value, LazyValues):
         return False
@@ -179,10 +201,11 @@ def _constant(value: Any, values: LazyValues) -> bool:
     return fits and not value.requires_grad
 
 
-def _scaled(values: LazyValues, weights: Callable[[Any], Any], constant: Callable[[Tensor], Tensor]) -> LazyValues:
-    terms = [(weights(own), evaluation) for own, evaluation in values._terms]
-    return LazyValues(terms, None if values._constant is None else constant(values._constant))
+def _scaled(values: LazyValues, scale: Callable[[Tensor], Tensor]) -> LazyValues:
+    """The values with all weights, and the constant, changed by a linear map."""
+    terms = [(scale(_as_tensor(1.0, own_of) if own is None else own), own_of) for own, own_of in values._terms]
+    return LazyValues(terms, None if values._constant is None else scale(values._constant))
 
 
-def _as_tensor(value: Tensor | float, evaluation: Evaluation) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, device=evaluation.sources[0].device)
+def _as_tensor(value: float, evaluation: Evaluation) -> Tensor:
+    return torch.full((), value, device=evaluation.sources[0].device)  # no copy to the device

@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -61,12 +60,12 @@ def load_sealed(
     return tensors, metadata
 
 
-def sealed_json(content: Mapping[str, Any]) -> dict[str, Any]:
+def sealed_json(content: Mapping[str, object]) -> dict[str, object]:
     """A JSON object with its digest in the entry `seal`."""
     return {**content, SEAL: _json_digest(content)}
 
 
-def unsealed_json(content: Mapping[str, Any], file: Path, remedy: str) -> dict[str, Any]:
+def unsealed_json(content: Mapping[str, object], file: Path, remedy: str) -> dict[str, object]:
     """A JSON object without its digest, which is compared; one of an earlier version, without, is read with a note.
 
     Args:
@@ -83,7 +82,7 @@ def unsealed_json(content: Mapping[str, Any], file: Path, remedy: str) -> dict[s
     return plain
 
 
-def _json_digest(content: Mapping[str, Any]) -> str:
+def _json_digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
