@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 check test test-all test-lowest: export OMP_WAIT_POLICY = passive
 check test test-all test-lowest: export GOMP_SPINCOUNT = 0
 
-.PHONY: help install quickstart check test test-all test-lowest lint types docs bench-quick bench-base clean
+.PHONY: help install quickstart check test test-all test-lowest lint types docs bench-quick bench-base gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,10 @@ bench-base: install  ## renew what bench-quick compares with: for a change that 
 	$(BENCH)
 	mkdir -p $(dir $(BASE))
 	cp results/exact-quick/results.json $(BASE)
+
+# GPU="--minutes 12 --data FOLDER" and other options: see benchmarks/gpu/run.py.
+gpu: install  ## correctness, speed and few-step models on a GPU (under 9 minutes on an H200; it goes on if cut off)
+	$(BIN)/python benchmarks/gpu/run.py $(GPU)
 
 clean:  ## remove what was installed and computed
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -60,10 +60,11 @@ class Block:
 
 
 def all_pages() -> list[Path]:
-    """Every page that people write and read; reports of suites are written by `fewstep benchmark`."""
+    """Every page that people write and read; reports of suites and of `make gpu` are written by programs."""
     folders = ("docs", "recipes", "plugins", "benchmarks")
     below = [path for folder in folders for path in (ROOT / folder).rglob("*.md")]
-    reports = [path for path in below if path.match("benchmarks/results/*/*.md") and path.name != "README.md"]
+    kinds = ("benchmarks/results/*/*.md", "benchmarks/results/gpu/*/*.md")
+    reports = [path for path in below if any(map(path.match, kinds)) and path.name != "README.md"]
     return sorted({*ROOT.glob("*.md"), *below} - set(reports))
 
 
