@@ -16,7 +16,7 @@ from cases import Case, Outcome, Setting
 from flops import Shape
 from kernels import KERNELS, exact, inputs, kernel
 from measuring import distance
-from networks import MODES, WORK, check_mode, network, process_of, trainer
+from networks import WORK, check_mode, network, process_of, trainer
 from torch import Tensor
 
 from fewstep.denoisers.network import NetworkDenoiser
@@ -48,12 +48,17 @@ def cases(setting: Setting) -> Iterator[Case]:
         yield Case(f"trunk, {dtype}", 3, partial(trunk, setting, dtype))
     for work in WORK:
         yield Case(f"{work}, GPU and CPU", 5, partial(objective, setting, work))
-    ways = [(mode, work) for mode in MODES[1:] for work in ("denoising", "dmmd")]
-    for mode, work in ways[:1] if setting.short else ways:
-        yield Case(f"{work}, compile {mode}", 20, partial(compiled, setting, work, mode))
+    yield from _compiled_cases(setting, "trunk")
     for name, dtype in kernels:
         if name == "flex":
             yield Case(f"{name}, {dtype}", 10, partial(attention, setting, name, dtype))
+    if not setting.short:
+        yield from _compiled_cases(setting, "step")
+
+
+def _compiled_cases(setting: Setting, mode: str) -> Iterator[Case]:
+    for work in ("denoising",) if setting.short else ("denoising", "dmmd"):
+        yield Case(f"{work}, compile {mode}", 20, partial(compiled, setting, work, mode))
 
 
 def random_numbers(setting: Setting) -> Outcome:

@@ -16,7 +16,7 @@ PASSES = {"denoising": 3, "dmmd": 5, "dmmd simultaneous": 7, "sdtt": 5, "consist
 """Forward passes that a step costs: 3 of a network that is trained, 1 of any other. SDTT asks its teacher twice."""
 
 BF16_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
-"""FLOP/s of dense bf16 products by datasheet (SXM), by part of the GPU's name."""
+"""FLOP/s of dense bf16 products by datasheet, by part of the GPU's name."""
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,7 @@ def attention(batch: int, length: int, heads: int, channels: int) -> tuple[int, 
 
 
 def known_peak(hardware: str) -> float | None:
-    """Dense bf16 peak of a GPU by its name, or None."""
+    """Dense bf16 peak of a GPU by its name, or None. Cards of Hopper have another one than the SXM part."""
+    if "PCIe" in hardware or "NVL" in hardware:
+        return None
     return next((peak for name, peak in BF16_PEAKS.items() if name in hardware), None)

@@ -50,9 +50,10 @@ def cases(setting: Setting) -> Iterator[Case]:
     """What goals are about comes first, and last what is compiled for no goal: each network is compiled anew."""
     yield Case(PEAK, 3, partial(peak, setting))
     first, others = ("denoising", "dmmd"), [work for work in WORK if work not in ("denoising", "dmmd")]
-    ways = [(LARGE, work, mode) for mode in MODES for work in first]
-    ways += [(LARGE, work, "off") for work in others] + [(SMALL, work, "off") for work in WORK]
-    ways += [(SMALL, work, mode) for mode in MODES[1:] for work in first]
+    ways = [(LARGE, work, mode) for mode in ("off", "trunk") for work in first]
+    ways += [(SMALL, work, "off") for work in first] + [(LARGE, work, "off") for work in others]
+    ways += [(SMALL, work, "trunk") for work in first] + [(SMALL, work, "off") for work in others]
+    ways += [(size, work, "step") for size in (LARGE, SMALL) for work in first]
     ways += [(size, work, mode) for mode in MODES[1:] for size in (LARGE, SMALL) for work in others]
     if setting.short:  # two minutes of compiling show nothing that one does not
         ways = [way for way in ways if way[2] == "off" or way == (SMALL, "denoising", "trunk")]

@@ -85,7 +85,7 @@ def test_peaks_go_by_the_name_of_the_gpu(gpu: Any) -> None:
     known = gpu.flops.known_peak
     assert known("NVIDIA H200") == known("NVIDIA H100 80GB HBM3") == 989e12
     assert known("NVIDIA A100-SXM4-40GB") == 312e12
-    assert known("NVIDIA GeForce RTX 4090") is None
+    assert known("NVIDIA GeForce RTX 4090") is known("NVIDIA H100 PCIe") is known("NVIDIA H200 NVL") is None
 
 
 def filled(gpu: Any, folder: Path, *, short: bool = False) -> Any:
