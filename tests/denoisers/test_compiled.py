@@ -64,7 +64,10 @@ def test_dynamo_finds_one_graph(name: str) -> None:
     torch.testing.assert_close(traced(x, t, **given), backbone(x, t, **given), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(hard=1.0), CrossEntropy((1.0, 0.5), hard=1.0), Mean(torch.neg)], ids=str)
+ROW_LOSSES = {"hard": CrossEntropy(hard=1.0), "mixed": CrossEntropy((1.0, 0.5), hard=1.0), "mean": Mean(torch.neg)}
+
+
+@pytest.mark.parametrize("loss", ROW_LOSSES.values(), ids=ROW_LOSSES)
 @pytest.mark.medium
 def test_row_losses_are_one_graph_for_any_number_of_rows(loss: RowLoss) -> None:
     """Numbers of masks differ from step to step, and nothing is compiled again."""
