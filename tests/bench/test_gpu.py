@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewstep.core.errors import UserError
+from fewstep.data.base import DATASETS
+from fewstep.metrics.base import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks/gpu"
@@ -213,6 +215,14 @@ def test_n_grams_are_compared_by_frequency(gpu: Any) -> None:
     assert gpu.evidence.ngram_distance(a, a, 2) == 0
     assert gpu.evidence.ngram_distance(a, b, 2) == pytest.approx(1 / 3)
     assert gpu.evidence.ngram_distance(a, torch.full((1, 4), 3), 2) == 1
+
+
+@pytest.mark.medium
+def test_images_are_scored_as_by_the_metric(gpu: Any, tmp_path: Path) -> None:
+    data = DATASETS.build({"type": "mnist", "path": str(write_mnist(tmp_path / "mnist")), "size": 7, "levels": 4})
+    metric = METRICS.build("feature_frechet", dataset=data)
+    metric.update(data.train[:32].long())
+    assert gpu.evidence._frechet(data, torch.device("cpu"))(data.train[:32].long()) == metric.compute()
 
 
 def test_a_distance_that_is_not_finite_is_infinite(gpu: Any) -> None:

@@ -40,19 +40,24 @@ class Classifier(nn.Module):
         self.head = nn.Linear(_FEATURES, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """float64 [N, F], without gradients."""
+        """float64 [N, F] on the CPU, without gradients."""
+        device = self.head.weight.device
         with torch.no_grad():
-            return torch.cat([self.body(part) for part in images.split(_CHUNK)]).double()
+            return torch.cat([self.body(part.to(device)).cpu() for part in images.split(_CHUNK)]).double()
 
     def classify(self, images: Tensor) -> Tensor:
-        """Most likely class of each image (LongTensor [N])."""
+        """Most likely class of each image (LongTensor [N]), on the CPU."""
+        device = self.head.weight.device
         with torch.no_grad():
-            return torch.cat([self.head(self.body(part)).argmax(1) for part in images.split(_CHUNK)])
+            return torch.cat([self.head(self.body(part.to(device))).argmax(1).cpu() for part in images.split(_CHUNK)])
 
 
-def classifier_for(dataset: Dataset) -> Classifier:
-    """The classifier of a labelled image dataset, trained once per process, always from the same seed."""
-    return _trained(DatasetKey(dataset))
+def classifier_for(dataset: Dataset, device: torch.device | str = "cpu") -> Classifier:
+    """The classifier of a labelled image dataset, trained once per process and device, always from the same seed.
+
+    Metrics train it on the CPU, so that values do not depend on the machine; on a GPU it takes seconds.
+    """
+    return _trained(DatasetKey(dataset), str(device))
 
 
 class DatasetKey:
@@ -69,13 +74,13 @@ class DatasetKey:
 
 
 @lru_cache(maxsize=4)
-def _trained(key: DatasetKey) -> Classifier:
+def _trained(key: DatasetKey, device: str) -> Classifier:
     dataset = key.dataset
-    images, labels = image_data(dataset).originals(slice(None)), dataset.labels
-    assert labels is not None
+    assert dataset.labels is not None
+    images, labels = image_data(dataset).originals(slice(None)).to(device), dataset.labels.to(device)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(_SEED, "classifier/init"))
-        model = Classifier(images.shape[1:], int(labels.max()) + 1)
+        model = Classifier(images.shape[1:], int(labels.max()) + 1).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     order = generator_for(_SEED, "classifier/order")
     with torch.enable_grad():
