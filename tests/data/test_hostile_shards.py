@@ -13,7 +13,7 @@ import pytest
 from fewstep.core.errors import UserError
 from fewstep.data.text.preparation.shards import open_shard, read_manifest
 from fewstep.data.text.tokenizers.base import TOKENIZERS
-from fewstep.runtime.sealed import sealed_json
+from fewstep.runtime.sealed_json import sealed_json
 
 ENTRY: Any = {"part": "train", "file": "a.safetensors", "tokens": 2, "documents": 1, "sha256": ""}
 MANIFEST: Any = {

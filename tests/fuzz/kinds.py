@@ -34,7 +34,7 @@ from fewstep.recipe import dump_recipe, load_recipe
 from fewstep.recipe.shipped import shipped_recipes, shipped_suites
 from fewstep.runs.checkpoint import import_weights, load_checkpoint, save_checkpoint
 from fewstep.runs.exported import Exported
-from fewstep.runtime.sealed import sealed_json
+from fewstep.runtime.sealed_json import sealed_json
 from fewstep.sampling.request import SampleRequest
 from fewstep.sampling.templates import templates
 

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from fewstep.cli.main import main
 from fewstep.core.errors import FewstepError
 from fewstep.runtime.hashing import sha256
-from fewstep.runtime.sealed import sealed_json
+from fewstep.runtime.sealed_json import sealed_json
 
 BEFORE = Path(__file__).resolve().parents[1] / "data" / "before"
 

@@ -40,7 +40,7 @@ from fewstep.runs.models import TrainedModel, Weights, build_component, open_mod
 from fewstep.runtime.files import publish_folder
 from fewstep.runtime.hashing import sha256
 from fewstep.runtime.lock import held
-from fewstep.runtime.sealed import sealed_json
+from fewstep.runtime.sealed_json import sealed_json
 from fewstep.runtime.tensors import save_tensors
 from fewstep.samplers.base import SAMPLERS
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from fewstep.core.errors import OperationError, UserError
 from fewstep.runtime.files import flush, publish, publish_folder, read_json
 from fewstep.runtime.hashing import sha256
-from fewstep.runtime.sealed import load_sealed, note_missing_digest, save_sealed
+from fewstep.runtime.sealed import load_sealed, save_sealed
+from fewstep.runtime.sealed_json import note_missing_digest
 from fewstep.runtime.tensors import save_tensors
 
 _TENSORS, _TREE, _DONE = "state.safetensors", "state.json", "DONE"

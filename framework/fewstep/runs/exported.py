@@ -34,7 +34,7 @@ from fewstep.runs.checkpoint import import_weights
 from fewstep.runs.environment import plugin_versions
 from fewstep.runtime.files import read_json
 from fewstep.runtime.hashing import sha256
-from fewstep.runtime.sealed import SEAL, unsealed_json
+from fewstep.runtime.sealed_json import SEAL, unsealed_json
 
 FORMAT = "fewstep-folder/1"
 CONFIG, WEIGHTS, CARD, DATA = "config.json", "model.safetensors", "README.md", "data"

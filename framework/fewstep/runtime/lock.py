@@ -32,6 +32,10 @@ def held(folder: Path, use: str, *, file: Path | None = None, if_writable: bool 
     file = file or folder / LOCK
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        if not if_writable:
+            raise
+    try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)  # a stranger's may be a link
     except OSError as error:
         if if_writable:

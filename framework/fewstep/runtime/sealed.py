@@ -1,13 +1,9 @@
-"""Sealed files: they hold a digest of all their content, which is checked when they are read.
-
-Tensors have it in the metadata of their safetensors file, JSON objects in an entry of their own.
-"""
+"""Sealed tensors: a safetensors file whose metadata hold a digest of all its content, checked when it is read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,11 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fewstep.core.errors import OperationError, UserError
+from fewstep.core.errors import OperationError
+from fewstep.runtime.sealed_json import SEAL, note_missing_digest
 from fewstep.runtime.tensors import save_tensors
 
-SEAL = "seal"
-"""Key of the digest in the metadata."""
 _EARLIER = {"format", "key", "recipe", "step"}
 """Keys of the metadata of files without a digest; with any other key the digest is there, but its key is damaged."""
 
@@ -58,38 +53,6 @@ def load_sealed(
     elif seal != _digest(tensors, metadata):
         raise OperationError(f"'{file}' is damaged or was changed (its digest is another); {remedy}")
     return tensors, metadata
-
-
-def sealed_json(content: Mapping[str, object]) -> dict[str, object]:
-    """A JSON object with its digest in the entry `seal`."""
-    return {**content, SEAL: _json_digest(content)}
-
-
-def unsealed_json(content: Mapping[str, object], file: Path, remedy: str) -> dict[str, object]:
-    """A JSON object without its digest, which is compared; one of an earlier version, without, is read with a note.
-
-    Args:
-        remedy: what the reader can do if the file is damaged, the end of the sentence.
-
-    Raises:
-        UserError: the digest is another.
-    """
-    plain = {key: value for key, value in content.items() if key != SEAL}
-    if SEAL not in content:
-        note_missing_digest(file)
-    elif content[SEAL] != _json_digest(plain):
-        raise UserError(f"'{file}' is damaged or was changed (its digest is another); {remedy}")
-    return plain
-
-
-def _json_digest(content: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def note_missing_digest(path: Path) -> None:
-    """Say that damage to a file or checkpoint of an earlier version would not be noticed."""
-    note = f"note: '{path}' is of an earlier version and has no digest; damage to it would go unnoticed"
-    print(note, file=sys.stderr, flush=True)
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -44,7 +44,7 @@ from fewstep.runtime.hashing import sha256
 from fewstep.runtime.lock import LOCK, held
 from fewstep.runtime.plain_text import RULE
 from fewstep.runtime.progress import Narrator
-from fewstep.runtime.sealed import sealed_json
+from fewstep.runtime.sealed_json import sealed_json
 
 _MEGABYTE = 1_000_000
 _BATCH = 1 << 20

@@ -25,7 +25,7 @@ from fewstep.core.places import inside
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.block_sums import BLOCK, BlockSums
 from fewstep.runtime.hashing import sha256
-from fewstep.runtime.sealed import unsealed_json
+from fewstep.runtime.sealed_json import unsealed_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
