@@ -43,9 +43,9 @@ def test_time_is_exact_under_autocast() -> None:
     """1e-3 of t near 1 is a large step of sigma, which bfloat16 would round away."""
     model, t = build(time_conditioned=True), torch.tensor([0.998, 0.999])
     with torch.autocast("cpu", torch.bfloat16):
-        time = model._embed_time(t, None)
+        time = model._embed_time(t)
     assert time.dtype == torch.float32
-    torch.testing.assert_close(time, model._embed_time(t, None))
+    torch.testing.assert_close(time, model._embed_time(t))
     assert not torch.equal(time[0], time[1])
 
 

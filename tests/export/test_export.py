@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from fewstep import Pipeline
 from fewstep.core.errors import UserError
+from fewstep.data.base import DATASETS
 from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.evaluation.grid_search import grid_run
 from fewstep.export.write import export_run
@@ -26,7 +27,7 @@ from fewstep.recipe import load_recipe
 from fewstep.runs.exported import CONFIG, WEIGHTS, Exported
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import open_model
-from fewstep.runtime.sealed import sealed_json
+from fewstep.runtime.sealed_json import sealed_json
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.training.launch import fit
@@ -190,7 +191,7 @@ def test_weights_and_dtype(train: Train, tmp_path: Path) -> None:
         theirs = open_model(run.path, weights=weights, device="cpu").denoiser.state_dict()  # type: ignore[arg-type]
         ours = open_model(folder, device="cpu").denoiser.state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-        tokens[weights] = Pipeline.from_pretrained(folder).sample(20, steps=4).tokens
+        tokens[weights] = Pipeline.from_pretrained(folder).sample(400, steps=4).tokens
     assert not torch.equal(tokens["ema"], tokens["raw"])
     with pytest.raises(UserError, match="holds averaged weights only; export the run with `--weights raw`"):
         open_model(tmp_path / "ema", weights="raw")
@@ -311,11 +312,12 @@ def test_a_plugin_in_a_file_stays_behind_and_is_asked_for(
         "data: !replace {type: export_coins}\nevaluate: {metrics: []}\n".replace("!replace ", "")
     )
     sets = ("data={type: export_coins}",)
-    run = RunDir(tmp_path / "run")
-    fit(load_recipe(recipe, sets, trust_plugins=True), run, echo=lambda line: None)
-    folder = export_run(str(run.path), str(tmp_path / "out"))
-    assert Exported(folder).config.needs == ("my_coins.py",)
-    assert Pipeline.from_pretrained(folder).sample(2, steps=1).tokens.shape == (2, 2)  # it is loaded here
+    with DATASETS.snapshot():
+        run = RunDir(tmp_path / "run")
+        fit(load_recipe(recipe, sets, trust_plugins=True), run, echo=lambda line: None)
+        folder = export_run(str(run.path), str(tmp_path / "out"))
+        assert Exported(folder).config.needs == ("my_coins.py",)
+        assert Pipeline.from_pretrained(folder).sample(2, steps=1).tokens.shape == (2, 2)  # it is loaded here
     code = f"from fewstep import Pipeline\nPipeline.from_pretrained({str(folder)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "needs the plugin my_coins.py, which is code and was not exported; import it first" in done.stderr

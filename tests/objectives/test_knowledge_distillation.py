@@ -24,6 +24,7 @@ def test_loss_and_gradient(process: str, data_weight: float) -> None:
     del ctx.roles["auxiliary"]  # type: ignore[attr-defined]
     teacher, student, data = roles["teacher"], roles["student"], batch(32)
     objective = KnowledgeDistillation(KnowledgeDistillation.Config(data_weight=data_weight))
+    ctx.diagnose = True
     out = objective.loss(objective.phases()[0], data, ctx)
     z_t, _ = student.calls[0]
     assert torch.equal(z_t, teacher.calls[0][0])
@@ -51,6 +52,7 @@ def test_a_student_that_agrees_with_its_teacher_stays() -> None:
     ctx, roles = make("masked")
     roles["student"].logits.data.copy_(roles["teacher"].logits.data)
     objective = KnowledgeDistillation(KnowledgeDistillation.Config())
+    ctx.diagnose = True
     out = objective.loss(objective.phases()[0], batch(32), ctx)
     out.loss.backward()
     grad = roles["student"].logits.grad

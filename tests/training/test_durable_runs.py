@@ -194,7 +194,11 @@ def test_signals_save_and_end(number: signal.Signals, tmp_path: Path) -> None:
             os.kill(os.getpid(), number)
 
     loaded = load_recipe("smoke-teacher", [*SHORT, "train.log_every=1"])
-    result = fit(loaded, run, echo=echo)
+    before = signal.signal(number, signal.SIG_DFL)  # tests may run under nohup
+    try:
+        result = fit(loaded, run, echo=echo)
+    finally:
+        signal.signal(number, before)
     assert not result.finished
     assert run.status["state"] == "stopped"
     assert any("saved" in line and "--resume" in line for line in lines)
