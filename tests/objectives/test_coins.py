@@ -97,6 +97,7 @@ def test_a_mixture_of_latents_can(masked_teacher: Path, tmp_path: Path) -> None:
     assert values["coin_tv"] < 0.1, values
 
 
+@pytest.mark.slow
 def test_pairs_of_the_teacher_help_and_do_not_suffice(uniform_teacher: Path, tmp_path: Path) -> None:
     """Seed 0 was measured at 0.38; the next rounds come nearer, by less each time."""
     values = distance("coins-uniform-rectified", tmp_path / "student", uniform_teacher)
