@@ -31,7 +31,7 @@ from fewstep.training.launch import prepare
 from fewstep.training.resume import check_weights
 from fewstep.training.trainer import Trainer
 
-LARGE = ("backbone.width=512", "backbone.depth=6", "backbone.heads=8", "data.length=64", "train.batch_size=8")
+LARGE = ("backbone.width=512", "backbone.depth=8", "backbone.heads=8", "data.length=64", "train.batch_size=8")
 TRAININGS = {"digits-teacher": ("digits-teacher", ()), "100 MB of weights": ("markov-teacher", LARGE)}
 REPEATS = 7
 

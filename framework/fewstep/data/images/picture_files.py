@@ -106,7 +106,8 @@ class PictureFiles:
             files = sorted(file for file in self.path.rglob("*") if file.is_file())
             names = [file.relative_to(self.path).as_posix() for file in files]
         else:
-            names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
+            entries = self._archive.infolist()
+            names = [e.filename for e in entries if e.filename and not e.is_dir()]  # a name may be empty
         endings = _extensions()
         return [name for name in names if name.lower().endswith(endings) and not _hidden(name)]
 
