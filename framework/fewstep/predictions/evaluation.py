@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fewstep.predictions.positions import covers, positions
 from fewstep.predictions.row_losses import RowLoss
+from fewstep.predictions.sides import Head, Opaque, RowSource, at_least_float32, differentiable
 
 RowFunction = Callable[..., Tensor]
 
@@ -53,19 +53,6 @@ def row_steps_by(step: RowStep) -> Iterator[None]:
         yield
     finally:
         _STEP.reset(token)
-
-
-class RowSource(Protocol):
-    """What an evaluation needs of a prediction (`Prediction`)."""
-
-    known: Tensor
-    where: Tensor
-    shaping: tuple[Callable[[Tensor], Tensor], ...]
-
-    def source(self, where: Tensor) -> Tensor: ...
-    def rows(self, source: Tensor) -> Tensor: ...
-    def affine(self) -> tuple[Tensor, Tensor | None] | None: ...
-    def chunk_rows(self) -> int: ...
 
 
 class Evaluation:
@@ -147,126 +134,26 @@ class Evaluation:
         return [row if ids is None else carried_over(row, ids[part]) for row, ids in pairs]
 
 
-class _Head:
-    """A prediction with an affine head; gradients of its weights are sums over chunks.
-
-    Under autocast products are of its type, as everywhere, and sums of the weight's.
-    """
-
-    def __init__(self, prediction: RowSource, source: Tensor, affine: tuple[Tensor, Tensor | None]) -> None:
-        self.source, self.shaping, (self.weight, self.bias) = source, prediction.shaping, affine
-        self.inputs = [x for x in (source, *affine) if x is not None and x.requires_grad]
-        self.differentiable = bool(self.inputs) and Tensor.detach not in self.shaping
-        device = source.device.type
-        autocast = torch.is_autocast_enabled(device) and source.dtype != torch.float64
-        self._type = torch.get_autocast_dtype(device) if autocast else self.weight.dtype
-        self._weight = self.weight.detach().to(self._type)
-        self._bias = None if self.bias is None else self.bias.detach().to(self._type)
-        self._of_source: Tensor | None = None
-        self._of_weight: Tensor | None = None
-        self._of_bias: Tensor | None = None
-
-    def log_probs(self, part: slice) -> Tensor:
-        """Rows [n, V] before the row maps."""
-        logits = F.linear(self.source.detach()[part].to(self._type), self._weight, self._bias)
-        return logits.to(at_least_float32(logits.dtype)).log_softmax(-1)
-
-    def shaped(self, log_p: Tensor) -> Tensor:
-        for row_map in self.shaping:
-            log_p = row_map(log_p)
-        return log_p
-
-    def open(self, part: slice) -> tuple[Tensor, Tensor | None]:
-        """Rows of a chunk, and the tensor that they are differentiated by."""
-        log_p = self.log_probs(part)
-        if not self.differentiable:
-            return self.shaped(log_p), None
-        log_p.requires_grad_()
-        return self.shaped(log_p), log_p
-
-    def close(self, part: slice, log_p: Tensor, gradient: Tensor) -> None:
-        """Take the gradient [n, V] by log-probabilities; that by logits is it less p times its sum."""
-        p = log_p.detach().exp_() if log_p.grad_fn is None else log_p.detach().exp()
-        self.take(part, torch.addcmul(gradient, p, gradient.sum(-1, keepdim=True), value=-1))
-
-    def take(self, part: slice, gradient: Tensor, weights: Tensor | None = None) -> None:
-        """Add products with the gradient of the logits [n, V], each row times its weight [n]."""
-        hidden, typed = self.source.detach()[part], gradient.to(self._type)
-        if self.source.requires_grad:
-            product = (typed @ self._weight).to(hidden.dtype)
-            if self._of_source is None:
-                self._of_source = torch.empty_like(self.source)
-            self._of_source[part] = product if weights is None else product * weights[:, None].to(product.dtype)
-        if self.weight.requires_grad:
-            scaled = hidden if weights is None else hidden * weights[:, None].to(hidden.dtype)
-            self._of_weight = _add_product(self._of_weight, typed.T, scaled.to(self._type))
-        if self.bias is not None and self.bias.requires_grad:
-            ones = gradient.new_ones(len(gradient)) if weights is None else weights.to(gradient.dtype)
-            product = gradient.T @ ones
-            self._of_bias = product if self._of_bias is None else self._of_bias.add_(product)
-
-    def gradients(self) -> list[Tensor]:
-        """Of `inputs`, in their order and types."""
-        pairs = (self.source, self._of_source), (self.weight, self._of_weight), (self.bias, self._of_bias)
-        sums = [(x, total) for x, total in pairs if x is not None and x.requires_grad]
-        return [torch.zeros_like(x) if total is None else total.to(x.dtype) for x, total in sums]
-
-    def connected(self) -> Tensor:
-        """Rows [N, V] as a function of `inputs`."""
-        logits = F.linear(self.source, self.weight, self.bias)
-        return self.shaped(logits.to(at_least_float32(logits.dtype)).log_softmax(-1))
-
-
-class _Opaque:
-    """A prediction whose rows are some function of its source, and of parameters that its graph names."""
-
-    def __init__(self, prediction: RowSource, source: Tensor) -> None:
-        self.prediction, self.source = prediction, source
-        self.inputs = [source] if source.requires_grad else []
-        self._of_source: Tensor | None = None
-
-    def open(self, part: slice) -> tuple[Tensor, Tensor | None]:
-        source = self.source.detach()[part]
-        if not self.inputs:
-            return self.prediction.rows(source), None
-        source.requires_grad_()
-        return self.prediction.rows(source), source
-
-    def close(self, part: slice, source: Tensor, gradient: Tensor) -> None:
-        if self._of_source is None:
-            self._of_source = torch.zeros_like(self.source)
-        self._of_source[part] = gradient
-
-    def gradients(self) -> list[Tensor]:
-        return [] if self._of_source is None and not self.inputs else [self._gradient()]
-
-    def _gradient(self) -> Tensor:
-        return torch.zeros_like(self.source) if self._of_source is None else self._of_source
-
-    def connected(self) -> Tensor:
-        return self.prediction.rows(self.source)
-
-
 class _Run:
     """One pass over the chunks of a weighted sum."""
 
     def __init__(self, evaluation: Evaluation, weights: Tensor) -> None:
         self.evaluation, self.weights = evaluation, weights
-        self.sides: list[_Head | _Opaque] = []
+        self.sides: list[Head | Opaque] = []
         for prediction, source in zip(evaluation.predictions, evaluation.sources, strict=True):
             affine = prediction.affine()
-            self.sides.append(_Opaque(prediction, source) if affine is None else _Head(prediction, source, affine))
+            self.sides.append(Opaque(prediction, source) if affine is None else Head(prediction, source, affine))
         self.parameters: dict[int, tuple[Tensor, Tensor]] = {}
         self.loss = self._written_out()
 
     def _written_out(self) -> RowLoss | None:
         """The function, if the gradient that it brings is all that there is."""
         loss, first, others = self.evaluation.fn, self.sides[0], self.sides[1:]
-        if not isinstance(loss, RowLoss) or not isinstance(first, _Head) or first.shaping:
+        if not isinstance(loss, RowLoss) or not isinstance(first, Head) or first.shaping:
             return None
         if self.evaluation.carried[0] is not None or not first.differentiable:
             return None
-        return loss if loss.constants or not any(map(_differentiable, others)) else None
+        return loss if loss.constants or not any(map(differentiable, others)) else None
 
     def chunk(self, part: slice) -> Tensor:
         """Values [n] of a chunk, whose gradients are added."""
@@ -274,7 +161,7 @@ class _Run:
 
     def _by_hand(self, loss: RowLoss, part: slice) -> Tensor:
         head = self.sides[0]
-        assert isinstance(head, _Head)
+        assert isinstance(head, Head)
         rows = [head.log_probs(part), *(side.open(part)[0].detach() for side in self.sides[1:])]
         extras = (extra[part] for extra in self.evaluation.extras)
         values, gradient = (_STEP.get() or with_gradient)(loss, *self.evaluation.complete(rows, part), *extras)
@@ -360,28 +247,6 @@ class _Known(torch.autograd.Function):
             return None, None, None, *found
         gradients, ctx.gradients = ctx.gradients, None
         return None, None, None, *(gradient.mul_(cotangent.to(gradient.dtype)) for gradient in gradients)
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """The type that rows and sums have for values of a type: float32, or float64 for float64."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def _differentiable(side: _Head | _Opaque) -> bool:
-    """Whether rows of the prediction have a gradient; of an opaque one its first row shows it."""
-    if isinstance(side, _Head):
-        return side.differentiable
-    with torch.enable_grad():
-        return side.prediction.rows(side.source[:1]).requires_grad
-
-
-def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """total + a @ b, summed in float32 at least; the total is overwritten."""
-    dtype = at_least_float32(a.dtype)
-    if dtype != a.dtype:
-        product = (a @ b).to(dtype)
-        return product if total is None else total.add_(product)
-    return a @ b if total is None else total.addmm_(a, b)
 
 
 def _parameters(values: Tensor, leaves: list[Tensor]) -> list[Tensor]:

@@ -64,7 +64,7 @@ class LazyValues(Tensor):
                 result = operation(*args)
             if result is not NotImplemented:
                 return result
-        return func(*tree_map(_read, tuple(args)), **tree_map(_read, kwargs or {}))
+        return _call(func, args, kwargs)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -74,12 +74,17 @@ class LazyValues(Tensor):
         args: Sequence[object] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        return func(*tree_map(_read, tuple(args)), **tree_map(_read, kwargs or {}))
+        return _call(func, args, kwargs)
 
 
 def read(values: LazyValues) -> Tensor:
     """The tensor [B, L], with its gradient if gradients are enabled."""
     return _combined(values, Evaluation.tensor)
+
+
+def _call(func: Callable[..., object], args: Sequence[object], kwargs: dict[str, object] | None) -> object:
+    """The operator on the tensors that its arguments are."""
+    return func(*tree_map(_read, tuple(args)), **tree_map(_read, kwargs or {}))
 
 
 def _read(value: object) -> object:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from fewstep.predictions.base import Prediction, RowMap
-from fewstep.predictions.evaluation import at_least_float32
 from fewstep.predictions.positions import positions
+from fewstep.predictions.sides import at_least_float32
 
 
 class HeadPrediction(Prediction):

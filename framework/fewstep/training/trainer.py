@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,12 +49,10 @@ from fewstep.training.order import EpochOrder
 from fewstep.training.resume import advice, check_weights, go_back, resume
 from fewstep.training.saver import Saver, StorageError
 from fewstep.training.sentinel import Sentinel
+from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
 from fewstep.training.watchdog import Watchdog
-
-Number: TypeAlias = float | Tensor
-"""A scalar, on the host or wherever it was computed."""
 
 _STREAMS = ("time", "noise", "sample")
 _HEARTBEAT = 30.0
@@ -128,7 +126,7 @@ class Trainer:
         self.generators = _global_generators(self.device)
         self.updates = dict.fromkeys(self.trained, 0)
         self.all_updates = {name: self.turns.updates(name) for name in self.trained}
-        self.sums: dict[str, tuple[Number, Number]] = {}
+        self.sums = Sums()
         self.mishaps = Mishaps(settings.train)
         self.sentinel = Sentinel(self.trained, self.device)
         for optimizer in self.optimizers.values():
@@ -300,8 +298,8 @@ class Trainer:
         if "student" in phase.train:
             self.ema.update(self.roles["student"])
         self._end_step(phase)
-        self._collect({f"{phase.name}/loss": loss})
-        self._collect({f"{name}/grad_norm": norm for name, norm in norms.items()})
+        self.sums.add({f"{phase.name}/loss": loss})
+        self.sums.add({f"{name}/grad_norm": norm for name, norm in norms.items()})
         return True
 
     def _diagnoses(self) -> bool:
@@ -388,15 +386,15 @@ class Trainer:
         size, start, place = self.settings.train.batch_size, self.loader.position, self.loader.place
         rows, tokens = (send(part, self.device) for part in self.loader.next())
         parts, batch = self.settings.train.accumulate, range(start, start + size)
-        losses, weights = [], list[Tensor]()
+        losses, terms = [], list[Tensor]()
         for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True):
             loss, weight = self._micro_batch(phase, self._batch(*part, batch, place), parts > 1)
             losses.append(loss)
-            weights.extend([] if weight is None else [weight])
+            terms.extend([] if weight is None else [weight])
             place += len(part[0])
-        if not weights:
+        if not terms:
             return torch.stack(losses).sum()
-        total = torch.stack(weights).sum().clamp_min(torch.finfo(torch.float32).tiny)
+        total = torch.stack(terms).sum().clamp_min(torch.finfo(torch.float32).tiny)
         parameters = (parameter for name in phase.train for parameter in self.roles[name].parameters())
         torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], total)
         return torch.stack(losses).sum() / total
@@ -439,7 +437,7 @@ class Trainer:
         loss.backward()
         for name, value in out.metrics.items():
             total, count = value if isinstance(value, tuple) else (value * share, share)
-            self._collect({f"{phase.name}/{name}": total}, count)
+            self.sums.add({f"{phase.name}/{name}": total}, count)
         return loss.detach(), weight
 
     def _clip(self, name: str) -> Tensor:
@@ -459,7 +457,7 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.updates[name] += 1
-        self._collect({f"{name}/lr": torch.tensor(rate)})
+        self.sums.add({f"{name}/lr": torch.tensor(rate)})
 
     def _watch(self, sampler: Sampler) -> Watch | None:
         """The monitor of a distillation; None for other trainings and without samples to draw."""
@@ -477,7 +475,7 @@ class Trainer:
 
     def _look(self, watch: Watch) -> None:
         look = watch.look(self.ctx.denoiser("student"), self.ema)
-        self._collect({"watch/diversity": torch.tensor(look.diversity)})
+        self.sums.add({"watch/diversity": torch.tensor(look.diversity)})
         self.logger.sheet("samples/watch", self.dataset, look.samples, self.ctx.step)
         if look.collapsed:
             self.logger.warn(
@@ -489,16 +487,9 @@ class Trainer:
 
     # ------------------------------------------------------------- numbers
 
-    def _collect(self, values: dict[str, Tensor], weight: float | Tensor = 1.0) -> None:
-        """Add to the sums of the next log line, which shows means; nothing is copied to the host."""
-        weight = weight.detach().double() if isinstance(weight, Tensor) else weight
-        for name, value in values.items():
-            total, count = self.sums.get(name, (0.0, 0.0))
-            self.sums[name] = (total + value.detach().double(), count + weight)
-
     def _flush_metrics(self) -> dict[str, float]:
         """Means since the last line, and the number of samples that networks have evaluated in this training."""
-        means = {name: total / weight for name, (total, weight) in _on_host(self.sums).items() if weight}
+        means = self.sums.means()
         self.sums.clear()
         return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
 
@@ -526,7 +517,7 @@ class Trainer:
             "order": {"position": self.loader.position},
             "evaluated": {name: role.evaluated for name, role in self.roles.items()},
             "mishaps": self.mishaps.state_dict(),
-            "sums": {name: list(pair) for name, pair in _on_host(self.sums).items()},
+            "sums": self.sums.state_dict(),
             "data": self.dataset.fingerprint,
             "models": {key: model.digest for key, model in self.objective.opened.items()},
         }
@@ -562,7 +553,7 @@ class Trainer:
             role.evaluated = state.get("evaluated", {}).get(name, 0)  # absent in earlier checkpoints
         if "mishaps" in state:  # absent in earlier checkpoints
             self.mishaps.load_state_dict(state["mishaps"])
-        self.sums = {name: tuple(pair) for name, pair in state["sums"].items()}
+        self.sums.load_state_dict(state["sums"])
 
     def save(self, *, wait: bool = True) -> Path:
         """Write a checkpoint of the current step; returns its folder.
@@ -580,16 +571,6 @@ class Trainer:
         if wait:
             self.saver.wait()
         return path
-
-
-def _on_host(sums: Mapping[str, tuple[Number, Number]]) -> dict[str, tuple[float, float]]:
-    """Sums and counts as numbers, with one copy from a GPU for all of them."""
-    values = [value for pair in sums.values() for value in pair]
-    far = [isinstance(value, Tensor) and value.device.type != "cpu" for value in values]
-    on_gpu = [value for value in values if isinstance(value, Tensor) and value.device.type != "cpu"]
-    copied = iter(torch.stack(on_gpu).tolist() if on_gpu else [])
-    numbers = iter([next(copied) if is_far else float(value) for value, is_far in zip(values, far, strict=True)])
-    return {name: (next(numbers), next(numbers)) for name in sums}
 
 
 def _global_generators(device: torch.device) -> dict[str, torch.Generator]:
