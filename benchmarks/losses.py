@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from ratios import quartiles, resident
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -187,15 +188,10 @@ def check(case: str) -> None:
 def peak(way: str, case: str, x: Inputs) -> float:
     """Megabytes above those before, without the gradients."""
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = resident("VmRSS")
     step(way, case, x)
     gradients = sum(tensor.numel() * tensor.element_size() for tensor in x.trained) / 1e6
-    return _status("VmHWM") - before - gradients
-
-
-def _status(key: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024 / 1e6
+    return (resident("VmHWM") - before) / 1e6 - gradients
 
 
 def times(case: str, x: Inputs, repeats: int, ways: tuple[str, ...]) -> dict[str, list[float]]:
@@ -211,9 +207,7 @@ def times(case: str, x: Inputs, repeats: int, ways: tuple[str, ...]) -> dict[str
 
 def paired(a: list[float], b: list[float]) -> str:
     """Median of the ratios a / b of rounds, with their quartiles."""
-    ratios = [x / y for x, y in zip(a, b, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+    return quartiles([x / y for x, y in zip(a, b, strict=True)])
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import time
 from pathlib import Path
 
 import torch
+from ratios import quartiles, resident
 from torch import Generator, Tensor
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
@@ -102,18 +102,11 @@ def measure(process: str, size: tuple[int, int, int, int, int], repeats: int) ->
     return ratios
 
 
-def quartiles(values: list[float]) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
-
-
 def peak(process: str, size: tuple[int, int, int, int, int]) -> str:
     """Most resident memory of the process in an alternating iteration, networks and moments included."""
     game = Game(OBJECTIVES.build({"type": "dmmd"}), process, size)
     seconds = game.cycle()
-    status = Path("/proc/self/status").read_text().splitlines()
-    most = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024 / 2**30
+    most = resident("VmHWM") / 2**30
     name = f"V {size[0]:,}, L {size[1]:,}, B {size[2]}, D {size[3]}, {size[4]} blocks, {process}"
     return f"{name}: {most:.2f} GiB, seconds {', '.join(f'{value:.0f}' for value in seconds)}"
 
