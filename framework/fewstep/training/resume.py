@@ -13,7 +13,6 @@ from fewstep.denoisers.base import Network
 from fewstep.objectives.base import StepContext
 from fewstep.runs.checkpoint import DamagedCheckpoint, list_checkpoints, load_checkpoint, read_mark, set_aside, sweep
 from fewstep.runs.folder import RunDir
-from fewstep.runtime.finite import non_finite
 from fewstep.training.ema import Ema
 from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
@@ -83,31 +82,6 @@ def go_back(trainer: Resumable, checkpoint: Path) -> None:
     for optimizer in trainer.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     trainer.logger.cut(trainer.ctx.step)
-
-
-def check_weights(trainer: Resumable) -> None:
-    """Check that all trained weights, and the student's average, are finite.
-
-    Raises:
-        OperationError: one is not.
-    """
-    networks = {name: trainer.roles[name].state_dict() for name in trainer.trained}
-    for name, weights in {**networks, "the student's average": trainer.ema.weights}.items():
-        if (weight := non_finite(weights)) is not None:
-            raise OperationError(
-                f"weight '{weight}' of '{name}' is not finite at step {trainer.ctx.step}; nothing was saved; "
-                f"{advice(trainer.last_checkpoint())}"
-            )
-
-
-def advice(last: Path | None) -> str:
-    """The end of a message about values that are not finite.
-
-    Args:
-        last: the newest checkpoint.
-    """
-    where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
-    return f"{where}; a lower optim.lr or a smaller optim.clip may help"
 
 
 def _check_teacher(trainer: Resumable, checkpoint: Path) -> None:

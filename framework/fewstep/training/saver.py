@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fewstep.core.errors import OperationError, is_disk_full
 from fewstep.runs.checkpoint import Snapshot, checkpoint_name, list_checkpoints, save_checkpoint
+from fewstep.runtime.finite import non_finite
 
 
 class StorageError(OperationError):
@@ -15,10 +16,11 @@ class StorageError(OperationError):
 
 
 class Saver:
-    """Writes checkpoints in a thread of its own, in the order of `save`.
+    """Checks and writes checkpoints in a thread of its own, in the order of `save`.
 
-    `save` returns once the state is copied; training goes on while it is written. One checkpoint is written at a time:
-    a second `save` waits for the first. A failure is raised by the next call of `save`, `check` or `wait`.
+    `save` returns once the state is copied; training goes on while the copy is checked and written. One checkpoint is
+    written at a time: a second `save` waits for the first. A failure is raised by the next call of `save`, `check` or
+    `wait`. Nothing is written of a state with a weight that is not finite.
 
     Args:
         folder: folder of the checkpoints.
@@ -66,6 +68,7 @@ class Saver:
         self._pool.shutdown(wait=True)
 
     def _write(self, step: int, snapshot: Snapshot) -> Path:
+        self._check_weights(step, snapshot)
         try:
             return save_checkpoint(self.folder, step, snapshot, **self._facts)  # type: ignore[arg-type]
         except Exception as error:
@@ -76,6 +79,17 @@ class Saver:
             raise StorageError(
                 f"cannot write the checkpoint of step {step} to '{self.folder}': {reason}; {self._last()}"
             ) from None
+
+    def _check_weights(self, step: int, snapshot: Snapshot) -> None:
+        if (name := non_finite_weight(snapshot)) is None:
+            return
+        kind, owner, weight = name.split("/", 2)
+        owner = "the student's average" if kind == "ema" else owner
+        checkpoints = list_checkpoints(self.folder)
+        last = checkpoints[-1] if checkpoints else None
+        raise OperationError(
+            f"weight '{weight}' of '{owner}' is not finite at step {step}; nothing was saved; {advice(last)}"
+        )
 
     def _ask_for_room(self, step: int, snapshot: Snapshot) -> None:
         """Compare the free space with twice the size of the checkpoint, as its files appear before old ones go."""
@@ -92,3 +106,18 @@ class Saver:
         checkpoints = list_checkpoints(self.folder)
         last = f"the last one is {checkpoints[-1]}" if checkpoints else "there is none before it"
         return f"{last}; free some space on the disk, and continue with --resume {self.folder.parent}"
+
+
+def non_finite_weight(snapshot: Snapshot) -> str | None:
+    """Name of the first weight of a network, or of its average, that is not finite."""
+    return non_finite({name: x for name, x in snapshot.tensors.items() if name.startswith(("roles/", "ema/"))})
+
+
+def advice(last: Path | None) -> str:
+    """The end of a message about values that are not finite.
+
+    Args:
+        last: the newest checkpoint.
+    """
+    where = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+    return f"{where}; a lower optim.lr or a smaller optim.clip may help"

@@ -46,8 +46,8 @@ from fewstep.training.loggers import RunLogger
 from fewstep.training.mishaps import Found, Mishaps
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
-from fewstep.training.resume import advice, check_weights, go_back, resume
-from fewstep.training.saver import Saver, StorageError
+from fewstep.training.resume import go_back, resume
+from fewstep.training.saver import Saver, StorageError, advice
 from fewstep.training.sentinel import Sentinel
 from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
@@ -559,14 +559,14 @@ class Trainer:
         """Write a checkpoint of the current step; returns its folder.
 
         Args:
-            wait: whether to return only when it is on disk; else it is written while the training goes on.
+            wait: whether to return only when it is on disk; else it is checked and written while the training goes on.
 
         Raises:
-            OperationError: a weight, or a loss since the last check, is not finite; nothing was saved.
+            OperationError: a loss since the last check is not finite, or a weight (without `wait` that is raised by
+                one of the next steps); nothing was saved.
             StorageError: it, or the checkpoint before it, could not be written.
         """
         self._check_finite()
-        check_weights(self)
         path = self.saver.save(self.ctx.step, self.state_dict())
         if wait:
             self.saver.wait()
