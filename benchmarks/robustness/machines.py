@@ -13,6 +13,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -213,6 +214,22 @@ def pairs_of_processes(root: Path) -> Iterator[Row]:
             first.wait()
 
 
+def export_beside_another(root: Path) -> Iterator[Row]:
+    """A second export to the folder of the first, which is stopped while it writes and then ends as promised."""
+    command = [sys.executable, "-m", "fewstep", "export", str(root / "straight-dmmd"), "--out", "exported-twice"]
+    first = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lock = root / ".exported-twice.lock"
+    while not lock.exists() and first.poll() is None:
+        time.sleep(0.001)
+    first.send_signal(signal.SIGSTOP)
+    log = root / "second.log"
+    with log.open("wb") as file:
+        code = subprocess.run(command, cwd=root, stdout=file, stderr=file, check=False).returncode
+    first.send_signal(signal.SIGCONT)
+    told = code == 1 and f"in use by process {first.pid} on" in said(log)
+    yield Row("two processes: export", code, said(log), told and first.wait() == 0)
+
+
 def report(rows: list[Row]) -> str:
     """The outcomes as a page."""
     lines = ["| input | exit code | last line | promise kept |", "| --- | ---: | --- | --- |"]
@@ -231,7 +248,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="machines-", dir="/tmp") as name:
         root = Path(name)
         make_straight(root)
-        for campaign in (full_disks, full_disks_of_others, read_only, consoles, pairs_of_processes):
+        for campaign in (full_disks, full_disks_of_others, read_only, consoles, pairs_of_processes, export_beside_another):
             for row in campaign(root):
                 rows.append(row)
                 print(f"{'kept  ' if row.kept else 'BROKEN'} {row.name}: {row.code}, {row.said}", flush=True)
