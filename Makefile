@@ -65,14 +65,19 @@ bench-quick bench-base: export OMP_NUM_THREADS = 2
 bench-quick bench-base: export OMP_WAIT_POLICY = passive
 BENCH := $(BIN)/fewstep benchmark exact --quick --jobs 2 --out results/exact-quick
 BASE := benchmarks/results/exact-quick/base.json
+SPEED := $(BIN)/python benchmarks/speed/run.py --quick --out results/speed-quick
+SPEED_BASE := benchmarks/results/speed/quick.json
 
-bench-quick: install  ## small models where the truth is known, compared with kept results (a minute or two on two cores)
+bench-quick: install  ## small models where the truth is known, and ratios of speed, compared with kept results (3 minutes)
 	$(BENCH) --compare $(BASE)
+	$(SPEED) --compare $(SPEED_BASE)
 
 bench-base: install  ## renew what bench-quick compares with: for a change that is meant to change the numbers
 	$(BENCH)
-	mkdir -p $(dir $(BASE))
+	mkdir -p $(dir $(BASE)) $(dir $(SPEED_BASE))
 	cp results/exact-quick/results.json $(BASE)
+	$(SPEED)
+	cp results/speed-quick/results.json $(SPEED_BASE)
 
 # GPU="--minutes 12 --data FOLDER" and other options: see benchmarks/gpu/run.py.
 gpu: install  ## correctness, speed and few-step models on a GPU (under 9 minutes on an H200; it goes on if cut off)

@@ -248,7 +248,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="machines-", dir="/tmp") as name:
         root = Path(name)
         make_straight(root)
-        for campaign in (full_disks, full_disks_of_others, read_only, consoles, pairs_of_processes, export_beside_another):
+        for campaign in (
+            full_disks,
+            full_disks_of_others,
+            read_only,
+            consoles,
+            pairs_of_processes,
+            export_beside_another,
+        ):
             for row in campaign(root):
                 rows.append(row)
                 print(f"{'kept  ' if row.kept else 'BROKEN'} {row.name}: {row.code}, {row.said}", flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from synchronisations import Synchronisations
 from torch import Tensor
 
 from fewstep.predictions.positions import (
@@ -18,6 +17,7 @@ from fewstep.predictions.positions import (
     positions,
     remembered,
 )
+from fewstep.testing.synchronisations import Synchronisations
 
 
 def mask() -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from synchronisations import Synchronisations
 from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
@@ -17,6 +16,7 @@ from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS
 from fewstep.samplers.filling import FillingSampler
 from fewstep.samplers.walk import Step, Walk
+from fewstep.testing.synchronisations import Synchronisations
 
 ASKS = {
     "cached_ancestral": 1,  # which samples reveal a token: the others are not evaluated

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from synchronisations import Synchronisations
 
 from fewstep.core.errors import OperationError
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Phase, StepContext
@@ -14,6 +13,7 @@ from fewstep.objectives.denoising import Denoising
 from fewstep.recipe import load_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.testing.objectives import _processes, _recipe, _run, _silent, _train
+from fewstep.testing.synchronisations import Synchronisations
 from fewstep.training.trainer import Trainer
 
 SMALL = {"rectified": {"pairs": 64, "teacher_steps": 4}}

@@ -1,26 +1,23 @@
-"""Time and memory of the losses over a vocabulary: `python benchmarks/losses.py --out FILE` writes a table.
+"""Losses over a vocabulary, from hidden states and heads to the gradients of both: time and peak memory.
 
-A case is a loss from hidden states and heads to the gradients of both. `ours` is the objective's line
-(`ctx.mean(weight * ...)`), `plain` is the same loss of dense log-probabilities by autograd, and `floor` is written out
-by hand: chunks of 512 rows, and the gradient of the logits in place of them. Times are processor time of this process
-in interleaved rounds. Peaks are of a process each, above its memory before and without the gradients themselves.
+`ours` is the objective's line (`ctx.mean(weight * ...)`), `plain` is the same loss of dense log-probabilities by
+autograd, and `floor` is written out by hand: chunks of 512 rows, and the gradient of the logits in place of them. Peaks
+are of a process each, above its memory before and without the gradients themselves.
 
 Shapes: B batch, L tokens, V vocabulary, D width, N = B L rows.
 """
 
 from __future__ import annotations
 
-import argparse
-import random
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from ratios import quartiles, resident
+from rows import Row, interleaved, paired, resident
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,7 +26,6 @@ from fewstep.objectives.matching.losses import CrossEntropyLoss
 from fewstep.objectives.parts.divergence import divergence
 from fewstep.predictions.network import HeadPrediction
 from fewstep.predictions.positions import everywhere
-from fewstep.runs.environment import describe_environment
 
 CASES = {
     "denoising": "cross entropy",
@@ -38,6 +34,9 @@ CASES = {
     "reverse_kl": "reverse KL (sdtt, consistency)",
 }
 WAYS = ("ours", "plain", "floor")
+SIZE, QUICK = (50_257, 1024, 4, 256), (8192, 64, 2, 64)
+"""V, L, B and D."""
+PLAIN_GOAL, FLOOR_GOAL, PEAK_GOAL = 0.95, 1.1, 0.1
 _ROWS = 512
 """Rows of a chunk of the floor."""
 
@@ -194,66 +193,30 @@ def peak(way: str, case: str, x: Inputs) -> float:
     return (resident("VmHWM") - before) / 1e6 - gradients
 
 
-def times(case: str, x: Inputs, repeats: int, ways: tuple[str, ...]) -> dict[str, list[float]]:
-    """Seconds of each way in interleaved rounds."""
-    rng, seconds = random.Random(0), {way: list[float]() for way in ways}
-    for number in range(repeats + 1):
-        for way in rng.sample(ways, len(ways)):
-            value = step(way, case, x)
-            if number:
-                seconds[way].append(value)
-    return seconds
-
-
-def paired(a: list[float], b: list[float]) -> str:
-    """Median of the ratios a / b of rounds, with their quartiles."""
-    return quartiles([x / y for x, y in zip(a, b, strict=True)])
-
-
-def main() -> None:
-    """Measure, and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="Markdown file to write")
-    parser.add_argument("--size", type=int, nargs=4, default=[50_257, 1024, 4, 256], metavar=("V", "L", "B", "D"))
-    parser.add_argument("--repeats", type=int, default=7, help="rounds after one to warm up")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
-    parser.add_argument("--peak", help="WAY:CASE; print only its peak in MB")
-    parser.add_argument("--no-memory", action="store_true", help="measure times only")
-    arguments = parser.parse_args()
-    if arguments.peak:
-        way, case = arguments.peak.split(":")
-        print(peak(way, case, Inputs.make(*arguments.size)))
-        return
-    about = describe_environment()
-    lines = [
-        f"V {arguments.size[0]:,}, L {arguments.size[1]:,}, B {arguments.size[2]}, D {arguments.size[3]}, all rows, "
-        f"float32, n = {arguments.repeats}; {about['hardware']}, {torch.get_num_threads()} threads, "
-        f"commit {about['commit']}",
-        "",
-        "| loss | time: ours / plain | ours / floor | peak MB: ours | plain | floor | ours / plain |",
-        "|---|---|---|---:|---:|---:|---:|",
-    ]
-    x = Inputs.make(*arguments.size)
-    for case in arguments.cases:
+def measure(quick: bool) -> Iterator[Row]:
+    """Ratios of time, and of peak memory in the full form."""
+    size = QUICK if quick else SIZE
+    what = f"V {size[0]:,}, L {size[1]:,}, B {size[2]}, D {size[3]}, all rows"
+    x = Inputs.make(*size)
+    for case, title in CASES.items():
         check(case)
-        seconds = times(case, x, arguments.repeats, WAYS)
-        peaks = {way: float("nan") if arguments.no_memory else _peak_of(way, case, arguments.size) for way in WAYS}
-        lines.append(
-            f"| {CASES[case]} | {paired(seconds['ours'], seconds['plain'])} | "
-            f"{paired(seconds['ours'], seconds['floor'])} | {peaks['ours']:,.0f} | {peaks['plain']:,.0f} | "
-            f"{peaks['floor']:,.0f} | {peaks['ours'] / peaks['plain']:.3f} |"
-        )
-        print(lines[-1], {way: round(statistics.median(values), 3) for way, values in seconds.items()}, flush=True)
-    text = "\n".join(lines) + "\n"
-    if arguments.out:
-        arguments.out.write_text(text)
-    print(text)
+        calls = {way: lambda way=way, case=case: step(way, case, x) for way in WAYS}
+        seconds = interleaved(calls, 5 if quick else 7)
+        for way, goal in (("plain", PLAIN_GOAL), ("floor", FLOOR_GOAL)):
+            ratios = paired(seconds["ours"], seconds[way])
+            yield Row.of("losses", f"time / {way}, {title}, {what}", ratios, goal=None if quick else goal)
+        if not quick:
+            peaks = {way: _peak_of(way, case) for way in ("ours", "plain")}
+            ratio = [peaks["ours"] / peaks["plain"]]
+            yield Row.of("losses", f"peak / plain, {title}, {what}", ratio, goal=PEAK_GOAL)
 
 
-def _peak_of(way: str, case: str, size: list[int]) -> float:
-    command = [sys.executable, __file__, "--size", *map(str, size), "--peak", f"{way}:{case}"]
+def _peak_of(way: str, case: str) -> float:
+    """Peak of a process of its own."""
+    command = [sys.executable, __file__, way, case]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    print(peak(sys.argv[1], sys.argv[2], Inputs.make(*SIZE)))
