@@ -15,6 +15,7 @@ from torch import Tensor
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.guidance import guided
+from fewstep.denoisers.low_rank import LowRankDenoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.matching.diagnostics import diagnose
 from fewstep.objectives.matching.losses import LossName, matching_loss
@@ -39,7 +40,7 @@ class DMMD(Objective):
     roles: ClassVar = {
         "teacher": RoleSpec(trained=False, starts_from="teacher"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
-        "auxiliary": RoleSpec(starts_from="teacher", step_input=True),
+        "auxiliary": RoleSpec(starts_from="teacher", step_input=True, network=LowRankDenoiser),
     }
 
     class Config(WeightingConfig):
@@ -65,6 +66,12 @@ class DMMD(Objective):
         aux_steps: int = Field(1, ge=1, description="auxiliary updates after each update of the student")
         regulariser: float = Field(
             1.0, ge=0, description="weight of the term that keeps the auxiliary near the teacher"
+        )
+        auxiliary_rank: int | None = Field(
+            None,
+            ge=1,
+            description="rank of what the auxiliary learns beside the teacher's weights, which take no memory then; "
+            "null: it has weights of its own",
         )
         teacher_temperature: float = Field(1.0, gt=0, description="below 1 sharpens the teacher that is distilled")
         teacher_top_p: float = Field(1.0, gt=0, le=1, description="below 1 lowers the teacher's symbols outside top-p")
