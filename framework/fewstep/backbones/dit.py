@@ -124,6 +124,8 @@ class SymbolEmbedding(nn.Module):
 class SigmaEmbedding(nn.Module):
     """sigma [R] -> [R, C], through 256 sinusoids and an MLP, in float32 also under autocast: sigma has many digits."""
 
+    in_float32 = True
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))

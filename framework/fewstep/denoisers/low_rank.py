@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fewstep.core.errors import UserError
 from fewstep.denoisers.base import Blueprint, Network
+from fewstep.denoisers.half import linear
 from fewstep.denoisers.network import BackboneNetwork, NetworkDenoiser
 
 
@@ -30,7 +31,8 @@ class LowRankLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))  # as a linear layer is initialised
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input) + F.linear(F.linear(input, self.down), self.up)
+        whole = linear(input, self.weight, self.bias)
+        return whole + F.linear(F.linear(input, self.down), self.up)
 
 
 class LowRankDenoiser(NetworkDenoiser):

@@ -38,7 +38,8 @@ class Head:
         self.differentiable = bool(self.inputs) and Tensor.detach not in self.shaping
         device = source.device.type
         autocast = torch.is_autocast_enabled(device) and source.dtype != torch.float64
-        self._type = torch.get_autocast_dtype(device) if autocast else self.weight.dtype
+        whole = torch.promote_types(source.dtype, self.weight.dtype)  # frozen weights may be in bfloat16
+        self._type = torch.get_autocast_dtype(device) if autocast else whole
         self._weight = self.weight.detach().to(self._type)
         self._bias = None if self.bias is None else self.bias.detach().to(self._type)
         self._of_source: Tensor | None = None

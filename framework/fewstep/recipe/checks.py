@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 Complaints = Iterator[tuple[str, str]]
 
 
+def _check_half(recipe: Recipe) -> Complaints:
+    role = _objective(recipe).roles.get("teacher")
+    if role is not None and role.refreshed:
+        yield (
+            "teacher.dtype",
+            f"objective '{recipe.objective.type}' replaces its teacher's weights as it trains; set it to float32",
+        )
+    if recipe.train.precision != "bf16":
+        yield "teacher.dtype", "weights in bfloat16 suit a training in bfloat16; set train.precision to bf16"
+
+
 def check_teacher(recipe: Recipe) -> Complaints:
     """Distillation needs a teacher, and other objectives cannot use one."""
     needs_teacher = "teacher" in _objective(recipe).roles
@@ -30,6 +41,8 @@ def check_teacher(recipe: Recipe) -> Complaints:
             f"objective '{recipe.objective.type}' needs a teacher; "
             "add `teacher: {run: RUN}` or use `fewstep distill RECIPE --teacher RUN`",
         )
+    if recipe.teacher and recipe.teacher.dtype == "bfloat16":
+        yield from _check_half(recipe)
     if recipe.teacher and not needs_teacher:
         yield "teacher", f"objective '{recipe.objective.type}' has no role for a teacher; remove this section"
 

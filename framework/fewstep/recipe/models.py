@@ -29,6 +29,11 @@ class TeacherSection(Strict):
         description="run folder of the teacher, or an exported file; `runs/NAME/latest` is recipe NAME's newest run"
     )
     weights: Literal["ema", "raw"] = Field("ema", description="averaged or raw weights of the teacher")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="type of the weights of its linear layers; bfloat16 halves their memory, and in a bf16 training "
+        "changes no result",
+    )
     latents: int = Field(
         16, ge=1, description="latents over which a teacher with a noise input is averaged, where only its mean counts"
     )

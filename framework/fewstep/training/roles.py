@@ -11,6 +11,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser, Network
+from fewstep.denoisers.half import halve
 from fewstep.denoisers.latents import LatentAverage
 from fewstep.objectives.base import RoleSpec
 from fewstep.processes.base import Process
@@ -53,6 +54,8 @@ def build_roles(
             built[name].start_from(origin.model.network)
         elif role.starts_from:
             built[name].start_from(built[role.starts_from])
+    if recipe.teacher is not None and recipe.teacher.dtype == "bfloat16":
+        halve(built["teacher"])  # after all that starts from it
     return built
 
 
