@@ -24,7 +24,7 @@ from fewstep.runs.environment import describe_environment
 
 SUITES = {
     "throughput": ("steps", "trainer", "sampling", "blocks"),
-    "micro": ("losses", "shares", "slopes", "startup", "waits"),
+    "micro": ("losses", "shares", "slopes", "startup", "teachers", "waits"),
 }
 PARTS = [part for parts in SUITES.values() for part in parts]
 

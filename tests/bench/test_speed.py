@@ -114,7 +114,18 @@ def test_all_parts_run_in_the_quick_form(tmp_path: Path) -> None:
     done = run("--quick", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     parts = {row["part"] for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
-    assert parts == {"steps", "trainer", "sampling", "blocks", "losses", "shares", "slopes", "startup", "waits"}
+    assert parts == {
+        "steps",
+        "trainer",
+        "sampling",
+        "blocks",
+        "losses",
+        "shares",
+        "slopes",
+        "startup",
+        "teachers",
+        "waits",
+    }
     assert (
         subprocess.run(
             [sys.executable, str(FOLDER / "picture.py"), str(tmp_path / "results.json"), str(tmp_path / "shares.png")],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fewstep.backbones.base import BACKBONES, TokenSpace
-from fewstep.denoisers.low_rank import LowRankDenoiser, LowRankLinear, _adapt
+from fewstep.denoisers.low_rank import LowRankDenoiser, LowRankLinear, adapt
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.processes.base import PROCESSES
 from fewstep.recipe import load_recipe
@@ -30,8 +30,7 @@ def pair(rank: int, backbone: str = "dit") -> tuple[NetworkDenoiser, LowRankDeno
         for parameter in teacher.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     ours = LowRankDenoiser(BACKBONES.build(config, tokens=tokens), process)
-    ours.rank = rank
-    _adapt(ours.backbone, rank)
+    adapt(ours, rank)
     ours.start_from(teacher)
     return teacher, ours
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,12 +53,9 @@ class LowRankDenoiser(NetworkDenoiser):
             UserError: the backbone has no linear layer but its head.
         """
         network = super().build(blueprint)
-        network.rank = getattr(blueprint.objective, "auxiliary_rank", None)
-        if network.rank is not None and not _adapt(network.backbone, network.rank):
-            raise UserError(
-                f"objective.auxiliary_rank: backbone '{blueprint.backbone.type}' has no linear layer but its head; "
-                "set it to null"
-            )
+        rank = getattr(blueprint.objective, "auxiliary_rank", None)
+        if rank is not None:
+            adapt(network, rank)
         return network
 
     def start_from(self, other: Network) -> None:
@@ -93,15 +89,22 @@ class LowRankDenoiser(NetworkDenoiser):
                 module.requires_grad_(trained)
 
 
-def _adapt(backbone: nn.Module, rank: int) -> int:
-    """Give each linear layer but the head a difference of a rank; returns their number."""
-    head = getattr(backbone, "head", None)
+def adapt(network: LowRankDenoiser, rank: int) -> None:
+    """Give each linear layer of the trunk a difference of a rank.
+
+    Raises:
+        UserError: the backbone has no linear layer but its head.
+    """
+    head = getattr(network.backbone, "head", None)
     layers = [
         (parent, name, child)
-        for parent in backbone.modules()
+        for parent in network.backbone.modules()
         for name, child in parent.named_children()
         if type(child) is nn.Linear and child is not head
     ]
+    if not layers:
+        kind = network.backbone.config.type
+        raise UserError(f"objective.auxiliary_rank: backbone '{kind}' has no linear layer but its head; set it to null")
     for parent, name, layer in layers:
         setattr(parent, name, LowRankLinear(layer, min(rank, layer.in_features, layer.out_features)))
-    return len(layers)
+    network.rank = rank
