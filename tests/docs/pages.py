@@ -129,6 +129,8 @@ class Reader:
         preloaded.command(self.commands / "block", "block")
         (self.commands / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         (self.commands / "python").chmod(0o755)
+        (self.commands / "torchrun").write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
+        (self.commands / "torchrun").chmod(0o755)
         for entry in ("benchmarks", "constraints.txt", "docs", "framework", "plugins", "recipes"):
             (folder / entry).symlink_to(ROOT / entry)
         path = f"{self.commands}{os.pathsep}{os.environ['PATH']}"

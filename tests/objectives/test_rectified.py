@@ -40,7 +40,7 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_epoch_has_every_pair_once_and_each_its_own_order(tmp_path: Path) -> None:
     pairs = store(tmp_path, 10)
     assert pairs.count == 12, "rounded up to whole files"
-    first, second = (torch.cat([pairs.take(5).data, pairs.take(7).data])[:, 0] for _ in range(2))
+    first, second = (torch.cat([pairs.rows(begin, 5).data, pairs.rows(begin + 5, 7).data])[:, 0] for begin in (0, 12))
     assert len(first.unique()) == 12
     assert torch.equal(first.sort().values, second.sort().values)
     assert not torch.equal(first, second)
@@ -48,16 +48,14 @@ def test_an_epoch_has_every_pair_once_and_each_its_own_order(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("small_files")
 def test_reading_goes_on_from_one_number(tmp_path: Path) -> None:
-    straight, begun = store(tmp_path), store(tmp_path)
-    straight.take(9)
-    begun.position = 9
-    for size in (1, 30, 6):
-        assert torch.equal(straight.take(size).data, begun.take(size).data)
+    straight, begun = store(tmp_path).rows(0, 46).data, store(tmp_path)
+    for position, size in ((9, 1), (10, 30), (40, 6)):
+        assert torch.equal(straight[position : position + size], begun.rows(position, size).data)
 
 
 @pytest.mark.usefixtures("small_files")
 def test_an_interrupted_store_gets_the_pairs_that_it_would_have_had(tmp_path: Path) -> None:
-    whole = store(tmp_path / "whole").take(12)
+    whole = store(tmp_path / "whole").rows(0, 12)
 
     def dies(count: int, seed: int) -> Pairs:
         if list((tmp_path / "cut").glob("pairs-*")):
@@ -69,7 +67,7 @@ def test_an_interrupted_store_gets_the_pairs_that_it_would_have_had(tmp_path: Pa
         cut.fill(dies)
     again = CouplingStore(tmp_path / "cut", 10, {"teacher": "T"}, seed=3)
     assert again.fill(numbered) == 12, "evaluations of before count"
-    assert torch.equal(again.take(12).data, whole.data)
+    assert torch.equal(again.rows(0, 12).data, whole.data)
 
 
 def test_pairs_of_another_teacher_are_refused(tmp_path: Path) -> None:
@@ -104,10 +102,8 @@ def context(folder: Path) -> tuple[StepContext, Rectified]:
 def test_the_loss_is_the_cross_entropy_of_the_stored_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ctx, objective = context(tmp_path)
     monkeypatch.setattr(ctx, "sample_time", lambda count, **_: torch.ones(count))
-    objective.store.position = 0
     out = objective.loss(TRAIN, Batch(torch.zeros(64, L, dtype=torch.long)), ctx)
-    objective.store.position = 0
-    pairs, student = objective.store.take(64), ctx.roles["student"]
+    pairs, student = objective.store.rows(0, 64), ctx.roles["student"]
     rows = student.logits[student.index(pairs.start)].log_softmax(-1)  # type: ignore[operator, index]
     wanted = -rows.gather(2, pairs.data[..., None]).mean()
     assert float(out.loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6), "at t = 1 all tokens are noise"
@@ -149,7 +145,7 @@ def test_pairs_lower_the_conditional_total_correlation(tmp_path: Path) -> None:
     objective = OBJECTIVES.build({"type": "rectified", "pairs": 8192, "teacher_steps": 32})
     assert isinstance(objective, Rectified)
     objective.setup(ctx)
-    pairs = objective.store.take(8192)
+    pairs = objective.store.rows(0, 8192)
     assert (pairs.data[:, 0] == pairs.data[:, 1]).float().mean() > 0.9, "the teacher knows that they agree"
     apart = pairs.start[torch.randperm(8192, generator=Generator().manual_seed(1))]
     independent, coupled = total_correlation(pairs.data, apart), total_correlation(pairs.data, pairs.start)

@@ -79,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> None:
             typer.echo("interrupted", err=True)
         raise
     except Exception as error:
-        typer.echo(describe(error), err=True)
+        typer.echo(_rank() + describe(error), err=True)
         if os.environ.get("FEWSTEP_DEBUG") == "1":
             traceback.print_exc()
         sys.exit(exit_code(error))
@@ -98,6 +98,12 @@ def _check_encoding(args: Sequence[str]) -> None:
             shown = text.encode(errors="backslashreplace").decode()
             option = f"{args[number - 2]}: " if number > 1 and args[number - 2].startswith("-") else ""
             raise UserError(f"{option}'{shown}' is not UTF-8 text; write it as UTF-8") from None
+
+
+def _rank() -> str:
+    """Beginning of a message of a process that torchrun started, unless it is the first one."""
+    rank = os.environ.get("RANK", "0") if "MASTER_ADDR" in os.environ else "0"
+    return "" if rank == "0" else f"rank {rank}: "
 
 
 def describe(error: Exception) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from fewstep.core.errors import OperationError, UserError
 from fewstep.runtime.files import publish, read_json
 from fewstep.runtime.progress import Progress
+from fewstep.runtime.ranks import ALONE, Ranks
 from fewstep.runtime.sealed import load_sealed, save_sealed
 from fewstep.runtime.seeding import derived_seed, generator_for
 
@@ -39,7 +40,7 @@ class Pairs:
 
 
 class CouplingStore:
-    """Pairs in files of equal size, drawn once and then read in random order; `position` is the state of the reading.
+    """Pairs in files of equal size, drawn once and then read in random order.
 
     A file appears under its name only when it is on disk. An interrupted store therefore continues with the missing
     files, and its pairs are identical. Every epoch reads file by file, with a new order of the files and of the pairs
@@ -58,41 +59,42 @@ class CouplingStore:
         self.shards = -(-count // self.shard)
         self.count = self.shards * self.shard
         self.facts = json.loads(json.dumps({**facts, "pairs": self.count}))
-        self.position = 0
         self._loaded: tuple[int, int] | None = None
         self._pairs = Pairs(torch.empty(0), torch.empty(0))
 
-    def fill(self, draw: Callable[[int, int], Pairs], progress: Progress | None = None) -> int:
+    def fill(self, draw: Callable[[int, int], Pairs], progress: Progress | None = None, *, ranks: Ranks = ALONE) -> int:
         """Draw the missing files; returns the network evaluations of all pairs, earlier sessions included.
 
         Args:
             draw: called with a number of pairs and a seed.
+            ranks: processes that draw; each draws its share of the files, in a folder that all of them see.
 
         Raises:
             UserError: the folder holds the pairs of another teacher or of other settings.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._check_facts()
-        evaluations = 0
-        for number in range(self.shards):
+        with ranks.in_turn():
+            self._check_facts()
+        own = range(ranks.rank, self.shards, ranks.size)
+        for number in own:
             file = self._file(number)
             if not file.exists():
                 _write(file, draw(self.shard, derived_seed(self.seed, f"pairs/{number}")), self._of(file))
-            evaluations += int(self._read(file)["evaluations"])
             if progress is not None:
-                progress((number + 1) * self.shard, self.count)
-        return evaluations
+                progress(min((number + ranks.size) * self.shard, self.count), self.count)
+        ranks.wait()
+        return sum(int(self._read(self._file(number))["evaluations"]) for number in range(self.shards))
 
-    def take(self, size: int) -> Pairs:
-        """The next `size` pairs."""
+    def rows(self, position: int, size: int) -> Pairs:
+        """`size` pairs in the order of the reading, from `position` on."""
         parts = []
         while size:
-            epoch, offset = divmod(self.position, self.count)
+            epoch, offset = divmod(position, self.count)
             turn, row = divmod(offset, self.shard)
             pairs = self._turn(epoch, turn)
             parts.append((pairs.start[row : row + size], pairs.data[row : row + size]))
             size -= len(parts[-1][0])
-            self.position += len(parts[-1][0])
+            position += len(parts[-1][0])
         start, data = (torch.cat(rows) for rows in zip(*parts, strict=True))
         return Pairs(start.long(), data.long())
 

@@ -23,6 +23,7 @@ from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.evidence import Output
 from fewstep.processes.base import Process
+from fewstep.runtime.ranks import ALONE, Ranks
 from fewstep.runtime.streams import Randomness, selected, spread, uniform
 
 
@@ -149,6 +150,8 @@ class StepContext:
     """Place of the first sample of this call of `loss` in the batch of the step, which may be divided."""
     whole: int | None = None
     """Number of samples of that batch; None: as many as in this call."""
+    ranks: Ranks = ALONE
+    """Processes that share the training, of which each has a part of the batch; losses need not know of them."""
     terms: Tensor | None = None
     """Number of terms of the last `mean`, a scalar, if samples differ in it; None if all samples weigh the same."""
 
@@ -234,6 +237,10 @@ class Objective(Component, ABC):
     per_token: ClassVar[bool] = True
     """Whether its loss is a sum or mean of values [B, L] that `StepContext.mean` or `sum` reduces, so that a step may
     supervise fewer tokens. Losses of whole samples are not."""
+
+    divides_setup: ClassVar[bool] = False
+    """Whether `setup` divides its work between ranks; else the first rank's runs before that of the others, which
+    find the files that it wrote."""
 
     @classmethod
     def output(cls, config: ComponentConfig) -> Output:

@@ -84,7 +84,7 @@ class DMMDInstant(Objective):
         # 1. Half the batch: the gradient of the teacher's loss on the student's samples, and the direction nu.
         half = ctx.select(slice(middle))
         step = student_step(first, half, k=c.k, min_time=c.min_time, grad=False)
-        gradient = self._teacher_gradient(first, step, half)
+        gradient = ctx.ranks.mean(self._teacher_gradient(first, step, half))
         direction = self._precondition(gradient)
 
         # 2. The other half: the change of the teacher's log-probabilities along nu at the student's z_s.

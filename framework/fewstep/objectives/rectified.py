@@ -46,6 +46,7 @@ class Rectified(Objective):
         "student": RoleSpec(starts_from="teacher", adapters=True),
     }
     sampler: ClassVar = "flow"
+    divides_setup: ClassVar = True
 
     class Config(ComponentConfig):
         type: Literal["rectified"] = "rectified"
@@ -76,9 +77,10 @@ class Rectified(Objective):
         source = ctx.generators["sample"]
         assert source is not None, "pairs need a seed"
         self.store = CouplingStore(folder, c.pairs, facts, source.initial_seed())
-        teacher.evaluated = self.store.fill(
-            lambda count, seed: self._draw(count, seed, ctx), Narrator("teacher", unit="pairs")
-        )
+        self.position, self._taken = 0, 0
+        progress = Narrator("teacher", unit="pairs") if ctx.ranks.first else None
+        evaluations = self.store.fill(lambda count, seed: self._draw(count, seed, ctx), progress, ranks=ctx.ranks)
+        teacher.evaluated = evaluations if ctx.ranks.first else 0  # the log has the sum of all ranks
 
     @torch.no_grad()
     def _draw(self, count: int, seed: int, ctx: StepContext) -> Pairs:
@@ -94,7 +96,8 @@ class Rectified(Objective):
         return Pairs(torch.cat(starts), torch.cat(data), teacher.evaluated - before)
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
-        pairs = self.store.take(batch.size)
+        self._taken = batch.size if ctx.whole is None else ctx.whole
+        pairs = self.store.rows(self.position + ctx.place, batch.size)
         start, x = send(pairs.start, ctx.device), send(pairs.data, ctx.device)
         t = ctx.sample_time(batch.size, antithetic=True)
         z_t = interpolate(x, start, ctx.process.schedule.alpha(t), ctx.generators["noise"])
@@ -104,11 +107,14 @@ class Rectified(Objective):
         metric = ((nll.detach() * noised).sum(), samples.tokens(noised))
         return LossOutput(loss, {"nll_noised": metric})
 
+    def after_step(self, phase: Phase, ctx: StepContext) -> None:
+        self.position += self._taken
+
     def state_dict(self) -> dict[str, object]:
-        return {"position": self.store.position}
+        return {"position": self.position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.store.position = int(state["position"])
+        self.position = int(state["position"])
 
 
 def interpolate(x: Tensor, start: Tensor, alpha: Tensor, generator: Randomness) -> Tensor:

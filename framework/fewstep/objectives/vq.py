@@ -123,7 +123,7 @@ class Vq(Objective):
     def after_step(self, phase: Phase, ctx: StepContext) -> None:
         student = ctx.roles["student"]
         assert isinstance(student, NetworkAutoencoder)
-        vectors, chosen = (torch.cat(parts) for parts in zip(*self._assignments, strict=True))
+        vectors, chosen = (ctx.ranks.joined(torch.cat(parts)) for parts in zip(*self._assignments, strict=True))
         self._assignments.clear()
         codes = student.backbone.codebook.detach()
         self.restarts = self.codebook.update(codes, vectors, chosen, ctx.generators["sample"])

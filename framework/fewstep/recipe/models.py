@@ -114,6 +114,20 @@ class TrainSection(Strict):
     )
 
 
+class ParallelSection(Strict):
+    """A training on several ranks, the processes that `torchrun` starts; without it this section changes nothing."""
+
+    strategy: Literal["auto", "ddp"] = Field(
+        "auto", description="ddp: each rank has all weights and a share of each batch; auto: ddp"
+    )
+    backend: Literal["auto", "nccl", "gloo"] = Field(
+        "auto", description="engine of sums over ranks; auto: nccl for GPUs, gloo for the CPU"
+    )
+    timeout_minutes: float = Field(
+        10.0, gt=0, description="a rank that does not answer for so long counts as lost, and the training ends"
+    )
+
+
 class EmaSection(Strict):
     """Exponential moving average of the student's weights."""
 
@@ -150,6 +164,7 @@ class TrainerSettings(Strict):
     seed: int = Field(0, ge=0, description="seed of data order and noise")
     optim: OptimSection = OptimSection()
     train: TrainSection
+    parallel: ParallelSection = ParallelSection()
     ema: EmaSection = EmaSection()
     watch: WatchSection = WatchSection()
     evaluate: EvaluateSection = EvaluateSection()
@@ -188,6 +203,7 @@ class Recipe(Strict):
     sampler: Annotated[ComponentConfig, From("samplers")] = Field("ancestral", validate_default=True)
     optim: OptimSection = OptimSection()
     train: TrainSection
+    parallel: ParallelSection = ParallelSection()
     ema: EmaSection = EmaSection()
     watch: WatchSection = WatchSection()
     evaluate: EvaluateSection = EvaluateSection()
@@ -219,6 +235,7 @@ class Recipe(Strict):
             seed=self.seed,
             optim=self.optim,
             train=self.train,
+            parallel=self.parallel,
             ema=self.ema,
             watch=self.watch,
             evaluate=self.evaluate,

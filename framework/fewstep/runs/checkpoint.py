@@ -24,7 +24,7 @@ from fewstep.runtime.sealed import load_sealed, save_sealed
 from fewstep.runtime.sealed_json import note_missing_digest
 from fewstep.runtime.tensors import save_tensors
 
-_TENSORS, _TREE, _DONE = "state.safetensors", "state.json", "DONE"
+_TENSORS, _TREE, MARK = "state.safetensors", "state.json", "DONE"
 _TENSOR = "__tensor__"
 EXPORT_FORMAT = "fewstep/1"
 
@@ -95,7 +95,7 @@ def save_checkpoint(
         (partial / _TREE).write_text(json.dumps(snapshot.tree))
         files = {name: sha256(partial / name) for name in (_TENSORS, _TREE)}
         mark = {"step": step, "run": run, "teacher": teacher, "files": files}
-        (partial / _DONE).write_text(json.dumps(mark) + "\n")
+        (partial / MARK).write_text(json.dumps(mark) + "\n")
         _remove(final)
         publish_folder(partial, final)
     except BaseException:
@@ -110,13 +110,13 @@ def save_checkpoint(
 def sweep(folder: Path) -> None:
     """Remove what a killed process has left of a checkpoint that it was writing or deleting."""
     for path in (*folder.glob(".partial-*"), *folder.glob("step-*")):
-        if path.is_dir() and not (path.name.startswith("step-") and (path / _DONE).exists()):
+        if path.is_dir() and not (path.name.startswith("step-") and (path / MARK).exists()):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(checkpoint: Path) -> None:
     """Delete a checkpoint, its mark first, so that a half-deleted one does not count as complete."""
-    (checkpoint / _DONE).unlink(missing_ok=True)
+    (checkpoint / MARK).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
@@ -133,7 +133,7 @@ def step_of(checkpoint: Path) -> int:
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     named = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
-    return sorted((path for path in named if (path / _DONE).exists()), key=step_of)
+    return sorted((path for path in named if (path / MARK).exists()), key=step_of)
 
 
 def set_aside(checkpoint: Path) -> Path:
@@ -155,7 +155,7 @@ def read_mark(path: Path) -> Mark:
         DamagedCheckpoint: it is not readable, or of another step than its folder.
     """
     try:
-        content = json.loads((path / _DONE).read_text())
+        content = json.loads((path / MARK).read_text())
         if isinstance(content, dict):
             files = tuple((str(name), str(digest)) for name, digest in content["files"].items())
             mark = Mark(int(content["step"]), content["run"], content["teacher"], files)

@@ -27,6 +27,7 @@ class RunDir:
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.log = path / "log.txt"
+        self.job = path / "torchrun-job"
         self.tensorboard = path / "tb"
         self.checkpoints = path / "checkpoints"
         self.plugins = path / "plugins"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -28,6 +30,8 @@ from fewstep.runtime.console import say
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.files import rewrite
 from fewstep.runtime.precision import resolve_precision
+from fewstep.runtime.ranks import ALONE, Ranks, ranks_of_environment
+from fewstep.training.agreement import agree_on_parts, agree_on_recipe
 from fewstep.training.trainer import FitResult, Trainer
 
 _MAY_CHANGE = {
@@ -47,6 +51,9 @@ _MAY_CHANGE = {
     "train.timeout_minutes",
     "train.device",
     "train.compile",
+    "parallel.strategy",
+    "parallel.backend",
+    "parallel.timeout_minutes",
     "evaluate.compile",
 }
 """Settings that a resumed run may change. Paths in references may change too, since their contents are checked."""
@@ -72,14 +79,46 @@ def launch(
     """
     loaded = _with_real_runs(load_recipe(source, sets, teacher=teacher, trust_plugins=True))
     resolve_device(loaded.recipe.train.device)  # fails before a folder is made
-    run = _resumed(loaded.recipe, resume, run_dir) if resume else None
-    with nullcontext(run) if run else _new_run(loaded.recipe.name, run_dir) as run:
+    section = loaded.recipe.parallel
+    with ranks_of_environment(section.backend, loaded.recipe.train.device, section.timeout_minutes) as ranks:
+        agree_on_recipe(loaded.recipe, ranks)
+        if ranks.first:
+            return _launch(loaded, ranks, run_dir, resume)
+        run = RunDir(Path(ranks.of_first("")))
+        fit(loaded, run, ranks=ranks)
+        ranks.wait()
+        return run.path
+
+
+def _launch(loaded: LoadedRecipe, ranks: Ranks, run_dir: str | None, resume: str | None) -> Path:
+    """Train as the first rank, which finds or makes the run folder."""
+    recipe = loaded.recipe
+    run = _resumed(recipe, resume, run_dir) if resume else _restarted(recipe, run_dir)
+    with nullcontext(run) if run else _new_run(recipe.name, run_dir) as run:
         say(f"run folder: {run.path}")
-        result = fit(loaded, run)
+        if ranks.several:
+            rewrite(run.job, _job() + "\n")
+        ranks.of_first(str(run.path.absolute()))
+        result = fit(loaded, run, ranks=ranks)
+        ranks.wait()
     if result.finished:
         say(f"finished: {run.path}")
-        say(f"next: {_next(loaded.recipe, run)}")
+        say(f"next: {_next(recipe, run)}")
     return run.path
+
+
+def _job() -> str:
+    """Name of the call of torchrun that started this process; its restarts have the same."""
+    return f"{socket.gethostname()} {os.getppid()} {os.environ.get('TORCHELASTIC_RUN_ID', '')}"
+
+
+def _restarted(recipe: Recipe, run_dir: str | None) -> RunDir | None:
+    """The run that this call of torchrun began before it restarted its processes, if it has a checkpoint."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    runs = [RunDir(Path(run_dir))] if run_dir else [RunDir(path) for path in sorted((RUNS / recipe.name).glob("*"))]
+    begun = [run for run in runs if run.job.exists() and run.job.read_text(encoding="utf-8").strip() == _job()]
+    return begun[-1] if begun and begun[-1].last_checkpoint() else None
 
 
 @contextmanager
@@ -112,16 +151,30 @@ def _next(recipe: Recipe, run: RunDir) -> str:
 
 
 def fit(
-    loaded: LoadedRecipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = say
+    loaded: LoadedRecipe,
+    run: RunDir,
+    *,
+    dataset: Dataset | None = None,
+    echo: Callable[[str], None] = say,
+    ranks: Ranks = ALONE,
 ) -> FitResult:
-    """Train in `run`, which is new or holds an earlier part of the same training."""
-    loaded = _with_settled_precision(loaded, run)
-    prepare(loaded, run)
+    """Train in `run`, which is new or holds an earlier part of the same training.
+
+    Args:
+        ranks: processes that share the training; each calls this with the same recipe and run.
+    """
+    with ranks.in_turn():  # the others read what the first one settles
+        loaded = _with_settled_precision(loaded, run)
+        if ranks.first:
+            prepare(loaded, run)
     try:
-        trainer = Trainer.from_recipe(loaded.recipe, run, dataset=dataset, echo=echo)
-        _record_environment(trainer, loaded.recipe.name)
+        trainer = Trainer.from_recipe(loaded.recipe, run, dataset=dataset, echo=echo, ranks=ranks)
+        agree_on_parts(trainer, ranks)
+        if ranks.first:
+            _record_environment(trainer, loaded.recipe.name)
     except FewstepError as error:
-        run.set_status("failed", error=str(error))
+        if ranks.first:
+            run.set_status("failed", error=str(error))
         raise
     return trainer.fit()
 

@@ -158,6 +158,29 @@ class RunLogger:
                 self._writer.close()
 
 
+class NoLogger(RunLogger):
+    """The logger of all ranks but the first: it writes nothing."""
+
+    def __init__(self, run: RunDir, *, start: int, total: int, echo: Callable[[str], None]) -> None:
+        self.run = run
+
+    def say(self, line: str) -> None: ...
+
+    def warn(self, line: str, step: int) -> None: ...
+
+    def status(self, state: str, **details: object) -> None: ...
+
+    def row(self, step: int, values: dict[str, float], tokens: int, stalled: float, peak: float) -> None: ...
+
+    def cut(self, step: int) -> None: ...
+
+    def text(self, tag: str, text: str) -> None: ...
+
+    def sheet(self, tag: str, dataset: Dataset, samples: Tensor, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
 def _tag(name: str) -> str:
     """`student/loss` -> `train/loss/student`; `student/lr` -> `optim/student/lr`."""
     if "/" not in name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -11,8 +12,18 @@ import torch
 from fewstep.core.errors import OperationError, UserError
 from fewstep.denoisers.base import Network
 from fewstep.objectives.base import StepContext
-from fewstep.runs.checkpoint import DamagedCheckpoint, list_checkpoints, load_checkpoint, read_mark, set_aside, sweep
+from fewstep.runs.checkpoint import (
+    MARK,
+    DamagedCheckpoint,
+    list_checkpoints,
+    load_checkpoint,
+    read_mark,
+    set_aside,
+    sweep,
+)
 from fewstep.runs.folder import RunDir
+from fewstep.runtime.hashing import sha256
+from fewstep.runtime.ranks import Ranks
 from fewstep.training.ema import Ema
 from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
@@ -34,6 +45,7 @@ class Resumable(Protocol):
     mishaps: Mishaps
     ctx: StepContext
     teacher_digest: str | None
+    ranks: Ranks
 
     def load_state_dict(self, state: Mapping[str, object]) -> None: ...
 
@@ -47,25 +59,52 @@ def resume(trainer: Resumable) -> None:
         OperationError: a checkpoint is another run's, or none is whole.
         UserError: the teacher has other weights than the one that the run began with.
     """
-    run = trainer.run
+    state = None
+    if trainer.ranks.first:
+        checkpoint, state = _newest(trainer)
+        trainer.ranks.of_first("" if checkpoint is None else f"{checkpoint.name} {sha256(checkpoint / MARK)}")
+    elif choice := trainer.ranks.of_first(""):
+        checkpoint, state = _chosen(trainer, choice)
+    if state is None:
+        return
+    trainer.load_state_dict(state)
+    trainer.echo(f"resumed at step {trainer.ctx.step} from {checkpoint}")
+
+
+def _chosen(trainer: Resumable, choice: str) -> tuple[Path, dict[str, object]]:
+    """The checkpoint that the first rank has chosen (its name and the digest of its mark), and its state.
+
+    Raises:
+        UserError: this rank does not see it.
+    """
+    run, rank, (name, digest) = trainer.run, trainer.ranks.rank, choice.split()
+    checkpoint = run.checkpoints / name
+    if not (checkpoint / MARK).is_file() or sha256(checkpoint / MARK) != digest:
+        raise UserError(
+            f"rank {rank} on {socket.gethostname()} does not see checkpoint '{checkpoint}' as rank 0 does; all ranks "
+            "need the same run folder, on a file system that their machines share"
+        )
+    return checkpoint, load_checkpoint(checkpoint, run=run.identity())
+
+
+def _newest(trainer: Resumable) -> tuple[Path | None, dict[str, object] | None]:
+    """The newest checkpoint that is whole, and its state; damaged ones are renamed."""
+    run, damaged = trainer.run, list[Path]()
     if run.checkpoints.is_dir():
         sweep(run.checkpoints)
-    damaged = []
     for checkpoint in reversed(list_checkpoints(run.checkpoints)):
         try:
             _check_teacher(trainer, checkpoint)
-            trainer.load_state_dict(load_checkpoint(checkpoint, run=run.identity()))
+            return checkpoint, load_checkpoint(checkpoint, run=run.identity())
         except DamagedCheckpoint as error:
             damaged.append(set_aside(checkpoint))
             trainer.echo(f"warning: {error}; it is now {damaged[-1].name}, and the one before it is used")
-        else:
-            trainer.echo(f"resumed at step {trainer.ctx.step} from {checkpoint}")
-            return
     if damaged:
         raise OperationError(
             f"run '{run.path}' has no whole checkpoint left (damaged: {', '.join(path.name for path in damaged)}); "
             "the same command again begins it anew"
         )
+    return None, None
 
 
 def go_back(trainer: Resumable, checkpoint: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from fewstep.runtime.ranks import Ranks
 
 Number: TypeAlias = float | Tensor
 """A scalar, on the host or wherever it was computed."""
@@ -32,6 +35,17 @@ class Sums:
     def means(self) -> dict[str, float]:
         """Mean of each number that counts at all."""
         return {name: total / count for name, (total, count) in self._on_host().items() if count}
+
+    def over(self, ranks: Ranks) -> Sums:
+        """The sums of all ranks together, which all of them get."""
+        if not ranks.several:
+            return self
+        total = Sums()
+        for text in ranks.texts(json.dumps(self._on_host())):
+            for name, (value, weight) in json.loads(text).items():
+                before = total._pairs.get(name, (0.0, 0.0))
+                total._pairs[name] = (before[0] + value, before[1] + weight)
+        return total
 
     def state_dict(self) -> dict[str, list[float]]:
         """Sum and count of each number."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewstep.core.errors import OperationError, is_out_of_memory
 from fewstep.data.base import Dataset
@@ -34,6 +34,7 @@ from fewstep.runtime.digest import weights_digest
 from fewstep.runtime.lock import held, whoami
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 from fewstep.runtime.precision import resolve_precision, tf32
+from fewstep.runtime.ranks import ALONE, Ranks
 from fewstep.runtime.seeding import derived_seed
 from fewstep.runtime.signals import asked_to_end
 from fewstep.runtime.streams import SampleStreams
@@ -42,13 +43,14 @@ from fewstep.training.assemble import Parts, assemble
 from fewstep.training.ema import Ema
 from fewstep.training.exhausted import explain, weights
 from fewstep.training.loader import Loader
-from fewstep.training.loggers import RunLogger
+from fewstep.training.loggers import NoLogger, RunLogger
 from fewstep.training.mishaps import Found, Mishaps
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
 from fewstep.training.resume import go_back, resume
 from fewstep.training.saver import Saver, StorageError, advice
 from fewstep.training.sentinel import Sentinel
+from fewstep.training.shares import check_shares
 from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
@@ -79,9 +81,11 @@ class Trainer:
         run: folder that the run lives in.
         recipe: what the parts were made of, which the run's export carries; None for parts made by hand.
         echo: where console lines go.
+        ranks: processes that share this training. Each has all parts, trains on its share of every batch, and comes to
+            the same weights; the first one writes the run folder.
 
     Raises:
-        UserError: the device is not there, or a model that the sampler names does not fit.
+        UserError: the device is not there, a model that the sampler names does not fit, or the batch cannot be shared.
     """
 
     def __init__(
@@ -92,8 +96,11 @@ class Trainer:
         *,
         recipe: Recipe | None = None,
         echo: Callable[[str], None] = say,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.settings, self.run, self.recipe, self.echo = settings, run, recipe, echo
+        check_shares(settings.train, ranks)
+        echo = echo if ranks.first else _nowhere
+        self.settings, self.run, self.recipe, self.echo, self.ranks = settings, run, recipe, echo, ranks
         self.device = resolve_device(settings.train.device)
         self.precision = resolve_precision(settings.train.precision, self.device)
         self.dataset, self.process, self.objective = parts.dataset, parts.process, parts.objective
@@ -122,6 +129,7 @@ class Trainer:
             steps=settings.train.steps,
             folder=run.path,
             end=self.dataset.end,
+            ranks=ranks,
         )
         self.generators = _global_generators(self.device)
         self.updates = dict.fromkeys(self.trained, 0)
@@ -135,10 +143,18 @@ class Trainer:
         self.watchdog = Watchdog(settings.train.timeout_minutes, run.log)
         self._beat, self._before = 0.0, 0.0
         self._stop = threading.Event()
+        self._agreed_stop, self._agreed_late = False, False
+        self._saved = 0.0
 
     @classmethod
     def from_recipe(
-        cls, recipe: Recipe, run: RunDir, *, dataset: Dataset | None = None, echo: Callable[[str], None] = say
+        cls,
+        recipe: Recipe,
+        run: RunDir,
+        *,
+        dataset: Dataset | None = None,
+        echo: Callable[[str], None] = say,
+        ranks: Ranks = ALONE,
     ) -> Trainer:
         """The trainer of a recipe.
 
@@ -149,19 +165,20 @@ class Trainer:
             UserError: the teacher does not fit, or data cannot be read.
         """
         resolve_device(recipe.train.device)  # fails before anything is built
-        return cls(assemble(recipe, dataset), recipe.settings, run, recipe=recipe, echo=echo)
+        with ranks.in_turn():  # the first one may fill a cache that the others read
+            parts = assemble(recipe, dataset)
+        return cls(parts, recipe.settings, run, recipe=recipe, echo=echo, ranks=ranks)
 
     def _loader(self) -> Loader:
         """Batches from memory, on the device; or read ahead from disk."""
         order = EpochOrder(len(self.dataset), derived_seed(self.settings.seed, "order"))
-        train, readers = self.dataset.train, self.dataset.readers
+        train, readers, size = self.dataset.train, self.dataset.readers, self.settings.train.batch_size
+        share = {"rank": self.ranks.rank, "world": self.ranks.size}
         if isinstance(train, Tensor):
             resident = train.to(self.device)
-            return Loader(order, lambda rows: resident[send(rows, self.device)], self.settings.train.batch_size)
+            return Loader(order, lambda rows: resident[send(rows, self.device)], size, **share)
         # Readers run in threads of their own, so pinning costs the training no time.
-        return Loader(
-            order, lambda rows: pinned(train[rows], self.device), self.settings.train.batch_size, readers=readers
-        )
+        return Loader(order, lambda rows: pinned(train[rows], self.device), size, readers=readers, **share)
 
     def _streams(self, numbers: range, batch: range | None = None, part: str = "") -> dict[str, SampleStreams]:
         """Random numbers of training samples for each purpose.
@@ -179,7 +196,7 @@ class Trainer:
 
     @cached_property
     def saver(self) -> Saver:
-        """Writer of the checkpoints."""
+        """Writer of the checkpoints, on the first rank."""
         train = self.settings.train
         return Saver(
             self.run.checkpoints,
@@ -198,16 +215,18 @@ class Trainer:
             OperationError: a loss or gradient is not finite; nothing was updated with it.
         """
         products = tf32(self.device) if self.precision == "fp32" else nullcontext()
-        with held(self.run.path, "run"), torch.random.fork_rng(), products:
+        lock = held(self.run.path, "run") if self.ranks.first else nullcontext()
+        with lock, torch.random.fork_rng(), products:
             return self._fit()
 
     def _fit(self) -> FitResult:
         for name, generator in _global_generators(self.device).items():
             generator.manual_seed(derived_seed(self.settings.seed, name))
-        self.objective.setup(self.ctx)
+        self._set_up()
         resume(self)
         total, every = self.settings.train.steps, self.settings.train
-        self.logger = RunLogger(self.run, start=self.ctx.step, total=total, echo=self.echo)
+        logger = RunLogger if self.ranks.first else NoLogger
+        self.logger = logger(self.run, start=self.ctx.step, total=total, echo=self.echo)
         if self.recipe is not None:
             self.logger.text("recipe", dump_recipe(self.recipe))
         self._status("running")
@@ -216,8 +235,8 @@ class Trainer:
         begun, size = self.ctx.step, self.settings.train.batch_size * self.dataset.spec.length
         try:
             with asked_to_end(self._stop):
-                saved = time.monotonic()
-                while self.ctx.step < total and not self._stop.is_set():
+                self._saved = time.monotonic()
+                while self.ctx.step < total and not self._asked_to_stop():
                     self.watchdog.step()
                     if not self._step_in_memory():
                         continue
@@ -231,12 +250,12 @@ class Trainer:
                         self.logger.row(self.ctx.step, self._flush_metrics(), tokens, self.loader.stalled, peak)
                         self._status("running")
                     self._heartbeat()
-                    self.saver.check()
-                    minutes = (time.monotonic() - saved) / 60
-                    late = every.checkpoint_minutes is not None and minutes >= every.checkpoint_minutes
+                    if self.ranks.first:
+                        self.saver.check()
+                    late = self._agreed_late if self.ranks.several else self._late()
                     if (self.ctx.step % every.checkpoint_every == 0 or late) and self.ctx.step < total:
                         self.save(wait=False)
-                        saved = time.monotonic()
+                        self._saved, self._agreed_late = time.monotonic(), False
                 return self._end()
         except StorageError as error:
             self._status("stopped", error=str(error))
@@ -246,23 +265,48 @@ class Trainer:
             raise
         finally:
             self.watchdog.end()
-            self.saver.close()
+            if self.ranks.first:
+                self.saver.close()
             self.logger.close()
             self.loader.close()
 
+    def _set_up(self) -> None:
+        """The objective's `setup`; the first rank's comes before that of the others, unless they divide its work."""
+        together = self.objective.divides_setup
+        with nullcontext() if together else self.ranks.in_turn():
+            self.objective.setup(self.ctx)
+        if not self.ranks.first and not together:  # all ranks have evaluated the same
+            for role in self.roles.values():
+                role.evaluated = 0
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a signal has come; of several ranks to one of them by the last step, as `_agree` has heard."""
+        return self._agreed_stop if self.ranks.several else self._stop.is_set()
+
+    def _late(self) -> bool:
+        """Whether the last checkpoint is older than the recipe allows."""
+        minutes = self.settings.train.checkpoint_minutes
+        return minutes is not None and (time.monotonic() - self._saved) / 60 >= minutes
+
+    def _agree(self, present: list[bool]) -> list[bool]:
+        """What is true on any rank: of `present`; and, for later, whether to stop and whether a checkpoint is due."""
+        stop, late, *present = self.ranks.any([self._stop.is_set(), self._late(), *present])
+        self._agreed_stop, self._agreed_late = self._agreed_stop or stop, self._agreed_late or late
+        return present
+
     def _end(self) -> FitResult:
-        last = self.run.last_checkpoint()
+        last = self._newest_checkpoint()
         # A run that was interrupted between its last checkpoint and its export has that checkpoint already.
         path = last if last and last.name == checkpoint_name(self.ctx.step) else self.save()
         finished = self.ctx.step >= self.settings.train.steps
-        if finished:
+        if finished and self.ranks.first:
             metadata = {"step": str(self.ctx.step)}
             if self.recipe is not None:
                 metadata |= {"recipe": dump_recipe(self.recipe), "format": EXPORT_FORMAT}
                 if installed := installed_plugins(self.recipe.plugins):
                     metadata["plugins"] = json.dumps(installed)
             export_weights(self.run.export, self.ema.weights, metadata)
-        else:
+        elif not finished:
             self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")
         self._status("finished" if finished else "stopped")
         return FitResult(finished, self.ctx.step)
@@ -287,8 +331,9 @@ class Trainer:
         phase = self.turns.at(self.ctx.step)
         self._take_turns(phase)
         self.ctx.diagnose = self._diagnoses()
+        self._seed_dropout()
         with refusals() as refused:
-            loss = self._loss(phase)
+            loss = self._loss(phase, refused)
         norms = {name: self._clip(name) for name in phase.train}
         found = self._judge(phase, loss, norms, refused)
         if found is not None:
@@ -298,9 +343,20 @@ class Trainer:
         if "student" in phase.train:
             self.ema.update(self.roles["student"])
         self._end_step(phase)
-        self.sums.add({f"{phase.name}/loss": loss})
-        self.sums.add({f"{name}/grad_norm": norm for name, norm in norms.items()})
+        self._add({f"{phase.name}/loss": loss, **{f"{name}/grad_norm": norm for name, norm in norms.items()}})
         return True
+
+    def _seed_dropout(self) -> None:
+        """Of several ranks each draws its own dropout, as a function of the step, so that no state need be stored."""
+        if self.ranks.size > 1:
+            place = f"{self.loader.position}/{self.ranks.rank}"
+            for name, generator in self.generators.items():
+                generator.manual_seed(derived_seed(self.settings.seed, f"{name}/{place}"))
+
+    def _add(self, values: dict[str, Tensor]) -> None:
+        """Add numbers that are the same on all ranks to the sums of the log."""
+        if self.ranks.first:
+            self.sums.add(values)
 
     def _diagnoses(self) -> bool:
         """Whether this step measures what costs extra: every tenth round does, and the last before each log line."""
@@ -378,26 +434,50 @@ class Trainer:
             if role.training != trained:
                 role.train(trained)
 
-    def _loss(self, phase: Phase) -> Tensor:
+    def _loss(self, phase: Phase, refused: list[Tensor] | None = None) -> Tensor:
         """Backward pass of one batch in its micro-batches; returns its mean loss.
 
-        A micro-batch weighs as many terms as its mean has, so that gradients do not depend on how a batch is divided.
+        A micro-batch weighs as many terms as its mean has, so that gradients do not depend on how a batch is divided,
+        nor on the number of ranks: each has its share, and gradients and terms are summed over them.
+
+        Args:
+            refused: flags of draws from rows that are no distribution; gets those of other ranks.
         """
         size, start, place = self.settings.train.batch_size, self.loader.position, self.loader.place
         rows, tokens = (send(part, self.device) for part in self.loader.next())
         parts, batch = self.settings.train.accumulate, range(start, start + size)
         losses, terms = [], list[Tensor]()
         for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True):
-            loss, weight = self._micro_batch(phase, self._batch(*part, batch, place), parts > 1)
+            divided = parts > 1 or self.ranks.size > 1
+            loss, weight = self._micro_batch(phase, self._batch(*part, batch, place), divided)
             losses.append(loss)
             terms.extend([] if weight is None else [weight])
             place += len(part[0])
-        if not terms:
-            return torch.stack(losses).sum()
-        total = torch.stack(terms).sum().clamp_min(torch.finfo(torch.float32).tiny)
-        parameters = (parameter for name in phase.train for parameter in self.roles[name].parameters())
+        loss, total = torch.stack(losses).sum(), torch.stack(terms).sum() if terms else None
+        parameters = [parameter for name in phase.train for parameter in self.roles[name].parameters()]
+        if self.ranks.several:
+            loss, total = self._sum_over_ranks(parameters, loss, total, [] if refused is None else refused)
+        if total is None:
+            return loss
+        total = total.clamp_min(torch.finfo(torch.float32).tiny)
         torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], total)
-        return torch.stack(losses).sum() / total
+        return loss / total
+
+    def _sum_over_ranks(
+        self, parameters: list[nn.Parameter], loss: Tensor, terms: Tensor | None, refused: list[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sum gradients, loss and terms over ranks; a parameter has a gradient if any rank has one for it."""
+        present = self._agree([parameter.grad is not None for parameter in parameters])
+        for parameter, anywhere in zip(parameters, present, strict=True):
+            if anywhere and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flag = torch.stack([flag.to(loss.device) for flag in refused]).any() if refused else torch.zeros_like(loss)
+        # A loss may be float64 on one rank alone, where its share of the batch has other terms.
+        numbers = torch.stack([x.double() for x in (loss, loss if terms is None else terms, flag)])
+        self.ranks.sum_([numbers])
+        self.ranks.sum_([parameter.grad for parameter in parameters if parameter.grad is not None])
+        refused[:] = [numbers[2] > 0]
+        return numbers[0].to(loss.dtype), None if terms is None else numbers[1].to(terms.dtype)
 
     def batch(self, rows: Tensor) -> Batch:
         """The training samples `rows`, with the conditions of all roles; `ctx` draws for them as in the next step."""
@@ -446,8 +526,15 @@ class Trainer:
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint, once it is on disk."""
-        self.saver.wait()
-        return self.run.last_checkpoint()
+        if self.ranks.first:
+            self.saver.wait()
+        return self._newest_checkpoint()
+
+    def _newest_checkpoint(self) -> Path | None:
+        """The newest complete checkpoint; of several ranks the one that the first sees."""
+        last = self.run.last_checkpoint() if self.ranks.first else None
+        name = self.ranks.of_first(last.name if last else "")
+        return self.run.checkpoints / name if name else None
 
     def _update(self, name: str) -> None:
         rate = learning_rate(self.optim[name], self.updates[name], self.all_updates[name])
@@ -457,7 +544,7 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         self.updates[name] += 1
-        self.sums.add({f"{name}/lr": torch.tensor(rate)})
+        self._add({f"{name}/lr": torch.tensor(rate)})
 
     def _watch(self, sampler: Sampler) -> Watch | None:
         """The monitor of a distillation; None for other trainings and without samples to draw."""
@@ -475,7 +562,7 @@ class Trainer:
 
     def _look(self, watch: Watch) -> None:
         look = watch.look(self.ctx.denoiser("student"), self.ema)
-        self.sums.add({"watch/diversity": torch.tensor(look.diversity)})
+        self._add({"watch/diversity": torch.tensor(look.diversity)})
         self.logger.sheet("samples/watch", self.dataset, look.samples, self.ctx.step)
         if look.collapsed:
             self.logger.warn(
@@ -489,9 +576,14 @@ class Trainer:
 
     def _flush_metrics(self) -> dict[str, float]:
         """Means since the last line, and the number of samples that networks have evaluated in this training."""
-        means = self.sums.means()
+        means = self.sums.over(self.ranks).means()
         self.sums.clear()
-        return {**means, "evaluations": sum(role.evaluated for role in self.roles.values())}
+        return {**means, "evaluations": sum(self._evaluated().values())}
+
+    def _evaluated(self) -> dict[str, int]:
+        """Number of samples that each network has evaluated, on all ranks."""
+        counts = [json.loads(text) for text in self.ranks.texts(json.dumps([r.evaluated for r in self.roles.values()]))]
+        return dict(zip(self.roles, map(sum, zip(*counts, strict=True)), strict=True))
 
     def _status(self, state: str, **details: object) -> None:
         self.logger.status(state, step=self.ctx.step, steps=self.settings.train.steps, **whoami(), **details)
@@ -505,7 +597,7 @@ class Trainer:
     # --------------------------------------------------------------- state
 
     def state_dict(self) -> dict[str, object]:
-        """The complete state of the training."""
+        """The complete state of the training; all ranks ask for it together."""
         return {
             "step": self.ctx.step,
             "updates": self.updates,
@@ -515,9 +607,9 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "order": {"position": self.loader.position},
-            "evaluated": {name: role.evaluated for name, role in self.roles.items()},
+            "evaluated": self._evaluated(),
             "mishaps": self.mishaps.state_dict(),
-            "sums": self.sums.state_dict(),
+            "sums": self.sums.over(self.ranks).state_dict(),
             "data": self.dataset.fingerprint,
             "models": {key: model.digest for key, model in self.objective.opened.items()},
         }
@@ -550,10 +642,11 @@ class Trainer:
             generator.set_state(states[name])
         self.loader.position = state["order"]["position"]
         for name, role in self.roles.items():
-            role.evaluated = state.get("evaluated", {}).get(name, 0)  # absent in earlier checkpoints
+            counts = state.get("evaluated", {}) if self.ranks.first else {}  # absent in earlier checkpoints
+            role.evaluated = counts.get(name, 0)
         if "mishaps" in state:  # absent in earlier checkpoints
             self.mishaps.load_state_dict(state["mishaps"])
-        self.sums.load_state_dict(state["sums"])
+        self.sums.load_state_dict(state["sums"] if self.ranks.first else {})
 
     def save(self, *, wait: bool = True) -> Path:
         """Write a checkpoint of the current step; returns its folder.
@@ -567,10 +660,17 @@ class Trainer:
             StorageError: it, or the checkpoint before it, could not be written.
         """
         self._check_finite()
-        path = self.saver.save(self.ctx.step, self.state_dict())
+        state = self.state_dict()
+        if not self.ranks.first:
+            return self.run.checkpoints / checkpoint_name(self.ctx.step)
+        path = self.saver.save(self.ctx.step, state)
         if wait:
             self.saver.wait()
         return path
+
+
+def _nowhere(line: str) -> None:
+    """The console of all ranks but the first."""
 
 
 def _global_generators(device: torch.device) -> dict[str, torch.Generator]:
