@@ -66,7 +66,7 @@ bench-quick bench-base: export OMP_WAIT_POLICY = passive
 BENCH := $(BIN)/fewstep benchmark exact --quick --jobs 2 --out results/exact-quick
 BASE := benchmarks/results/exact-quick/base.json
 SPEED := $(BIN)/python benchmarks/speed/run.py --quick --out results/speed-quick
-SPEED_BASE := benchmarks/results/speed/quick.json
+SPEED_BASE := benchmarks/speed/base.json
 
 bench-quick: install  ## small models where the truth is known, and ratios of speed, compared with kept results (3 minutes)
 	$(BENCH) --compare $(BASE)
@@ -74,7 +74,7 @@ bench-quick: install  ## small models where the truth is known, and ratios of sp
 
 bench-base: install  ## renew what bench-quick compares with: for a change that is meant to change the numbers
 	$(BENCH)
-	mkdir -p $(dir $(BASE)) $(dir $(SPEED_BASE))
+	mkdir -p $(dir $(BASE))
 	cp results/exact-quick/results.json $(BASE)
 	$(SPEED)
 	cp results/speed-quick/results.json $(SPEED_BASE)

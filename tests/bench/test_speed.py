@@ -15,7 +15,7 @@ from fewstep.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks/speed"
-BASE = ROOT / "benchmarks/results/speed/quick.json"
+BASE = ROOT / "benchmarks/speed/base.json"
 
 
 @pytest.fixture
