@@ -125,8 +125,11 @@ class Prediction(ABC):
 
         Draws are in float64: the coarser steps of float32 make rare tokens too rare.
         """
+        return self.sample_at(uniform(self.where.shape, generator, device=self.where.device), where)
+
+    def sample_at(self, levels: Tensor, where: Tensor | None = None) -> Tensor:
+        """`sample` by given uniform numbers [B, L]; a token depends on its own alone, wherever else is drawn."""
         where = self.where if where is None else where & self.where
-        levels = uniform(where.shape, generator, device=where.device)
         (ids,) = self._scan(self.unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
         return self.known.masked_scatter(where, ids)
 

@@ -167,6 +167,12 @@ class DiscreteProcess(Process):
         t, s = prediction.on_clock(t, s)
         return self.posterior_sample(prediction.sample(generator=generator), x_t, t, s, generator=generator)
 
+    def step_at(
+        self, x_t: Tensor, prediction: Prediction, levels: Tensor, t: Tensor, s: Tensor, *, generator: Randomness
+    ) -> Tensor:
+        """`step_back` with x drawn by given uniform numbers [B, L] (`Prediction.sample_at`)."""
+        return self.posterior_sample(prediction.sample_at(levels), x_t, t, s, generator=generator)
+
 
 def discrete(process: Process) -> DiscreteProcess:
     """The process, checked to be one of ids.

@@ -85,6 +85,12 @@ class MaskedProcess(DiscreteProcess):
         revealed = self.draw_reveals(x_t, t, s, generator=generator)
         return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x_t)
 
+    def step_at(
+        self, x_t: Tensor, prediction: Prediction, levels: Tensor, t: Tensor, s: Tensor, *, generator: Randomness
+    ) -> Tensor:
+        revealed = self.draw_reveals(x_t, t, s, generator=generator)
+        return torch.where(revealed, prediction.sample_at(levels, revealed), x_t)
+
     def draw_reveals(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Draw the masks that a step reveals (BoolTensor [B, L]); the draw does not depend on the clean tokens."""
         u = uniform(x_t.shape, generator, device=x_t.device)

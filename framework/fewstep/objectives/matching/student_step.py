@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from fewstep.objectives.base import Batch, StepContext
 from fewstep.objectives.matching.times import TimeLaw, draw_times
 from fewstep.predictions.base import Prediction
 from fewstep.processes.base import PROCESSES, Process, discrete
+from fewstep.runtime.streams import uniform
 
 Renoise = Literal["posterior", "forward", "forward_soft"]
 Target = Literal["auto", "soft", "hard"]
@@ -26,17 +28,25 @@ Target = Literal["auto", "soft", "hard"]
 class StudentStep:
     """z_t, the student's `prediction` there, its hard draw `x`, and z_s, which is noised from that x: ids [B, L].
 
+    x is drawn by `levels`, uniform numbers [B, L], when it is read. A masked process needs it only where z_s is not
+    masked, and losses with soft targets read no other, so a large vocabulary's rows are computed once, not twice.
+
     Times are [B], or [B, L] for models with one time per block. `next_time` is the second time of a network that is
     conditioned on the step and called at s. It is as far below s as the end of the student's step is below t.
     """
 
     prediction: Prediction
-    x: Tensor
+    levels: Tensor
     z_t: Tensor
     z_s: Tensor
     t: Tensor
     s: Tensor
     next_time: Tensor
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The student's hard draw."""
+        return self.prediction.sample_at(self.levels)
 
 
 def student_step(
@@ -64,16 +74,16 @@ def student_step(
     with torch.set_grad_enabled(grad):
         prediction = ctx.roles["student"](z_t, t, end, cond=batch.cond, generator=ctx.generators["noise"])
     rng = ctx.generators["sample"]
-    x = prediction.sample(generator=rng)
+    levels = uniform(z_t.shape, rng, device=z_t.device)
     if renoise == "posterior":
-        z_s = discrete(ctx.process).posterior_sample(x, z_t, t, s, generator=rng)
+        z_s = discrete(ctx.process).step_at(z_t, prediction, levels, t, s, generator=rng)
     else:
         if renoise == "forward_soft":
             # The target of other networks at z_s has to be this draw: where noise keeps a token, z_s shows it. With the
             # first draw as target the auxiliary of the uniform process would learn that z_s says nothing.
-            x = prediction.sample(generator=rng)
-        z_s = ctx.process.corrupt(x, s, generator=rng).x_t
-    return StudentStep(prediction, x, z_t, z_s, t, s, s - (t - end))
+            levels = uniform(z_t.shape, rng, device=z_t.device)
+        z_s = ctx.process.corrupt(prediction.sample_at(levels), s, generator=rng).x_t
+    return StudentStep(prediction, levels, z_t, z_s, t, s, s - (t - end))
 
 
 def soft_targets(target: Target, process: Process) -> bool:
