@@ -33,6 +33,7 @@ ORDER = (
     "sampling",
     "evaluation",
     "training",
+    "planning",
     "export",
     "convert",
     "bench",

@@ -16,6 +16,7 @@ from fewstep.core.errors import FewstepError, OperationError, Problem, RecipeErr
 VERBS = [
     "train",
     "distill",
+    "plan",
     "sample",
     "evaluate",
     "benchmark",

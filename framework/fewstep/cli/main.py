@@ -10,7 +10,20 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli import catalogue, data, doctor, export, grid, importing, leaderboard, recipes, run_list, runs, sampling
+from fewstep.cli import (
+    catalogue,
+    data,
+    doctor,
+    export,
+    grid,
+    importing,
+    leaderboard,
+    plan,
+    recipes,
+    run_list,
+    runs,
+    sampling,
+)
 from fewstep.cli.lists import StepsCommand
 from fewstep.core import plugins
 from fewstep.core.echo import safe_message
@@ -36,6 +49,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command()(runs.train)
 app.command()(runs.distill)
+app.command()(plan.plan)
 app.command()(sampling.sample)
 app.command(cls=StepsCommand)(runs.evaluate)
 app.command()(runs.benchmark)

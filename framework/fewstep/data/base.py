@@ -170,6 +170,14 @@ class Dataset(Component, ABC):
         """Restore the state that `codec` returned; called instead of `__init__`, after `config` and `spec` are set."""
 
     @classmethod
+    def outline(cls, config: ComponentConfig) -> DataSpec | None:
+        """Sizes of data of these settings, by the settings alone, to plan a training without its data.
+
+        None if the settings do not say them; the data are then read.
+        """
+        return None
+
+    @classmethod
     def without_data(
         cls: type[D],
         config: ComponentConfig,

@@ -8,7 +8,9 @@ Shapes: B batch, L tokens, N selected positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +22,8 @@ T = TypeVar("T")
 
 _FACTS = WeakTensorKeyDictionary()
 """What is known of tensors that live: the version of each, and facts by name."""
+
+_SHARE: ContextVar[float | None] = ContextVar("share of a mask without values that is true", default=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,8 @@ def positions(where: Tensor, inside: Sequence[Tensor] = ()) -> Positions:
     packed = where.sum()
     for mask in unknown:
         packed = packed * 2 + (where & ~mask).any()
-    number = int(packed)
+    share = _SHARE.get()
+    number = int(packed) if share is None else round(share * where.numel()) << len(unknown)
     for mask in reversed(unknown):
         answers = _facts(where).setdefault("inside", WeakTensorKeyDictionary())
         answers[mask] = _version(mask), not number % 2
@@ -84,6 +89,19 @@ def positions(where: Tensor, inside: Sequence[Tensor] = ()) -> Positions:
         index = None if every else torch.nonzero_static(where.flatten(), size=number)[:, 0]
         known = _facts(where)["positions"] = Positions(where.shape, index)
     return known
+
+
+@contextmanager
+def expected_share(share: float) -> Iterator[None]:
+    """Within, masks have no values, and all are taken for one mask that is true at `share` of its tokens.
+
+    So the shapes of a step are known when its tensors are only shapes.
+    """
+    token = _SHARE.set(share)
+    try:
+        yield
+    finally:
+        _SHARE.reset(token)
 
 
 def covers(mask: Tensor, where: Tensor) -> bool:

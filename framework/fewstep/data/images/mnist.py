@@ -19,8 +19,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
-from fewstep.data.base import DATASETS
+from fewstep.data.base import DATASETS, DataSpec
 from fewstep.data.images.pixels import AugmentConfig, PixelDataset, no_test_part
 from fewstep.runtime.hashing import LocalPath
 
@@ -60,6 +61,11 @@ class Mnist(PixelDataset):
             self.remark = no_test_part(c.held_out, "t10k-images-idx3-ubyte.gz beside the training images would be")
         parts = [_reduced(part, c.size, c.levels) for part in (images[: c.limit], held_out) if part is not None]
         self.set_images(parts[0], labels[: c.limit], parts[1] if len(parts) > 1 else None, c.levels)
+
+    @classmethod
+    def outline(cls, config: ComponentConfig) -> DataSpec | None:
+        assert isinstance(config, Mnist.Config)
+        return DataSpec(config.levels, config.size**2, (config.size, config.size, 1))
 
     def _read(self, folder: Path) -> tuple[Tensor, Tensor]:
         """Training images (bytes [N, H, W]) and labels (bytes [N]).

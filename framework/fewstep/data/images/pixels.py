@@ -66,6 +66,13 @@ class PixelDataset(ImageDataset):
 
     config: AugmentConfig
 
+    @classmethod
+    def outline(cls, config: ComponentConfig) -> DataSpec | None:
+        if not isinstance(config, PixelConfig):
+            return None
+        channels = 3 if config.colour == "rgb" else 1
+        return DataSpec(config.levels, channels * config.size**2, (config.size, config.size, channels))
+
     def set_images(self, images: Tensor, labels: Tensor, held_out: Tensor | None, levels: int) -> None:
         """Set training and held-out samples from images of the final size and levels.
 

@@ -165,6 +165,12 @@ class Corpus(TextDataset):
             count = self.prepared.manifest["parts"]["train"]["tokens"]
             raise UserError(f"data.length: the text has {count} tokens, fewer than one window of {c.length}")
 
+    @classmethod
+    def outline(cls, config: ComponentConfig) -> DataSpec | None:
+        assert isinstance(config, Corpus.Config)
+        size = TOKENIZERS.get(config.tokenizer.type).cls.size(config.tokenizer)
+        return None if size is None else DataSpec(size, config.length)
+
     def _part(self, part: str) -> MappedRows:
         shards, c = self.prepared.shards[part], self.config
         if c.packing == "wrap":

@@ -59,6 +59,11 @@ class TokenIds(Dataset):
         if self.config.path is not None:
             self.train = self._read(Path(self.config.path))
 
+    @classmethod
+    def outline(cls, config: ComponentConfig) -> DataSpec | None:
+        assert isinstance(config, TokenIds.Config)
+        return DataSpec(config.vocab_size, config.length)
+
     def _read(self, path: Path) -> Tensor:
         try:
             tokens = load_file(path).get("tokens")

@@ -39,6 +39,11 @@ class Tokenizer(Component, ABC):
         """Reason why a tokenizer of these settings has no `end`, and the way to one; None if it has."""
         return None
 
+    @classmethod
+    def size(cls, config: ComponentConfig) -> int | None:
+        """Number of symbols of a tokenizer of these settings; None if it must be read or learned first."""
+        return None
+
     @property
     def sample(self) -> int:
         """Number of documents that `fit` wants at most, where it learns from a sample."""

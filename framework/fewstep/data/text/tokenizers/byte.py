@@ -26,6 +26,10 @@ class ByteTokenizer(Tokenizer):
         super().__init__(config)
         self.vocab_size, self.end = _END + 1, _END
 
+    @classmethod
+    def size(cls, config: ComponentConfig) -> int | None:
+        return _END + 1
+
     def fit(self, texts: Iterable[str]) -> None:
         pass
 

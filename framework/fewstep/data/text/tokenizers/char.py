@@ -50,6 +50,11 @@ class CharTokenizer(Tokenizer):
             "tokenizer 'char' has no symbol that ends a document; set data.tokenizer to {type: char, end_symbol: true}"
         )
 
+    @classmethod
+    def size(cls, config: ComponentConfig) -> int | None:
+        assert isinstance(config, CharTokenizer.Config)
+        return None if config.alphabet is None else len(set(config.alphabet)) + config.end_symbol
+
     def fit(self, texts: Iterable[str]) -> None:
         if self.config.alphabet is None:
             characters: set[str] = set()

@@ -25,6 +25,8 @@ from fewstep.data.text.tokenizers.base import (
 from fewstep.runtime.hashing import LocalPath
 
 _FILE = "tokenizer.json"
+_SIZES = {"gpt2": 50_257, "bert-base-uncased": 30_522}
+"""Symbols of the tokenizers that papers on discrete diffusion take."""
 _NO_SOURCE = "set path to a tokenizer.json, or name to a model on the Hub"
 
 
@@ -56,6 +58,11 @@ class HuggingFaceTokenizer(Tokenizer):
         if config.end_token is not None:
             return None
         return "tokenizer 'huggingface' has no symbol that ends a document; set data.tokenizer.end_token"
+
+    @classmethod
+    def size(cls, config: ComponentConfig) -> int | None:
+        assert isinstance(config, HuggingFaceTokenizer.Config)
+        return _SIZES.get(config.name or "") if config.path is None else None
 
     def fit(self, texts: Iterable[str]) -> None:
         """Read or download the file; `texts` are not read."""

@@ -58,6 +58,11 @@ class SentencePieceTokenizer(Tokenizer):
 
     config: Config
 
+    @classmethod
+    def size(cls, config: ComponentConfig) -> int | None:
+        assert isinstance(config, SentencePieceTokenizer.Config)
+        return config.vocab_size
+
     @property
     def sample(self) -> int:
         return self.config.sample

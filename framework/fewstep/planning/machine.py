@@ -1,0 +1,98 @@
+"""Time and cost of a training's steps on a number of GPUs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fewstep.planning.hardware import NODE_LINK, Gpu
+from fewstep.planning.memory import Sharing, bytes_of, trained_bytes
+from fewstep.planning.outline import Shapes
+from fewstep.recipe.models import Recipe
+from fewstep.runtime.precision import Precision
+
+MFU = {False: 0.35, True: 0.45}
+"""Share of the GPU's peak that a step reaches, without and with `train.compile`."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Machine of a plan; None takes the value of the GPU.
+
+    Args:
+        gpus: number of ranks.
+        memory: GiB of a GPU.
+        price: dollars an hour and GPU.
+        mfu: share of the GPU's peak that a step reaches.
+        peak: FLOP/s of a GPU.
+        bandwidth: bytes a second of a GPU to the others.
+        node: GPUs of a node.
+        reserve: GiB of a GPU that tensors do not get: the context, workspaces, holes.
+        vocab: symbols of the data, and `length` tokens a sample, if the data's settings do not say them.
+    """
+
+    gpu: Gpu
+    gpus: int = 1
+    memory: float | None = None
+    price: float | None = None
+    mfu: float | None = None
+    peak: float | None = None
+    bandwidth: float | None = None
+    node: int = 8
+    reserve: float = 2.0
+    vocab: int | None = None
+    length: int | None = None
+
+
+class Machine:
+    """GPUs on which a recipe trains.
+
+    A step takes as long as its products at a share of the GPU's peak. `ddp` sums gradients after that; the messages of
+    `fsdp` and `hybrid` are sent while the step computes, so that the longer of the two counts.
+    """
+
+    def __init__(self, recipe: Recipe, request: Request) -> None:
+        gpu = request.gpu
+        self.precision: Precision = "fp32" if recipe.train.precision == "fp32" else "bf16"
+        self.accumulate, self.gpus = recipe.train.accumulate, request.gpus
+        self.mfu = request.mfu or MFU[recipe.train.compile != "off"]
+        self.peak = request.peak or (gpu.bf16 if self.precision == "bf16" else gpu.tf32)
+        self.bandwidth = request.bandwidth or (gpu.link if request.gpus <= request.node else NODE_LINK)
+        self.memory = request.memory or gpu.memory
+        self.price = gpu.price if request.price is None else request.price
+        self.node, self.reserve = request.node, request.reserve
+
+    @property
+    def assumed(self) -> dict[str, str]:
+        """All numbers that were assumed, by the option that changes each."""
+        products = "bf16" if self.precision == "bf16" else "float32 as TF32"
+        return {
+            "--memory": f"{self.memory:g} GiB a GPU, of which --reserve {self.reserve:g} GiB are no tensors",
+            "--peak": f"{self.peak / 1e12:g} TFLOP/s, dense products in {products} (data sheet)",
+            "--mfu": f"{self.mfu:g} of that peak is reached",
+            "--bandwidth": f"{self.bandwidth / 1e9:g} GB/s from a GPU to the others, in nodes of --node {self.node}",
+            "--price": f"{self.price:g} dollars a GPU and hour (our assumption, no offer)",
+        }
+
+    def seconds(self, shapes: Shapes, phase: str, flops: float, sharing: Sharing) -> float:
+        """Time of a step of a phase.
+
+        Args:
+            flops: of a rank, recomputed products included.
+        """
+        trained = next(p.train for p in shapes.objective.phases() if p.name == phase)
+        gradients = sum(trained_bytes(shapes.roles[name]) for name in trained)
+        weights = sum(bytes_of(network) for network in shapes.roles.values())
+        computing, sending = flops / (self.peak * self.mfu), self._sent(weights, gradients, sharing) / self.bandwidth
+        return computing + sending if sharing.strategy == "ddp" else max(computing, sending)
+
+    def _sent(self, weights: int, gradients: int, sharing: Sharing) -> float:
+        """Bytes that a rank sends in a step."""
+        if sharing.ranks == 1:
+            return 0.0
+        if sharing.shards == 1:
+            return 2 * gradients * (sharing.ranks - 1) / sharing.ranks
+        part = (sharing.shards - 1) / sharing.shards
+        # Parameters are gathered in each forward pass, and again in a backward pass; gradients are scattered.
+        sent = self.accumulate * part * (weights + 2 * gradients)
+        nodes = sharing.ranks // sharing.shards
+        return sent + 2 * gradients / sharing.shards * (nodes - 1) / nodes

@@ -1,0 +1,189 @@
+"""A step of each phase of a training, followed with tensors that are only shapes.
+
+Shapes: B batch, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fewstep.core.errors import FewstepError, UserError
+from fewstep.objectives.base import Phase, StepContext
+from fewstep.planning.ledger import Ledger
+from fewstep.planning.outline import Shapes
+from fewstep.predictions.base import CHUNK_ELEMENTS
+from fewstep.predictions.condition import Condition
+from fewstep.predictions.draws import refusals
+from fewstep.predictions.positions import expected_share
+from fewstep.runtime.precision import Precision
+from fewstep.runtime.streams import SampleStreams
+
+_PURPOSES = ("time", "noise", "sample")
+_CHUNKS = 100
+"""Chunks of rows that are followed; a step with more of them would take long to follow, and is like one of fewer."""
+_MICRO_BATCHES = 2
+"""Micro-batches that are followed: the second one has the gradients of the first beside it, as all further ones."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a step is followed.
+
+    Args:
+        batch: samples of a micro-batch.
+        accumulate: micro-batches of a step.
+        precision: of the networks.
+        share: tokens that the masked process has masked.
+        diagnose: whether the step also computes what the trainer asks for in every tenth round.
+    """
+
+    batch: int
+    accumulate: int = 1
+    precision: Precision = "fp32"
+    share: float = 0.5
+    diagnose: bool = False
+
+
+class Peak(Protocol):
+    """What a step of a phase takes at most."""
+
+    def peak(self, shares: Mapping[str, float] | None = None) -> dict[str, int]:
+        """Bytes by part, as `Ledger.peak`."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Peaks of a batch that is larger than two that were followed."""
+
+    smaller: Peak
+    larger: Peak
+    distance: float
+    """(batch - smaller) / (larger - smaller)."""
+
+    def peak(self, shares: Mapping[str, float] | None = None) -> dict[str, int]:
+        a, b = self.smaller.peak(shares), self.larger.peak(shares)
+        parts = a.keys() | b.keys()
+        return {
+            name: max(0, round(a.get(name, 0) + self.distance * (b.get(name, 0) - a.get(name, 0)))) for name in parts
+        }
+
+
+def peaks(shapes: Shapes, settings: Settings) -> dict[str, Peak]:
+    """The memory of a step of each phase.
+
+    A loss over a large vocabulary goes through its rows in chunks, all alike: from a few chunks on its memory stays and
+    all other memory grows in proportion to the batch. Two batches then say what a larger one takes.
+
+    Raises:
+        UserError: see `rehearse`.
+    """
+    spec = shapes.dataset.spec
+    chunks = settings.share * spec.length * spec.vocab_size / CHUNK_ELEMENTS  # of a sample
+    larger = int(_CHUNKS / chunks) // 8 * 8
+    if settings.batch <= larger or larger < 8:
+        return dict(rehearse(shapes, settings))
+    smaller = larger // 4 * 3
+    both = [rehearse(shapes, replace(settings, batch=batch)) for batch in (smaller, larger)]
+    distance = (settings.batch - smaller) / (larger - smaller)
+    return {name: Line(ledger, both[1][name], distance) for name, ledger in both[0].items()}
+
+
+def rehearse(shapes: Shapes, settings: Settings) -> dict[str, Ledger]:
+    """What a step of each phase makes, by name of the phase.
+
+    Raises:
+        UserError: a step of the objective depends on values of tensors, or on files.
+    """
+    kind = shapes.objective.config.type
+    with shapes.mode:
+        phases = shapes.objective.phases()
+        try:
+            shapes.objective.setup(_context(shapes, settings))
+            return {phase.name: _step(shapes, phase, settings) for phase in phases}
+        except FewstepError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(
+                f"objective: a step of '{kind}' cannot be followed by sizes alone ({reason}); plan a recipe with the "
+                "same networks and objective denoising, and see the peak that a short training logs"
+            ) from error
+
+
+def _step(shapes: Shapes, phase: Phase, settings: Settings) -> Ledger:
+    ledger = Ledger()
+    for network in shapes.roles.values():
+        ledger.known([*network.parameters(), *network.buffers()])
+    ctx, length = _context(shapes, settings), shapes.dataset.spec.length
+    labels, blocks = _labels(shapes, settings.batch), shapes.roles["student"].block_size is not None
+    bf16 = settings.precision == "bf16"
+    with ExitStack() as stack:
+        for name, network in shapes.roles.items():
+            network.take_gradients(name in phase.train)
+            network.train(name in phase.train)
+            stack.enter_context(_as_activations(network, ledger))
+        for context in (ledger, refusals(), expected_share(settings.share)):
+            stack.enter_context(context)
+        for _ in range(min(settings.accumulate, _MICRO_BATCHES)):
+            x0 = torch.zeros(settings.batch, length, dtype=torch.long)
+            ctx.batch = ctx.as_batch(x0, Condition(labels, x0 if blocks else None))
+            with torch.autocast(ctx.device.type, torch.bfloat16, enabled=bf16):
+                loss = shapes.objective.loss(phase, ctx.batch, ctx).loss
+            with ledger.during("activations"):
+                loss.backward()
+            del loss
+            ledger.assign(_gradients(shapes), "gradients")
+    for network in shapes.roles.values():
+        network.zero_grad(set_to_none=True)
+    return ledger
+
+
+def _context(shapes: Shapes, settings: Settings) -> StepContext:
+    streams = {name: SampleStreams(0, range(settings.batch), purpose=name) for name in _PURPOSES}
+    return StepContext(
+        shapes.roles,
+        shapes.process,
+        streams,
+        torch.device("cpu"),
+        steps=2,
+        end=shapes.dataset.end,
+        diagnose=settings.diagnose,
+    )
+
+
+def _labels(shapes: Shapes, batch: int) -> Tensor | None:
+    """Labels of a batch, if a network reads them."""
+    if any(network.conditioned_on_labels or network.reads_labels for network in shapes.roles.values()):
+        return torch.zeros(batch, dtype=torch.long)
+    return None
+
+
+def _gradients(shapes: Shapes) -> list[Tensor]:
+    parameters = (parameter for network in shapes.roles.values() for parameter in network.parameters())
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+@contextmanager
+def _as_activations(network: nn.Module, ledger: Ledger) -> Iterator[None]:
+    """Within, what the network's forward passes make is counted as activations."""
+    before: list[str] = []
+
+    def enter(*_: object) -> None:
+        before.append(ledger.part)
+        ledger.part = "activations"
+
+    def leave(*_: object) -> None:
+        ledger.part = before.pop()
+
+    handles = [network.register_forward_pre_hook(enter), network.register_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,93 @@
+"""Sizes of data and networks that are not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fewstep.core.errors import UserError
+from fewstep.data.base import DATASETS, DataSpec
+from fewstep.planning.outline import outline, outline_data
+from fewstep.planning.rehearsal import Line, Settings, rehearse
+from fewstep.recipe import load_recipe
+from fewstep.runs.models import build_component
+
+GRID = (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sets", "spec"),
+    [
+        ("openwebtext-teacher", [], DataSpec(50_257, 1024)),
+        ("tinystories-teacher", [], None),
+        ("text8-teacher", [], None),
+        ("openwebtext-teacher", ["data.tokenizer={type: byte}"], DataSpec(257, 1024)),
+        ("cifar10-full-teacher", [], DataSpec(256, 3072, GRID)),
+        ("mnist-teacher", [], DataSpec(4, 196, (14, 14, 1))),
+    ],
+)
+def test_settings_say_sizes(recipe: str, sets: list[str], spec: DataSpec | None) -> None:
+    sizes = outline_data(load_recipe(recipe, sets).recipe).spec
+    assert sizes == spec if spec else sizes.vocab_size > 16
+
+
+@pytest.mark.parametrize("data", [{"type": "token_ids", "vocab_size": 7, "length": 5, "random": 3}])
+def test_outlines_are_what_data_have(data: dict[str, object]) -> None:
+    dataset = build_component(DATASETS, data)
+    assert type(dataset).outline(dataset.config) == dataset.spec
+
+
+def test_sizes_that_no_one_knows_are_asked_for(tmp_path: Path) -> None:
+    recipe = load_recipe("chorales-teacher", [f"data.path={tmp_path / 'none.json'}"]).recipe
+    with pytest.raises(UserError, match=r"settings of 'chorales' say no sizes, .*; name them by --vocab and --length"):
+        outline_data(recipe)
+    assert outline_data(recipe, 60, 128).spec == DataSpec(60, 128)
+
+
+def test_what_is_named_comes_first() -> None:
+    recipe = load_recipe("openwebtext-teacher").recipe
+    assert outline_data(recipe, vocab=100).spec == DataSpec(100, 1024)
+
+
+FOLLOWED = (
+    *("markov-sdtt", "markov-consistency", "markov-didi", "markov-dimo", "markov-dmmd-instant"),
+    *("markov-block-dmmd", "markov-duo-teacher", "digits-vq", "digits-classifier"),
+)
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_every_objective_can_be_followed(name: str) -> None:
+    recipe = load_recipe(name, ["backbone.depth=1"] if name != "digits-vq" else []).recipe
+    for ledger in rehearse(outline(recipe, outline_data(recipe)), Settings(8, diagnose=True)).values():
+        assert ledger.flops > 0
+        assert ledger.peak()["activations"] > 0
+
+
+def test_an_objective_with_a_store_cannot() -> None:
+    recipe = load_recipe("coins-uniform-rectified").recipe
+    with pytest.raises(UserError, match=r"objective: a step of 'rectified' cannot be followed by sizes alone"):
+        rehearse(outline(recipe, outline_data(recipe)), Settings(8))
+
+
+def test_following_leaves_no_trace() -> None:
+    """Global states of torch, and caches of tensors, are as before."""
+    before = torch.random.get_rng_state()
+    recipe = load_recipe("coins-dmmd").recipe
+    rehearse(outline(recipe, outline_data(recipe)), Settings(4))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert type(torch.ones(2) + 1) is torch.Tensor
+
+
+def test_larger_batches_lie_on_a_line() -> None:
+    class Peak:
+        def __init__(self, **parts: int) -> None:
+            self.parts = parts
+
+        def peak(self, shares: object = None) -> dict[str, int]:
+            return self.parts
+
+    line = Line(Peak(loss=10, activations=40), Peak(loss=10, activations=80), 3.5)
+    assert line.peak() == {"loss": 10, "activations": 180}
