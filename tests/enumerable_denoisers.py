@@ -162,18 +162,32 @@ def make(process_name: str, length: int = L) -> tuple[StepContext, dict[str, Tab
     return StepContext(dict(roles), process, streams, torch.device("cpu")), roles
 
 
+def drawn_by(ctx: StepContext) -> list[Tensor]:
+    """Collects what z_s is drawn for: the student's x, or real data."""
+    drawn, sample, step = list[Tensor](), ctx.process.posterior_sample, ctx.process.step_at
+
+    def of_ids(x0: Tensor, *args: Tensor, generator: Generator | None) -> Tensor:
+        drawn.append(x0)
+        return sample(x0, *args, generator=generator)
+
+    def of_prediction(
+        x_t: Tensor, prediction: Prediction, levels: Tensor, *times: Tensor, generator: Generator | None
+    ) -> Tensor:
+        before = len(drawn)
+        z_s = step(x_t, prediction, levels, *times, generator=generator)
+        drawn[before:] = [prediction.sample_at(levels)]
+        return z_s
+
+    ctx.process.posterior_sample = of_ids  # type: ignore[method-assign]
+    ctx.process.step_at = of_prediction  # type: ignore[method-assign]
+    return drawn
+
+
 def run(
     ctx: StepContext, roles: dict[str, Table], objective: DMMD, phase: str, batch: int = 64
 ) -> tuple[Tensor, Tensor]:
     """Loss of one batch, with only the phase's role trained (as the trainer does); also the hard draw x."""
-    drawn: list[Tensor] = []
-    draw = ctx.process.posterior_sample
-
-    def spy(x0: Tensor, *args: Tensor, generator: Generator | None) -> Tensor:
-        drawn.append(x0)
-        return draw(x0, *args, generator=generator)
-
-    ctx.process.posterior_sample = spy  # type: ignore[method-assign]
+    drawn = drawn_by(ctx)
     for name, role in roles.items():
         role.requires_grad_(name == phase)
     data = torch.randint(V, (batch, roles["student"].length), generator=Generator().manual_seed(7))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from enumerable_denoisers import L, Table, TimedOracle, V, row
+from enumerable_denoisers import L, Table, TimedOracle, V, drawn_by, row
 from torch import Generator, Tensor
 
 from fewstep.denoisers.base import Denoiser
@@ -59,18 +59,6 @@ def data(count: int, seed: int = 7) -> Tensor:
 def predicted(process: str, z: Tensor) -> list[tuple[int, int]]:
     """Rows and positions that are predicted."""
     return [(b, i) for b in range(len(z)) for i in range(L) if process == "uniform" or z[b, i] == V]
-
-
-def drawn_by(ctx: StepContext) -> list[Tensor]:
-    """Collects what z_s is drawn for: the student's x, the real data, the other half's x."""
-    drawn, draw = [], ctx.process.posterior_sample
-
-    def spy(x0: Tensor, *args: Tensor, generator: Generator | None) -> Tensor:
-        drawn.append(x0)
-        return draw(x0, *args, generator=generator)
-
-    ctx.process.posterior_sample = spy  # type: ignore[method-assign]
-    return drawn
 
 
 @pytest.mark.parametrize("centred", [True, False])

@@ -19,6 +19,7 @@ SMALL = {"rectified": {"pairs": 64, "teacher_steps": 4}}
 CASES = [
     *({"type": name, **SMALL.get(name, {})} for name in OBJECTIVES.names()),
     {"type": "denoising", "loss": "bound"},
+    {"type": "dmmd", "updates": "simultaneous"},
     {"type": "dmmd", "updates": "simultaneous", "aux_target": "hard", "regulariser": 0.5},
     {"type": "dmmd", "teacher_temperature": 0.8, "teacher_top_p": 0.9, "loss": "squared_error"},
     {"type": "knowledge_distillation", "data_weight": 0.5},

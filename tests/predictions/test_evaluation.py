@@ -15,6 +15,7 @@ from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.lazy import read
 from fewstep.predictions.network import HeadPrediction
 from fewstep.predictions.shaping import lowered_top_p, temperature, top_p
+from fewstep.predictions.sides import Head
 
 B, L, V, D = 3, 5, 7, 4
 
@@ -34,6 +35,8 @@ LOSSES: dict[str, Loss] = {
     "jeffreys": lambda p, x: divergence("jeffreys", p[0], p[1], p[0].where),
     "total_variation": lambda p, x: divergence("total_variation", p[0], p[1], p[0].where),
     "squared_error": lambda p, x: divergence("squared_error", p[0], p[1], p[0].where),
+    "both": lambda p, x: CrossEntropyLoss().student(p[0], p[1], p[2]) + CrossEntropyLoss().fit(p[0], p[1], p[2], 0.5),
+    "twice": lambda p, x: p[0].nll(x) + p[0].entropy() + p[1].nll(x),
     "own": lambda p, x: rowwise(
         lambda a, b, c, i: (a * b.exp() - c).square().mean(1) * i, p, [x.to(torch.float64)], where=p[0].where
     ),
@@ -191,3 +194,15 @@ def test_the_head_of_a_bfloat16_training_sums_its_gradient_in_float32(monkeypatc
     (found,) = torch.autograd.grad(loss, head.weight)
     assert found.dtype == torch.float32
     assert float((found - exact).norm() / exact.norm()) < 3e-3
+
+
+@pytest.mark.parametrize(("name", "count"), [("student", 3), ("soft_fit", 3), ("both", 3), ("twice", 3)])
+def test_losses_in_one_sum_share_rows(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D-MMD's losses of both players read three networks: three products of heads a chunk, not six.
+
+    Two losses of one network go one after the other.
+    """
+    setting, parts, plain = Setting(), list[slice](), Head.log_probs
+    monkeypatch.setattr(Head, "log_probs", lambda side, part: parts.append(part) or plain(side, part))
+    (LOSSES[name](setting.predictions, setting.ids) * setting.weights).mean()
+    assert len(parts) == count * len(set(map(str, parts)))

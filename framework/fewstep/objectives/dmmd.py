@@ -135,16 +135,19 @@ class DMMD(Objective):
         # 3. The losses of the roles that this phase trains.
         weight = per_token(loss_weight(c, s, ctx.process.schedule))
         form = matching_loss(c.loss, discrete(ctx.process), step.z_s, s, c.posterior_step)
-        losses: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         if "student" in phase.train:
-            losses["student_loss"] = ctx.mean(weight * form.student(student, auxiliary, teacher))
+            values["student_loss"] = form.student(student, auxiliary, teacher)
         if "auxiliary" in phase.train:
             target = student if soft_targets(c.aux_target, ctx.process) else step.x
-            losses["auxiliary_loss"] = ctx.mean(weight * form.fit(target, auxiliary, teacher, c.regulariser))
-        metrics: dict[str, Any] = {name: value.detach() for name, value in losses.items()}
+            values["auxiliary_loss"] = form.fit(target, auxiliary, teacher, c.regulariser)
+        loss = ctx.mean(weight * sum(values.values()))  # one sum, since both losses read the same rows
+        metrics: dict[str, Any] = dict.fromkeys(values, loss.detach())
+        if len(values) > 1:
+            metrics = {name: ctx.mean(weight * value.detach()) for name, value in values.items()}
         if ctx.diagnose:
             metrics |= diagnose(student, teacher, auxiliary, step.t, s)
-        return LossOutput(torch.stack(list(losses.values())).sum(), metrics)
+        return LossOutput(loss, metrics)
 
     def _shaped(self, teacher: Prediction) -> Prediction:
         """The teacher that is distilled, in every loss (arXiv 2603.20155, section 3.3)."""

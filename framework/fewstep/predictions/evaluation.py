@@ -16,6 +16,7 @@ Shapes: B batch, L tokens, V vocabulary, N rows, n rows of a chunk, D width.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -92,19 +93,6 @@ class Evaluation:
             self._values = self._tensor.detach()
         return self._tensor
 
-    def weighted_sum(self, weights: Tensor) -> Tensor:
-        """sum_n w_n value_n, a scalar, for constant weights of tokens [B, L]; its gradient is already formed."""
-        weights = self.positions.take(weights.expand(self.positions.shape))
-        run = _Run(self, weights)
-        with torch.no_grad():
-            values = torch.cat([run.chunk(part) for part in self.parts()])
-        self._values = self.positions.put(values)
-        total = torch.where(weights == 0, 0.0, values * weights).sum()  # also where a value is not finite
-        inputs, gradients = run.gradients()
-        if not inputs:
-            return total
-        return _Known.apply(total, gradients, lambda: run.again(), *inputs)  # type: ignore[no-any-return]
-
     def parts(self) -> list[slice]:
         """Chunks of the rows; one without rows if there are none."""
         rows, size = self.positions.count, min(p.chunk_rows() for p in self.predictions)
@@ -134,17 +122,93 @@ class Evaluation:
         return [row if ids is None else carried_over(row, ids[part]) for row, ids in pairs]
 
 
+def weighted_sum(terms: Sequence[tuple[Evaluation, Tensor]]) -> Tensor:
+    """sum_k sum_n w_kn value_kn, a scalar, for constant weights of tokens [B, L]; its gradient is already formed.
+
+    Losses of several networks at the same positions read each other's rows. Those of a chunk are computed once for all
+    of them.
+    """
+    runs = [_Run(evaluation, weights) for evaluation, weights in terms]
+    total = torch.stack([value for group in _groups(runs) for value in _summed(group)]).sum()
+    inputs, gradients = list[Tensor](), list[Tensor]()
+    for run in runs:
+        own, of_own = run.gradients()
+        inputs, gradients = inputs + own, gradients + of_own
+    if not inputs:
+        return total
+    return _Known.apply(  # type: ignore[no-any-return]
+        total, gradients, lambda: torch.stack([run.again() for run in runs]).sum(), *inputs
+    )
+
+
+def _groups(runs: Sequence[_Run]) -> list[list[_Run]]:
+    """Runs that go through their chunks together: their gradients are written out, each by the rows of a network."""
+    groups: list[list[_Run]] = []
+    for run in runs:
+        for group in groups:
+            if run.joins(group):
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return groups
+
+
+@torch.no_grad()
+def _summed(group: Sequence[_Run]) -> list[Tensor]:
+    """The weighted sum of each run of a group; its values are those of its evaluation from now on."""
+    uses = Counter(key for run in group for key in run.keys)
+    values: list[list[Tensor]] = [[] for _ in group]
+    for part in min((run.evaluation.parts() for run in group), key=lambda parts: parts[0].stop):
+        rows = _ChunkRows(part, uses)
+        for run, own in zip(group, values, strict=True):
+            own.append(run.chunk(part, rows))
+    return [run.finish(torch.cat(own)) for run, own in zip(group, values, strict=True)]
+
+
+class _ChunkRows:
+    """Rows [n, V] of a chunk: each prediction's are computed once, and whoever reads them may write over them."""
+
+    def __init__(self, part: slice, uses: Counter[int]) -> None:
+        self.part, self._left, self._rows = part, Counter(uses), dict[int, Tensor]()
+
+    def of(self, key: int, side: Head | Opaque) -> Tensor:
+        """Rows of the prediction with this key."""
+        self._left[key] -= 1
+        rows = self._rows.pop(key, None)
+        if rows is None:
+            rows = side.open(self.part)[0].detach()
+        if self._left[key]:
+            self._rows[key] = rows.clone()
+        return rows
+
+
 class _Run:
     """One pass over the chunks of a weighted sum."""
 
     def __init__(self, evaluation: Evaluation, weights: Tensor) -> None:
-        self.evaluation, self.weights = evaluation, weights
+        self.evaluation = evaluation
+        self.weights = evaluation.positions.take(weights.expand(evaluation.positions.shape))
+        self.keys = [id(prediction) for prediction in evaluation.predictions]
         self.sides: list[Head | Opaque] = []
         for prediction, source in zip(evaluation.predictions, evaluation.sources, strict=True):
             affine = prediction.affine()
             self.sides.append(Opaque(prediction, source) if affine is None else Head(prediction, source, affine))
         self.parameters: dict[int, tuple[Tensor, Tensor]] = {}
         self.loss = self._written_out()
+
+    def joins(self, group: Sequence[_Run]) -> bool:
+        """Whether it can share the chunks of a group: at the same positions, with a gradient of another network."""
+        first = group[0]
+        same = first.evaluation.positions is self.evaluation.positions
+        written = first.loss is not None and self.loss is not None
+        return same and written and self.keys[0] not in [run.keys[0] for run in group]
+
+    def finish(self, values: Tensor) -> Tensor:
+        """The weighted sum of values [N]."""
+        self.evaluation._values = self.evaluation.positions.put(values)
+        # A weight of 0 counts for nothing also where a value is not finite.
+        return torch.where(self.weights == 0, 0.0, values * self.weights).sum()
 
     def _written_out(self) -> RowLoss | None:
         """The function, if the gradient that it brings is all that there is."""
@@ -155,14 +219,14 @@ class _Run:
             return None
         return loss if loss.constants or not any(map(differentiable, others)) else None
 
-    def chunk(self, part: slice) -> Tensor:
+    def chunk(self, part: slice, shared: _ChunkRows) -> Tensor:
         """Values [n] of a chunk, whose gradients are added."""
-        return self._by_autograd(part) if self.loss is None else self._by_hand(self.loss, part)
+        return self._by_autograd(part) if self.loss is None else self._by_hand(self.loss, part, shared)
 
-    def _by_hand(self, loss: RowLoss, part: slice) -> Tensor:
+    def _by_hand(self, loss: RowLoss, part: slice, shared: _ChunkRows) -> Tensor:
         head = self.sides[0]
         assert isinstance(head, Head)
-        rows = [head.log_probs(part), *(side.open(part)[0].detach() for side in self.sides[1:])]
+        rows = [shared.of(key, side) for key, side in zip(self.keys, self.sides, strict=True)]
         extras = (extra[part] for extra in self.evaluation.extras)
         values, gradient = (_STEP.get() or with_gradient)(loss, *self.evaluation.complete(rows, part), *extras)
         head.take(part, gradient, self.weights[part])
@@ -205,8 +269,9 @@ class _Run:
 
     def gradients(self) -> tuple[list[Tensor], list[Tensor]]:
         """Tensors with a gradient, and the gradients of the weighted sum by them."""
-        inputs = [x for side in self.sides for x in side.inputs] + [x for x, _ in self.parameters.values()]
-        gradients = [g for side in self.sides for g in side.gradients()]
+        sides = self.sides if self.loss is None else self.sides[:1]
+        inputs = [x for side in sides for x in side.inputs] + [x for x, _ in self.parameters.values()]
+        gradients = [g for side in sides for g in side.gradients()]
         return inputs, gradients + [total.to(x.dtype) for x, total in self.parameters.values()]
 
     def again(self) -> Tensor:

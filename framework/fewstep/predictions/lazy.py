@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fewstep.predictions.evaluation import Evaluation
+from fewstep.predictions.evaluation import Evaluation, weighted_sum
 
 Operand: TypeAlias = Tensor | float
 Result: TypeAlias = "Tensor | NotImplementedType"
@@ -156,10 +156,9 @@ def _summed(values: LazyValues, *dimensions: object) -> Result:
         factor = _as_tensor(1.0, evaluation) if own is None else own
         before = weights.get(id(evaluation))
         weights[id(evaluation)] = evaluation, factor if before is None else before[1] + factor
-    totals = [evaluation.weighted_sum(factor) for evaluation, factor in weights.values()]
+    total = weighted_sum(list(weights.values()))
     if values._constant is not None:
-        totals.append(values._constant.expand(values._terms[0][1].positions.shape).sum())
-    total: Tensor = sum(totals[1:], totals[0])  # type: ignore[assignment]
+        total = total + values._constant.expand(values._terms[0][1].positions.shape).sum()
     return total
 
 
