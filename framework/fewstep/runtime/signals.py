@@ -1,4 +1,4 @@
-"""Signals that ask a long process to end."""
+"""Requests to end a long task: by a signal to its process, or to one thread of it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,66 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals that ask for an end: of the system, of a person, of a lost terminal, of a cluster's queue."""
+
+
+class Ending:
+    """A request to end what one thread does: `ask` does for it what a signal does for the main thread."""
+
+    def __init__(self) -> None:
+        self._lock, self._asked = threading.Lock(), False
+        self._events: list[threading.Event] = []
+
+    @property
+    def asked(self) -> bool:
+        return self._asked
+
+    def ask(self) -> None:
+        """Set the events of the thread, also those that come later. Any thread may call it."""
+        with self._lock:
+            self._asked = True
+            for event in self._events:
+                event.set()
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Within it, `asked_to_end` of this thread listens to this request."""
+        token = _ending.set(self)
+        try:
+            yield
+        finally:
+            _ending.reset(token)
+
+    def listen(self, event: threading.Event) -> None:
+        """Set `event` too when the end is asked for."""
+        with self._lock:
+            self._events.append(event)
+            if self._asked:
+                event.set()
+
+
+_ending: ContextVar[Ending | None] = ContextVar("ending", default=None)
+
+
+def end_is_asked() -> bool:
+    """Whether this thread was asked to end by its `Ending`."""
+    ending = _ending.get()
+    return ending is not None and ending.asked
 
 
 @contextmanager
 def asked_to_end(event: threading.Event) -> Iterator[None]:
     """Set `event` at the first signal that asks for an end; a second one has its usual effect.
 
-    Outside the main thread, which alone receives signals, nothing is changed. A lost terminal that is to be ignored
-    (`nohup`) still is.
+    Only the main thread receives signals; another one is asked through its `Ending`, if it has one. A lost terminal
+    that is to be ignored (`nohup`) still is.
     """
     if threading.current_thread() is not threading.main_thread():
+        if ending := _ending.get():
+            ending.listen(event)
         yield
         return
     previous = {number: signal.getsignal(number) for number in ENDING}
