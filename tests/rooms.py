@@ -30,6 +30,7 @@ ORDER = (
     "likelihood",
     "metrics",
     "runs",
+    "cluster",
     "sampling",
     "evaluation",
     "training",

@@ -12,7 +12,7 @@ from fewstep.core import plugins
 from fewstep.core.entries import distribution_of
 from fewstep.core.version import __version__
 
-_EXCLUDED = ("bench", "cli", "testing")
+_EXCLUDED = ("bench", "cli", "cluster", "testing")
 """Packages that plan, start and check measurements, and change no number."""
 _INCLUDED = ("bench/running/rows.py", "bench/running/speed.py")
 """Modules of these packages that do change numbers."""
