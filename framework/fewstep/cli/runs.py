@@ -36,6 +36,12 @@ SamplerOption = Annotated[
 ]
 
 
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|ADDRESS", help="run tasks on a Dask cluster: a YAML file, or tcp://HOST:PORT"),
+]
+
+
 class Weights(str, Enum):
     """Weights of a model: averaged, or of the last step."""
 
@@ -106,6 +112,7 @@ def benchmark(
     out: Annotated[str | None, typer.Option(help="folder for results; chosen if left out")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="reduced run, to check that the suite works")] = False,
     jobs: Annotated[int, typer.Option(min=1, max=1024, help="number of processes, each with one model at a time")] = 1,
+    cluster: ClusterOption = None,
     compare: Annotated[
         str | None,
         typer.Option(metavar="BASE", help="earlier results (file or folder); exit code 1 if a value is worse"),
@@ -123,4 +130,4 @@ def benchmark(
     from fewstep.bench.running.runner import run_suite
 
     with trusting_plugins(trust_plugins):
-        run_suite(suite, out, quick, sets or [], jobs=jobs, keep_code=keep_code, base=compare)
+        run_suite(suite, out, quick, sets or [], jobs=jobs, cluster=cluster, keep_code=keep_code, base=compare)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fewstep.bench.results.results import Row
-from fewstep.bench.running.plan import make_plan
+from fewstep.bench.running.plan import Plan, make_plan
 from fewstep.bench.running.tasks import Task, TaskRunner, error_message
 from fewstep.bench.suites.suite import load_suite
 from fewstep.core.errors import OperationError
@@ -89,13 +89,21 @@ def _run_tasks(connection: Connection, settings: ProcessSettings) -> None:
 
 
 def _task_runner(connection: Connection, settings: ProcessSettings) -> TaskRunner:
-    """Make the plan, which takes long, and check that it is still the session's."""
     torch.set_num_threads(settings.threads)
+    return TaskRunner(make_same_plan(settings), _PipeReporter(connection), settings.commit)
+
+
+def make_same_plan(settings: ProcessSettings) -> Plan:
+    """Make the session's plan again, which takes long.
+
+    Raises:
+        OperationError: it is another one now.
+    """
     suite = load_suite(settings.source, quick=settings.quick, sets=settings.sets)
     plan = make_plan(suite, settings.folder, settings.code)
     if plan.digest != settings.digest:
         raise OperationError("the suite, a recipe or the data changed while it ran; run the command again")
-    return TaskRunner(plan, _PipeReporter(connection), settings.commit)
+    return plan
 
 
 def _exit_with_parent() -> None:

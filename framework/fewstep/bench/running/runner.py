@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fewstep.bench.report.compare import check_comparable, compare_results
 from fewstep.bench.report.outputs import announce, write_outputs
@@ -16,10 +17,15 @@ from fewstep.bench.running.code import code_digest
 from fewstep.bench.running.plan import Plan, make_plan
 from fewstep.bench.running.session import Session
 from fewstep.bench.suites.suite import LoadedSuite, load_suite
-from fewstep.core.errors import OperationError
+from fewstep.cluster.settings import ClusterSettings, load_cluster
+from fewstep.core.errors import OperationError, UserError
 from fewstep.core.plugins import plugins_are_trusted
 from fewstep.runtime.console import say
 from fewstep.runtime.lock import held
+
+if TYPE_CHECKING:
+    from fewstep.bench.running.process import ProcessSettings
+    from fewstep.cluster.cluster import Cluster
 
 
 def run_suite(
@@ -29,6 +35,7 @@ def run_suite(
     sets: Sequence[str] = (),
     *,
     jobs: int = 1,
+    cluster: str | None = None,
     keep_code: bool = False,
     base: str | None = None,
 ) -> Path:
@@ -40,6 +47,7 @@ def run_suite(
         quick: reduce it by its section `quick`.
         sets: changes to every recipe, such as "data.path=FOLDER".
         jobs: number of processes that share the tasks, each with its part of the threads.
+        cluster: cluster file or address of a scheduler, in place of `jobs`; see `fewstep.cluster`.
         keep_code: reuse results that an earlier call measured with other code of fewstep.
         base: results of an earlier run, a file or a folder, to compare with.
 
@@ -48,23 +56,42 @@ def run_suite(
 
     Raises:
         RecipeError: the suite or one of its recipes is wrong; nothing was run.
-        UserError: the folder holds results of another suite, or `base` does not compare with this one.
-        OperationError: a case failed (the others were completed), or a value is worse than in `base`.
+        UserError: the folder holds results of another suite, `base` does not compare with this one, or `cluster` is
+            none.
+        OperationError: a case failed (the others were completed), a value is worse than in `base`, or the cluster is
+            gone.
     """
+    if cluster and jobs > 1:
+        raise UserError("--jobs and --cluster exclude each other; the number of workers stands in the cluster file")
+    settings = load_cluster(cluster) if cluster else None
     earlier = Results.load(results_file(base)) if base else None
     plan = _plan(load_suite(source, quick=quick, sets=sets), out, keep_code)
     if earlier:
         check_comparable(earlier, plan.suite, plan.dataset.fingerprint, quick)
-    command = _command(source, out, quick, jobs, keep_code, base, sets)
+    command = _command(source, out, quick, jobs, cluster, keep_code, base, sets)
     with held(plan.folder, "results"):
-        session = Session(plan, command, say, _setup(jobs))
-        for case in session.skipped:
-            say(f"{case.case} is skipped: {case.reason}")
-        if _finish(session, jobs):
+        with _opened(settings, plan.folder) as workers:
+            session = Session(plan, command, say, _setup(jobs, workers))
+            for case in session.skipped:
+                say(f"{case.case} is skipped: {case.reason}")
+            finished = _finish(session, workers)
+        if finished:
             _conclude(session, earlier, str(base))
         else:
             say(f"stopped; all measured rows are stored, and the same command continues: {command}")
     return plan.folder
+
+
+@contextmanager
+def _opened(settings: ClusterSettings | None, folder: Path) -> Iterator[Cluster | None]:
+    """The cluster of the settings; None without any."""
+    if settings is None:
+        yield None
+        return
+    from fewstep.cluster.cluster import open_cluster
+
+    with _terminable(), open_cluster(settings, folder, say) as cluster:
+        yield cluster
 
 
 def _plan(loaded: LoadedSuite, out: str | None, keep_code: bool) -> Plan:
@@ -74,11 +101,19 @@ def _plan(loaded: LoadedSuite, out: str | None, keep_code: bool) -> Plan:
 
 
 def _command(
-    source: str, out: str | None, quick: bool, jobs: int, keep_code: bool, base: str | None, sets: Sequence[str]
+    source: str,
+    out: str | None,
+    quick: bool,
+    jobs: int,
+    cluster: str | None,
+    keep_code: bool,
+    base: str | None,
+    sets: Sequence[str],
 ) -> str:
     """The command line of the same call."""
     parts = ["fewstep", "benchmark", source, *(["--out", out] if out else []), *(["--quick"] * quick)]
     parts += ["--jobs", str(jobs)] if jobs > 1 else []
+    parts += ["--cluster", cluster] if cluster else []
     parts += ["--keep-code"] if keep_code else []
     parts += ["--compare", base] if base else []
     parts += ["--trust-plugins"] if plugins_are_trusted() else []
@@ -106,11 +141,11 @@ def _conclude(session: Session, earlier: Results | None, base: str) -> None:
         raise OperationError(f"worse than in {base}: {'; '.join(comparison.regressions)}")
 
 
-def _finish(session: Session, jobs: int) -> bool:
+def _finish(session: Session, workers: Cluster | None) -> bool:
     """Run all tasks. Returns False if they were stopped."""
     with _terminable():
         try:
-            return _run(session, jobs)
+            return _run(session, workers)
         except KeyboardInterrupt:
             return False
 
@@ -121,22 +156,34 @@ def _code(folder: Path) -> str | None:
     return Results.load(file).suite.code if file.exists() else code_digest()
 
 
-def _setup(jobs: int) -> dict[str, int] | None:
+def _setup(jobs: int, workers: Cluster | None) -> dict[str, int] | None:
     """Numbers of processes and threads; None for this process and its own threads."""
     import torch
 
+    if workers:
+        return {"jobs": workers.workers, "threads": workers.threads or torch.get_num_threads()}
     return None if jobs == 1 else {"jobs": jobs, "threads": max(1, torch.get_num_threads() // jobs)}
 
 
-def _run(session: Session, jobs: int) -> bool:
-    """Run all tasks in this process, or in several."""
-    if jobs == 1:
+def _run(session: Session, workers: Cluster | None) -> bool:
+    """Run all tasks in this process, in several, or on a cluster."""
+    if workers:
+        from fewstep.bench.running.distributed import run_on_cluster
+
+        return run_on_cluster(session, workers, _process_settings(session))
+    if "jobs" not in session.environment:
         return session.run()
     from fewstep.bench.running.pool import run_parallel
+
+    return run_parallel(session, session.environment["jobs"], _process_settings(session))
+
+
+def _process_settings(session: Session) -> ProcessSettings:
+    """What other processes need to make the session's plan again."""
     from fewstep.bench.running.process import ProcessSettings
 
     loaded, environment = session.plan.loaded, session.environment
-    settings = ProcessSettings(
+    return ProcessSettings(
         source=loaded.source,
         quick=loaded.quick,
         sets=loaded.sets,
@@ -147,7 +194,6 @@ def _run(session: Session, jobs: int) -> bool:
         threads=environment["threads"],
         trust_plugins=plugins_are_trusted(),
     )
-    return run_parallel(session, jobs, settings)
 
 
 @contextmanager

@@ -124,9 +124,8 @@ class Session:
         Raises:
             OperationError: a model that metrics refer to could not be trained, so nothing can be measured.
         """
-        failed = [need.model for need in self.needs(task) if need.model in self.untrained]
-        if failed:
-            self._skip(task, failed[0])
+        if self.is_skipped(task):
+            self._skip(task, next(need.model for need in self.needs(task) if need.model in self.untrained))
             return None
         if task.kind == "train":
             return self._begin_training(task, self.plan.case(task.model))
@@ -142,12 +141,12 @@ class Session:
             self.fail(task, f"skipped, since it {verb} '{failed}', which failed")
 
     def _begin_training(self, task: Task, case: PreparedCase) -> list[Slot] | None:
-        title, total = f"train {titled(case.id, case.label)}", case.recipe.train.steps
-        if trained_steps(case.run) == total and case.run.status["state"] == "finished":
+        title = f"train {titled(case.id, case.label)}"
+        if not self.is_open(task):
             self._announce(task, f"{title}: finished before, reused")
             self._record(case)
             return None
-        self._announce(task, f"{title}: {total} steps")
+        self._announce(task, f"{title}: {case.recipe.train.steps} steps")
         return []
 
     def _begin_sampling(self, task: Task) -> list[Slot] | None:
@@ -164,9 +163,25 @@ class Session:
             rows = [self.rows.get(slot.key) for slot in group]
             if all(rows):
                 self._say_scores(task, [row for row in rows if row], reused=True)
-        missing = [slot for slot in slots if slot.key not in self.rows]
-        unsized = case and case.trained and self.cases[case.id].parameters is None
-        return missing if missing or unsized else None
+        return self.missing(task) if self.is_open(task) else None
+
+    def missing(self, task: Task) -> list[Slot]:
+        """Rows of a task of sampling that are not measured."""
+        return [slot for slot in self._model_slots(task.model) if slot.key not in self.rows]
+
+    def is_open(self, task: Task) -> bool:
+        """Whether something of a task remains to be done."""
+        case = None if task.model == REFERENCE else self.plan.case(task.model)
+        if task.kind == "train":
+            assert case
+            return trained_steps(case.run) != case.recipe.train.steps or case.run.status["state"] != "finished"
+        known = self.cases.get(task.model)
+        unsized = case is not None and case.trained and (known is None or known.parameters is None)
+        return unsized or bool(self.missing(task))
+
+    def is_skipped(self, task: Task) -> bool:
+        """Whether a task cannot run, since a model that it needs could not be trained."""
+        return any(need.model in self.untrained for need in self.needs(task))
 
     def end(self, task: Task, reason: str | None = None) -> None:
         """A task ended or was stopped, or it failed for a `reason`."""

@@ -99,10 +99,10 @@ class TaskRunner:
         if model:
             self.reporter.opened(task, model.parameters)
         for slot in slots:
-            row = measure(self.plan, slot, model, commit=self.commit, progress=self._sampling_lines(task, slot))
+            row = measure(self.plan, slot, model, commit=self.commit, progress=self.sampling_lines(task, slot))
             self.reporter.measured(task, row)
 
-    def _sampling_lines(self, task: Task, slot: Slot) -> Callable[[int], None]:
+    def sampling_lines(self, task: Task, slot: Slot) -> Callable[[int], None]:
         """Callback that reports samples as they are drawn, with a line every few seconds."""
         previous, line_time, total = 0, time.monotonic(), self.plan.suite.samples
 
