@@ -104,11 +104,12 @@ def test_shards_do_not_depend_on_the_number_of_workers(text: Path) -> None:
 SLOWLY = """
 import json
 import sys, time
+from functools import partial
 from pathlib import Path
-import json
 import fewstep.data.text.preparation.prepare as module
 from fewstep.data.text.preparation.documents import Rules
 from fewstep.data.text.preparation.files import find_files
+from fewstep.data.text.preparation.ordered_processes import in_order
 from fewstep.data.text.preparation.prepare import Job, prepare
 from fewstep.data.text.preparation.source import Files, Source
 from fewstep.data.text.tokenizers.base import TOKENIZERS
@@ -123,7 +124,8 @@ pause = float(sys.argv[3])
 module.publish, module.sha256 = slowly(module.publish), slowly(module.sha256)
 source = Source([(Files(find_files(Path(sys.argv[1])), Rules(documents="line")), None)], 0.1)
 print("ready", flush=True)
-prepare(Job(Path(sys.argv[2]), source, TOKENIZERS.parse("char"), "", 4096, {}), 2)
+two = partial(in_order, processes=2)
+prepare(Job(Path(sys.argv[2]), source, TOKENIZERS.parse("char"), "", 4096, {}), two)
 assert "torch" not in sys.modules
 """
 

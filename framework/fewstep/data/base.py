@@ -19,6 +19,7 @@ from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.registry import Registry
 from fewstep.data.padding import text_mask
+from fewstep.runtime.in_order import InOrder
 from fewstep.runtime.streams import Randomness
 
 _CHUNK = 4096
@@ -74,12 +75,15 @@ def fingerprint_of(samples: Samples) -> str:
 class Preparable(Protocol):
     """Settings of data that are prepared once before any training (`fewstep data prepare`)."""
 
-    def prepare(self, processes: int = 1, verify: bool = False) -> list[dict[str, object]]:
+    def prepare(
+        self, processes: int = 1, verify: bool = False, in_order: InOrder | None = None
+    ) -> list[dict[str, object]]:
         """Prepare the data, unless that is done; returns a row of facts for each part.
 
         Args:
             processes: number of processes that share the task.
             verify: compare every prepared byte with its hash.
+            in_order: what runs the task elsewhere (`--cluster`); None takes `processes` of this machine.
 
         Raises:
             UserError: the preparation failed.

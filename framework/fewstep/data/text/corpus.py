@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,12 +23,14 @@ from fewstep.data.text.preparation.documents import Rules
 from fewstep.data.text.preparation.fetch import fetch
 from fewstep.data.text.preparation.files import find_files, is_plain_text, unread_format
 from fewstep.data.text.preparation.hub import HubConfig, from_disk, from_hub, is_saved
+from fewstep.data.text.preparation.ordered_processes import in_order as in_processes
 from fewstep.data.text.preparation.prepare import Job, check_settings, check_sizes, prepare
 from fewstep.data.text.preparation.shards import MANIFEST, PARTS, Prepared, read_manifest
 from fewstep.data.text.preparation.source import Files, Source, Stream
 from fewstep.data.text.text import TextDataset
 from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.hashing import LocalPath
+from fewstep.runtime.in_order import InOrder
 
 _PREPARED_BY_TRAINING = 1 << 26
 """Limit on the bytes of text that training prepares itself; more text needs the command."""
@@ -137,9 +139,11 @@ class Corpus(TextDataset):
             assert self.prepared is not None
             return Path(self.prepared)
 
-        def prepare(self, processes: int = 1, verify: bool = False) -> list[dict[str, object]]:
+        def prepare(
+            self, processes: int = 1, verify: bool = False, in_order: InOrder | None = None
+        ) -> list[dict[str, object]]:
             """Write the shards unless they are there (see `Preparable`)."""
-            shards = _ready(self, processes)
+            shards = _ready(self, in_order or partial(in_processes, processes=processes))
             if verify:
                 shards.verify()
             totals, entries = shards.manifest["parts"], shards.manifest["shards"]
@@ -212,14 +216,17 @@ def _is_prepared(config: Corpus.Config) -> bool:
     return (config.folder / MANIFEST).exists()
 
 
-def _ready(config: Corpus.Config, processes: int = 1) -> Prepared:
+def _ready(config: Corpus.Config, in_order: InOrder | None = None) -> Prepared:
     """The shards of this recipe, prepared if they are missing.
+
+    Args:
+        in_order: what runs the tokenising; None runs it in this process.
 
     Raises:
         UserError: the folder holds shards of other text or settings.
     """
     if not _is_prepared(config):
-        return prepare(_job(config), processes)
+        return prepare(_job(config), in_order or partial(in_processes, processes=1))
     _check(config)
     return Prepared(config.folder)
 

@@ -23,7 +23,6 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.data.text.preparation.documents import Position
 from fewstep.data.text.preparation.files import TextFile
-from fewstep.data.text.preparation.ordered_processes import in_order
 from fewstep.data.text.preparation.shards import (
     FORMAT,
     MANIFEST,
@@ -41,6 +40,7 @@ from fewstep.data.text.tokenizers.base import TOKENIZERS, Tokenizer
 from fewstep.runtime.block_sums import block_sums
 from fewstep.runtime.files import flush, publish
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.in_order import InOrder
 from fewstep.runtime.lock import LOCK, held
 from fewstep.runtime.plain_text import RULE
 from fewstep.runtime.progress import Narrator
@@ -99,8 +99,11 @@ Encoded = dict[str, tuple[NDArray[np.generic], NDArray[np.int64]]]
 """Tokens of each part, and the number of tokens of each document."""
 
 
-def prepare(job: Job, processes: int = 1) -> Prepared:
+def prepare(job: Job, in_order: InOrder) -> Prepared:
     """Make or finish the folder of a job; an existing folder is only checked.
+
+    Args:
+        in_order: what runs the tokenising of batches.
 
     Raises:
         UserError: the folder was made of other text or with other settings, or the text cannot be read.
@@ -118,7 +121,7 @@ def prepare(job: Job, processes: int = 1) -> Prepared:
         else:
             origins = _record_job(job)
             tokenizer = _tokenizer(job)
-            _write_shards(job, tokenizer, processes)
+            _write_shards(job, tokenizer, in_order)
             _write_manifest(job, tokenizer, origins)
             _finish(job)
     return Prepared(job.folder)
@@ -238,7 +241,7 @@ def _narrated(documents: Iterator[SourceDocument], job: Job, label: str) -> Iter
         yield document
 
 
-def _write_shards(job: Job, tokenizer: Tokenizer, processes: int) -> None:
+def _write_shards(job: Job, tokenizer: Tokenizer, in_order: InOrder) -> None:
     """Write the shards that are missing."""
     if job.separator is None and tokenizer.end is None:
         reason = type(tokenizer).no_end(job.tokenizer) or "the tokenizer has no symbol that ends a document"
@@ -250,7 +253,7 @@ def _write_shards(job: Job, tokenizer: Tokenizer, processes: int) -> None:
     narrate = _TokenizingRate(job)
     numbers = count(len(records))
     shard: list[Encoded] = []
-    for batch, encoded in in_order(encode, _batches(job, start), processes):
+    for batch, encoded in in_order(encode, _batches(job, start)):
         narrate(batch.amount_read)
         shard.append(encoded)
         if batch.closes:
@@ -277,11 +280,15 @@ def _batches(job: Job, start: Place) -> Iterator[_Batch]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Tokens of a batch: the task of each process."""
+    """Tokens of a batch: the task of each process. It is pickled as settings and files of its tokenizer."""
 
     tokenizer: Tokenizer
     separator: str | None
     share: float
+
+    def __reduce__(self) -> tuple[object, ...]:
+        settings = self.tokenizer.config.model_dump(mode="json")
+        return _encoder, (settings, self.tokenizer.files(), self.separator, self.share)
 
     def __call__(self, batch: _Batch) -> Encoded:
         texts = [text + self.separator for text in batch.texts] if self.separator else batch.texts
@@ -301,6 +308,13 @@ class Encoder:
             part: (np.concatenate(rows).astype(dtype), np.array([len(row) for row in rows], dtype=np.int64))
             for part, rows in parts.items()
         }
+
+
+def _encoder(settings: dict[str, object], files: dict[str, bytes], separator: str | None, share: float) -> Encoder:
+    """An encoder made again from what it was pickled as."""
+    tokenizer = TOKENIZERS.build(settings)
+    tokenizer.load(files)
+    return Encoder(tokenizer, separator, share)
 
 
 def _store_shard(folder: Path, number: int, batches: Sequence[Encoded], after: Place, tokenizer: str) -> None:
