@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fewstep.cli.lists import MAX_SEED, is_count
-from fewstep.cli.runs import RunArgument, SamplerOption, TrustPlugins, Weights
+from fewstep.cli.runs import ClusterOption, RunArgument, SamplerOption, TrustPlugins, Weights
 from fewstep.core.plugins import trusting_plugins
 from fewstep.sampling.request import MAX_COUNT, Part, SampleRequest
 
@@ -73,6 +73,7 @@ def sample(
     blank: Blank = None,
     batch_size: BatchSize = "auto",
     part: PartOption = None,
+    cluster: ClusterOption = None,
     resume: Resume = False,
     animate: Animate = False,
     compile: Compile = CompileName.off,
@@ -102,7 +103,12 @@ def sample(
         compile=compile.value,
     )
     with trusting_plugins(trust_plugins):
-        sample_run(run, request, say=typer.echo)
+        if cluster is None:
+            sample_run(run, request, say=typer.echo)
+        else:
+            from fewstep.sampling.distributed import sample_on_cluster
+
+            sample_on_cluster(cluster, run, request, typer.echo)
 
 
 def _batch_size(text: str) -> int | None:

@@ -15,7 +15,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -96,6 +96,16 @@ class JobFolder:
                 self.sweep()
                 return None
             self._start(content)
+        size = self.enter()
+        self._claim(part, resume)
+        return size
+
+    def enter(self) -> int:
+        """Samples per batch of the unfinished job in the folder, which must be this one. Claims no share.
+
+        Raises:
+            UserError: the folder holds another job.
+        """
         stored = _read(self._unfinished / _JOB)
         differences = self._differences(stored["job"])
         if differences:
@@ -103,7 +113,6 @@ class JobFolder:
                 f"'{self.path}' holds an unfinished job with other settings ({'; '.join(differences)}); "
                 f"name another folder with --out, or delete '{self._unfinished}'"
             )
-        self._claim(part, resume)
         return int(stored["batch_size"])
 
     def _is_finished(self) -> bool:
@@ -253,6 +262,19 @@ class JobFolder:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield (self._unfinished / _JOB).exists()
+
+
+def missing_in(numbers: range, stored: Set[int]) -> Iterator[range]:
+    """The stretches of `numbers` that are not stored."""
+    first = None
+    for number in numbers:
+        if number in stored and first is not None:
+            yield range(first, number)
+            first = None
+        elif number not in stored and first is None:
+            first = number
+    if first is not None:
+        yield range(first, numbers.stop)
 
 
 @contextmanager

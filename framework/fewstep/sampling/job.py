@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +35,11 @@ from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
 from fewstep.samplers.walk import Walk, WalkSampler
 from fewstep.sampling.animation import animate, animated_count, file_name, record_frames
 from fewstep.sampling.draw import average, draw_batch
-from fewstep.sampling.folder import Batch, JobFolder, staging_folder
+from fewstep.sampling.folder import Batch, JobFolder, missing_in, staging_folder
 from fewstep.sampling.labels import condition_on, labels_like_data, requested_labels
 from fewstep.sampling.memory import draw_fitting, largest_batch
 from fewstep.sampling.output import jsonl, write_samples
-from fewstep.sampling.request import SampleRequest
+from fewstep.sampling.request import Part, SampleRequest
 from fewstep.sampling.templates import approximation, cycle_rows, templates
 
 Say = Callable[[str], None]
@@ -118,13 +118,24 @@ class Job:
             raise OperationError(f"out of memory with {fixed or 1} samples at once; {advice}") from None
 
 
-def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lambda line: None) -> Path:
+Fill = Callable[[JobFolder, Job, int], str]
+"""Draws the missing samples of a job's share, in batches of a size; returns the device's type."""
+
+
+def sample_run(
+    run: str,
+    request: SampleRequest | None = None,
+    *,
+    say: Say = lambda line: None,
+    fill: Fill | None = None,
+) -> Path:
     """Draw samples from a run into a folder.
 
     Args:
         run: run folder, or an exported file.
         request: number, settings and destination of the samples.
         say: called with a one-line report.
+        fill: what draws the missing samples; None draws them in this process.
 
     Returns:
         Path of the sheet, or of the folder while samples of other processes are missing.
@@ -140,21 +151,21 @@ def sample_run(run: str, request: SampleRequest | None = None, *, say: Say = lam
     r = job.request
     path = Path(r.out) if r.out else unlinked(unlinked(job.model.run.samples) / _name(job))
     with closing(JobFolder(path, job.facts, r.count)) as folder:
-        return _draw_into(folder, job, say)
+        return _draw_into(folder, job, fill or _fill, say)
 
 
-def _draw_into(folder: JobFolder, job: Job, say: Say) -> Path:
+def _draw_into(folder: JobFolder, job: Job, fill: Fill, say: Say) -> Path:
     """Draw the missing samples of a job, and join them if all are there; returns what `sample_run` does."""
     r, path = job.request, folder.path
     size = folder.begin(r.part, resume=r.resume, batch_size=lambda: batch_size_of(job))
     if size is not None:
         try:
-            _fill(folder, job, size)
+            device = fill(folder, job, size)
         except KeyboardInterrupt:
             stored = f"{len(folder.stored_numbers())} of {r.count} samples"
             print(f"kept {stored} in {path}; --resume continues", file=sys.stderr, flush=True)
             raise
-        if not folder.join(lambda staging, batch: _finish(staging, batch, job)):
+        if not folder.join(lambda staging, batch: _finish(staging, batch, job, device)):
             missing = f"{r.count - len(folder.stored_numbers())} of {r.count} samples"
             say(f"part {r.part} is done in {path}; {missing} are missing, and the last part joins all")
             return path
@@ -186,45 +197,54 @@ def job_of(model: TrainedModel, request: SampleRequest, rows: Tensor | None) -> 
     return Job(request, model, denoiser, sampler, steps, _labels(model, denoiser, request), rows, sample_templates)
 
 
-def _fill(folder: JobFolder, job: Job, size: int) -> None:
+def _fill(folder: JobFolder, job: Job, size: int) -> str:
     """Draw the missing samples of this process's share: every N-th batch, for N processes."""
-    r, part = job.request, job.request.part
-    stored = folder.stored_numbers()
-    starts = range((part.index - 1) * size, r.count, part.of * size)
-    gaps = [gap for first in starts for gap in _missing(range(first, min(first + size, r.count)), stored)]
+    gaps = missing_ranges(folder, job.request.part, size)
     total, count = sum(map(len, gaps)), 0
     progress = Narrator(f"{job.steps} steps")
-    for gap in gaps:
+
+    def stored(number: int) -> None:
+        nonlocal count
+        count += number
+        progress(count, total)
+
+    store_ranges(folder, job, gaps, size, stored)
+    return job.denoiser.device.type
+
+
+def missing_ranges(folder: JobFolder, part: Part, size: int) -> list[range]:
+    """Numbers of a share's samples that are not stored, at most `size` in a range."""
+    stored = folder.stored_numbers()
+    starts = range((part.index - 1) * size, folder.count, part.of * size)
+    return [gap for first in starts for gap in missing_in(range(first, min(first + size, folder.count)), stored)]
+
+
+def store_ranges(
+    folder: JobFolder, job: Job, ranges: Sequence[range], size: int, stored: Callable[[int], None]
+) -> None:
+    """Draw ranges of samples, and store each batch once it is drawn.
+
+    Args:
+        size: samples of a batch; fewer when memory runs out.
+        stored: called with the number of samples of each stored batch.
+    """
+    for numbers in ranges:
         start = time.monotonic()
-        for numbers, samples in job.draw_all(gap, size, "continue with --resume and a smaller --batch-size"):
-            tokens = samples.x.cpu()
-            batch = Batch(numbers, tokens, samples.nfe * len(numbers), time.monotonic() - start)
-            folder.store(batch, jsonl(numbers, tokens, job.labels, job.model.dataset))
-            count += len(numbers)
-            progress(count, total)
+        for batch_numbers, samples in job.draw_all(numbers, size, "continue with --resume and a smaller --batch-size"):
+            tokens, count = samples.x.cpu(), len(batch_numbers)
+            batch = Batch(batch_numbers, tokens, samples.nfe * count, time.monotonic() - start)
+            folder.store(batch, jsonl(batch_numbers, tokens, job.labels, job.model.dataset))
+            stored(count)
             start = time.monotonic()
 
 
-def _missing(numbers: range, stored: set[int]) -> Iterator[range]:
-    """The stretches of `numbers` that are not stored."""
-    first = None
-    for number in numbers:
-        if number in stored and first is not None:
-            yield range(first, number)
-            first = None
-        elif number not in stored and first is None:
-            first = number
-    if first is not None:
-        yield range(first, numbers.stop)
-
-
-def _finish(folder: Path, batch: Batch, job: Job) -> dict[str, object]:
+def _finish(folder: Path, batch: Batch, job: Job, device: str) -> dict[str, object]:
     """Write the files of all samples; returns facts for `sample.json`."""
     write_samples(folder, batch.tokens, job.labels, job.model.dataset)
     return {
         "nfe": average(batch.evaluations, len(batch.numbers)),
         "seconds": round(batch.seconds, 3),
-        "device": job.denoiser.device.type,
+        "device": device,
     }
 
 
