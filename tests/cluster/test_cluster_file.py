@@ -78,7 +78,8 @@ def test_neither_file_nor_address(source: str) -> None:
 
 def test_files_of_the_manual_are_valid(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text(encoding="utf-8")
-    kinds = [load_cluster(write(tmp_path, text)).kind for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    files = [text for text in re.findall(r"```text\n(.*?)```", page, re.DOTALL) if "fewstep " not in text]
+    kinds = [load_cluster(write(tmp_path, text)).kind for text in files]
     assert kinds == ["local", "slurm", "kubernetes", "address"]
 
 
