@@ -63,15 +63,11 @@ def test_another_recipe_or_code_is_named(key: str, value: str, message: str) -> 
 
 
 def test_other_data_and_weights_are_named() -> None:
-    class Built:
-        def __init__(self) -> None:
-            self.dataset = type("Data", (), {"fingerprint": "f"})()
-            self.roles = {"teacher": nn.Linear(2, 2)}
-
+    roles = {"teacher": nn.Linear(2, 2)}
     with pytest.raises(UserError, match=r"rank 1 on node-2 .*\(data: g there, f on rank 0\)"):
-        agree_on_parts(Built(), Told(lambda facts: facts.update(data="g")))  # type: ignore[arg-type]
+        agree_on_parts("f", roles, Told(lambda facts: facts.update(data="g")))  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"weights of 'teacher': x there"):
-        agree_on_parts(Built(), Told(lambda facts: facts.update({"weights of 'teacher'": "x"})))  # type: ignore[arg-type]
+        agree_on_parts("f", roles, Told(lambda facts: facts.update({"weights of 'teacher'": "x"})))  # type: ignore[arg-type]
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused() -> None:

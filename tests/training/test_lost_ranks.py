@@ -90,6 +90,7 @@ def test_a_rank_that_hangs_counts_as_lost_within_the_timeout(tmp_path: Path) -> 
     assert time.monotonic() - begun < 20
     assert processes[0].returncode == 1
     assert "error: another rank did not answer within parallel.timeout_minutes" in text
+    processes[1].kill()
     outputs(processes[1:])
 
 

@@ -67,7 +67,8 @@ class CouplingStore:
 
         Args:
             draw: called with a number of pairs and a seed.
-            ranks: processes that draw; each draws its share of the files, in a folder that all of them see.
+            ranks: processes that draw; each draws its share of the files, in a folder that all of them see. With
+                sharded networks all draw the same, and the first one writes.
 
         Raises:
             UserError: the folder holds the pairs of another teacher or of other settings.
@@ -75,13 +76,15 @@ class CouplingStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with ranks.in_turn():
             self._check_facts()
-        own = range(ranks.rank, self.shards, ranks.size)
-        for number in own:
-            file = self._file(number)
-            if not file.exists():
-                _write(file, draw(self.shard, derived_seed(self.seed, f"pairs/{number}")), self._of(file))
+        missing = [number for number in range(self.shards) if not self._file(number).exists()]
+        missing = json.loads(ranks.of_first(json.dumps(missing)))  # before any of them is drawn
+        for done, number in enumerate(missing if ranks.together else missing[ranks.rank :: ranks.size], start=1):
+            file, pairs = self._file(number), draw(self.shard, derived_seed(self.seed, f"pairs/{number}"))
+            if ranks.first or not ranks.together:
+                _write(file, pairs, self._of(file))
             if progress is not None:
-                progress(min((number + ranks.size) * self.shard, self.count), self.count)
+                together = 1 if ranks.together else ranks.size
+                progress(min((self.shards - len(missing) + done * together) * self.shard, self.count), self.count)
         ranks.wait()
         return sum(int(self._read(self._file(number))["evaluations"]) for number in range(self.shards))
 

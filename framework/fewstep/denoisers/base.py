@@ -60,6 +60,8 @@ class Network(nn.Module):
     """Whether its predictions bring a clock (`Prediction.clock`); samplers must then follow it."""
     reads_labels: ClassVar[bool] = False
     """Whether batches carry labels for it, also in a recipe without a label input."""
+    evaluated_by: ClassVar[tuple[str, ...]] = ()
+    """Methods that evaluate it besides `forward`; they gather the weights of a sharded network."""
     backbone_type: ClassVar[type[nn.Module]] = Backbone
     """Type of its backbone."""
     description: ClassVar[str] = "A network"
@@ -122,6 +124,7 @@ class Denoiser(Network, ABC):
     """
 
     draws: ClassVar[bool] = True
+    evaluated_by: ClassVar[tuple[str, ...]] = ("read",)
     description: ClassVar[str] = "A model"
     next_step: ClassVar[str] = "fewstep sample {run} -n 50   or   fewstep evaluate {run}"
 

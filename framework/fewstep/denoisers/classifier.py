@@ -32,6 +32,7 @@ class NetworkClassifier(BackboneNetwork):
     It predicts no tokens. Its backbone has an output vocabulary of C symbols.
     """
 
+    evaluated_by: ClassVar[tuple[str, ...]] = ("log_probs",)
     refusal: ClassVar[str] = (
         "a classifier of noised tokens draws no samples; a sampler names its run as `classifier.run`"
     )

@@ -238,6 +238,9 @@ class Objective(Component, ABC):
     """Whether its loss is a sum or mean of values [B, L] that `StepContext.mean` or `sum` reduces, so that a step may
     supervise fewer tokens. Losses of whole samples are not."""
 
+    shardable: ClassVar[bool] = True
+    """Whether its networks may be divided between ranks (`parallel.strategy: fsdp`): it evaluates them by calling them,
+    and reads no parameters while it does."""
     divides_setup: ClassVar[bool] = False
     """Whether `setup` divides its work between ranks; else the first rank's runs before that of the others, which
     find the files that it wrote."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -70,6 +72,11 @@ class Di4C(Objective):
             if part.start < part.stop:
                 value, numbers = of_part(Batch(batch.x0[part], batch.cond.select(part)), t[part], ctx.select(part))
                 total, metrics = total + value, metrics | numbers
+            elif ctx.ranks.together:
+                first = slice(0, 1)
+                with _uncounted(ctx) as idle:
+                    value, _ = of_part(Batch(batch.x0[first], batch.cond.select(first)), t[first], idle)
+                total = total + 0 * value
         return LossOutput(total / batch.size, {name: value.detach() for name, value in metrics.items()})
 
     def _imitate(self, batch: Batch, t: Tensor, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
@@ -158,6 +165,19 @@ class Di4C(Objective):
             later = self._student(z_u, ends, batch, ctx)
         marginals = MixedStates(later, m, where=ctx.process.to_predict(z_t))
         return later.sample(generator=rng).view(m, *z_t.shape), marginals.shaped(Tensor.detach)
+
+
+@contextmanager
+def _uncounted(ctx: StepContext) -> Iterator[StepContext]:
+    """Inputs for an evaluation that only keeps step with other ranks, whose sharded networks it is asked for too.
+
+    It takes no draws of samples, and does not count.
+    """
+    counts = {name: (role.nfe, role.evaluated) for name, role in ctx.roles.items()}
+    source = torch.Generator(ctx.device).manual_seed(0)
+    yield replace(ctx, generators=dict.fromkeys(ctx.generators, source))
+    for name, role in ctx.roles.items():
+        role.nfe, role.evaluated = counts[name]
 
 
 def correlations(log_p: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class DMMDInstant(Objective):
         "teacher": RoleSpec(trained=False, starts_from="teacher", latents="refuse"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
     }
+    shardable = False
 
     class Config(WeightingConfig):
         type: Literal["dmmd_instant"] = "dmmd_instant"

@@ -69,6 +69,7 @@ class Vq(Objective):
 
     roles: ClassVar = {"student": RoleSpec(network=NetworkAutoencoder)}
     per_token = False
+    shardable = False
 
     class Config(ComponentConfig):
         type: Literal["vq"] = "vq"

@@ -117,8 +117,18 @@ class TrainSection(Strict):
 class ParallelSection(Strict):
     """A training on several ranks, the processes that `torchrun` starts; without it this section changes nothing."""
 
-    strategy: Literal["auto", "ddp"] = Field(
-        "auto", description="ddp: each rank has all weights and a share of each batch; auto: ddp"
+    strategy: Literal["auto", "ddp", "fsdp", "hybrid"] = Field(
+        "auto",
+        description="ddp: each rank has all weights; fsdp: it has a shard of weights, gradients, moments and averages; "
+        "hybrid: ranks of a group divide them, and groups have the same; auto: ddp, or fsdp if a GPU is too small",
+    )
+    shards: PositiveInt | None = Field(
+        None, description="ranks of a group of the strategy hybrid; null: those of one machine"
+    )
+    parameters: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="type of the weights that fsdp and hybrid gather; with bf16 shards, sums of gradients and moments "
+        "stay fp32",
     )
     backend: Literal["auto", "nccl", "gloo"] = Field(
         "auto", description="engine of sums over ranks; auto: nccl for GPUs, gloo for the CPU"

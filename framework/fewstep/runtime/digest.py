@@ -18,4 +18,6 @@ def digest(*tensors: Tensor) -> str:
 
 def weights_digest(network: torch.nn.Module) -> str:
     """Digest of a network's weights, in the order of their names."""
-    return digest(*(tensor for _, tensor in sorted(network.state_dict().items())))
+    tensors = (tensor for _, tensor in sorted(network.state_dict().items()))
+    # A tensor that ranks divide between them is a DTensor; all of them ask for it together.
+    return digest(*(tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for tensor in tensors))

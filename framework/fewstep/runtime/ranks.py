@@ -45,12 +45,14 @@ class Ranks:
         size: number of processes.
         group: answers within the timeout; None for a process of its own.
         patient: group that waits for a week, for what one rank does while the others wait.
+        together: whether networks are sharded, so that all ranks must evaluate them at the same time.
     """
 
     rank: int = 0
     size: int = 1
     group: ProcessGroup | None = None
     patient: ProcessGroup | None = None
+    together: bool = False
 
     @property
     def first(self) -> bool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 """Signals that ask for an end: of the system, of a person, of a lost terminal, of a cluster's queue."""
+
+_SAME = 5.0
+"""Seconds within which a signal that comes again is the same one."""
 
 
 class Ending:
@@ -60,6 +64,9 @@ def end_is_asked() -> bool:
 def asked_to_end(event: threading.Event) -> Iterator[None]:
     """Set `event` at the first signal that asks for an end; a second one has its usual effect.
 
+    The same signal within some seconds is the first one again, unless a person sends it: a cluster signals all
+    processes of a job, and those among them that start others hand it on.
+
     Only the main thread receives signals; another one is asked through its `Ending`, if it has one. A lost terminal
     that is to be ignored (`nohup`) still is.
     """
@@ -72,9 +79,14 @@ def asked_to_end(event: threading.Event) -> Iterator[None]:
     if previous[signal.SIGHUP] is signal.SIG_IGN:  # as nohup asks for
         del previous[signal.SIGHUP]
 
+    since: dict[int, float] = {}
+
     def stop(number: int, frame: object) -> None:
         event.set()
-        signal.signal(number, previous[signal.Signals(number)])
+        if number == signal.SIGINT or time.monotonic() - since.setdefault(number, time.monotonic()) > _SAME:
+            signal.signal(number, previous[signal.Signals(number)])
+            if number in since:
+                signal.raise_signal(number)
 
     for number in previous:
         signal.signal(number, stop)

@@ -10,12 +10,10 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from fewstep.core.errors import UserError
 from fewstep.core.plugins import loaded
 from fewstep.core.references import replace_references
-from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Network
 from fewstep.recipe.models import Recipe
 from fewstep.runtime.digest import weights_digest
@@ -24,13 +22,6 @@ from fewstep.runtime.ranks import Ranks
 from fewstep.training.shares import check_objective
 
 _PACKAGES = ("torch", "numpy", "safetensors", "pydantic")
-
-
-class Built(Protocol):
-    """What a trainer has of interest here; see `Trainer`."""
-
-    dataset: Dataset
-    roles: dict[str, Network]
 
 
 def agree_on_recipe(recipe: Recipe, ranks: Ranks) -> None:
@@ -51,16 +42,15 @@ def agree_on_recipe(recipe: Recipe, ranks: Ranks) -> None:
     check_objective(recipe, ranks)
 
 
-def agree_on_parts(built: Built, ranks: Ranks) -> None:
-    """Check that all ranks have the same data, and networks of the same weights.
+def agree_on_parts(data: str, roles: Mapping[str, Network], ranks: Ranks) -> None:
+    """Check that all ranks have the same data (by their fingerprint), and networks of the same weights.
 
     Raises:
         UserError: a rank differs from the first one.
     """
     if not ranks.several:
         return
-    facts = {f"weights of '{name}'": weights_digest(network) for name, network in built.roles.items()}
-    _compare({"data": built.dataset.fingerprint, **facts}, ranks)
+    _compare({"data": data, **{f"weights of '{name}'": weights_digest(role) for name, role in roles.items()}}, ranks)
 
 
 def _compare(facts: Mapping[str, str], ranks: Ranks) -> None:

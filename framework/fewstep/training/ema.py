@@ -1,4 +1,4 @@
-"""Exponential moving average of a module's parameters."""
+"""Exponential moving average of parameters."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ class Ema:
     """Average of the weights; the decay after n updates is min(decay, (1 + n) / (10 + n)).
 
     The average is updated in place, shard by shard if parameters are sharded.
+
+    Args:
+        parameters: by name, as this rank holds them (`Shards.own`).
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self.weights: dict[str, Tensor] = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move the average towards the module's current weights."""
+    def update(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Move the average towards the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        current = [p.detach() for _, p in module.named_parameters()]
+        current = [p.detach() for p in parameters.values()]
         torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
 
     def state_dict(self) -> dict[str, object]:

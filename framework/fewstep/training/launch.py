@@ -31,7 +31,7 @@ from fewstep.runtime.device import resolve_device
 from fewstep.runtime.files import rewrite
 from fewstep.runtime.precision import resolve_precision
 from fewstep.runtime.ranks import ALONE, Ranks, ranks_of_environment
-from fewstep.training.agreement import agree_on_parts, agree_on_recipe
+from fewstep.training.agreement import agree_on_recipe
 from fewstep.training.trainer import FitResult, Trainer
 
 _MAY_CHANGE = {
@@ -52,6 +52,7 @@ _MAY_CHANGE = {
     "train.device",
     "train.compile",
     "parallel.strategy",
+    "parallel.shards",
     "parallel.backend",
     "parallel.timeout_minutes",
     "evaluate.compile",
@@ -169,7 +170,6 @@ def fit(
             prepare(loaded, run)
     try:
         trainer = Trainer.from_recipe(loaded.recipe, run, dataset=dataset, echo=echo, ranks=ranks)
-        agree_on_parts(trainer, ranks)
         if ranks.first:
             _record_environment(trainer, loaded.recipe.name)
     except FewstepError as error:

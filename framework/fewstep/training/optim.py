@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -30,10 +30,10 @@ def settings_of(section: OptimSection, role: str) -> OptimSection:
     return section.model_copy(update=own.model_dump(exclude_none=True)) if own else section
 
 
-def build_optimizer(section: OptimSection, module: nn.Module) -> torch.optim.Optimizer:
-    """Optimiser over all parameters of `module`; `section` holds the settings of its role (`settings_of`)."""
+def build_optimizer(section: OptimSection, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Optimiser over the parameters of a role; `section` holds its settings (`settings_of`)."""
     return _ALGORITHMS[section.optimizer](
-        module.parameters(),
+        parameters,
         lr=section.lr,
         betas=section.betas,
         eps=section.eps,

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from fewstep.runtime.seeding import derived_seed
 from fewstep.runtime.signals import asked_to_end
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import Sampler
+from fewstep.training.agreement import agree_on_parts
 from fewstep.training.assemble import Parts, assemble
 from fewstep.training.ema import Ema
 from fewstep.training.exhausted import explain, weights
@@ -47,9 +48,11 @@ from fewstep.training.loggers import NoLogger, RunLogger
 from fewstep.training.mishaps import Found, Mishaps
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.order import EpochOrder
+from fewstep.training.parallel import copies, parallelise, summing
 from fewstep.training.resume import go_back, resume
 from fewstep.training.saver import Saver, StorageError, advice
 from fewstep.training.sentinel import Sentinel
+from fewstep.training.shards import Shards, rest
 from fewstep.training.shares import check_shares
 from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
@@ -105,7 +108,10 @@ class Trainer:
         self.precision = resolve_precision(settings.train.precision, self.device)
         self.dataset, self.process, self.objective = parts.dataset, parts.process, parts.objective
         self.teacher_digest = weights_digest(parts.roles["teacher"]) if "teacher" in parts.roles else None
+        parts = parallelise(parts, settings, ranks, self.device)
         self.roles = {name: network.to(self.device).eval() for name, network in parts.roles.items()}
+        held_by = copies(settings.parallel, ranks)
+        self.shards = {name: Shards(network, ranks, held_by) for name, network in self.roles.items()}
         for name, network in self.roles.items():
             compile_trunks(network, settings.train.compile, self.device, f"'{name}'", echo)
         self._row_step: RowStep = with_gradient
@@ -118,8 +124,10 @@ class Trainer:
         self.turns = Turns(self.objective.phases(), settings.train.steps)
 
         self.optim = {name: settings_of(settings.optim, name) for name in self.trained}
-        self.optimizers = {name: build_optimizer(self.optim[name], self.roles[name]) for name in self.trained}
-        self.ema = Ema(self.roles["student"], settings.ema.decay)
+        self.optimizers = {
+            name: build_optimizer(self.optim[name], self.shards[name].own.values()) for name in self.trained
+        }
+        self.ema = Ema(self.shards["student"].own, settings.ema.decay)
         self.loader = self._loader()
         self.ctx = StepContext(
             self.roles,
@@ -129,7 +137,7 @@ class Trainer:
             steps=settings.train.steps,
             folder=run.path,
             end=self.dataset.end,
-            ranks=ranks,
+            ranks=replace(ranks, together=self.shards["student"].sharded),
         )
         self.generators = _global_generators(self.device)
         self.updates = dict.fromkeys(self.trained, 0)
@@ -167,6 +175,7 @@ class Trainer:
         resolve_device(recipe.train.device)  # fails before anything is built
         with ranks.in_turn():  # the first one may fill a cache that the others read
             parts = assemble(recipe, dataset)
+        agree_on_parts(parts.dataset.fingerprint, parts.roles, ranks)
         return cls(parts, recipe.settings, run, recipe=recipe, echo=echo, ranks=ranks)
 
     def _loader(self) -> Loader:
@@ -234,7 +243,7 @@ class Trainer:
         self._before = peak_megabytes(self.device) - weights(self.roles)
         begun, size = self.ctx.step, self.settings.train.batch_size * self.dataset.spec.length
         try:
-            with asked_to_end(self._stop):
+            with asked_to_end(self._stop), self.ranks.connected():
                 self._saved = time.monotonic()
                 while self.ctx.step < total and not self._asked_to_stop():
                     self.watchdog.step()
@@ -273,11 +282,12 @@ class Trainer:
     def _set_up(self) -> None:
         """The objective's `setup`; the first rank's comes before that of the others, unless they divide its work."""
         together = self.objective.divides_setup
-        with nullcontext() if together else self.ranks.in_turn():
+        with nullcontext() if together or self.ctx.ranks.together else self.ranks.in_turn():
             self.objective.setup(self.ctx)
         if not self.ranks.first and not together:  # all ranks have evaluated the same
             for role in self.roles.values():
                 role.evaluated = 0
+        rest(self.roles.values())
 
     def _asked_to_stop(self) -> bool:
         """Whether a signal has come; of several ranks to one of them by the last step, as `_agree` has heard."""
@@ -299,13 +309,14 @@ class Trainer:
         # A run that was interrupted between its last checkpoint and its export has that checkpoint already.
         path = last if last and last.name == checkpoint_name(self.ctx.step) else self.save()
         finished = self.ctx.step >= self.settings.train.steps
+        average = self._average() if finished else {}
         if finished and self.ranks.first:
             metadata = {"step": str(self.ctx.step)}
             if self.recipe is not None:
                 metadata |= {"recipe": dump_recipe(self.recipe), "format": EXPORT_FORMAT}
                 if installed := installed_plugins(self.recipe.plugins):
                     metadata["plugins"] = json.dumps(installed)
-            export_weights(self.run.export, self.ema.weights, metadata)
+            export_weights(self.run.export, average, metadata)
         elif not finished:
             self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")
         self._status("finished" if finished else "stopped")
@@ -341,7 +352,7 @@ class Trainer:
         for name in phase.train:
             self._update(name)
         if "student" in phase.train:
-            self.ema.update(self.roles["student"])
+            self.ema.update(self.shards["student"].own)
         self._end_step(phase)
         self._add({f"{phase.name}/loss": loss, **{f"{name}/grad_norm": norm for name, norm in norms.items()}})
         return True
@@ -447,14 +458,19 @@ class Trainer:
         rows, tokens = (send(part, self.device) for part in self.loader.next())
         parts, batch = self.settings.train.accumulate, range(start, start + size)
         losses, terms = [], list[Tensor]()
-        for part in zip(rows.chunk(parts), tokens.chunk(parts), strict=True):
+        pieces = list(zip(rows.chunk(parts), tokens.chunk(parts), strict=True))
+        for number, part in enumerate(pieces, start=1):
             divided = parts > 1 or self.ranks.size > 1
-            loss, weight = self._micro_batch(phase, self._batch(*part, batch, place), divided)
+            with summing(self.roles.values(), last=number == len(pieces)):
+                loss, weight = self._micro_batch(phase, self._batch(*part, batch, place), divided)
             losses.append(loss)
             terms.extend([] if weight is None else [weight])
             place += len(part[0])
         loss, total = torch.stack(losses).sum(), torch.stack(terms).sum() if terms else None
-        parameters = [parameter for name in phase.train for parameter in self.roles[name].parameters()]
+        rest(self.roles.values())
+        for name in phase.train:
+            self.shards[name].take_gradients()
+        parameters = [parameter for name in phase.train for parameter in self.shards[name].own.values()]
         if self.ranks.several:
             loss, total = self._sum_over_ranks(parameters, loss, total, [] if refused is None else refused)
         if total is None:
@@ -466,7 +482,10 @@ class Trainer:
     def _sum_over_ranks(
         self, parameters: list[nn.Parameter], loss: Tensor, terms: Tensor | None, refused: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        """Sum gradients, loss and terms over ranks; a parameter has a gradient if any rank has one for it."""
+        """Sum gradients, loss and terms over ranks; a parameter has a gradient if any rank has one for it.
+
+        FSDP has summed those of shards in the backward pass.
+        """
         present = self._agree([parameter.grad is not None for parameter in parameters])
         for parameter, anywhere in zip(parameters, present, strict=True):
             if anywhere and parameter.grad is None:
@@ -475,7 +494,8 @@ class Trainer:
         # A loss may be float64 on one rank alone, where its share of the batch has other terms.
         numbers = torch.stack([x.double() for x in (loss, loss if terms is None else terms, flag)])
         self.ranks.sum_([numbers])
-        self.ranks.sum_([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if not self.ctx.ranks.together:
+            self.ranks.sum_([parameter.grad for parameter in parameters if parameter.grad is not None])
         refused[:] = [numbers[2] > 0]
         return numbers[0].to(loss.dtype), None if terms is None else numbers[1].to(terms.dtype)
 
@@ -514,15 +534,15 @@ class Trainer:
         terms = self.ctx.terms if divided else None
         weight = None if terms is None else terms / batch.x0.numel() * share
         loss = out.loss * (share if weight is None else weight)
-        loss.backward()
-        for name, value in out.metrics.items():
+        for name, value in out.metrics.items():  # before the backward pass, which frees what FSDP has gathered
             total, count = value if isinstance(value, tuple) else (value * share, share)
             self.sums.add({f"{phase.name}/{name}": total}, count)
+        loss.backward()
         return loss.detach(), weight
 
     def _clip(self, name: str) -> Tensor:
         limit = self.optim[name].clip
-        return torch.nn.utils.clip_grad_norm_(self.roles[name].parameters(), limit or float("inf"))
+        return self.shards[name].clip(limit or float("inf"))
 
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint, once it is on disk."""
@@ -561,7 +581,7 @@ class Trainer:
         )
 
     def _look(self, watch: Watch) -> None:
-        look = watch.look(self.ctx.denoiser("student"), self.ema)
+        look = watch.look(self.ctx.denoiser("student"), self.ema, self.shards["student"].own)
         self._add({"watch/diversity": torch.tensor(look.diversity)})
         self.logger.sheet("samples/watch", self.dataset, look.samples, self.ctx.step)
         if look.collapsed:
@@ -596,14 +616,19 @@ class Trainer:
 
     # --------------------------------------------------------------- state
 
+    def _average(self) -> dict[str, Tensor]:
+        """The student's averaged weights, of whole tensors."""
+        student = self.shards["student"]
+        return {name: student.whole(name, weight) for name, weight in self.ema.weights.items()}
+
     def state_dict(self) -> dict[str, object]:
         """The complete state of the training; all ranks ask for it together."""
         return {
             "step": self.ctx.step,
             "updates": self.updates,
-            "roles": {name: role.state_dict() for name, role in self.roles.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "ema": self.ema.state_dict(),
+            "roles": {name: shards.state_dict() for name, shards in self.shards.items()},
+            "optimizers": {name: self.shards[name].optimizer_state(opt) for name, opt in self.optimizers.items()},
+            "ema": {"updates": self.ema.updates, "weights": self._average()},
             "objective": self.objective.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "order": {"position": self.loader.position},
@@ -627,11 +652,13 @@ class Trainer:
                 raise OperationError(f"objective.{key}: run '{self.run.path}' began with other weights of this model")
         self.ctx.step = state["step"]
         self.updates = dict(state["updates"])
-        for name, role in self.roles.items():
-            role.load_state_dict(state["roles"][name])
+        for name, shards in self.shards.items():
+            shards.load_state_dict(state["roles"][name])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.ema.load_state_dict(state["ema"])
+            self.shards[name].load_optimizer_state(optimizer, state["optimizers"][name])
+        average, student = state["ema"]["weights"], self.shards["student"]
+        parts = {name: student.part(name, average[name]) for name in self.ema.weights}
+        self.ema.load_state_dict({**state["ema"], "weights": parts})
         self.objective.load_state_dict(state["objective"])
         states = state["generators"]
         if "noise" in states:

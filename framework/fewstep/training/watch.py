@@ -5,7 +5,7 @@ Shapes: N samples, L tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import Sampler
 from fewstep.sampling.labels import condition_on, labels_like_data
 from fewstep.training.ema import Ema
+from fewstep.training.shards import rest
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,18 @@ class Watch:
         self._expected = disagreement(dataset.train[: max(section.samples, 2048)].long(), dataset.spec.vocab_size)
 
     @torch.no_grad()
-    def look(self, student: Denoiser, ema: Ema) -> Look:
-        """Draw samples as they would be drawn from the finished student."""
+    def look(self, student: Denoiser, ema: Ema, own: Mapping[str, nn.Parameter]) -> Look:
+        """Draw samples as they would be drawn from the finished student.
+
+        Args:
+            own: the student's parameters, as this rank holds them.
+        """
         counted = student.nfe, student.evaluated
         count = self.section.samples
         streams = SampleStreams(self.seed, range(count), purpose="watch", device=student.device)
         denoiser = self.sampler.guide(student, self._dataset)
         cond = condition_on(labels_like_data(denoiser, self._dataset, count, self.seed), student.device)
-        with evaluating(student), _averaged(student, ema):
+        with evaluating(student), _averaged(student, own, ema):
             samples = self.sampler.sample(denoiser, count, steps=self.steps, generator=streams, cond=cond).x
         student.nfe, student.evaluated = counted
         share = disagreement(samples, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
@@ -78,16 +83,17 @@ def disagreement(samples: Tensor, vocab_size: int) -> float:
 
 
 @contextmanager
-def _averaged(module: nn.Module, ema: Ema) -> Iterator[None]:
-    """Context in which the module has the averaged weights."""
-    raw = {name: p.detach().clone() for name, p in module.named_parameters()}
-    _assign(module, ema.weights)
+def _averaged(network: nn.Module, own: Mapping[str, nn.Parameter], ema: Ema) -> Iterator[None]:
+    """Context in which the network, whose parameters this rank holds as `own`, has the averaged weights."""
+    raw = {name: p.detach().clone() for name, p in own.items()}
+    _assign(own, ema.weights)
     try:
         yield
     finally:
-        _assign(module, raw)
+        rest([network])
+        _assign(own, raw)
 
 
-def _assign(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    for name, parameter in module.named_parameters():
+def _assign(own: Mapping[str, nn.Parameter], weights: Mapping[str, Tensor]) -> None:
+    for name, parameter in own.items():
         parameter.data.copy_(weights[name])
