@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from pathlib import Path
 
 from fewstep.cluster.worker import Report
 from fewstep.core.errors import UserError
@@ -20,6 +23,15 @@ def refuse(report: Report, text: str, *needs: object) -> None:
 
 def fail(report: Report) -> None:
     raise ZeroDivisionError("by zero")
+
+
+def die(report: Report, marker: Path, times: int) -> str:
+    """As a process that memory ran out for, this many times; each time leaves a file."""
+    count = len(list(marker.glob("*")))
+    if count < times:
+        (marker / str(count)).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"alive after {count}"
 
 
 def wait_for_end(report: Report, seconds: float) -> str:

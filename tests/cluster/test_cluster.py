@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from remote_tasks import fail, refuse, square, wait_for_end
+from remote_tasks import die, fail, refuse, square, wait_for_end
 
 pytest.importorskip("distributed")
 
@@ -217,6 +217,7 @@ def test_a_scheduler_that_ends_is_told(tmp_path: Path) -> None:
             threading.Timer(0.3, own.close).start()
             with pytest.raises(OperationError, match=r"^the cluster's scheduler is gone; what is complete is stored"):
                 [cluster.outcome(ended) for ended in cluster.outcomes([future], ignore)]
+            cluster.stop()
 
 
 def test_the_loss_of_all_workers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +237,20 @@ def test_the_loss_of_all_workers_is_told(tmp_path: Path, monkeypatch: pytest.Mon
             future = cluster.submit(("square",), square, 2)
             with pytest.raises(OperationError, match=r"^all workers of the cluster are lost, for 1 s"):
                 list(cluster.outcomes([future], ignore))
+
+
+@pytest.mark.medium
+def test_a_task_whose_worker_dies_runs_again(tmp_path: Path) -> None:
+    """On processes of this machine, as often as the file says; processes and their signals are ours."""
+    (tmp_path / "once").mkdir()
+    (tmp_path / "often").mkdir()
+    settings = ClusterSettings.model_validate({"local": {"workers": 2, "threads": 1}, "retries": 1})
+    with open_cluster(settings, tmp_path, print) as cluster:
+        once = cluster.submit(("once",), die, tmp_path / "once", 1, computes=False)
+        assert cluster.wait(once).value == "alive after 1"
+        often = cluster.submit(("often",), die, tmp_path / "often", 5, computes=False)
+        assert cluster.wait(often).error == "its worker died again and again; was there too little memory?"
+    assert len(list((tmp_path / "often").glob("*"))) == 2
 
 
 def test_without_the_option_no_dask_is_imported() -> None:

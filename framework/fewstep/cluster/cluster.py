@@ -18,12 +18,15 @@ from fewstep.cluster.checks import check_versions, check_workers
 from fewstep.cluster.engines import connected, has_dashboard
 from fewstep.cluster.mark import marked
 from fewstep.cluster.settings import ClusterSettings, load_cluster
-from fewstep.cluster.worker import SLOT, Outcome, Preparation, Site, package_digest, perform, running_tasks
+from fewstep.cluster.worker import Outcome, Preparation, Site, package_digest, perform, running_tasks
 from fewstep.core.errors import OperationError
 from fewstep.core.plugins import plugins_are_trusted
+from fewstep.runtime.signals import interrupted_by_sigterm
 
 _CHECK_SECONDS = 2.0
 """Time between two looks at scheduler and workers."""
+_ARRIVAL_SECONDS = 0.2
+"""Longest wait for the next arrival."""
 _STOP_SECONDS = 60.0
 """Time in which cancelled tasks must end."""
 _ANSWER_SECONDS = 30.0
@@ -77,7 +80,6 @@ class Cluster:
             computes: whether the task trains or draws; then it takes the cluster file's `resources` and `threads`.
         """
         site = self._site if computes else replace(self._site, threads=None)
-        resources = {**(self._settings.resources if computes else {}), SLOT: 1}
         future = self._client.submit(
             perform,
             site,
@@ -87,7 +89,7 @@ class Cluster:
             tuple(needs),
             key=f"{'-'.join(about)}-{secrets.token_hex(4)}",
             priority=priority,
-            resources=resources,
+            resources=self._settings.resources if computes else None,
             pure=False,
         )
         self._futures[future.key] = future
@@ -134,10 +136,8 @@ class Cluster:
         Raises:
             OperationError: the scheduler is gone, or all workers are.
         """
-        while not future.done():
-            with suppress(TimeoutError):
-                future.result(timeout=_CHECK_SECONDS)
-            self._check()
+        for _ in self.outcomes([future], lambda message: None):
+            pass
         return self.outcome(future)
 
     def release(self, future: Future) -> None:
@@ -160,7 +160,7 @@ class Cluster:
     def _received(self) -> Iterator[Message | Future]:
         """What has arrived; waits for the first thing, but not long."""
         with suppress(queue.Empty):
-            yield self._arrivals.get(timeout=0.2)
+            yield self._arrivals.get(timeout=_ARRIVAL_SECONDS)
             while True:
                 yield self._arrivals.get_nowait()
 
@@ -204,7 +204,7 @@ class Cluster:
 
 @contextmanager
 def open_cluster(source: str | ClusterSettings, folder: Path, say: Say) -> Iterator[Cluster]:
-    """Connect to a cluster, or start one, and check that its workers can take part.
+    """Connect to a cluster, or start one, and check that its workers can take part. SIGTERM ends the block as Ctrl-C.
 
     Args:
         source: cluster file or address.
@@ -215,7 +215,7 @@ def open_cluster(source: str | ClusterSettings, folder: Path, say: Say) -> Itera
         OperationError: scheduler or workers do not answer, have other versions, or do not see the folder.
     """
     settings = load_cluster(source) if isinstance(source, str) else source
-    with marked(folder) as (mark, token), connected(settings) as client:
+    with interrupted_by_sigterm(), marked(folder) as (mark, token), connected(settings) as client:
         check_versions(client)
         site = Site(
             folder=str(Path.cwd()),

@@ -21,14 +21,12 @@ from fewstep.core.errors import FewstepError, OperationError, UserError
 from fewstep.core.plugins import trusting_plugins
 from fewstep.runtime.signals import Ending
 
-SLOT = "fewstep"
-"""Resource of which every worker has one and every task takes one, whatever the number of the worker's threads."""
 _running: dict[str, Ending] = {}
 """Tasks of this process, by their keys."""
 _process = threading.Lock()
 """Held by the task that runs: working folder, threads of torch and caches are those of the process.
 
-A process may have several workers, such as those of `LocalCluster(processes=False)`.
+A worker may have several threads, and a process several workers.
 """
 
 
@@ -158,8 +156,7 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
     def __init__(self, own: bool) -> None:
         self.own = own
 
-    async def setup(self, worker: Worker) -> None:
-        await worker.set_resources(**{SLOT: 1})
+    def setup(self, worker: Worker) -> None:
         if self.own and threading.current_thread() is threading.main_thread():
             # A terminal sends Ctrl-C, and a queue sends SIGTERM, to all processes of a job.
             for number in (signal.SIGINT, signal.SIGTERM):

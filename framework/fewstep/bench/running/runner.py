@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ from fewstep.core.errors import OperationError, UserError
 from fewstep.core.plugins import plugins_are_trusted
 from fewstep.runtime.console import say
 from fewstep.runtime.lock import held
+from fewstep.runtime.signals import interrupted_by_sigterm
 
 if TYPE_CHECKING:
     from fewstep.bench.running.process import ProcessSettings
@@ -90,7 +89,7 @@ def _opened(settings: ClusterSettings | None, folder: Path) -> Iterator[Cluster 
         return
     from fewstep.cluster.cluster import open_cluster
 
-    with _terminable(), open_cluster(settings, folder, say) as cluster:
+    with open_cluster(settings, folder, say) as cluster:
         yield cluster
 
 
@@ -143,7 +142,7 @@ def _conclude(session: Session, earlier: Results | None, base: str) -> None:
 
 def _finish(session: Session, workers: Cluster | None) -> bool:
     """Run all tasks. Returns False if they were stopped."""
-    with _terminable():
+    with interrupted_by_sigterm():
         try:
             return _run(session, workers)
         except KeyboardInterrupt:
@@ -194,20 +193,3 @@ def _process_settings(session: Session) -> ProcessSettings:
         threads=environment["threads"],
         trust_plugins=plugins_are_trusted(),
     )
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the suite like Ctrl-C. The trainer handles both itself while it trains."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
