@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import signal
 import statistics
 import subprocess
@@ -178,23 +179,30 @@ def cost_of_tasks(root: Path) -> float:
 
 
 def costs(root: Path, repeats: int) -> str:
-    """The suite in two processes, by the own pool and by Dask, in turns."""
-    seconds: dict[str, list[float]] = {"--jobs 2": [], "--cluster, two workers": []}
+    """The suite in two processes, by the own pool and by Dask, in turns; processor time is that of all processes."""
     ways = {"--jobs 2": ("--jobs", "2"), "--cluster, two workers": ("--cluster", "cluster.yaml")}
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for repeat in range(repeats):
-        for name, options in ways.items():
-            start, process = run(root, f"cost-{repeat}{name[2]}", *options)
+        for number, (name, options) in enumerate(ways.items()):
+            out, before = f"cost-{repeat}-{number}", processor_seconds()
+            start, process = run(root, out, *options)
             if process.wait():
-                sys.exit(f"error: {name} failed: {last_line(root, f'cost-{repeat}{name[2]}')}")
-            seconds[name].append(time.monotonic() - start)
-    lines = ["| way | median s | all s |", "| --- | ---: | --- |"]
-    for name, values in seconds.items():
-        listed = ", ".join(f"{value:.1f}" for value in values)
-        lines.append(f"| {name} | {statistics.median(values):.1f} | {listed} |")
+                sys.exit(f"error: {name} failed: {last_line(root, out)}")
+            measured[name].append((time.monotonic() - start, processor_seconds() - before))
+    lines = ["| way | seconds | processor seconds |", "| --- | ---: | ---: |"]
+    for name, pairs in measured.items():
+        seconds, processor = (statistics.median(values) for values in zip(*pairs, strict=True))
+        lines.append(f"| {name} | {seconds:.1f} | {processor:.1f} |")
     task = cost_of_tasks(root)
     load = os.getloadavg()[0]
     lines += ["", f"One task that does nothing: {1000 * task:.0f} ms. Load of the machine at the end: {load:.1f}."]
-    return "\n".join([*lines, "", origin("cluster.py --costs", 0)])
+    return "\n".join([*lines, "", origin("cluster.py", 0)])
+
+
+def processor_seconds() -> float:
+    """Processor time of all processes that this one has started and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:
