@@ -253,6 +253,42 @@ def test_a_task_whose_worker_dies_runs_again(tmp_path: Path) -> None:
     assert len(list((tmp_path / "often").glob("*"))) == 2
 
 
+@pytest.mark.medium
+def test_local_workers_end_with_a_command_that_is_killed(tmp_path: Path) -> None:
+    """And the next command removes the mark that it left."""
+    program = (
+        "import os, time\nfrom pathlib import Path\n"
+        "from fewstep.cluster.cluster import open_cluster\nfrom fewstep.cluster.settings import ClusterSettings\n"
+        "if __name__ == '__main__':\n"
+        "    settings = ClusterSettings.model_validate({'local': {'workers': 1, 'threads': 1}})\n"
+        f"    with open_cluster(settings, Path({str(tmp_path)!r}), lambda line: None) as cluster:\n"
+        "        print(*cluster._client.run(os.getpid).values(), flush=True)\n"
+        "        time.sleep(600)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    until = time.monotonic() + 60
+    while _runs(worker) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _runs(worker)
+    assert len(list(tmp_path.glob(".cluster-*"))) == 1
+    with marked(tmp_path) as (mark, _):
+        assert list(tmp_path.glob(".cluster-*")) == [mark]
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and not merely waiting to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_without_the_option_no_dask_is_imported() -> None:
     code = (
         "import sys\nfrom fewstep.cli import main\nfrom fewstep.cluster import settings\n"

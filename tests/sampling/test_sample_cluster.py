@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,26 @@ def test_samples_are_byte_identical(train: Train, tmp_path: Path, scheduler: str
     assert sample_on_cluster(scheduler, run, again, lines.append) == path
     assert lines[-1].endswith("drawn before with these settings")
     assert sum(line.startswith("cluster: ") for line in lines) == 2, "nothing is opened for what is complete"
+
+
+def test_sigterm_keeps_what_is_drawn(
+    train: Train, tmp_path: Path, scheduler: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Ctrl-C does: a sentence, and the same line with --resume goes on."""
+    from fewstep.cluster.worker import running_tasks
+    from fewstep.sampling.distributed import sample_on_cluster
+
+    def say(line: str) -> None:
+        if line.startswith("cluster: "):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run, out = str(train("smoke-teacher", "run").path), str(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        sample_on_cluster(scheduler, run, SampleRequest(count=9, batch_size=3, out=out), say)
+    assert f"kept 0 of 9 samples in {out}; --resume continues" in capsys.readouterr().err
+    assert running_tasks() == 0
+    again = SampleRequest(count=9, batch_size=3, out=out, resume=True)
+    assert sample_on_cluster(scheduler, run, again, lambda line: None).exists()
 
 
 def test_a_share_and_a_cluster_exclude_each_other() -> None:
