@@ -20,6 +20,7 @@ ORDER = (
     "predictions",
     "processes",
     "grids",
+    "supervision",
     "backbones",
     "adapters",
     "data",

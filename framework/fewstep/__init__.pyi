@@ -63,6 +63,8 @@ from .samplers.walk import WalkConfig as WalkConfig
 from .samplers.walk import WalkSampler as WalkSampler
 from .schedules.base import SCHEDULES as SCHEDULES
 from .schedules.base import NoiseSchedule as NoiseSchedule
+from .supervision.base import SUPERVISIONS as SUPERVISIONS
+from .supervision.base import Supervision as Supervision
 from .training.assemble import Parts as Parts
 from .training.assemble import assemble as assemble
 from .training.trainer import Trainer as Trainer

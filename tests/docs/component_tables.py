@@ -29,6 +29,7 @@ PAGES = {
     "grids": DOCS / "samplers.md",
     "samplers": DOCS / "samplers.md",
     "objectives": DOCS / "baselines.md",
+    "supervisions": DOCS / "concepts.md",
     "tokenizers": DOCS / "text-data.md",
     "datasets": DOCS / "data.md",
     "metrics": DOCS / "metrics.md",

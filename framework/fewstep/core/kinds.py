@@ -19,6 +19,7 @@ _PLACES = {
     "grids": ("fewstep.grids.base", "GRIDS"),
     "samplers": ("fewstep.samplers.base", "SAMPLERS"),
     "objectives": ("fewstep.objectives.base", "OBJECTIVES"),
+    "supervisions": ("fewstep.supervision.base", "SUPERVISIONS"),
     "tokenizers": ("fewstep.data.text.tokenizers.base", "TOKENIZERS"),
     "datasets": ("fewstep.data.base", "DATASETS"),
     "metrics": ("fewstep.metrics.base", "METRICS"),

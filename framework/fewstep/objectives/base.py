@@ -74,12 +74,14 @@ class Batch:
         text: BoolTensor [B, L], tokens of the texts up to their ends, where samples are padded; None if all tokens are.
         implied: BoolTensor [B, L], padding that follows from clean tokens that the network sees, at no cost; None for
             none.
+        supervised: BoolTensor [B, L], tokens that losses count; None for all.
     """
 
     x0: Tensor
     cond: Condition = NOTHING
     text: Tensor | None = None
     implied: Tensor | None = None
+    supervised: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -87,7 +89,7 @@ class Batch:
 
     def halves(self) -> tuple[Batch, Batch]:
         """The two halves of a batch of an even number of samples."""
-        masks = ([None, None] if mask is None else mask.chunk(2) for mask in (self.text, self.implied))
+        masks = ([None, None] if mask is None else mask.chunk(2) for mask in (self.text, self.implied, self.supervised))
         first, second = map(Batch, self.x0.chunk(2), self.cond.split(2), *masks)
         return first, second
 
@@ -100,8 +102,15 @@ class Batch:
         where = torch.ones_like(self.x0, dtype=torch.bool) if where is None else where
         return (where if self.text is None else where & self.text).sum()
 
+    def counting(self, where: Tensor | None = None) -> Tensor | None:
+        """Tokens of `where` that are supervised; None for all tokens."""
+        if self.supervised is None or where is None:
+            return where if self.supervised is None else self.supervised
+        return where & self.supervised
+
     def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """Sum of values [B, L] over the number of text tokens, a scalar; see `StepContext.mean`."""
+        where = self.counting(where)
         if where is None and self.text is None:
             return values.mean()
         values = self.counted(values if where is None else values.masked_fill(~where, 0.0))
@@ -152,6 +161,8 @@ class StepContext:
     """Number of samples of that batch; None: as many as in this call."""
     ranks: Ranks = ALONE
     """Processes that share the training, of which each has a part of the batch; losses need not know of them."""
+    supervised: Tensor | None = None
+    """Tokens [B, L] of this call of `loss` that losses count; None for all. The trainer draws them."""
     terms: Tensor | None = None
     """Number of terms of the last `mean`, a scalar, if samples differ in it; None if all samples weigh the same."""
 
@@ -163,7 +174,10 @@ class StepContext:
 
     def select(self, rows: Tensor | slice) -> StepContext:
         """These inputs for the samples in `rows` of the batch (indices, a BoolTensor or a slice) and their numbers."""
-        return replace(self, generators={name: selected(source, rows) for name, source in self.generators.items()})
+        generators = {name: selected(source, rows) for name, source in self.generators.items()}
+        return replace(
+            self, generators=generators, supervised=None if self.supervised is None else self.supervised[rows]
+        )
 
     def sample_time(self, count: int, *, antithetic: bool = False) -> Tensor:
         """Times ~ U(0, 1) of the samples of a batch, [count].
@@ -194,10 +208,13 @@ class StepContext:
 
     def as_batch(self, x0: Tensor, cond: Condition = NOTHING) -> Batch:
         """Clean tokens [B, L] as a batch: data, or samples that a network has drawn."""
+        same = self.supervised is not None and self.supervised.shape == x0.shape
+        supervised = self.supervised if same else None
         if self.end is None:
-            return Batch(x0, cond)
+            return Batch(x0, cond, supervised=supervised)
         text, block_size = text_mask(x0, self.end), self.roles["student"].block_size
-        return Batch(x0, cond, text, None if block_size is None else implied_padding(text, block_size))
+        implied = None if block_size is None else implied_padding(text, block_size)
+        return Batch(x0, cond, text, implied, supervised)
 
     def mean(self, values: Tensor, where: Tensor | None = None, *, batch: Batch | None = None) -> Tensor:
         """Mean over the tokens that this step supervises, a scalar; objectives reduce their losses here or by `sum`.
@@ -215,13 +232,20 @@ class StepContext:
         """
         batch = self.batch if batch is None else batch
         batch = Batch(values) if batch is None else batch
-        self.terms = None if where is None and batch.text is None else batch.tokens(where)
+        counting = batch.counting(where)
+        self.terms = None if counting is None and batch.text is None else batch.tokens(counting)
         return batch.mean(values, where)
 
     def sum(self, values: Tensor, *, batch: Batch | None = None) -> Tensor:
         """Sum over all tokens [B, L] of the batch, a scalar; estimated from those that this step supervises."""
         batch = self.batch if batch is None else batch
-        return (values if batch is None else batch.counted(values)).sum()
+        if batch is None:
+            return values.sum()
+        total = batch.counted(values)
+        if batch.supervised is None:
+            return total.sum()
+        share = batch.tokens() / batch.tokens(batch.supervised).clamp_min(1)
+        return total.masked_fill(~batch.supervised, 0.0).sum() * share
 
 
 class Objective(Component, ABC):

@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 Complaints = Iterator[tuple[str, str]]
 
 
+def check_supervision(recipe: Recipe) -> Complaints:
+    """Fewer tokens can be supervised where the loss is a sum over tokens."""
+    if recipe.supervision is not None and not _objective(recipe).per_token:
+        yield (
+            "supervision",
+            f"the loss of objective '{recipe.objective.type}' is no sum over tokens; remove this section",
+        )
+
+
 def _check_half(recipe: Recipe) -> Complaints:
     role = _objective(recipe).roles.get("teacher")
     if role is not None and role.refreshed:
@@ -194,6 +203,7 @@ def check_components(recipe: Recipe) -> Complaints:
 
 CHECKS: tuple[Callable[[Recipe], Complaints], ...] = (
     check_teacher,
+    check_supervision,
     check_spaces,
     check_sampler,
     check_context,

@@ -206,6 +206,9 @@ class Recipe(Strict):
         description="what the network predicts: x given z_t, or each token given the others of z_t (`leave_one_out`, "
         "uniform process only); null: what the objective's loss on posteriors has as its optimum, else `x_mean`",
     )
+    supervision: Annotated[ComponentConfig | None, From("supervisions", optional=True)] = Field(
+        None, description="tokens that the losses of a step count; null for all"
+    )
     teacher: TeacherSection | None = Field(None, description="needed by distillation objectives")
     start_from: dict[str, Annotated[str, Ref("run")]] = Field(
         {}, description="run or exported file whose weights a role starts from, by role name; else its teacher's"

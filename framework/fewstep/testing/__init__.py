@@ -20,6 +20,7 @@ from fewstep.testing.objectives import check_objective
 from fewstep.testing.processes import check_process
 from fewstep.testing.samplers import check_sampler
 from fewstep.testing.schedules import check_schedule
+from fewstep.testing.supervisions import check_supervision
 from fewstep.testing.tokenizers import check_tokenizer
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "check_process",
     "check_sampler",
     "check_schedule",
+    "check_supervision",
     "check_tokenizer",
 ]

@@ -13,6 +13,7 @@ from fewstep.recipe.models import Recipe
 from fewstep.runs.build import build_process
 from fewstep.runs.models import build_component, build_dataset
 from fewstep.samplers.base import SAMPLERS, Sampler
+from fewstep.supervision.base import SUPERVISIONS, Supervision
 from fewstep.training.roles import build_roles
 
 
@@ -26,6 +27,7 @@ class Parts:
         objective: the loss, and the roles that it trains.
         roles: the network of each of the objective's roles, by name, on any device.
         sampler: draws the samples that are logged during a distillation.
+        supervision: draws the tokens that a step's losses count; None for all.
     """
 
     dataset: Dataset
@@ -33,6 +35,7 @@ class Parts:
     objective: Objective
     roles: Mapping[str, Network]
     sampler: Sampler = field(default_factory=lambda: SAMPLERS.build("ancestral"))
+    supervision: Supervision | None = None
 
 
 def assemble(recipe: Recipe, dataset: Dataset | None = None) -> Parts:
@@ -48,4 +51,5 @@ def assemble(recipe: Recipe, dataset: Dataset | None = None) -> Parts:
     process = build_process(recipe, dataset)
     objective = build_component(OBJECTIVES, recipe.objective)
     roles = build_roles(recipe, objective.roles, dataset, process)
-    return Parts(dataset, process, objective, roles, build_component(SAMPLERS, recipe.sampler))
+    supervision = None if recipe.supervision is None else build_component(SUPERVISIONS, recipe.supervision)
+    return Parts(dataset, process, objective, roles, build_component(SAMPLERS, recipe.sampler), supervision)

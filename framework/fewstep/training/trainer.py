@@ -107,6 +107,7 @@ class Trainer:
         self.device = resolve_device(settings.train.device)
         self.precision = resolve_precision(settings.train.precision, self.device)
         self.dataset, self.process, self.objective = parts.dataset, parts.process, parts.objective
+        self.supervision = parts.supervision
         self.teacher_digest = weights_digest(parts.roles["teacher"]) if "teacher" in parts.roles else None
         parts = parallelise(parts, settings, ranks, self.device)
         self.roles = {name: network.to(self.device).eval() for name, network in parts.roles.items()}
@@ -518,6 +519,10 @@ class Trainer:
         if self.dataset.augments:
             streams = SampleStreams(self.settings.seed, numbers, purpose="augment", device=self.device)
             x0 = self.dataset.augment(x0, streams)
+        if self.supervision is not None:
+            streams = SampleStreams(self.settings.seed, numbers, purpose="supervision", device=self.device)
+            shape = (len(numbers), self.dataset.spec.length)
+            self.ctx.supervised = self.supervision.mask(shape, device=self.device, generator=streams)
         labels = None if self.labels is None else self.labels[rows]
         return self.ctx.as_batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
 
