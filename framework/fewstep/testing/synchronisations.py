@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
+from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _WAITS = {
@@ -42,14 +44,23 @@ class Synchronisations(TorchDispatchMode):
         return sum(self.counts.values())
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         name = func._schema.name
         if name in _WAITS and not (name == "aten::repeat_interleave" and (kwargs or {}).get("output_size") is not None):
             self.counts[name] += 1
-        elif name in _INDEXING and any(index is not None and index.dtype == torch.bool for index in args[1]):
+        elif name in _INDEXING and any(index is not None and index.dtype == torch.bool for index in _indices(args)):
             self.counts[f"{name} by a mask"] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _indices(args: tuple[object, ...]) -> Sequence[Tensor | None]:
+    """The indices of an indexing operator, one each dimension."""
+    return cast("Sequence[Tensor | None]", args[1])
 
 
 def count(fn: Callable[[], object]) -> Counter[str]:
