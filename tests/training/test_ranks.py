@@ -114,8 +114,10 @@ class Trained:
         for line, base in zip(ours, theirs, strict=True):
             for key, value in base.items():
                 if key.endswith(("/loss", "/grad_norm", "/lr", "/diversity", "step")) or key == "evaluations":
-                    # A loss of terms of both signs may be near zero, and its rounding is that of its terms.
-                    assert line[key] == pytest.approx(value, rel=rtol, abs=1e-6), (name, base["step"], key)
+                    # A loss of terms of both signs may be near zero, and its rounding is that of its terms. A norm is
+                    # that of the gradient alone, whose rounding the divisions of a method amplify.
+                    bound = 10 * rtol if key.endswith("grad_norm") else rtol
+                    assert line[key] == pytest.approx(value, rel=bound, abs=1e-6), (name, base["step"], key)
         files = (self.folder / run / "export" / "student_ema.safetensors" for run in (name, other))
         weights, expected = map(load_file, files)
         for key, weight in expected.items():
