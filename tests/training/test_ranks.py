@@ -117,7 +117,8 @@ class Trained:
                     # A loss of terms of both signs may be near zero, and its rounding is that of its terms. A norm is
                     # that of the gradient alone, whose rounding the divisions of a method amplify.
                     bound = 10 * rtol if key.endswith("grad_norm") else rtol
-                    assert line[key] == pytest.approx(value, rel=bound, abs=1e-6), (name, base["step"], key)
+                    terms = 1e-5 if name.startswith("didi") else 1e-6  # its terms are divided by a deviation of rewards
+                    assert line[key] == pytest.approx(value, rel=bound, abs=terms), (name, base["step"], key)
         files = (self.folder / run / "export" / "student_ema.safetensors" for run in (name, other))
         weights, expected = map(load_file, files)
         for key, weight in expected.items():
