@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import planned_memory
 import torch
 from cases import Case, Outcome, Setting
 from flops import Shape, known_peak
@@ -49,6 +50,9 @@ def sizes(setting: Setting) -> Sizes:
 def cases(setting: Setting) -> Iterator[Case]:
     """What goals are about comes first, and last what is compiled for no goal: each network is compiled anew."""
     yield Case(PEAK, 3, partial(peak, setting))
+    s = sizes(setting)
+    planning = partial(planned_memory.planned, setting, s.shapes[LARGE], s.length, s.vocab)
+    yield Case("memory by plan", planned_memory.SECONDS, planning)
     first, others = ("denoising", "dmmd"), [work for work in WORK if work not in ("denoising", "dmmd")]
     ways = [(LARGE, work, mode) for mode in ("off", "trunk") for work in first]
     ways += [(SMALL, work, "off") for work in first] + [(LARGE, work, "off") for work in others]

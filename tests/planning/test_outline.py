@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fewstep.core.errors import UserError
 from fewstep.data.base import DATASETS, DataSpec
+from fewstep.planning.ledger import Ledger
 from fewstep.planning.outline import outline, outline_data
 from fewstep.planning.rehearsal import Line, Settings, rehearse
 from fewstep.recipe import load_recipe
@@ -82,12 +84,19 @@ def test_following_leaves_no_trace() -> None:
 
 
 def test_larger_batches_lie_on_a_line() -> None:
-    class Peak:
-        def __init__(self, **parts: int) -> None:
-            self.parts = parts
+    """A stage that is small in small batches may be the largest in a large one."""
 
-        def peak(self, shares: object = None) -> dict[str, int]:
-            return self.parts
+    def ledger(size: int) -> Ledger:
+        mode, ledger = FakeTensorMode(), Ledger()
+        with mode, ledger:
+            chunk = torch.empty(250)
+            with ledger.during("activations"):
+                del chunk
+                states = torch.empty(25 * size)
+        assert len(states) == 25 * size
+        return ledger
 
-    line = Line(Peak(loss=10, activations=40), Peak(loss=10, activations=80), 3.5)
-    assert line.peak() == {"loss": 10, "activations": 180}
+    line = Line(ledger(2), ledger(4), distance=49.0)
+    assert ledger(2).peak() == {"loss": 1000}
+    assert line.peak() == ledger(100).peak() == {"activations": 10_000}
+    assert line.operators == ledger(100).operators

@@ -39,23 +39,25 @@ _OUT_OF_PLACE = {aten.addmm_: aten.addmm, aten.baddbmm_: aten.baddbmm}
 
 @dataclass
 class _Block:
-    """Storage of tensors: its bytes, its part of the step, and the moments of its life."""
+    """Storage of tensors: its bytes, its part of the step, what was computed when it was made, moments of its life."""
 
     size: int
     part: str
+    stage: str
     begin: int
     end: int | None = None
 
 
 @dataclass
 class Ledger(TorchDispatchMode):
-    """Follows every storage that operators make, and counts the FLOPs of products.
+    """Follows every storage that operators make, and counts operators that are no views, and the FLOPs of products.
 
-    `part` names what is computed now. `peak` tells the most memory that lived at once, by part.
+    `part` names what is computed now.
     """
 
     part: str = "loss"
     flops: int = 0
+    operators: int = 0
     _blocks: dict[int, _Block] = field(default_factory=dict)
     _closed: list[_Block] = field(default_factory=list)
     _clock: int = 0
@@ -80,6 +82,7 @@ class Ledger(TorchDispatchMode):
         return out
 
     def _count(self, func: OpOverload, args: Sequence[object], kwargs: Mapping[str, object], out: object) -> None:
+        self.operators += not func.is_view
         packet = _OUT_OF_PLACE.get(func._overloadpacket, func._overloadpacket)
         if packet in _FORMULAS:
             self.flops += _FORMULAS[packet](*args)
@@ -91,7 +94,7 @@ class Ledger(TorchDispatchMode):
         if key in self._blocks:
             return
         self._clock += 1
-        self._blocks[key] = _Block(storage.nbytes(), self.part, self._clock)
+        self._blocks[key] = _Block(storage.nbytes(), self.part, self.part, self._clock)
         weakref.finalize(storage, self._close, key).atexit = False
 
     def _close(self, key: int) -> None:
@@ -103,7 +106,7 @@ class Ledger(TorchDispatchMode):
     def known(self, tensors: Sequence[Tensor]) -> None:
         """Leave these tensors out; they are counted elsewhere."""
         for tensor in tensors:
-            self._blocks.setdefault(tensor.untyped_storage()._cdata, _Block(0, "known", 0))
+            self._blocks.setdefault(tensor.untyped_storage()._cdata, _Block(0, "known", "known", 0))
 
     def assign(self, tensors: Sequence[Tensor], part: str) -> None:
         """Count the storages of these tensors to another part, from their first moment on."""
@@ -121,27 +124,30 @@ class Ledger(TorchDispatchMode):
         finally:
             self.part = before
 
-    def peak(self, shares: Mapping[str, float] | None = None) -> dict[str, int]:
-        """Bytes by part at the moment at which most memory lived.
+    def peaks(self, shares: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
+        """Bytes by part at the moment of each stage of the step (what was computed then) at which most memory lived.
 
         Args:
             shares: factor of the bytes of a part, for parts of which a rank holds a share.
         """
-        factors = shares or {}
-        events: list[tuple[int, str, float]] = []
+        factors, events = shares or {}, list[tuple[int, _Block, int]]()
         for block in (*self._closed, *self._blocks.values()):
-            if block.part == "known":
-                continue
-            size = block.size * factors.get(block.part, 1.0)
-            events.append((block.begin, block.part, size))
-            if block.end is not None:
-                events.append((block.end, block.part, -size))
-        now: dict[str, float] = {}
-        total = most = 0.0
-        best: dict[str, float] = {}
-        for _, part, size in sorted(events, key=lambda event: event[0]):
-            now[part] = now.get(part, 0.0) + size
-            total += size
-            if total > most:
-                most, best = total, dict(now)
-        return {part: round(size) for part, size in best.items() if size}
+            if block.part != "known":
+                events.append((block.begin, block, 1))
+                events.extend([] if block.end is None else [(block.end, block, -1)])
+        now, most = dict[str, float](), dict[str, dict[str, float]]()
+        for _, block, sign in sorted(events, key=lambda event: event[0]):
+            now[block.part] = now.get(block.part, 0.0) + sign * block.size * factors.get(block.part, 1.0)
+            if sign > 0 and sum(now.values()) > sum(most.get(block.stage, {}).values()):
+                most[block.stage] = dict(now)
+        return most
+
+    def peak(self, shares: Mapping[str, float] | None = None) -> dict[str, int]:
+        """Bytes by part at the moment at which most memory lived; see `peaks`."""
+        return largest(self.peaks(shares))
+
+
+def largest(peaks: Mapping[str, Mapping[str, float]]) -> dict[str, int]:
+    """Bytes by part in the stage that takes most."""
+    peak = max(peaks.values(), key=lambda parts: sum(parts.values()), default={})
+    return {part: round(size) for part, size in peak.items() if size}

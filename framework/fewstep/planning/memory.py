@@ -36,8 +36,16 @@ class Sharing:
     shards: int
 
 
+@dataclass(frozen=True)
+class Parallel:
+    """Micro-batches of a step, and bytes of a gathered weight over those of a stored one."""
+
+    accumulate: int = 1
+    width: float = 1.0
+
+
 def sharings(gpus: int, node: int) -> list[Sharing]:
-    """The strategies that a number of GPUs can have, in nodes of `node`."""
+    """The strategies that a number of GPUs can have; `hybrid` shares among `node` of them."""
     if gpus == 1:
         return [Sharing("one GPU", 1, 1)]
     both = [Sharing("ddp", gpus, 1), Sharing("fsdp", gpus, gpus)]
@@ -55,7 +63,13 @@ def trained_bytes(network: Network) -> int:
     return sum(parameter.nbytes for parameter in network.parameters() if parameter.requires_grad)
 
 
-def footprint(shapes: Shapes, peaks: Mapping[str, Peak], sharing: Sharing) -> dict[str, int]:
+def shardable(shapes: Shapes) -> bool:
+    """Whether the networks of a training can be sharded: the objective allows it, and no two roles share weights."""
+    own = _own_bytes(shapes.roles)
+    return shapes.objective.shardable and all(own[name] == bytes_of(role) for name, role in shapes.roles.items())
+
+
+def footprint(shapes: Shapes, peaks: Mapping[str, Peak], sharing: Sharing, parallel: Parallel) -> dict[str, int]:
     """Bytes of each part at the peak of the phase that takes most."""
     roles, specs = shapes.roles, shapes.objective.roles
     trained = [name for name, spec in specs.items() if spec.trained]
@@ -68,11 +82,13 @@ def footprint(shapes: Shapes, peaks: Mapping[str, Peak], sharing: Sharing) -> di
         "auxiliary": sum(own[name] for name in trained if name != "student"),
     }
     parts = {name: value // sharing.shards for name, value in resident.items()}
-    phases = [phase.peak({"gradients": 1 / sharing.shards}) for phase in peaks.values()]
+    # Gradients of several micro-batches are summed before they are scattered.
+    share = 1.0 if parallel.accumulate > 1 else 1 / sharing.shards
+    phases = [phase.peak({"gradients": share}) for phase in peaks.values()]
     peak = max(phases, key=lambda parts: sum(parts.values()))
     parts |= {name: peak.get(name, 0) for name in ("gradients", "activations", "loss")}
     parts["weights"] += sum(buffer.nbytes for network in roles.values() for buffer in network.buffers())
-    parts["gathered"] = _gathered(shapes) if sharing.shards > 1 else 0
+    parts["gathered"] = round(_gathered(shapes) * parallel.width) if sharing.shards > 1 else 0
     return {name: parts[name] for name in PARTS}
 
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import get_args
 
 from fewstep.core.errors import UserError
 from fewstep.planning.hardware import GIB
 from fewstep.planning.machine import Machine, Request
-from fewstep.planning.memory import Sharing, Strategy, footprint, sharings
+from fewstep.planning.memory import Sharing, Strategy, footprint, shardable, sharings
 from fewstep.planning.outline import Shapes, outline, outline_data
 from fewstep.planning.rehearsal import Peak, Settings, peaks, rehearse
-from fewstep.recipe.models import ParallelSection, Recipe
+from fewstep.recipe.models import Recipe
 from fewstep.training.turns import Turns
 
-_DEVIATIONS = 3
+_DEVIATIONS = 2
 """Standard deviations above its mean at which memory is planned: the share of masks in a micro-batch varies."""
+_NEARLY = 1.15
+"""Time of a step over that of a faster but less simple strategy, up to which the simpler one is taken."""
 _COUNTED = 4
 """Samples whose FLOPs are counted, if that divides a micro-batch."""
-_STRATEGIES: tuple[str, ...] = get_args(ParallelSection.model_fields["strategy"].annotation)
 
 
 @dataclass(frozen=True)
 class Option:
     """A strategy: bytes of a rank by part, whether they fit, and time and cost of the whole training.
 
-    `available` says whether `parallel.strategy` has it.
+    `available` says whether the objective can have it.
     """
 
     strategy: Strategy
@@ -76,9 +76,10 @@ class Plan:
 
     @property
     def best(self) -> Option | None:
-        """The fastest strategy that fits and that trainings have, of equals the first; None if there is none."""
+        """The first strategy that fits, suits the objective and is nearly as fast as any; None if there is none."""
         fitting = [option for option in self.options if option.fits and option.available]
-        return min(fitting, key=lambda option: option.step_seconds) if fitting else None
+        limit = _NEARLY * min((option.step_seconds for option in fitting), default=0.0)
+        return next((option for option in fitting if option.step_seconds <= limit), None)
 
     def as_dict(self) -> dict[str, object]:
         """Plain data."""
@@ -100,16 +101,19 @@ class Followed:
     memory: Mapping[str, Peak]
 
 
-def make_plan(recipe: Recipe, request: Request) -> Plan:
+def make_plan(recipe: Recipe, request: Request, checkpointing: Sequence[bool] = (False, True)) -> Plan:
     """Plan a training.
+
+    Args:
+        checkpointing: what to plan of `backbone.activation_checkpointing`, if the backbone has it.
 
     Raises:
         UserError: the batch does not divide into the ranks, sizes are not known, or the objective cannot be followed.
     """
-    return priced(recipe, request, follow(recipe, request))
+    return priced(recipe, request, follow(recipe, request, checkpointing))
 
 
-def follow(recipe: Recipe, request: Request) -> dict[bool, Followed]:
+def follow(recipe: Recipe, request: Request, checkpointing: Sequence[bool] = (False, True)) -> dict[bool, Followed]:
     """What steps take without and with activation checkpointing, on any GPU.
 
     Raises:
@@ -127,7 +131,7 @@ def follow(recipe: Recipe, request: Request) -> dict[bool, Followed]:
         diagnose=True,
     )
     variants = dict[bool, Followed]()
-    for flag, variant in _variants(recipe).items():
+    for flag, variant in _variants(recipe, checkpointing).items():
         shapes = outline(variant, dataset)
         tokens = counted.batch * dataset.spec.length
         flops = {phase: ledger.flops / tokens for phase, ledger in rehearse(shapes, counted).items()}
@@ -137,12 +141,12 @@ def follow(recipe: Recipe, request: Request) -> dict[bool, Followed]:
 
 def priced(recipe: Recipe, request: Request, variants: Mapping[bool, Followed]) -> Plan:
     """The plan of what was followed, on the GPUs of a request."""
-    machine, plain = Machine(recipe, request), variants[False]
+    machine, plain = Machine(recipe, request), next(iter(variants.values()))
     steps, spec = _steps_of(plain.shapes, recipe), plain.shapes.dataset.spec
     options = [
         _option(machine, variant, sharing, flag, recipe.train.batch_size * spec.length / request.gpus, steps)
         for flag, variant in variants.items()
-        for sharing in sharings(request.gpus, request.node)
+        for sharing in sharings(request.gpus, machine.shards)
     ]
     return Plan(
         recipe=recipe.name,
@@ -172,14 +176,15 @@ def _option(
         tokens: of a rank's share of a batch.
         steps: of each phase in the whole training.
     """
-    parts = footprint(variant.shapes, variant.memory, sharing)
+    parts = footprint(variant.shapes, variant.memory, sharing, machine.parallel)
     total, count = sum(parts.values()), sum(steps.values())
-    seconds = sum(
-        n * machine.seconds(variant.shapes, phase, variant.flops[phase] * tokens, sharing) for phase, n in steps.items()
-    )
+    seconds = 0.0
+    for phase, n in steps.items():
+        operators = variant.memory[phase].operators
+        seconds += n * machine.seconds(variant.shapes, phase, variant.flops[phase] * tokens, operators, sharing)
     return Option(
         sharing.strategy,
-        sharing.strategy in ("one GPU", *_STRATEGIES),
+        sharing.shards == 1 or shardable(variant.shapes),
         checkpointing,
         parts,
         total,
@@ -205,7 +210,7 @@ def _micro_batch(recipe: Recipe, gpus: int) -> int:
     return size // parts
 
 
-def _variants(recipe: Recipe) -> dict[bool, Recipe]:
+def _variants(recipe: Recipe, checkpointing: Sequence[bool]) -> dict[bool, Recipe]:
     """The recipe without and with activation checkpointing, or as it is if its backbone has no such setting."""
     if "activation_checkpointing" not in type(recipe.backbone).model_fields:
         return {False: recipe}
@@ -213,7 +218,7 @@ def _variants(recipe: Recipe) -> dict[bool, Recipe]:
         flag: recipe.model_copy(
             update={"backbone": recipe.backbone.model_copy(update={"activation_checkpointing": flag})}
         )
-        for flag in (False, True)
+        for flag in checkpointing
     }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fewstep.core.errors import FewstepError, UserError
 from fewstep.objectives.base import Phase, StepContext
-from fewstep.planning.ledger import Ledger
+from fewstep.planning.ledger import Ledger, largest
 from fewstep.planning.outline import Shapes
 from fewstep.predictions.base import CHUNK_ELEMENTS
 from fewstep.predictions.condition import Condition
@@ -25,7 +25,7 @@ from fewstep.runtime.precision import Precision
 from fewstep.runtime.streams import SampleStreams
 
 _PURPOSES = ("time", "noise", "sample")
-_CHUNKS = 100
+_CHUNKS = 16
 """Chunks of rows that are followed; a step with more of them would take long to follow, and is like one of fewer."""
 _MICRO_BATCHES = 2
 """Micro-batches that are followed: the second one has the gradients of the first beside it, as all further ones."""
@@ -51,7 +51,9 @@ class Settings:
 
 
 class Peak(Protocol):
-    """What a step of a phase takes at most."""
+    """What a step of a phase takes."""
+
+    operators: int
 
     def peak(self, shares: Mapping[str, float] | None = None) -> dict[str, int]:
         """Bytes by part, as `Ledger.peak`."""
@@ -59,19 +61,35 @@ class Peak(Protocol):
 
 @dataclass(frozen=True)
 class Line:
-    """Peaks of a batch that is larger than two that were followed."""
+    """A batch that is larger than two that were followed: each stage of the step grows in proportion to the batch.
 
-    smaller: Peak
-    larger: Peak
+    Args:
+        distance: (batch - smaller) / (larger - smaller).
+    """
+
+    smaller: Ledger
+    larger: Ledger
     distance: float
-    """(batch - smaller) / (larger - smaller)."""
+
+    @property
+    def operators(self) -> int:
+        """Operators of the step."""
+        return round(self._at(self.smaller.operators, self.larger.operators))
 
     def peak(self, shares: Mapping[str, float] | None = None) -> dict[str, int]:
-        a, b = self.smaller.peak(shares), self.larger.peak(shares)
-        parts = a.keys() | b.keys()
-        return {
-            name: max(0, round(a.get(name, 0) + self.distance * (b.get(name, 0) - a.get(name, 0)))) for name in parts
-        }
+        a, b = self.smaller.peaks(shares), self.larger.peaks(shares)
+        return largest(
+            {
+                stage: {
+                    part: max(0.0, self._at(a[stage].get(part, 0.0), b[stage].get(part, 0.0)))
+                    for part in a[stage].keys() | b[stage].keys()
+                }
+                for stage in a.keys() & b.keys()
+            }
+        )
+
+    def _at(self, smaller: float, larger: float) -> float:
+        return smaller + self.distance * (larger - smaller)
 
 
 def peaks(shapes: Shapes, settings: Settings) -> dict[str, Peak]:
@@ -85,10 +103,10 @@ def peaks(shapes: Shapes, settings: Settings) -> dict[str, Peak]:
     """
     spec = shapes.dataset.spec
     chunks = settings.share * spec.length * spec.vocab_size / CHUNK_ELEMENTS  # of a sample
-    larger = int(_CHUNKS / chunks) // 8 * 8
-    if settings.batch <= larger or larger < 8:
+    larger = max(8, int(_CHUNKS / chunks) // 8 * 8)
+    if settings.batch <= 2 * larger:  # as cheap as two smaller ones
         return dict(rehearse(shapes, settings))
-    smaller = larger // 4 * 3
+    smaller = larger // 2
     both = [rehearse(shapes, replace(settings, batch=batch)) for batch in (smaller, larger)]
     distance = (settings.batch - smaller) / (larger - smaller)
     return {name: Line(ledger, both[1][name], distance) for name, ledger in both[0].items()}

@@ -28,7 +28,7 @@ def options(plan: Plan) -> list[dict[str, object]]:
         {
             "strategy": name(option),
             "memory a GPU (GiB)": _gib(option.total),
-            "fits": ("yes" if option.fits else "no") + ("" if option.available else ", not in this version"),
+            "fits": ("yes" if option.fits else "no") + ("" if option.available else ", not this objective"),
             "step (ms)": f"{1e3 * option.step_seconds:,.0f}",
             "hours": f"{option.hours:,.1f}",
             "cost ($)": f"{option.cost:,.0f}",
