@@ -27,6 +27,9 @@ from pages import (
     reader_environment,
 )
 from preloaded import Preloaded
+from scale_table import PAGE as PLANS
+from scale_table import RECIPES as SCALE
+from scale_table import row as plan_of
 from size_table import LARGE, SMALL, Size, row
 from size_table import PAGE as SIZES
 
@@ -162,6 +165,26 @@ def first_cells(table: str) -> list[str]:
 )
 def test_the_table_of_sizes_is_up_to_date(size: Size) -> None:
     assert row(size) in SIZES.read_text(encoding="utf-8"), "run python tests/docs/size_table.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCALE)
+def test_the_plans_of_recipes_at_scale_are_up_to_date(name: str) -> None:
+    """To 5 %: a change of a loss or a network may move memory a little."""
+    lines = PLANS.read_text(encoding="utf-8").splitlines()
+    shown = next(line for line in lines if line.startswith(f"| `{name}` |")).split(" | ")
+    for ours, theirs in zip(plan_of(name).split(" | "), shown, strict=True):
+        numbers = [cell.strip("| ").replace(",", "") for cell in (ours, theirs)]
+        if numbers[0].replace(".", "", 1).isdigit():
+            assert float(numbers[0]) == pytest.approx(float(numbers[1]), rel=0.05, abs=1), "run scale_table.py"
+        else:
+            assert numbers[0] == numbers[1]
+
+
+def test_every_recipe_at_scale_has_its_plan_and_its_source() -> None:
+    text = PLANS.read_text(encoding="utf-8")
+    for name in SCALE:
+        assert len(re.findall(rf"^\| `{name}` \|", text, re.MULTILINE)) == 2, name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
