@@ -184,7 +184,7 @@ def test_the_plans_of_recipes_at_scale_are_up_to_date(name: str) -> None:
 def test_every_recipe_at_scale_has_its_plan_and_its_source() -> None:
     text = PLANS.read_text(encoding="utf-8")
     for name in SCALE:
-        assert len(re.findall(rf"^\| `{name}` \|", text, re.MULTILINE)) == 2, name
+        assert len(re.findall(rf"^\| `{name}` \|", text, re.MULTILINE)) >= 2, name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

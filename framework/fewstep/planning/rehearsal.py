@@ -53,7 +53,9 @@ class Settings:
 class Peak(Protocol):
     """What a step of a phase takes."""
 
-    operators: int
+    @property
+    def operators(self) -> int:
+        """Operators of the step that are no views."""
 
     def peak(self, shares: Mapping[str, float] | None = None) -> dict[str, int]:
         """Bytes by part, as `Ledger.peak`."""
