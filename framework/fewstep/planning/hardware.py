@@ -58,7 +58,7 @@ def gpu_named(name: str) -> Gpu:
     if name.lower() not in GPUS:
         near = did_you_mean(name, GPUS) or f"; known: {', '.join(GPUS)}"
         raise UserError(
-            f"--gpu: no numbers of a '{name}' are known{near}; for another one name the nearest, and set --memory, "
-            "--peak, --bandwidth and --price"
+            f"--gpu: no numbers of a '{name}' are known{near} (for another one name the nearest, and set --memory, "
+            "--peak, --bandwidth and --price)"
         )
     return GPUS[name.lower()]
