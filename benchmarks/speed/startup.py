@@ -42,7 +42,7 @@ def measure(quick: bool) -> Iterator[Row]:
         if name not in times:
             continue
         ratios = paired(times[name], times["import torch"])
-        yield Row.of("startup", f"{name} / import torch", ratios)
+        yield Row.of("startup", f"{name} / import torch", ratios, tolerance=1.0)
         if not quick:
             yield Row.of("startup", f"{name}, seconds of processor time", times[name], goal=goal, tolerance=0.5)
 
