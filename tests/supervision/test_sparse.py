@@ -40,9 +40,9 @@ def gradient(trainer: Trainer, step: int = 0) -> torch.Tensor:
         role.zero_grad()
     rows = torch.arange(8)
     trainer.ctx.batch = batch = trainer.batch(rows)
-    if trainer.supervision is not None:
+    if trainer.batches.supervision is not None:
         streams = SampleStreams(step, range(8), purpose="supervision")
-        mask = trainer.supervision.mask(tuple(batch.x0.shape), device=batch.x0.device, generator=streams)
+        mask = trainer.batches.supervision.mask(tuple(batch.x0.shape), device=batch.x0.device, generator=streams)
         trainer.ctx.batch = batch = type(batch)(batch.x0, batch.cond, batch.text, batch.implied, mask)
     trainer.objective.loss(phase, batch, trainer.ctx).loss.backward()
     student = trainer.roles["student"]

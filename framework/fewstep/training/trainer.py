@@ -19,7 +19,6 @@ from fewstep.core.errors import OperationError, is_out_of_memory
 from fewstep.data.base import Dataset
 from fewstep.denoisers.compiled import compile_trunks
 from fewstep.objectives.base import Batch, Phase, StepContext
-from fewstep.predictions.condition import Condition
 from fewstep.predictions.draws import refusals, refuse_if
 from fewstep.predictions.evaluation import RowStep, row_steps_by, with_gradient
 from fewstep.recipe import dump_recipe
@@ -29,7 +28,7 @@ from fewstep.runs.environment import installed_plugins
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.compiling import Compiled
 from fewstep.runtime.console import say
-from fewstep.runtime.device import pinned, resolve_device, send
+from fewstep.runtime.device import resolve_device
 from fewstep.runtime.digest import weights_digest
 from fewstep.runtime.lock import held, whoami
 from fewstep.runtime.memory import peak_megabytes, reset_peak
@@ -37,17 +36,15 @@ from fewstep.runtime.precision import resolve_precision, tf32
 from fewstep.runtime.ranks import ALONE, Ranks
 from fewstep.runtime.seeding import derived_seed
 from fewstep.runtime.signals import asked_to_end
-from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import Sampler
 from fewstep.training.agreement import agree_on_parts
 from fewstep.training.assemble import Parts, assemble
+from fewstep.training.batches import Batches
 from fewstep.training.ema import Ema
 from fewstep.training.exhausted import explain, weights
-from fewstep.training.loader import Loader
 from fewstep.training.loggers import NoLogger, RunLogger
 from fewstep.training.mishaps import Found, Mishaps
 from fewstep.training.optim import build_optimizer, learning_rate, settings_of
-from fewstep.training.order import EpochOrder
 from fewstep.training.parallel import copies, parallelise, summing
 from fewstep.training.resume import go_back, resume
 from fewstep.training.saver import Saver, StorageError, advice
@@ -59,7 +56,6 @@ from fewstep.training.turns import Turns
 from fewstep.training.watch import Watch
 from fewstep.training.watchdog import Watchdog
 
-_STREAMS = ("time", "noise", "sample")
 _HEARTBEAT = 30.0
 """Seconds after which a run says again that it lives."""
 _DIAGNOSE_EVERY = 10
@@ -107,7 +103,6 @@ class Trainer:
         self.device = resolve_device(settings.train.device)
         self.precision = resolve_precision(settings.train.precision, self.device)
         self.dataset, self.process, self.objective = parts.dataset, parts.process, parts.objective
-        self.supervision = parts.supervision
         self.teacher_digest = weights_digest(parts.roles["teacher"]) if "teacher" in parts.roles else None
         parts = parallelise(parts, settings, ranks, self.device)
         self.roles = {name: network.to(self.device).eval() for name, network in parts.roles.items()}
@@ -118,9 +113,6 @@ class Trainer:
         self._row_step: RowStep = with_gradient
         if settings.train.compile == "step":
             self._row_step = Compiled(with_gradient, "a loss over rows", by_name=True, say=echo, dynamic=True)
-        reads_labels = any(network.conditioned_on_labels or network.reads_labels for network in self.roles.values())
-        labels = self.dataset.labels if reads_labels else None
-        self.labels = None if labels is None else labels.to(self.device)
         self.trained = [name for name, role in self.objective.roles.items() if role.trained]
         self.turns = Turns(self.objective.phases(), settings.train.steps)
 
@@ -129,11 +121,12 @@ class Trainer:
             name: build_optimizer(self.optim[name], self.shards[name].own.values()) for name in self.trained
         }
         self.ema = Ema(self.shards["student"].own, settings.ema.decay)
-        self.loader = self._loader()
+        self.batches = Batches(parts, settings, self.roles, self.device, ranks)
+        self.loader = self.batches.loader
         self.ctx = StepContext(
             self.roles,
             self.process,
-            self._streams(range(1)),
+            self.batches.streams(range(1)),
             self.device,
             steps=settings.train.steps,
             folder=run.path,
@@ -178,31 +171,6 @@ class Trainer:
             parts = assemble(recipe, dataset)
         agree_on_parts(parts.dataset.fingerprint, parts.roles, ranks)
         return cls(parts, recipe.settings, run, recipe=recipe, echo=echo, ranks=ranks)
-
-    def _loader(self) -> Loader:
-        """Batches from memory, on the device; or read ahead from disk."""
-        order = EpochOrder(len(self.dataset), derived_seed(self.settings.seed, "order"))
-        train, readers, size = self.dataset.train, self.dataset.readers, self.settings.train.batch_size
-        share = {"rank": self.ranks.rank, "world": self.ranks.size}
-        if isinstance(train, Tensor):
-            resident = train.to(self.device)
-            return Loader(order, lambda rows: resident[send(rows, self.device)], size, **share)
-        # Readers run in threads of their own, so pinning costs the training no time.
-        return Loader(order, lambda rows: pinned(train[rows], self.device), size, readers=readers, **share)
-
-    def _streams(self, numbers: range, batch: range | None = None, part: str = "") -> dict[str, SampleStreams]:
-        """Random numbers of training samples for each purpose.
-
-        Args:
-            numbers: of the samples, in the order in which the training takes them: its n-th sample draws the same
-                numbers whatever batch, micro-batch or process it is in.
-            batch: numbers of all samples of the step.
-            part: of the training that draws.
-        """
-        seed, device = self.settings.seed, self.device
-        return {
-            name: SampleStreams(seed, numbers, purpose=name + part, batch=batch, device=device) for name in _STREAMS
-        }
 
     @cached_property
     def saver(self) -> Saver:
@@ -410,7 +378,7 @@ class Trainer:
 
     def _end_step(self, phase: Phase) -> None:
         self.ctx.step += 1
-        self.ctx.generators = self._streams(range(self.loader.position, self.loader.position + 1), part="/after")
+        self.batches.begin_after(self.ctx)
         self.objective.after_step(phase, self.ctx)
 
     def _recover(self, phase: Phase, found: Found) -> bool:
@@ -455,18 +423,13 @@ class Trainer:
         Args:
             refused: flags of draws from rows that are no distribution; gets those of other ranks.
         """
-        size, start, place = self.settings.train.batch_size, self.loader.position, self.loader.place
-        rows, tokens = (send(part, self.device) for part in self.loader.next())
-        parts, batch = self.settings.train.accumulate, range(start, start + size)
-        losses, terms = [], list[Tensor]()
-        pieces = list(zip(rows.chunk(parts), tokens.chunk(parts), strict=True))
-        for number, part in enumerate(pieces, start=1):
+        losses, terms, parts = [], list[Tensor](), self.settings.train.accumulate
+        for number, batch in enumerate(self.batches.next(self.ctx, parts), start=1):
             divided = parts > 1 or self.ranks.size > 1
-            with summing(self.roles.values(), last=number == len(pieces)):
-                loss, weight = self._micro_batch(phase, self._batch(*part, batch, place), divided)
+            with summing(self.roles.values(), last=number == parts):
+                loss, weight = self._micro_batch(phase, batch, divided)
             losses.append(loss)
             terms.extend([] if weight is None else [weight])
-            place += len(part[0])
         loss, total = torch.stack(losses).sum(), torch.stack(terms).sum() if terms else None
         rest(self.roles.values())
         for name in phase.train:
@@ -502,29 +465,7 @@ class Trainer:
 
     def batch(self, rows: Tensor) -> Batch:
         """The training samples `rows`, with the conditions of all roles; `ctx` draws for them as in the next step."""
-        start = self.loader.position
-        return self._batch(rows, send(self.loader.fetch(rows), self.device), range(start, start + len(rows)), 0)
-
-    def _batch(self, rows: Tensor, x0: Tensor, batch: range, place: int) -> Batch:
-        """Samples, their random numbers and their condition.
-
-        The condition has labels if a role reads them, and the clean tokens as context if the roles go block by block.
-
-        Args:
-            batch: numbers of the samples of the step, of which these are a part that begins at `place`.
-        """
-        numbers = batch[place : place + len(rows)]
-        self.ctx.generators, self.ctx.place, self.ctx.whole = self._streams(numbers, batch), place, len(batch)
-        x0 = x0.long()
-        if self.dataset.augments:
-            streams = SampleStreams(self.settings.seed, numbers, purpose="augment", device=self.device)
-            x0 = self.dataset.augment(x0, streams)
-        if self.supervision is not None:
-            streams = SampleStreams(self.settings.seed, numbers, purpose="supervision", device=self.device)
-            shape = (len(numbers), self.dataset.spec.length)
-            self.ctx.supervised = self.supervision.mask(shape, device=self.device, generator=streams)
-        labels = None if self.labels is None else self.labels[rows]
-        return self.ctx.as_batch(x0, Condition(labels, x0 if self.roles["student"].block_size is not None else None))
+        return self.batches.of_rows(self.ctx, rows)
 
     def _micro_batch(self, phase: Phase, batch: Batch, divided: bool) -> tuple[Tensor, Tensor | None]:
         """Backward pass of one micro-batch; returns its loss times its weight, and the weight.
