@@ -51,7 +51,7 @@ def test_pairs(tmp_path: Path) -> None:
     def read() -> list[list[int]]:
         store = CouplingStore(tmp_path, 32, {"teacher": "T"}, 0)
         store.fill(draw)
-        return store.take(32).data.tolist()
+        return store.rows(0, 32).data.tolist()
 
     read()
     (file,) = tmp_path.glob("*.safetensors")
@@ -74,9 +74,9 @@ def test_pairs_of_another_store_or_place(tmp_path: Path) -> None:
     for other in (second, tmp_path / "theirs" / first.name):
         first.write_bytes(other.read_bytes())
         with pytest.raises(OperationError, match=r"holds other pairs, of 'pairs-0000.*; delete that file"):
-            ours.take(2 * SHARD)
+            ours.rows(0, 2 * SHARD)
     first.write_bytes(content)
-    assert len(ours.take(2 * SHARD).data) == 2 * SHARD
+    assert len(ours.rows(0, 2 * SHARD).data) == 2 * SHARD
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".jsonl"])

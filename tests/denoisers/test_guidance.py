@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from enumerable_denoisers import L, Table, V, make, run, softmax
+from enumerable_denoisers import L, Table, V, drawn_by, make, run, softmax
 from torch import Generator, Tensor
 
 import fewstep.predictions.base as prediction_module
@@ -160,9 +160,7 @@ def test_a_guided_teacher_is_the_dense_reference(process: str, phase: str) -> No
 def hard_draws(process: str) -> Tensor:
     """The tokens x that the student drew, from the same random streams."""
     ctx, roles = labelled(process)
-    drawn: list[Tensor] = []
-    draw = ctx.process.posterior_sample
-    ctx.process.posterior_sample = lambda x0, *args, **more: drawn.append(x0) or draw(x0, *args, **more)  # type: ignore
+    drawn = drawn_by(ctx)
     loss(ctx, roles, "auxiliary", Condition(LABELS), aux_target="hard", k=3)
     return drawn[0]
 

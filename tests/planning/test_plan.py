@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 
 import pytest
+import torch
 
 from fewstep.core.errors import UserError
 from fewstep.planning.hardware import GIB, gpu_named
@@ -16,6 +17,7 @@ from fewstep.planning.plan import Followed, Plan, follow, make_plan, priced
 from fewstep.planning.report import memory, options, summary, verdict
 from fewstep.recipe import load_recipe
 from fewstep.recipe.models import Recipe
+from fewstep.runtime.philox import is_native
 
 V, L, D, DEPTH = 97, 32, 32, 1
 SMALL = [
@@ -165,7 +167,18 @@ def test_a_small_step_is_as_fast_as_its_operators_are_launched() -> None:
     slow, fast = (planned("text-teacher", request=Request(gpu_named("h100"), launch=launch)) for launch in (1e-3, 1e-5))
     assert slow.options[0].step_seconds == pytest.approx(100 * fast.options[0].step_seconds)
     operators = slow.options[0].step_seconds / 1e-3
-    assert 300 < operators == pytest.approx(round(operators), abs=1e-6)
+    assert 100 < operators == pytest.approx(round(operators), abs=1e-6)
+
+
+def test_a_plan_leaves_random_numbers_as_they_are() -> None:
+    """Which operator draws them is found out once a process; tensors without values cannot tell."""
+    cpu = torch.device("cpu")
+    native, first = is_native(cpu), followed("text-teacher", 1)[False].memory
+    is_native.cache_clear()
+    followed.cache_clear()
+    again = followed("text-teacher", 1)[False].memory
+    assert {phase: peak.operators for phase, peak in again.items()} == {p: peak.operators for p, peak in first.items()}
+    assert is_native(cpu) is native
 
 
 def test_tables_name_every_strategy() -> None:

@@ -231,7 +231,7 @@ def test_all_checks_run() -> None:
 
 
 def test_component_configs_finds_all_of_them() -> None:
-    found = checks.component_configs(recipe(evaluate={"metrics": ["sample_entropy"]}))
+    found = checks.component_configs(recipe(evaluate={"metrics": ["sample_entropy"]}, supervision="sparse"))
     keys = {key: config.type for key, config in found}
     assert keys[("process", "schedule")] == "linear"
     assert keys[("evaluate", "metrics", 0)] == "sample_entropy"

@@ -35,7 +35,7 @@ def uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"uniform numbers are float32 or float64, not {dtype}")
-    return (_native if _is_native(keys.device) else plain_uniform)(keys, size, dtype)
+    return (_native if is_native(keys.device) else plain_uniform)(keys, size, dtype)
 
 
 def normal(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
@@ -86,7 +86,7 @@ def _native(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 @cache
-def _is_native(device: torch.device) -> bool:
+def is_native(device: torch.device) -> bool:
     """Whether torch's operator gives the numbers of `plain_uniform` on a device."""
     keys = torch.tensor([[0, 0], [-1, 5 << 32], [0x123456789ABCDEF, (1 << 32) - 1]], device=device)
     try:
