@@ -87,6 +87,7 @@ def test_rows_are_read_as_they_were_written(rows: ModuleType, tmp_path: Path) ->
             rows.read(tmp_path / name)
 
 
+@pytest.mark.slow  # make bench-quick does so too
 def test_waits_are_those_of_the_base(tmp_path: Path) -> None:
     """Counts do not depend on the machine, so one more than in the base is a fault."""
     done = run("waits", "--quick", "--out", str(tmp_path), "--compare", str(BASE))

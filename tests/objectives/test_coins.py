@@ -62,6 +62,7 @@ def test_dmmd_with_noise_input_can_with_other_odds(unequal_teacher: Path, tmp_pa
     assert values["heads"] == pytest.approx(0.7, abs=0.06)
 
 
+@pytest.mark.slow
 def test_dmmd_without_noise_input_cannot(masked_teacher: Path, tmp_path: Path) -> None:
     """It draws independent coins, or always the same side: nothing else is open to a function of all masks."""
     values = distance("coins-dmmd-plain", tmp_path / "student", masked_teacher)
@@ -92,6 +93,7 @@ def test_dmmd_without_an_auxiliary_can(masked_teacher: Path, tmp_path: Path) -> 
     assert values["coin_tv"] < 0.15, values
 
 
+@pytest.mark.slow
 def test_a_mixture_of_latents_can(masked_teacher: Path, tmp_path: Path) -> None:
     values = distance("coins-di4c", tmp_path / "student", masked_teacher)
     assert values["coin_tv"] < 0.1, values
@@ -104,13 +106,20 @@ def test_pairs_of_the_teacher_help_and_do_not_suffice(uniform_teacher: Path, tmp
     assert 0.25 < values["coin_tv"] < 0.45, values
 
 
+@pytest.mark.slow
 def test_a_generator_from_random_tokens_can(masked_teacher: Path, tmp_path: Path) -> None:
     """It copies the coin that its start shows. Seeds 0 to 2 were measured at 0.012 to 0.013, after 1,600 steps."""
     values = distance("coins-dimo", tmp_path / "student", masked_teacher)
     assert values["coin_tv"] < 0.1, values
 
 
-@pytest.mark.parametrize("objective", ["{type: sdtt, first_step: 0.25, rounds: 2}", "{type: consistency, rounds: 2}"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "{type: sdtt, first_step: 0.25, rounds: 2}",
+        pytest.param("{type: consistency, rounds: 2}", marks=pytest.mark.slow),
+    ],
+)
 def test_imitating_a_teacher_token_by_token_cannot(objective: str, masked_teacher: Path, tmp_path: Path) -> None:
     values = distance(
         "coins-di4c", tmp_path / "student", masked_teacher, [f"objective={objective}", "noise_input=null"]
