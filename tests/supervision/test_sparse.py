@@ -100,3 +100,13 @@ def test_masks_do_not_depend_on_the_division_of_a_batch(tmp_path: Path) -> None:
 def test_losses_of_whole_samples_are_refused() -> None:
     with pytest.raises(UserError, match="supervision: the loss of objective 'didi' is no sum over tokens; remove"):
         load_recipe("markov-didi", ["supervision=sparse"], teacher="runs/teacher")
+
+
+def test_directions_are_of_all_tokens_and_losses_of_supervised_ones(tmp_path: Path) -> None:
+    """`dmmd_instant` averages its direction by `Batch.mean`, and its loss by `StepContext.mean`."""
+    trainer = ready(tmp_path / "run", "supervision={type: sparse, share: 0.3}")
+    batch = trainer.ctx.batch = trainer.batch(torch.arange(8))
+    values = torch.rand(batch.x0.shape)
+    assert batch.supervised is not None
+    assert batch.mean(values) == pytest.approx(float(values.mean()))
+    assert trainer.ctx.mean(values) == pytest.approx(float(values[batch.supervised].mean()))

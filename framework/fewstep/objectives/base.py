@@ -104,13 +104,12 @@ class Batch:
 
     def counting(self, where: Tensor | None = None) -> Tensor | None:
         """Tokens of `where` that are supervised; None for all tokens."""
-        if self.supervised is None or where is None:
-            return where if self.supervised is None else self.supervised
-        return where & self.supervised
+        if self.supervised is None:
+            return where
+        return self.supervised if where is None else where & self.supervised
 
     def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
-        """Sum of values [B, L] over the number of text tokens, a scalar; see `StepContext.mean`."""
-        where = self.counting(where)
+        """Sum of values [B, L] over the number of text tokens, supervised or not, a scalar; see `StepContext.mean`."""
         if where is None and self.text is None:
             return values.mean()
         values = self.counted(values if where is None else values.masked_fill(~where, 0.0))
@@ -232,8 +231,8 @@ class StepContext:
         """
         batch = self.batch if batch is None else batch
         batch = Batch(values) if batch is None else batch
-        counting = batch.counting(where)
-        self.terms = None if counting is None and batch.text is None else batch.tokens(counting)
+        where = batch.counting(where)
+        self.terms = None if where is None and batch.text is None else batch.tokens(where)
         return batch.mean(values, where)
 
     def sum(self, values: Tensor, *, batch: Batch | None = None) -> Tensor:
