@@ -116,6 +116,8 @@ def is_sharded(tensor: Tensor) -> bool:
 def rest(networks: Iterable[nn.Module]) -> None:
     """Free the gathered weights of sharded networks, so that their parameters are shards again."""
     for network in networks:
+        if not hasattr(network, "reshard"):  # nothing in it is sharded; each step comes by here
+            continue
         for module in network.modules():
             if callable(reshard := getattr(module, "reshard", None)):
                 reshard()
