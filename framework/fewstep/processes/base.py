@@ -165,7 +165,8 @@ class DiscreteProcess(Process):
     def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Two-stage ancestral step: x ~ Cat(prediction), then z_s ~ q(z_s | z_t, x) (LongTensor [B, L])."""
         t, s = prediction.on_clock(t, s)
-        return self.posterior_sample(prediction.sample(generator=generator), x_t, t, s, generator=generator)
+        levels = uniform(prediction.where.shape, generator, device=x_t.device)
+        return self.step_at(x_t, prediction, levels, t, s, generator=generator)
 
     def step_at(
         self, x_t: Tensor, prediction: Prediction, levels: Tensor, t: Tensor, s: Tensor, *, generator: Randomness
