@@ -74,16 +74,28 @@ class Game:
 
     def step(self, phase: Phase) -> float:
         """Loss, backward pass, clipping and update; seconds of processor time."""
+        self.take_turns(phase)
+        begin = time.process_time()
+        self.loss(phase).backward()
+        self.update(phase)
+        return time.process_time() - begin
+
+    def take_turns(self, phase: Phase) -> None:
+        """Enable gradients for the roles that the phase trains."""
         for name, role in self.roles.items():
             role.take_gradients(name in phase.train)
-        begin = time.process_time()
+
+    def loss(self, phase: Phase) -> Tensor:
+        """Loss of the batch."""
         assert self.ctx.batch is not None
-        self.objective.loss(phase, self.ctx.batch, self.ctx).loss.backward()
+        return self.objective.loss(phase, self.ctx.batch, self.ctx).loss
+
+    def update(self, phase: Phase) -> None:
+        """Clip the gradients of a phase and apply them."""
         for name in phase.train:
             torch.nn.utils.clip_grad_norm_(self.roles[name].parameters(), 1.0)
             self.optimizers[name].step()
             self.optimizers[name].zero_grad(set_to_none=True)
-        return time.process_time() - begin
 
     def cycle(self) -> list[float]:
         """Seconds of each phase."""

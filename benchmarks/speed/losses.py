@@ -14,10 +14,9 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from rows import Row, interleaved, paired, resident
+from rows import Row, interleaved, paired
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,6 +25,7 @@ from fewstep.objectives.matching.losses import CrossEntropyLoss
 from fewstep.objectives.parts.divergence import divergence
 from fewstep.predictions.network import HeadPrediction
 from fewstep.predictions.positions import everywhere
+from fewstep.runtime.memory import peak_megabytes, reset_peak
 
 CASES = {
     "denoising": "cross entropy",
@@ -186,11 +186,12 @@ def check(case: str) -> None:
 
 def peak(way: str, case: str, x: Inputs) -> float:
     """Megabytes above those before, without the gradients."""
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
+    cpu = torch.device("cpu")
+    reset_peak(cpu)
+    before = peak_megabytes(cpu)
     step(way, case, x)
-    gradients = sum(tensor.numel() * tensor.element_size() for tensor in x.trained) / 1e6
-    return (resident("VmHWM") - before) / 1e6 - gradients
+    gradients = sum(tensor.numel() * tensor.element_size() for tensor in x.trained) / 2**20
+    return peak_megabytes(cpu) - before - gradients
 
 
 def measure(quick: bool) -> Iterator[Row]:

@@ -85,12 +85,6 @@ def paired(values: Iterable[float], base: Iterable[float]) -> list[float]:
     return [a / b for a, b in zip(values, base, strict=True)]
 
 
-def resident(key: str) -> int:
-    """Bytes of memory of this process: now (`VmRSS`) or at most (`VmHWM`)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
-
-
 def table(rows: Iterable[Row]) -> str:
     """Rows as Markdown; a missed goal is bold."""
     lines = ["| part | what | value | quartiles | n | goal |", "|---|---|---:|---|---:|---:|"]

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from games import Game, Size, game
 from rows import Row
 from torch import nn
@@ -48,20 +47,15 @@ class Clock:
 
 def step(player: Game, phase: Phase, clock: Clock) -> None:
     """`Game.step`, with the time of its pieces."""
-    for name, role in player.roles.items():
-        role.take_gradients(name in phase.train)
-    assert player.ctx.batch is not None
+    player.take_turns(phase)
     before, begin = clock.trunks, time.process_time()
-    loss = player.objective.loss(phase, player.ctx.batch, player.ctx).loss
+    loss = player.loss(phase)
     forward = time.process_time()
     clock.seconds["heads, losses, draws"] += forward - begin - (clock.trunks - before)
     loss.backward()
     backward = time.process_time()
     clock.seconds["backward"] += backward - forward
-    for name in phase.train:
-        torch.nn.utils.clip_grad_norm_(player.roles[name].parameters(), 1.0)
-        player.optimizers[name].step()
-        player.optimizers[name].zero_grad(set_to_none=True)
+    player.update(phase)
     clock.seconds["optimiser"] += time.process_time() - backward
 
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 import torch
 from games import Size, game
-from rows import Row, interleaved, paired, resident
+from rows import Row, interleaved, paired
+
+from fewstep.runtime.memory import peak_megabytes
 
 SIZES = {
     Size(256, 256, 8, 256, 4): (1.70, 1.70),
@@ -52,7 +54,7 @@ def main() -> None:
     """Print the most resident memory of a process that makes one iteration at `PEAK`, in GiB."""
     torch.set_num_threads(1)
     game({"type": "dmmd"}, "masked", PEAK).cycle()
-    print(resident("VmHWM") / 2**30)
+    print(peak_megabytes(torch.device("cpu")) / 1024)
 
 
 if __name__ == "__main__":
