@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from local_clusters import local_cluster
 from short_runs import train as train
 
 
@@ -29,14 +30,5 @@ def rng() -> torch.Generator:
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
     """Address of a Dask scheduler with two workers, all in this process."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp://",
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL,
-    ) as cluster:
+    with local_cluster(2, silence_logs=logging.CRITICAL) as cluster:
         yield cluster.scheduler_address

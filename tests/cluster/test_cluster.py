@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from local_clusters import local_cluster
 from remote_tasks import die, fail, refuse, square, wait_for_end
 
 pytest.importorskip("distributed")
@@ -202,15 +203,7 @@ def test_keywords_reach_the_class_of_jobs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_scheduler_that_ends_is_told(tmp_path: Path) -> None:
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp://",
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-    ) as own:
+    with local_cluster(1) as own:
         settings = ClusterSettings(address=own.scheduler_address, timeout=1)
         with open_cluster(settings, tmp_path, print) as cluster:
             future = cluster.submit(("wait",), wait_for_end, 5.0)
@@ -221,16 +214,8 @@ def test_a_scheduler_that_ends_is_told(tmp_path: Path) -> None:
 
 
 def test_the_loss_of_all_workers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = pytest.importorskip("distributed")
     monkeypatch.setattr(module, "_CHECK_SECONDS", 0.1)
-    with distributed.LocalCluster(
-        n_workers=1,
-        threads_per_worker=1,
-        processes=False,
-        protocol="tcp://",
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-    ) as own:
+    with local_cluster(1) as own:
         settings = ClusterSettings(address=own.scheduler_address, timeout=1)
         with open_cluster(settings, tmp_path, print) as cluster:
             own.scale(0)
