@@ -62,7 +62,7 @@ def test_failed_plugins_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == "warning: plugin 'acme' failed to load: ImportError: no glue\n"
     assert run(capsys, "list", "samplers")[2] == err
     _, out, _ = run(capsys, "doctor")
-    assert "missing  plugin acme     ImportError: no glue; repair or uninstall it" in out
+    assert "missing  plugin acme     acme-dist 2.0, ImportError: no glue; repair or uninstall it" in out
 
 
 def test_show_a_component(capsys: pytest.CaptureFixture[str]) -> None:

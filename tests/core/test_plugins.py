@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,13 +41,17 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def install(self, name: str, text: str, *, entry: str | None = "", version: str = "1.2") -> str:
+    def install(
+        self, name: str, text: str, *, entry: str | None = "", version: str = "1.2", requires: Sequence[str] = ()
+    ) -> str:
         """A distribution with one module, and an entry point unless `entry` is None. Returns the module's name."""
         module = name.replace("-", "_") + "_module"
         (self.folder / f"{module}.py").write_text(text)
         info = self.folder / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+        lines += [f"Requires-Dist: {requirement}" for requirement in requires]
+        (info / "METADATA").write_text("\n".join(lines) + "\n")
         (info / "top_level.txt").write_text(module + "\n")
         if entry is not None:
             (info / "entry_points.txt").write_text(f"[fewstep.plugins]\n{entry or name} = {module}\n")
@@ -246,6 +250,91 @@ def test_a_plugin_file_that_is_missing_or_fails(site: Site, tmp_path: Path) -> N
     with pytest.raises(PluginError, match=r"NameError: name 'undefined_name' is not defined \(.*bad.py:14\)"):
         load_required(str(tmp_path / "bad.py"), trusted=True)
     assert "bad" not in registry("samplers").names()
+
+
+# ------------------------------------------------------------- the version that a plugin needs
+
+MET = (
+    (),
+    ("numpy", "fewstep"),
+    ("fewstep>=0.1",),
+    ("fewstep<0.2,>=0.1",),
+    ("Fewstep ~=0.1.0",),
+    ("fewstep>=9; python_version < '3'",),
+    ("fewstep>=9; extra == 'later'",),
+    ("this is no requirement", "fewstep==0.1.*"),
+)
+UNMET = (("fewstep>=0.3",), ("fewstep>=0.1", "fewstep<0.1"), ("fewstep!=0.1.0",))
+
+
+@pytest.mark.parametrize("requires", MET, ids=str)
+def test_a_plugin_whose_version_of_fewstep_is_here_is_loaded(site: Site, requires: tuple[str, ...]) -> None:
+    site.install("acme", sampler("acme"), requires=requires)
+    assert "acme" in registry("samplers").names()
+    assert failure_notes() == []
+
+
+@pytest.mark.parametrize("requires", UNMET, ids=str)
+def test_another_is_refused_in_a_sentence_before_its_code_runs(
+    site: Site, monkeypatch: pytest.MonkeyPatch, requires: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("fewstep.core.api.__version__", "0.1.0")
+    module = site.install("acme-dist", "raise SystemExit('ran')", entry="acme", requires=requires)
+    registry("samplers").names()
+    (note,) = failure_notes()
+    assert note.startswith("plugin 'acme' failed to load: it needs fewstep")
+    assert note.endswith(", and this is fewstep 0.1.0; install another version of fewstep or of acme-dist")
+    assert module not in sys.modules
+    with pytest.raises(PluginError, match="plugin 'acme' failed to load: it needs fewstep"):
+        load_required("acme")
+
+
+def test_a_plugin_knows_its_file_its_need_and_its_time(site: Site) -> None:
+    module = site.install("acme", "import time\ntime.sleep(0.02)\n", requires=("fewstep<0.2,>=0.1",))
+    refused = site.install("later", "", requires=("fewstep>=7",))
+    site.install("broken", "1 / 0\n")
+    plugins.load_entry_points()
+    acme, broken, later = loaded()
+    assert (acme.needs, acme.file, acme.error) == ("<0.2,>=0.1", str(site.folder / f"{module}.py"), None)
+    assert 0.02 <= acme.seconds < 5
+    assert (later.needs, later.file) == (">=7", str(site.folder / f"{refused}.py"))
+    assert broken.file == str(site.folder / "broken_module.py")
+
+
+# ------------------------------------------------------------- what a model needs
+
+
+def test_distributions_that_a_model_needs_are_loaded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEWSTEP_PLUGINS", "none")
+    site.install("acme-samplers", sampler("acme"))
+    plugins.load_distributions({"Acme_Samplers": "0.9"})
+    assert "acme" in registry("samplers").names()
+
+
+def test_distributions_that_are_missing_are_named_in_one_sentence(site: Site) -> None:
+    site.install("acme", sampler("acme"))
+    with pytest.raises(PluginError) as caught:
+        plugins.load_distributions({"fewstep-one": "1.0", "acme": "1.2", "two": "; rm"})
+    assert str(caught.value) == (
+        "fewstep-one 1.0, two ; rm, which are not installed; if you trust the authors: "
+        "pip install 'fewstep-one==1.0' 'two'"
+    )
+
+
+@pytest.mark.parametrize("name", ["json", "./mine.py", "mine.py", "nothing"])
+def test_a_name_without_an_entry_point_runs_nothing(
+    site: Site, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("raise SystemExit('ran')")
+    with plugins.trusting_plugins(), pytest.raises(PluginError, match="not installed"):
+        plugins.load_distributions({name: "1"})
+
+
+def test_a_needed_plugin_that_fails_says_why(site: Site) -> None:
+    site.install("broken", "1 / 0\n")
+    with pytest.raises(PluginError, match="'broken': ZeroDivisionError"):
+        plugins.load_distributions({"broken": "1.2"})
 
 
 def test_distributions(site: Site) -> None:

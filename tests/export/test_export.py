@@ -18,16 +18,18 @@ from local_data import write_chorales, write_mnist
 from safetensors.torch import load_file
 
 from fewstep import Pipeline
+from fewstep.core import plugins
 from fewstep.core.errors import UserError
 from fewstep.data.base import DATASETS
 from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.evaluation.grid_search import grid_run
 from fewstep.export.write import export_run
 from fewstep.recipe import load_recipe
-from fewstep.runs.exported import CONFIG, WEIGHTS, Exported
+from fewstep.runs.exported import CARD, CONFIG, WEIGHTS, Exported
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import open_model
 from fewstep.runtime.sealed_json import sealed_json
+from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
 from fewstep.training.launch import fit
@@ -321,3 +323,77 @@ def test_a_plugin_in_a_file_stays_behind_and_is_asked_for(
     code = f"from fewstep import Pipeline\nPipeline.from_pretrained({str(folder)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "needs the plugin my_coins.py, which is code and was not exported; import it first" in done.stderr
+
+
+PLUGIN_CODE = """
+from typing import Literal
+from fewstep import SAMPLERS
+from fewstep.samplers.ancestral import AncestralSampler
+
+@SAMPLERS.register("export_walk")
+class Walk(AncestralSampler):
+    '''Ancestral.'''
+    class Config(AncestralSampler.Config):
+        type: Literal["export_walk"] = "export_walk"
+"""
+
+
+def install(site: Path, version: str, code: str = PLUGIN_CODE) -> None:
+    """A distribution with an entry point, written into a folder of the path."""
+    for old in site.glob("*.dist-info"):
+        shutil.rmtree(old)
+    (site / "export_plugin.py").write_text(code)
+    info = site / f"export_plugin-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: export-plugin\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text("[fewstep.plugins]\nexport-plugin = export_plugin\n")
+
+
+def opened(folder: Path, site: Path, *, plugins: str = "export-plugin") -> str:
+    """What opening a folder in a new process prints, with a folder of distributions on the path."""
+    code = f"from fewstep import Pipeline\nprint(Pipeline.from_pretrained({str(folder)!r}).model.recipe.sampler.type)"
+    paths = [str(site), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FEWSTEP_PLUGINS": plugins}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.medium
+def test_an_export_names_the_distributions_that_it_needs(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    install(site, "0.3")
+    monkeypatch.syspath_prepend(site)
+    with SAMPLERS.snapshot():
+        plugins.load_required("export-plugin")
+        run = train("smoke-teacher", "run", "sampler=export_walk")
+        folder = export_run(str(run.path), str(tmp_path / "out"))
+        config = Exported(folder).config
+    monkeypatch.setattr(plugins._loader, "plugins", {})
+    assert config.distributions == {"export-plugin": "0.3"}
+    assert "`pip install export-plugin==0.3`" in (folder / CARD).read_text()
+
+    install(site, "0.4")
+    assert opened(folder, site, plugins="none") == "export_walk\n", "another version that fits, loaded on demand"
+    install(site, "0.5", PLUGIN_CODE.replace("export_walk", "export_run"))
+    text = opened(folder, site)
+    assert "was made with export-plugin 0.3, and 0.5 is installed (" in text
+    assert "no sampler named 'export_walk'" in text
+    missing = opened(folder, tmp_path / "nowhere", plugins="none")
+    assert (
+        f"UserError: '{folder}' needs export-plugin 0.3, which is not installed; if you trust the authors: " in missing
+    )
+    assert missing.endswith("pip install 'export-plugin==0.3'\n")
+
+
+def test_an_export_without_plugins_says_nothing_of_them(exported: Path) -> None:
+    assert "distributions" not in json.loads((exported / CONFIG).read_text())
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "x; rm", "-r", ""])
+def test_a_strangers_distribution_has_a_name_that_can_be_one(exported: Path, name: str) -> None:
+    rewrite(exported, distributions={name: "1"})
+    with pytest.raises(UserError, match=r"config\.json' is damaged: distributions"):
+        Exported(exported)

@@ -8,6 +8,7 @@ import json
 import operator
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from fewstep.core.component import Strict
+    from fewstep.core.plugins import Plugin
 
 _FILES = ("recipes", "suites")
 _SIGNS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
@@ -74,17 +76,35 @@ def show(
     echo_table("keys", keys)
 
 
-def _rows(kind: str) -> list[Row]:
-    if kind == "plugins":
-        from fewstep.core import plugins
+def timed_plugins() -> list[Plugin]:
+    """Every plugin, loaded after all built-in components, so that its time is that of its own modules."""
+    from fewstep.core import plugins
+    from fewstep.core.kinds import KINDS, registry
 
-        plugins.load_entry_points()
+    if plugins.entry_points():
+        with suppress(ImportError, OSError):  # a broken torch, which `fewstep doctor` reports by itself
+            for kind in KINDS:
+                registry(kind).load_built_in()
+    plugins.load_entry_points()
+    return plugins.loaded()
+
+
+def _rows(kind: str) -> list[Row]:
+    from fewstep.recipe.compose import display_path
+
+    if kind == "plugins":
         return [
-            {"name": p.name, "origin": f"{p.distribution} {p.version}".strip(), "summary": p.error or "loaded"}
-            for p in plugins.loaded()
+            {
+                "name": plugin.name,
+                "origin": plugin.origin,
+                "file": display_path(Path(plugin.file)) if plugin.file else "",
+                "needs": f"fewstep{plugin.needs}" if plugin.needs else "",
+                "time": f"{plugin.seconds * 1000:.0f} ms",
+                "summary": plugin.error or "loaded",
+            }
+            for plugin in timed_plugins()
         ]
     if kind in _FILES:
-        from fewstep.recipe.compose import display_path
         from fewstep.recipe.shipped import shipped_recipes, shipped_suites, summary
 
         files = shipped_recipes() if kind == "recipes" else shipped_suites()

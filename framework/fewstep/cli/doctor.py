@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.catalogue import timed_plugins
 from fewstep.cli.output import echo_json
 from fewstep.core.version import __version__
 
@@ -93,18 +94,16 @@ def _attention(device: str) -> list[Finding]:
 
 
 def _plugins() -> list[Finding]:
-    from fewstep.core import plugins
-
-    plugins.load_entry_points()
     return [
         Finding(
             f"plugin {plugin.name}",
             plugin.error is None,
-            plugin.error or f"{plugin.distribution} {plugin.version}".strip(),
+            f"{plugin.origin or 'no distribution'}{f' at {plugin.file}' if plugin.file else ''}, "
+            + (plugin.error or f"loaded in {plugin.seconds * 1000:.0f} ms"),
             "repair or uninstall it, or leave it out with FEWSTEP_PLUGINS",
             needed=False,
         )
-        for plugin in plugins.loaded()
+        for plugin in timed_plugins()
     ] or [Finding("plugins", True, "none installed")]
 
 

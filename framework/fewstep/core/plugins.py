@@ -14,16 +14,18 @@ import importlib.util
 import os
 import re
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, distributions
 from pathlib import Path
 from types import ModuleType
 
+from fewstep.core.api import needed_api, unmet_api
 from fewstep.core.echo import shown
 from fewstep.core.entries import (
     distribution_of,
@@ -71,17 +73,31 @@ def plugins_are_trusted() -> bool:
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin and the result of its loading; `error` is None for success."""
+    """One plugin and the result of its loading.
+
+    Args:
+        needs: versions of fewstep that its distribution states, or "".
+        file: file of its module, or "" if Python does not know it.
+        seconds: duration of its import, with everything that it was the first to import.
+        error: why it is not loaded; None if it is.
+    """
 
     name: str
     module: str
     distribution: str
     version: str
     error: str | None = None
+    needs: str = ""
+    file: str = ""
+    seconds: float = 0.0
+
+    @property
+    def origin(self) -> str:
+        """Distribution and version; the version of a file is not known."""
+        return " ".join(filter(None, [self.distribution, self.version]))
 
     def __str__(self) -> str:
-        origin = " ".join(filter(None, [self.distribution, self.version]))
-        return f"{self.name} ({origin}{', failed' if self.error else ''})"
+        return f"{self.name} ({self.origin}{', failed' if self.error else ''})"
 
 
 class _Loader:
@@ -91,19 +107,24 @@ class _Loader:
         self.plugins: dict[str, Plugin] = {}
         self.discovered = False
 
-    def load(self, name: str, module: str, origin: tuple[str, str], importer: Callable[[], object]) -> Plugin:
-        """Import one module unless it is loaded; a failure undoes all its registrations."""
-        plugin = self.plugins.get(module)
-        if plugin and not plugin.error and module in sys.modules:
-            return plugin
+    def load(self, plugin: Plugin, importer: Callable[[], object]) -> Plugin:
+        """Import one module unless it is loaded or refused; a failure undoes all its registrations."""
+        module = plugin.module
+        earlier = self.plugins.get(module)
+        if earlier and not earlier.error and module in sys.modules:
+            return earlier
         # Recorded before the import, since a registration looks up the origin.
-        self.plugins[module] = Plugin(name, module, *origin)
-        record_origin(_top(module), origin)
+        self.plugins[module] = plugin
+        record_origin(_top(module), (plugin.distribution, plugin.version))
+        start, error = time.perf_counter(), plugin.error
         try:
-            with _undo_on_failure(_top(module)):
-                importer()
-        except (Exception, SystemExit) as error:
-            self.plugins[module] = Plugin(name, module, *origin, error=_error_message(error, _top(module)))
+            if error is None:
+                with _undo_on_failure(_top(module)):
+                    importer()
+        except (Exception, SystemExit) as failure:
+            error = _error_message(failure, _top(module))
+        seconds = time.perf_counter() - start
+        self.plugins[module] = replace(plugin, error=error, file=_file_of(module), seconds=seconds)
         return self.plugins[module]
 
 
@@ -174,6 +195,31 @@ def load_required(name: str, *, trusted: bool = False, version: str = "") -> Plu
     return plugins[0]
 
 
+def load_distributions(versions: Mapping[str, str]) -> None:
+    """Import the plugins of installed distributions that a model needs. No name makes anything else run.
+
+    Args:
+        versions: versions that the model was made with, by name of the distribution.
+
+    Raises:
+        PluginError: some are not installed, or cannot be loaded; one sentence names all of them.
+    """
+    points, missing, failed = entry_points(), dict[str, str](), list[str]()
+    for name, version in versions.items():
+        own = [point for point in points if _plain(_origin(point)[0]) == _plain(name)]
+        if not own:
+            missing[name] = version
+        failed += [f"'{name}': {plugin.error}" for plugin in map(_load_point, own) if plugin.error]
+    if missing:
+        pins = " ".join(f"'{_pinned(name, version)}'" for name, version in missing.items())
+        raise PluginError(
+            f"{', '.join(shown(f'{name} {version}'.strip()) for name, version in missing.items())}, which "
+            f"{'is' if len(missing) == 1 else 'are'} not installed; if you trust the authors: pip install {pins}"
+        )
+    if failed:
+        raise PluginError(f"plugins that failed to load: {'; '.join(failed)}")
+
+
 def untrusted(names: Sequence[str]) -> list[str]:
     """The plugins among these that are no entry points, so that a new process imports them only if it trusts them."""
     points = entry_points()
@@ -208,11 +254,15 @@ def _refusal(name: str, version: str) -> PluginError:
     if not _DISTRIBUTION.fullmatch(name):
         return UntrustedPluginError(f"no installed plugin '{shown(name)}'; if it is a module of yours, {trust}")
     made = f" (the model has {version})" if _VERSION.fullmatch(version) else ""
-    pinned = f"{name}=={version}" if made else name
     return UntrustedPluginError(
-        f"no installed plugin '{shown(name)}'{made}; if you trust its authors: pip install '{pinned}'; if it is a "
-        f"module of yours, {trust}"
+        f"no installed plugin '{shown(name)}'{made}; if you trust its authors: pip install '{_pinned(name, version)}'; "
+        f"if it is a module of yours, {trust}"
     )
+
+
+def _pinned(name: str, version: str) -> str:
+    """What to install: a distribution with its version, if that can be one."""
+    return f"{name}=={version}" if _VERSION.fullmatch(version) else name
 
 
 def _no_file(path: Path) -> PluginError:
@@ -270,14 +320,15 @@ def _wrong_signature(error: BaseException) -> str | None:
 
 
 def _load_point(point: EntryPoint) -> Plugin:
-    return _loader.load(point.name, point.module, _origin(point), point.load)
+    needs, unmet = needed_api(point.dist), unmet_api(point.dist)
+    return _loader.load(Plugin(point.name, point.module, *_origin(point), error=unmet, needs=needs), point.load)
 
 
 def _load_module(name: str) -> Plugin:
     top = _top(name)
     if not _MODULE.fullmatch(name) or not (top in sys.modules or importlib.util.find_spec(top)):
         raise _no_plugin(name)
-    return _loader.load(name, name, distribution_of(top), lambda: import_module(name))
+    return _loader.load(Plugin(name, name, *distribution_of(top)), lambda: import_module(name))
 
 
 def _load_file(path: Path) -> Plugin:
@@ -285,7 +336,7 @@ def _load_file(path: Path) -> Plugin:
     if not path.is_file():
         raise _no_file(path)
     module = _module_of(path)
-    return _loader.load(str(path), module, (path.name, ""), lambda: _import_file(path, module))
+    return _loader.load(Plugin(str(path), module, path.name, ""), lambda: _import_file(path, module))
 
 
 def _module_of(path: Path) -> str:
@@ -301,6 +352,16 @@ def _import_file(path: Path, name: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _file_of(module: str) -> str:
+    """File of a module that is imported, or of the package that it would come from; "" if there is none."""
+    try:
+        loaded_module = sys.modules.get(module)
+        spec = loaded_module.__spec__ if loaded_module else importlib.util.find_spec(_top(module))
+    except (ImportError, ValueError, AttributeError):
+        return ""
+    return (spec and spec.origin) or ""
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Registry(Generic[T]):
         def add(cls: type[T]) -> type[T]:
             self._check(name, cls)
             if not cls.__module__.startswith(f"{self.package}."):
-                self._scan()  # built-ins come first, so that a collision fails in the plugin's registration
+                self.load_built_in()  # built-ins come first, so that a collision fails in the plugin's registration
             existing = self._entries.get(name)
             entry = Entry(name, cls, replaced=existing)
             if existing and not existing.same_source(entry) and replaces != name:
@@ -97,7 +97,7 @@ class Registry(Generic[T]):
         self._import(name)
         load_entry_points()  # a plugin may replace it
         if name not in self._entries:
-            self._scan()
+            self.load_built_in()
         if name not in self._entries:
             raise LookupError(self._unknown(name))
         return self._entries[name]
@@ -117,7 +117,7 @@ class Registry(Generic[T]):
         return "; ".join([f"no {self.kind} named '{shown(name)}'{hint} known: {known}", *failure_notes()])
 
     def _load(self) -> None:
-        self._scan()
+        self.load_built_in()
         load_entry_points()
 
     def _import(self, name: str) -> None:
@@ -128,7 +128,7 @@ class Registry(Generic[T]):
         for file in root.rglob(f"{name}.py"):
             import_module(".".join([self.package, *file.relative_to(root).with_suffix("").parts]))
 
-    def _scan(self) -> None:
+    def load_built_in(self) -> None:
         """Import every module of the package and of the packages in it, once."""
         if self._scanned:
             return

@@ -152,6 +152,9 @@ def _limit_lines(config: ExportConfig, recipe: Recipe) -> Iterator[str]:
         yield f"`Pipeline.score` refuses: objective `{recipe.objective.type}` gives no bound on the likelihood."
     if recipe.evaluate.metrics:
         yield "Metrics need the training data, which this folder does not hold; evaluate where the data are."
+    if config.distributions:
+        pins = " ".join(f"{name}=={version}" for name, version in config.distributions.items())
+        yield f"The model needs code that is not in this folder: `pip install {pins}`, if you trust its authors."
     if config.needs:
         yield f"The model needs the plugin {', '.join(config.needs)}, which is code and is not in this folder."
 

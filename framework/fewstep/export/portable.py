@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
+from fewstep.core.entries import distribution_of
 from fewstep.core.errors import UserError
+from fewstep.core.plugins import entry_points
 from fewstep.core.references import Reference, references
 from fewstep.recipe.models import Recipe
 
@@ -47,6 +52,27 @@ def portable(recipe: Recipe, role: str = "student") -> Portable:
     networks = tuple(reference for reference in sampler_references if reference.kind == "run")
     networks = networks if role == "student" else ()
     return Portable(strip_absolute_paths(content), networks, files, tuple(Path(name).name for name in code))
+
+
+def distributions(recipe: BaseModel) -> dict[str, str]:
+    """Installed plugins that a recipe's components come from: versions by name, sorted."""
+    installed = {point.dist.name for point in entry_points() if point.dist}
+    origins = {distribution_of(type(section).__module__) for section in _sections(recipe)}
+    return {name: version for name, version in sorted(origins) if name in installed}
+
+
+def _sections(value: object) -> Iterator[BaseModel]:
+    """A section and all sections in it, those of components too."""
+    below: Iterable[object] = ()
+    if isinstance(value, BaseModel):
+        yield value
+        below = [getattr(value, name) for name in type(value).model_fields]
+    elif isinstance(value, Mapping):
+        below = value.values()
+    elif isinstance(value, list | tuple):
+        below = value
+    for part in below:
+        yield from _sections(part)
 
 
 def strip_absolute_paths(value: object) -> Any:

@@ -19,7 +19,7 @@ from fewstep.data.base import Dataset
 from fewstep.data.codec import codec_problem
 from fewstep.export.ancestry import ancestors, state_digest
 from fewstep.export.card import model_card
-from fewstep.export.portable import Portable, portable, strip_absolute_paths
+from fewstep.export.portable import Portable, distributions, portable, strip_absolute_paths
 from fewstep.recipe.yaml_loader import dump_yaml
 from fewstep.runs.build import usual_steps
 from fewstep.runs.checkpoint import EXPORT_FORMAT, export_weights
@@ -124,9 +124,12 @@ def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
         environment=_environment(model),
         beside=dependencies,
         needs=content.needs,
+        distributions=distributions(model.recipe),
         files={name: value for name, value in files.items() if Path(name).name != CARD},
     )
-    text = json.dumps(sealed_json(config.model_dump(mode="json")), indent=2, ensure_ascii=False)
+    # Older versions of fewstep refuse the key, and open what needs no plugin.
+    plain = config.model_dump(mode="json", exclude=set() if config.distributions else {"distributions"})
+    text = json.dumps(sealed_json(plain), indent=2, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     (folder / CARD).write_text(model_card(config, model.recipe), encoding="utf-8")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from torch import Tensor
 from fewstep.core.component import Strict
 from fewstep.core.errors import FewstepError, OperationError, UserError
 from fewstep.core.places import inside
+from fewstep.core.plugins import PluginError, load_distributions
 from fewstep.core.references import references
 from fewstep.data.base import DATASETS, Codec, Dataset, DataSpec
 from fewstep.recipe import parse_recipe
@@ -42,6 +44,8 @@ LABELS = "labels.safetensors"
 MAX_NUMBER, MAX_LENGTH = 1 << 40, 1 << 20
 """Limits on numbers of an export, before anything is allocated by them; weights bound what a network has of each."""
 Side = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
+DistributionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?$")]
+VersionText = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+!_-]{0,60}$")]
 MAX_CONFIG = 1 << 24
 """Limit on the bytes of `config.json`: 16 MB."""
 HUB_PATTERNS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.md")
@@ -91,6 +95,9 @@ class ExportConfig(Strict):
     environment: dict[str, Any] = Field({}, description="hardware, commit and versions of the training")
     beside: dict[str, str] = Field({}, description="keys of the recipe whose files lie in this folder")
     needs: tuple[str, ...] = Field((), description="files of plugins, which are not exported")
+    distributions: dict[DistributionName, VersionText] = Field(
+        {}, description="versions of the plugins that it needs, which must be installed"
+    )
     files: dict[str, str] = Field({}, description="SHA-256 of every other file except the card")
 
 
@@ -125,7 +132,8 @@ class Exported:
         """The recipe, with the paths of the files that lie in this folder.
 
         Raises:
-            UserError: it names a component that is not registered, or its sampler names a file elsewhere.
+            UserError: it needs a plugin that is not installed, names a component that is not registered, or its
+                sampler names a file elsewhere.
         """
         text = self.contents[1].get("recipe", "")
         content = load_mapping(text, str(self.path / WEIGHTS)).plain()
@@ -133,10 +141,16 @@ class Exported:
         if any(str(name).endswith(".py") for name in (listed if isinstance(listed, list) else ())):
             raise UserError(f"'{self.path}' names a Python file as a plugin; exported models carry no code")
         self._put_files(content)
-        versions = plugin_versions(self.config.environment.get("plugins"))
+        versions = {**plugin_versions(self.config.environment.get("plugins")), **self.config.distributions}
+        try:
+            load_distributions(self.config.distributions)
+        except PluginError as error:
+            raise UserError(f"'{self.path}' needs {error}") from None
         try:
             recipe = parse_recipe(content, source=str(self.path), versions=versions)
         except FewstepError as error:
+            if other := self._other_versions():
+                raise UserError(f"'{self.path}' was made with {other} ({error})") from None
             if not self.config.needs:
                 raise
             needs = ", ".join(self.config.needs)
@@ -145,6 +159,12 @@ class Exported:
             ) from None
         self._check_references(recipe)
         return recipe
+
+    def _other_versions(self) -> str:
+        """Plugins that are installed in other versions than those of the export, as a clause; "" if none are."""
+        installed = {name: version(name) for name in self.config.distributions}
+        made = [(name, old) for name, old in self.config.distributions.items() if installed[name] != old]
+        return "; ".join(f"{name} {old}, and {installed[name]} is installed" for name, old in made)
 
     def _put_files(self, content: dict[str, Any]) -> None:
         """Set the keys of the sampler whose files lie in this folder."""
