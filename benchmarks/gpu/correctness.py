@@ -171,7 +171,7 @@ def _losses_and_gradients(training: Trainer) -> tuple[list[Tensor], list[Tensor]
         for name in phase.train:
             trained = [p.grad for p in training.roles[name].parameters() if p.grad is not None]
             gradients += [gradient.clone() for gradient in trained]
-            training.optimizers[name].zero_grad(set_to_none=True)
+        training.updates.forget(phase.train)
     training.loader.close()
     return losses, gradients
 

@@ -94,7 +94,8 @@ def test_training_changes_the_difference_and_not_the_teacher(tmp_path: Path) -> 
     assert all(torch.equal(before[name], after[name]) for name in before)
     auxiliary = trainer.roles["auxiliary"]
     assert any(layer.up.abs().max() > 0 for layer in auxiliary.modules() if isinstance(layer, LowRankLinear))
-    trained = [parameter for parameter in auxiliary.parameters() if parameter in trainer.optimizers["auxiliary"].state]
+    state = trainer.updates.optimizers["auxiliary"].state
+    trained = [parameter for parameter in auxiliary.parameters() if parameter in state]
     whole = sum(parameter.numel() for parameter in trainer.roles["teacher"].parameters())
     assert 0 < sum(parameter.numel() for parameter in trained) < whole
 

@@ -78,7 +78,7 @@ def test_back_returns_to_the_checkpoint_with_other_noise_and_data(inject: Inject
     assert [line for line in lines if "went back to step-00000004 (1 of 10)" in line]
     assert [row["step"] for row in run.log_lines()] == list(range(1, 9))
     assert trainer.loader.position == 10 * trainer.settings.train.batch_size, "ten batches were read for eight steps"
-    assert trainer.updates == {"student": 8}
+    assert trainer.updates.counts == {"student": 8}
 
 
 def test_back_without_a_checkpoint_stops(inject: Inject, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_nothing_changes_from_a_step_on_that_is_not_finite(monkeypatch: pytest.M
     after = trainer.roles["student"].state_dict()
     assert all(torch.equal(states[poisoned][name], after[name]) for name in after)
     assert any(not torch.equal(states[poisoned - 1][name], after[name]) for name in after)
-    moments = trainer.optimizers["student"].state_dict()["state"]
+    moments = trainer.updates.optimizers["student"].state_dict()["state"]
     assert {float(state["step"]) for state in moments.values()} == {float(poisoned)}
     assert all(state["exp_avg"].isfinite().all() for state in moments.values())
     assert all(weight.isfinite().all() for weight in trainer.ema.weights.values())

@@ -28,6 +28,7 @@ from fewstep.training.ema import Ema
 from fewstep.training.loader import Loader
 from fewstep.training.loggers import RunLogger
 from fewstep.training.mishaps import Mishaps
+from fewstep.training.updates import Updates
 
 
 class Resumable(Protocol):
@@ -37,7 +38,7 @@ class Resumable(Protocol):
     echo: Callable[[str], None]
     trained: list[str]
     roles: dict[str, Network]
-    optimizers: dict[str, torch.optim.Optimizer]
+    updates: Updates
     generators: dict[str, torch.Generator]
     ema: Ema
     loader: Loader
@@ -118,8 +119,7 @@ def go_back(trainer: Resumable, checkpoint: Path) -> None:
     for name, state in streams.items():
         trainer.generators[name].set_state(state)
     trainer.loader.position, trainer.mishaps.count = position, count
-    for optimizer in trainer.optimizers.values():
-        optimizer.zero_grad(set_to_none=True)
+    trainer.updates.forget(trainer.trained)
     trainer.logger.cut(trainer.ctx.step)
 
 

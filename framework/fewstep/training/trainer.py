@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewstep.core.errors import OperationError, is_out_of_memory
 from fewstep.data.base import Dataset
@@ -44,7 +44,6 @@ from fewstep.training.ema import Ema
 from fewstep.training.exhausted import explain, weights
 from fewstep.training.loggers import NoLogger, RunLogger
 from fewstep.training.mishaps import Found, Mishaps
-from fewstep.training.optim import build_optimizer, learning_rate, settings_of
 from fewstep.training.parallel import copies, parallelise, summing
 from fewstep.training.resume import go_back, resume
 from fewstep.training.saver import Saver, StorageError, advice
@@ -53,6 +52,7 @@ from fewstep.training.shards import Shards, rest
 from fewstep.training.shares import check_shares
 from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
+from fewstep.training.updates import Updates
 from fewstep.training.watch import Watch
 from fewstep.training.watchdog import Watchdog
 
@@ -116,10 +116,6 @@ class Trainer:
         self.trained = [name for name, role in self.objective.roles.items() if role.trained]
         self.turns = Turns(self.objective.phases(), settings.train.steps)
 
-        self.optim = {name: settings_of(settings.optim, name) for name in self.trained}
-        self.optimizers = {
-            name: build_optimizer(self.optim[name], self.shards[name].own.values()) for name in self.trained
-        }
         self.ema = Ema(self.shards["student"].own, settings.ema.decay)
         self.batches = Batches(parts, settings, self.roles, self.device, ranks)
         self.loader = self.batches.loader
@@ -134,13 +130,11 @@ class Trainer:
             ranks=replace(ranks, together=self.shards["student"].sharded),
         )
         self.generators = _global_generators(self.device)
-        self.updates = dict.fromkeys(self.trained, 0)
-        self.all_updates = {name: self.turns.updates(name) for name in self.trained}
         self.sums = Sums()
         self.mishaps = Mishaps(settings.train)
         self.sentinel = Sentinel(self.trained, self.device)
-        for optimizer in self.optimizers.values():
-            optimizer.found_inf = self.sentinel.tripped  # type: ignore[attr-defined]  # as torch's GradScaler sets it
+        trained = {name: self.shards[name] for name in self.trained}
+        self.updates = Updates(settings.optim, trained, self.turns, self.ctx.ranks, self.sentinel.tripped)
         self.watch = self._watch(parts.sampler)
         self.watchdog = Watchdog(settings.train.timeout_minutes, run.log)
         self._beat, self._before = 0.0, 0.0
@@ -314,15 +308,15 @@ class Trainer:
         self._seed_dropout()
         with refusals() as refused:
             loss = self._loss(phase, refused)
-        norms = {name: self._clip(name) for name in phase.train}
+        norms = self.updates.clip(phase.train)
         found = self._judge(phase, loss, norms, refused)
         if found is not None:
             return self._recover(phase, found)
-        for name in phase.train:
-            self._update(name)
+        rates = self.updates.apply(phase.train)
         if "student" in phase.train:
             self.ema.update(self.shards["student"].own)
         self._end_step(phase)
+        self._add({f"{name}/lr": torch.tensor(rate) for name, rate in rates.items()})
         self._add({f"{phase.name}/loss": loss, **{f"{name}/grad_norm": norm for name, norm in norms.items()}})
         return True
 
@@ -394,8 +388,7 @@ class Trainer:
         spent = self.mishaps.spend(found, step)
         self.sums.clear()
         if last is None:
-            for name in phase.train:
-                self.optimizers[name].zero_grad(set_to_none=True)
+            self.updates.forget(phase.train)
             self._end_step(phase)
             self.logger.warn(f"step {step}: {found.what}; its update is left out ({spent})", step)
             return True
@@ -432,36 +425,7 @@ class Trainer:
             terms.extend([] if weight is None else [weight])
         loss, total = torch.stack(losses).sum(), torch.stack(terms).sum() if terms else None
         rest(self.roles.values())
-        for name in phase.train:
-            self.shards[name].take_gradients()
-        parameters = [parameter for name in phase.train for parameter in self.shards[name].own.values()]
-        if self.ranks.several:
-            loss, total = self._sum_over_ranks(parameters, loss, total, [] if refused is None else refused)
-        if total is None:
-            return loss
-        total = total.clamp_min(torch.finfo(torch.float32).tiny)
-        torch._foreach_div_([parameter.grad for parameter in parameters if parameter.grad is not None], total)
-        return loss / total
-
-    def _sum_over_ranks(
-        self, parameters: list[nn.Parameter], loss: Tensor, terms: Tensor | None, refused: list[Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Sum gradients, loss and terms over ranks; a parameter has a gradient if any rank has one for it.
-
-        FSDP has summed those of shards in the backward pass.
-        """
-        present = self._agree([parameter.grad is not None for parameter in parameters])
-        for parameter, anywhere in zip(parameters, present, strict=True):
-            if anywhere and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flag = torch.stack([flag.to(loss.device) for flag in refused]).any() if refused else torch.zeros_like(loss)
-        # A loss may be float64 on one rank alone, where its share of the batch has other terms.
-        numbers = torch.stack([x.double() for x in (loss, loss if terms is None else terms, flag)])
-        self.ranks.sum_([numbers])
-        if not self.ctx.ranks.together:
-            self.ranks.sum_([parameter.grad for parameter in parameters if parameter.grad is not None])
-        refused[:] = [numbers[2] > 0]
-        return numbers[0].to(loss.dtype), None if terms is None else numbers[1].to(terms.dtype)
+        return self.updates.gather(phase, loss, total, [] if refused is None else refused, self._agree)
 
     def batch(self, rows: Tensor) -> Batch:
         """The training samples `rows`, with the conditions of all roles; `ctx` draws for them as in the next step."""
@@ -486,10 +450,6 @@ class Trainer:
         loss.backward()
         return loss.detach(), weight
 
-    def _clip(self, name: str) -> Tensor:
-        limit = self.optim[name].clip
-        return self.shards[name].clip(limit or float("inf"))
-
     def last_checkpoint(self) -> Path | None:
         """The newest checkpoint, once it is on disk."""
         if self.ranks.first:
@@ -501,16 +461,6 @@ class Trainer:
         last = self.run.last_checkpoint() if self.ranks.first else None
         name = self.ranks.of_first(last.name if last else "")
         return self.run.checkpoints / name if name else None
-
-    def _update(self, name: str) -> None:
-        rate = learning_rate(self.optim[name], self.updates[name], self.all_updates[name])
-        optimizer = self.optimizers[name]
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self.updates[name] += 1
-        self._add({f"{name}/lr": torch.tensor(rate)})
 
     def _watch(self, sampler: Sampler) -> Watch | None:
         """The monitor of a distillation; None for other trainings and without samples to draw."""
@@ -571,9 +521,9 @@ class Trainer:
         """The complete state of the training; all ranks ask for it together."""
         return {
             "step": self.ctx.step,
-            "updates": self.updates,
+            "updates": self.updates.counts,
             "roles": {name: shards.state_dict() for name, shards in self.shards.items()},
-            "optimizers": {name: self.shards[name].optimizer_state(opt) for name, opt in self.optimizers.items()},
+            "optimizers": self.updates.state_dict(),
             "ema": {"updates": self.ema.updates, "weights": self._average()},
             "objective": self.objective.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
@@ -597,11 +547,9 @@ class Trainer:
             if self.objective.open_model(key).digest != digest:
                 raise OperationError(f"objective.{key}: run '{self.run.path}' began with other weights of this model")
         self.ctx.step = state["step"]
-        self.updates = dict(state["updates"])
         for name, shards in self.shards.items():
             shards.load_state_dict(state["roles"][name])
-        for name, optimizer in self.optimizers.items():
-            self.shards[name].load_optimizer_state(optimizer, state["optimizers"][name])
+        self.updates.load_state_dict(state["optimizers"], state["updates"])
         average, student = state["ema"]["weights"], self.shards["student"]
         parts = {name: student.part(name, average[name]) for name in self.ema.weights}
         self.ema.load_state_dict({**state["ema"], "weights": parts})
