@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from short_runs import Train
 
+from fewstep.cli.main import main
 from fewstep.core.errors import RecipeError, UserError
 from fewstep.export.write import export_run
 from fewstep.recipe import load_recipe
@@ -180,3 +181,44 @@ def test_networks_without_a_recipe_take_over_the_meaning(train: Train) -> None:
     plain = open_model(train("smoke-teacher", "plain", *UNIFORM[:2]).path).network
     plain.start_from(open_model(run.path).network)
     assert plain.output == "leave_one_out"  # type: ignore[attr-defined]
+
+
+def test_validate_refuses_what_a_training_would(
+    tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A teacher that is there is compared with the recipe; one that is not yet there is no mistake."""
+    teacher = train("smoke-teacher", "teacher")
+    cases = {
+        "backbone.width=8": "teacher.run: backbone.width: teacher",
+        "process.schedule=cosine": "teacher.run: process.schedule: teacher",
+        "data=digits evaluate.metrics=[class_coverage] label_input={}": "teacher.run: label_input: teacher",
+        f"start_from.auxiliary={teacher.path} process.schedule=cosine": "start_from.auxiliary: process.schedule: ",
+        f"teacher.run={tmp_path}": f"teacher.run: '{tmp_path}' is not a run folder",
+    }
+    for sets, message in cases.items():
+        arguments = [part for text in sets.split() for part in ("--set", text)]
+        if "teacher.run" not in sets:
+            arguments += ["--set", f"teacher.run={teacher.path}"]
+        assert validated("smoke-dmmd", *arguments) == 2, sets
+        assert message in capsys.readouterr().err
+    assert validated("smoke-dmmd", "--set", f"teacher.run={teacher.path}") == 0
+    assert validated("smoke-dmmd", "--set", f"teacher.run={tmp_path / 'later'}") == 0
+    assert validated("smoke-dmmd", "--set", f"teacher.run={tmp_path / 'later' / 'latest'}") == 0
+
+
+def test_validate_builds_on_demand(tmp_path: Path, train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = train("smoke-teacher", "teacher")
+    same, other = ([f"teacher.run={teacher.path}", f"data.source_seed={seed}"] for seed in (0, 5))
+    for sets in (same, other, [f"teacher.run={tmp_path / 'later'}"]):
+        code = validated("smoke-dmmd", "--build", *(part for text in sets for part in ("--set", text)))
+        assert code == (0 if sets is same else 2)
+    errors = capsys.readouterr().err
+    assert "smoke-dmmd: data: teacher" in errors
+    assert "was trained on other data" in errors
+    assert "is not a run folder" in errors
+
+
+def validated(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["validate", *arguments])
+    return int(caught.value.code or 0)

@@ -6,12 +6,15 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fewstep.cli.output import echo_json
 from fewstep.core.errors import Problem, RecipeError, UserError
+
+if TYPE_CHECKING:
+    from fewstep.recipe.models import Recipe
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one key; may be repeated")]
 
@@ -22,16 +25,25 @@ def validate(
     trust_plugins: Annotated[
         bool, typer.Option("--plugins", "--trust-plugins", help="run the plugin files and modules that recipes list")
     ] = False,
+    build: Annotated[
+        bool, typer.Option("--build", help="also read the data and build all networks, as a training begins")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Check recipes without running them or their plugins. Exit code 2 if anything is wrong."""
+    """Check recipes without running them or their plugins. Exit code 2 if anything is wrong.
+
+    A teacher that is there already is compared with the recipe.
+    """
     from fewstep.recipe import load_recipe
+    from fewstep.training.origins import misfits
 
     results: list[dict[str, Any]] = []
     problems: list[Problem] = []
     for source in recipes:
         try:
-            loaded = load_recipe(source, sets or [], trust_plugins=trust_plugins)
+            loaded = load_recipe(source, sets or [], trust_plugins=trust_plugins, also=misfits)
+            if build:
+                _build(loaded.recipe, source)
         except RecipeError as error:
             problems += error.problems
             results.append({"source": source, "ok": False, "problems": [p.as_dict() for p in error.problems]})
@@ -44,6 +56,22 @@ def validate(
         raise typer.Exit(RecipeError.exit_code if problems else 0)
     if problems:
         raise RecipeError(problems)
+
+
+def _build(recipe: Recipe, source: str) -> None:
+    """Build what a training of the recipe begins with.
+
+    Raises:
+        RecipeError: that cannot be built.
+    """
+    from fewstep.runtime.device import resolve_device
+    from fewstep.training.assemble import assemble
+
+    try:
+        resolve_device(recipe.train.device)
+        assemble(recipe)
+    except UserError as error:
+        raise RecipeError([Problem(source, None, "", str(error))]) from None
 
 
 def schema(out: Annotated[Path | None, typer.Option(help="file to write; printed if left out")] = None) -> None:

@@ -44,7 +44,12 @@ class LoadedRecipe:
 
 
 def load_recipe(
-    source: str | Path, sets: Sequence[str] = (), *, teacher: str | None = None, trust_plugins: bool = False
+    source: str | Path,
+    sets: Sequence[str] = (),
+    *,
+    teacher: str | None = None,
+    trust_plugins: bool = False,
+    also: Callable[[Recipe], Iterable[tuple[str, str]]] | None = None,
 ) -> LoadedRecipe:
     """Read and check a recipe.
 
@@ -53,13 +58,17 @@ def load_recipe(
         sets: overrides such as "train.steps=10".
         teacher: run folder that replaces `teacher.run`.
         trust_plugins: run the plugin files and modules that the recipe lists, but not those of models that it names.
+        also: a further check of a recipe that is valid by itself; gives keys, and what is wrong there.
 
     Raises:
         RecipeError: all problems of the recipe, each with file, line, key and correction.
     """
     path, name = locate("recipe", source)
     root = compose(path, name, sets, teacher=teacher)
-    return LoadedRecipe(_validate_recipe(root, trusted=trust_plugins), path, read_text(path, name))
+    recipe = _validate_recipe(root, trusted=trust_plugins)
+    if complaints := list(also(recipe) if also else ()):
+        raise _error(_located(root, undotted(key), message) for key, message in complaints)
+    return LoadedRecipe(recipe, path, read_text(path, name))
 
 
 def parse_recipe(
