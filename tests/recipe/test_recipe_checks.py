@@ -178,6 +178,22 @@ def test_noise_input() -> None:
     assert not list(checks.check_adapters(recipe(objective="noisy", noise_input="gaussian")))
 
 
+def test_a_step_input_without_a_noise_input() -> None:
+    @OBJECTIVES.register("stepping")
+    class Stepping(Objective):
+        roles = {"student": RoleSpec(step_input=True)}  # noqa: RUF012 - as authors write it
+
+        class Config(ComponentConfig):
+            type: Literal["stepping"] = "stepping"
+
+        def loss(self, phase: Any, batch: Any, ctx: Any) -> Any:
+            raise AssertionError
+
+    assert not list(checks.check_adapters(recipe(objective="stepping", step_input={})))
+    ((key, _),) = checks.check_adapters(recipe(objective="stepping", step_input={}, noise_input="gaussian"))
+    assert key == "noise_input"
+
+
 def test_batch() -> None:
     ((key, message),) = checks.check_batch(recipe(train={"steps": 1, "batch_size": 10, "accumulate": 4}))
     assert key == "train.batch_size"

@@ -22,6 +22,9 @@ class EvaluateView(Protocol):
     def steps(self) -> tuple[int, ...]: ...
 
     @property
+    def batch_size(self) -> int: ...
+
+    @property
     def metrics(self) -> Sequence[ComponentView]: ...
 
 

@@ -150,10 +150,12 @@ def check_steps(recipe: Recipe) -> Complaints:
 
 def check_adapters(recipe: Recipe) -> Complaints:
     """Adapters need a role that takes them."""
-    if any(role.adapters for role in _objective(recipe).roles.values()):
-        return
-    for section in ("noise_input", "step_input"):
-        if getattr(recipe, section):
+    roles = _objective(recipe).roles.values()
+    for section, takers in (
+        ("noise_input", [role for role in roles if role.adapters]),
+        ("step_input", [role for role in roles if role.adapters or role.step_input]),
+    ):
+        if getattr(recipe, section) and not takers:
             yield section, f"objective '{recipe.objective.type}' has no role that takes it; remove this section"
 
 
