@@ -49,6 +49,17 @@ def test_the_length_matters_and_only_the_length(noise: str | None) -> None:
     torch.testing.assert_close(rows(model, [0.5, 0.5]), shifted)
 
 
+def test_a_linear_length_is_continuous_where_it_ends() -> None:
+    """A step of 2^-10 is nearly none where lengths are linear, and far from one of 2^-8 where they are logarithms."""
+    torch.manual_seed(0)
+    gaps = {}
+    for form in ("linear", "log"):
+        step = StepInput(StepInputConfig(form=form, init_std=1.0), 16)
+        none, short, half = step(torch.tensor([0.0, 2.0**-8, 0.5])).detach()[0, :, 0]
+        gaps[form] = float((short - none).norm() / (half - none).norm())
+    assert gaps["linear"] < 0.05 < 0.2 < gaps["log"]
+
+
 def test_each_sample_has_its_own_length() -> None:
     model = denoiser()
     both = rows(model, [0.5, 0.75]).view(2, 6, 3)
