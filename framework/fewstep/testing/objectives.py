@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -26,34 +27,44 @@ from fewstep.training.loggers import VOLATILE
 from fewstep.training.trainer import Trainer
 
 
-def check_objective(config: Raw, *, processes: tuple[str, ...] | None = None, steps: int = 6) -> None:
+def check_objective(
+    config: Raw,
+    *,
+    processes: tuple[str, ...] | None = None,
+    steps: int = 6,
+    sections: Mapping[str, Any] | None = None,
+) -> None:
     """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
 
     Args:
         config: name, mapping or config of a registered objective.
         processes: names of its processes; by default masked and uniform, except for those that it refuses.
         steps: number of steps of the runs that are compared for exact resume.
+        sections: further keys of the recipe, by their dotted names (`step_input`, `backbone.time_conditioned`); those
+            of the backbone are also the teacher's.
 
     Raises:
         AssertionError: a check fails; the message names it.
     """
-    for process in processes or _processes(config):
+    sections = sections or {}
+    shared = {key: value for key, value in sections.items() if key.startswith("backbone.")}
+    for process in processes or _processes(config, sections):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            teacher = _train(_recipe("denoising", process, 4, None), root / "teacher")
-            recipe = _recipe(config, process, steps, teacher.run.path)
+            teacher = _train(_recipe("denoising", process, 4, None, shared), root / "teacher")
+            recipe = _recipe(config, process, steps, teacher.run.path, sections)
             trainer = Trainer.from_recipe(recipe, _run(recipe, root / "gradients"), echo=_silent)
             _check_gradients(trainer)
             _check_reduction(trainer)
             _check_resume(recipe, root)
 
 
-def _processes(config: Raw) -> list[str]:
+def _processes(config: Raw, sections: Mapping[str, Any]) -> list[str]:
     """The processes, of masked and uniform, that an objective accepts."""
     accepted, refused = [], {}
     for process in ("masked", "uniform"):
         try:
-            _recipe(config, process, 1, Path("unused"))
+            _recipe(config, process, 1, Path("unused"), sections)
             accepted.append(process)
         except RecipeError as error:
             refused[process] = str(error)
@@ -61,7 +72,7 @@ def _processes(config: Raw) -> list[str]:
     return accepted
 
 
-def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None) -> Recipe:
+def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None, sections: Mapping[str, Any]) -> Recipe:
     parsed = OBJECTIVES.parse(objective)
     kind = OBJECTIVES.get(parsed.type).cls
     roles, sampler = kind.roles, kind.sampler or "ancestral"
@@ -91,6 +102,9 @@ def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None) -> R
         raw["evaluate"] = {"steps": [only]}
     if "teacher" in roles:
         raw["teacher"] = {"run": str(teacher)}
+    for key, value in sections.items():
+        section, _, name = key.partition(".")
+        raw[section] = {**raw[section], name: value} if name else value
     return parse_recipe(raw)
 
 
