@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from enumerable_denoisers import ExactRows, TimedOracle, V
 from noised_laws import level
+from pydantic import ValidationError
 from torch import Generator, Tensor
 
-from fewstep.denoisers.base import Denoiser
+from fewstep.data.synthetic.markov import Markov
+from fewstep.denoisers.base import Denoiser, DenoiserAround
+from fewstep.denoisers.exact import exact_denoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext
 from fewstep.objectives.consistency import Consistency, step_on_path
-from fewstep.objectives.parts.gaussian_dual import induced_alpha
-from fewstep.processes.base import PROCESSES, DiscreteProcess
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.condition import Condition
+from fewstep.predictions.network import TablePrediction
+from fewstep.processes.base import PROCESSES, Corrupted, DiscreteProcess
+from fewstep.runtime.streams import Randomness
+from fewstep.schedules.gaussian_dual import induced_alpha, keep_alpha, winning
 from fewstep.testing.objectives import check_objective
 from fewstep.testing.statistics import assert_same_distribution
 
@@ -55,40 +63,45 @@ def test_both_ends_of_a_path_have_the_marginals_of_the_process(name: str, t: flo
     assert bool((z_s[z_s != x] == z_t[z_s != x]).all()), "noise is shared"
 
 
-def test_pairs_are_those_of_one_gaussian_noise() -> None:
-    """argmax(a onehot(x) + s e) at two levels with the same e, against the two numbers that are drawn here."""
-    many, x, gammas = 60_000, 2, torch.tensor([0.5, -1.5], dtype=torch.float64)
-    rng = Generator().manual_seed(0)
-    e = torch.randn(many, V, generator=rng, dtype=torch.float64)
-    means = torch.exp(-0.5 * gammas)
-    ends = [(e + mean * torch.nn.functional.one_hot(torch.tensor(x), V)).argmax(1) for mean in means]
-    process = PROCESSES.build("uniform", vocab_size=V)
-    t, s = (float(process.schedule.time_of(alpha)) for alpha in induced_alpha(gammas, V))
+@pytest.mark.parametrize("size", [2, 8, 64])
+@pytest.mark.parametrize("name", ["masked", "uniform"])
+def test_pairs_are_those_of_one_gaussian_noise(name: str, size: int) -> None:
+    """a onehot(x) + s e at two levels with the same e, against the two numbers that are drawn here.
+
+    Symbols are the largest coordinates; with masks all but x are hidden, which is MCD's coupling.
+    """
+    many, x = 100_000, size // 2
+    gammas = torch.tensor([0.5, -1.5], dtype=torch.float64)
+    e = torch.randn(many, size, generator=Generator().manual_seed(0))
+    clean = torch.nn.functional.one_hot(torch.tensor(x), size)
+    process = PROCESSES.build(name, vocab_size=size)
+    ends = [(e + float(torch.exp(-0.5 * gamma)) * clean).argmax(1) for gamma in gammas]
+    level = induced_alpha
+    if process.carry_over:
+        ends, level = [z.masked_fill(z != x, size) for z in ends], keep_alpha
+    t, s = (float(process.schedule.time_of(alpha)) for alpha in level(gammas, size))
     z_t, z_s = pairs(process, x, t, s, many)
-    joint = torch.bincount(ends[0] * V + ends[1], minlength=V * V).double()
-    possible = joint > 0
-    assert set((z_t * V + z_s).unique().tolist()) <= set(possible.nonzero()[:, 0].tolist())
-    ours = torch.bincount(z_t * V + z_s, minlength=V * V).double()
-    spread = (joint + ours).clamp_min(1).sqrt()
-    assert float(((joint - ours) / spread).abs().max()) < 4
+    states = process.num_states
+    gaussian, ours = (torch.bincount(a * states + b, minlength=states**2) for a, b in (ends, (z_t, z_s)))
+    assert set(ours.nonzero()[:, 0].tolist()) <= set(gaussian.nonzero()[:, 0].tolist()), "no other pair is possible"
+    # Pairs of noise and x by what they show of x: at both ends, at s alone, at neither.
+    shown = [(z == x).long() for z in (z_t, z_s)]
+    share = winning(torch.exp(-0.5 * gammas), size)
+    nested = torch.stack((1 - share[1], share[1] - share[0], share[0] * 0, share[0]))
+    for a, b in (shown, [(z == x).long() for z in ends]):
+        assert_same_distribution(torch.bincount(a * 2 + b, minlength=4), nested, f"what {name} pairs show")
+    seen = gaussian > 0
+    spread = (gaussian + ours)[seen].double().sqrt()
+    assert float(((gaussian - ours)[seen] / spread).abs().max()) < 4.5
 
 
-@pytest.mark.parametrize("gamma", [-4.0, -1.75, -1.0, 0.5])
-def test_the_induced_schedule_is_the_integral(gamma: float) -> None:
-    """Two symbols: P = Phi(a / (s sqrt 2)) in closed form. Many: quadrature on another grid, in plain numbers."""
-    mean = math.exp(-0.5 * gamma)
-    (alpha,) = induced_alpha(torch.tensor([gamma], dtype=torch.float64), 2).tolist()
-    assert alpha == pytest.approx(math.erf(mean / 2), abs=1e-12)
-
-    def cdf(z: float) -> float:
-        return 0.5 * math.erfc(-z / math.sqrt(2))
-
-    for size in (10, 50_257):
-        h = 0.003
-        grid = [-9 + h * (i + 0.5) for i in range(round(18 / h))]
-        wins = sum(h * math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) * cdf(z + mean) ** (size - 1) for z in grid)
-        (alpha,) = induced_alpha(torch.tensor([gamma], dtype=torch.float64), size).tolist()
-        assert alpha == pytest.approx((size * wins - 1) / (size - 1), abs=1e-9)
+def test_steps_of_masks_on_the_gaussian_path_are_those_of_its_levels() -> None:
+    process = PROCESSES.build("masked", vocab_size=V)
+    objective = build(times="gaussian", first_step=0.25, rounds=1, gamma=(-4.0, 2.0))
+    t, s = objective.pair(1000, context(process, student=TimedOracle(process, LAW)))
+    assert bool((t > s).all())
+    assert float(process.schedule.alpha(t).min()) == pytest.approx(float(keep_alpha(torch.tensor(2.0), V)), abs=1e-6)
+    assert float(process.schedule.alpha(t).min()) > 1 / V, "masks never hide all tokens of so few symbols"
 
 
 def context(process: DiscreteProcess, **roles: Denoiser) -> StepContext:
@@ -111,6 +124,88 @@ def test_with_masks_the_exact_posterior_is_where_it_rests(step: float) -> None:
     out = objective.loss(TRAIN, Batch(x0), context(process, student=student, teacher=uniform_teacher))
     (gradient,) = torch.autograd.grad(out.loss, student.bias)
     assert float(gradient[-1].abs().max()) > 0.05, "another teacher pulls"
+
+
+class Weighted(StepContext):
+    """Expectations over rows of known probabilities in the place of means."""
+
+    weights: Tensor
+
+    def mean(self, values: Tensor, where: Tensor | None = None, *, batch: Batch | None = None) -> Tensor:
+        assert where is not None
+        return (self.weights[:, None] * values * where).sum()
+
+
+class Biased(DenoiserAround):
+    """A denoiser with a bias for each state and position on its logits, to take gradients at."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser)
+        states = denoiser.process.num_states
+        self.bias = torch.nn.Parameter(
+            torch.zeros(states**denoiser.length, denoiser.length, denoiser.process.vocab_size, dtype=torch.float64)
+        )
+
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
+        inner = self.denoiser.predict(x_t, t, s, cond, generator)
+        index = sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))
+        table = inner.dense_probs().clamp_min(1e-300).log() + self.bias[index]
+        return TablePrediction(table.log_softmax(-1), inner.known, inner.where)
+
+
+@pytest.mark.parametrize(("divergence", "rests"), [("forward_kl", True), ("reverse_kl", False)])
+def test_an_exact_teacher_of_a_markov_source_has_no_gradient(
+    divergence: str, rests: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The expected gradient over all sequences and pairs of masks: 0 with forward KL, and not with reverse KL, which
+    rests at the geometric mean of the teacher's answers."""
+    source = Markov(Markov.Config(vocab_size=2, length=3, successors=2, size=8))
+    process = PROCESSES.build("masked", vocab_size=2)
+    teacher = exact_denoiser(source, process)
+    student = Biased(exact_denoiser(source, process))
+    level_t, level_s = 0.3, 0.6
+    sequences = torch.tensor(list(itertools.product(range(2), repeat=3)))
+    fates = torch.tensor(list(itertools.product(range(3), repeat=3)))  # shown at both, at s alone, at neither
+    chances = torch.tensor([level_t, level_s - level_t, 1 - level_s], dtype=torch.float64)
+    x0 = sequences.repeat_interleave(len(fates), 0)
+    fate = fates.repeat(len(sequences), 1)
+    z_t, z_s = x0.masked_fill(fate > 0, 2), x0.masked_fill(fate > 1, 2)
+    t, s = (process.schedule.time_of(torch.full((len(x0),), a, dtype=torch.float64)) for a in (level_t, level_s))
+    monkeypatch.setattr(process, "corrupt", lambda *args, **kwargs: Corrupted(z_t, z_t == 2))
+    monkeypatch.setattr("fewstep.objectives.consistency.step_on_path", lambda *args, **kwargs: z_s)
+    objective = build(divergence=divergence)
+    monkeypatch.setattr(objective, "pair", lambda *args: (t, s))
+    plain = context(process, student=student, teacher=teacher)
+    ctx = Weighted(plain.roles, process, plain.generators, plain.device)
+    ctx.weights = source.log_likelihood(x0).exp() * chances[fate].prod(1)
+    assert float(ctx.weights.sum()) == pytest.approx(1, abs=1e-12)
+    (gradient,) = torch.autograd.grad(objective.loss(TRAIN, Batch(x0), ctx).loss, student.bias)
+    assert (float(gradient.abs().max()) < 1e-6) == rests
+    if rests:
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+
+
+def test_a_teacher_whose_temperature_falls_over_rounds() -> None:
+    objective = build(teacher_temperature=[0.96, 0.75], rounds=4)
+    assert [objective.config.temperature(n) for n in range(4)] == pytest.approx([0.96, 0.89, 0.82, 0.75])
+    assert build(teacher_temperature=[0.9, 0.5], rounds=1).config.temperature(0) == 0.9
+    assert build().config.temperature(3) == 1
+    with pytest.raises(ValidationError, match="teacher_temperature: must be above 0"):
+        build(teacher_temperature=[0.9, 0.0])
+
+
+@pytest.mark.parametrize(("step", "temperature"), [(0, 0.9), (75, 0.5)])
+def test_a_shaped_teacher_is_another_teacher(step: int, temperature: float) -> None:
+    """A falling temperature and a floor, against a teacher whose rows were shaped by hand."""
+    process = PROCESSES.build("masked", vocab_size=V)
+    x0 = torch.multinomial(LAW, 500, replacement=True, generator=Generator().manual_seed(3))[:, None]
+    by_hand = (LAW ** (1 / temperature) / (LAW ** (1 / temperature)).sum()).clamp_min(0.2)
+    losses = []
+    for law, changes in ((LAW, {"teacher_temperature": [0.9, 0.5], "teacher_floor": 0.2}), (by_hand, {})):
+        roles = {"student": TimedOracle(process, LAW), "teacher": TimedOracle(process, law / law.sum())}
+        ctx = replace(context(process, **roles), step=step, steps=100)
+        losses.append(build(rounds=2, **changes).loss(TRAIN, Batch(x0), ctx).loss)
+    torch.testing.assert_close(*losses)
 
 
 def test_on_shared_noise_the_exact_posterior_is_not_where_it_rests() -> None:
@@ -175,6 +270,12 @@ def test_a_teacher_that_follows_the_student() -> None:
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize("changes", [{"rounds": 4, "first_step": 0.05}, {"teacher_decay": 0.5}])
-def test_a_run_that_stops_in_the_middle_of_a_round_resumes_exactly(changes: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rounds": 4, "first_step": 0.05, "times": "gaussian", "teacher_temperature": [0.96, 0.75]},
+        {"teacher_decay": 0.5},
+    ],
+)
+def test_a_run_that_stops_in_the_middle_of_a_round_resumes_exactly(changes: dict[str, object]) -> None:
     check_objective({"type": "consistency", **changes}, steps=7)

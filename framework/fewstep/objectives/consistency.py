@@ -5,22 +5,21 @@ Shapes: B batch, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.parts.divergence import Divergence, divergence
-from fewstep.objectives.parts.gaussian_dual import induced_alpha
 from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
 from fewstep.predictions.evidence import LeaveOneOutPrediction
 from fewstep.predictions.positions import difference, intersection
-from fewstep.processes.base import PROCESSES, Process, per_token
+from fewstep.predictions.shaping import shape
+from fewstep.processes.base import Process, per_token
 from fewstep.runtime.streams import Randomness, uniform
+from fewstep.schedules.gaussian_dual import induced_alpha, keep_alpha
 
 
 @OBJECTIVES.register("consistency")
@@ -28,8 +27,9 @@ class Consistency(Objective):
     """The student at z_t learns the teacher's prediction at z_s, a little nearer to the data on the same path.
 
     Both states of a pair share their noise, so they differ only by the step from t to s. For the uniform process this
-    is the pair of Duo's Gaussian paths (DCD, arXiv 2506.10892, section 4). For the masked process masks are nested: a
-    token that is clean at t is clean at s. A token that z_s shows and z_t hides is itself the target (cross entropy).
+    is the pair of Duo's Gaussian paths (DCD, arXiv 2506.10892, section 4). For the masked process masks are nested, as
+    on the Gaussian path of Latent Shadows (MCD, arXiv 2602.00792): a token that is clean at t is clean at s. A token
+    that z_s shows and z_t hides is itself the target (cross entropy).
     Steps double from round to round, and the student becomes the teacher; or the teacher is an average of the student.
     The loss is a mean over the tokens that the student predicts.
 
@@ -47,10 +47,22 @@ class Consistency(Objective):
         type: Literal["consistency"] = "consistency"
         divergence: Divergence = Field("reverse_kl", description="of the student's prediction from the teacher's")
         times: Literal["uniform", "gaussian"] = Field(
-            "uniform", description="t, s and steps are those of the process, or of Duo's Gaussian path (uniform only)"
+            "uniform",
+            description="t, s and steps are those of the process, or of the Gaussian path (Duo's; with masks MCD's)",
         )
         gamma: tuple[float, float] = Field(
             (-4.0, -1.0), description="log noise-to-signal ratio of that path at its two ends"
+        )
+        teacher_temperature: float | tuple[float, float] = Field(
+            1.0,
+            description="below 1 sharpens the teacher; [first, last]: from round to round it goes evenly from one to "
+            "the other",
+        )
+        teacher_floor: float = Field(
+            0.0,
+            ge=0,
+            lt=1,
+            description="smallest probability of a symbol under the teacher, which bounds reverse KL",
         )
         teacher_decay: float | None = Field(
             None, ge=0, lt=1, description="makes the teacher the student's average, with this decay per update"
@@ -63,9 +75,22 @@ class Consistency(Objective):
                 raise ValueError("gamma: noise must grow from the first end to the second")
             return self
 
-        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
-            if self.times == "gaussian" and PROCESSES.get(recipe.process.type).cls.carry_over:
-                yield "times", f"the {recipe.process.type} process has no Gaussian path; use times: uniform"
+        @model_validator(mode="after")
+        def _above_zero(self) -> Consistency.Config:
+            if min(self.temperatures) <= 0:
+                raise ValueError("teacher_temperature: must be above 0; below 1 sharpens the teacher")
+            return self
+
+        @property
+        def temperatures(self) -> tuple[float, float]:
+            """Temperature of the teacher in the first and in the last round."""
+            t = self.teacher_temperature
+            return t if isinstance(t, tuple) else (t, t)
+
+        def temperature(self, number: int) -> float:
+            """Temperature of the teacher in round `number`, counted from 0."""
+            first, last = self.temperatures
+            return first + (last - first) * number / max(1, self.rounds - 1)
 
     config: Config
 
@@ -82,6 +107,8 @@ class Consistency(Objective):
             teacher = ctx.roles["teacher"](z_s, s.float(), cond=batch.cond)
         if isinstance(student, LeaveOneOutPrediction) and isinstance(teacher, LeaveOneOutPrediction):
             student, teacher = student.output, teacher.output
+        temperature = c.temperature(c.round(ctx))
+        teacher = shape(teacher, temperature_=temperature, floor_=c.teacher_floor)
         both = intersection(student.where, teacher.where)
         value = divergence(c.divergence, student, teacher, both)
         revealed = student.nll(batch.x0, difference(student.where, both))
@@ -102,7 +129,8 @@ class Consistency(Objective):
         if c.times == "uniform":
             return t, s
         start, end = c.gamma
-        levels = [induced_alpha(start + (end - start) * time, ctx.process.vocab_size) for time in (t, s)]
+        level = keep_alpha if ctx.process.carry_over else induced_alpha
+        levels = [level(start + (end - start) * time, ctx.process.vocab_size) for time in (t, s)]
         return schedule.time_of(levels[0]), schedule.time_of(levels[1])
 
     def after_step(self, phase: Phase, ctx: StepContext) -> None:
@@ -123,7 +151,7 @@ def step_on_path(process: Process, x0: Tensor, z_t: Tensor, t: Tensor, s: Tensor
     z is a symbol that is fixed along the path. So noise turns clean from t to s with probability
     (P_s - P_t) / (1 - P_t). This is the distribution of Duo's pairs, argmax(a onehot(x0) + s e) with one e for both:
     x0 wins if the largest of the other coordinates is below a / s plus its own noise, and the index of the largest
-    does not depend on a / s.
+    does not depend on a / s. With masks it is that of MCD's pairs, which show x0 if it wins.
     """
     share = 0.0 if process.carry_over else 1 / process.vocab_size
     clean = [per_token(alpha + (1 - alpha) * share) for alpha in map(process.schedule.alpha, (t.double(), s.double()))]

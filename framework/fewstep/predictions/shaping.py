@@ -1,6 +1,8 @@
-"""Row maps that shape a prediction: temperature and top-p. Rows are normalised log-probabilities [N, V]."""
+"""Row maps that shape a prediction: temperature, top-p, a floor. Rows are normalised log-probabilities [N, V]."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -39,6 +41,15 @@ def lowered_top_p(mass: float, delta: float) -> RowMap:
     return apply
 
 
+def floor(least: float) -> RowMap:
+    """Raise probabilities to `least`, and renormalise: no symbol is impossible, so that reverse KL is bounded."""
+
+    def apply(log_p: Tensor) -> Tensor:
+        return log_p.clamp_min(math.log(least)).log_softmax(-1)
+
+    return apply
+
+
 def likeliest(log_p: Tensor) -> Tensor:
     """All mass on the likeliest symbol of each row; a row that is not finite stays so, for draws to refuse."""
     if not log_p.numel():
@@ -63,15 +74,17 @@ def shape(
     temperature_: float = 1.0,
     top_p_: float = 1.0,
     delta: float | None = None,
+    floor_: float = 0.0,
 ) -> Prediction:
-    """The prediction with temperature applied first, then top-p; a value of 1.0 changes nothing.
+    """The prediction with temperature applied first, then top-p, then the floor; 1.0, 1.0 and 0.0 change nothing.
 
     Args:
         delta: amount by which logits outside top-p are lowered; None gives those symbols probability 0.
+        floor_: smallest probability of a symbol.
     """
     for row_map in row_maps(temperature_=temperature_, top_p_=top_p_, delta=delta):
         prediction = prediction.shaped(row_map)
-    return prediction
+    return prediction.shaped(floor(floor_)) if floor_ else prediction
 
 
 def row_maps(

@@ -12,7 +12,7 @@ from fewstep import PROCESSES, SAMPLERS
 from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.exact import exact_denoiser
-from fewstep.objectives.parts.gaussian_dual import induced_alpha
+from fewstep.schedules.gaussian_dual import induced_alpha
 from fewstep.testing import check_process, check_sampler
 
 V, L = 8, 16

@@ -19,12 +19,12 @@ from fewstep.core.errors import UserError
 from fewstep.core.fields import From
 from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS
-from fewstep.objectives.parts.gaussian_dual import induced_alpha
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.positions import everywhere
 from fewstep.processes.base import PROCESSES, TINY, Corrupted, Process, ProcessConfig, per_token
 from fewstep.runtime.streams import Randomness, normal
 from fewstep.schedules.base import SCHEDULES
+from fewstep.schedules.gaussian_dual import induced_alpha
 
 _REACH, _POINTS = 14.0, 4097
 """Range of signal-to-noise ratios in the table of alpha; beyond it 1 - alpha is below 1e-20 for 10^6 symbols."""
