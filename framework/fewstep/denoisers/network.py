@@ -130,7 +130,9 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
     """A denoiser whose prediction comes from a backbone.
 
     `output` is what the rows of its head mean. Predictions are of p(x | z_t) whatever it is; they convert leave-one-out
-    rows exactly (`DiscreteProcess.from_leave_one_out`).
+    rows exactly (`DiscreteProcess.from_leave_one_out`). It also takes relaxed states of a process of ids, rows of
+    probabilities [B, L, S]: the backbone reads them, gradients flow into them, and the likeliest ids stand for them in
+    all else.
     """
 
     output: Output = "x_mean"
@@ -157,13 +159,13 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         blocks = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
         hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **blocks)
-        where = self.process.to_predict(x_t)
+        ids, vocab_size = self.process.to_ids(x_t), self.process.vocab_size
+        where = self.process.to_predict(ids if self.process.space == "discrete" else x_t)
         if cond.everywhere:
             where = everywhere(where)
-        ids, vocab_size = self.process.to_ids(x_t), self.process.vocab_size
         prediction = HeadPrediction(hidden, self.backbone.head, vocab_size, ids, where)
         if self.output == "leave_one_out":
-            return discrete(self.process).from_leave_one_out(prediction, x_t, t)
+            return discrete(self.process).from_leave_one_out(prediction, ids, t)
         return prediction
 
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:

@@ -120,7 +120,8 @@ class DiscreteProcess(Process):
     space: ClassVar[str] = "discrete"
 
     def to_ids(self, x_t: Tensor) -> Tensor:
-        return x_t
+        """Ids unchanged; a relaxed state, rows of probabilities [B, L, S], as its likeliest ids."""
+        return x_t.argmax(-1) if x_t.is_floating_point() else x_t
 
     def hold(self, x_t: Tensor, prompt: Tensor, t: Tensor, *, generator: Randomness) -> Tensor:
         return torch.where(prompt >= 0, prompt, x_t)
