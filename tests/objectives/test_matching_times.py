@@ -9,7 +9,7 @@ from torch import Generator
 from fewstep.objectives.matching.times import Draw, StepTimes, TimeLaw, draw_times, typical_steps
 
 N = 50_000
-LAWS: list[TimeLaw] = ["uniform", "grid", "start", "independent"]
+LAWS: list[TimeLaw] = ["uniform", "grid", "start", "independent", "same"]
 
 
 def source(seed: int = 0) -> Draw:
@@ -70,6 +70,14 @@ def test_independent_times_do_not_know_of_each_other() -> None:
     t, s, _ = draw("independent")
     assert abs(torch.corrcoef(torch.stack([t, s]))[0, 1]) < 0.02
     assert t.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_same_time_twice() -> None:
+    """Samples are noised to the level that the student was given, which is spread evenly."""
+    t, s, end = draw("same")
+    assert torch.equal(t, s)
+    assert torch.equal(end, (t - 0.25).clamp_min(0))
+    assert (t.histc(10, 0, 1) / N).sub(0.1).abs().max() < 0.01
 
 
 def test_a_range_of_steps_reaches_both_ends_evenly_in_the_logarithm() -> None:

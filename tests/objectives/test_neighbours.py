@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
-from enumerable_denoisers import L, V, make
+from enumerable_denoisers import JointOracle, L, Table, V, make
 from torch import Generator, Tensor
 
 from fewstep.core.kinds import registry
-from fewstep.objectives.base import Batch, Phase
+from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.objectives.dmmd import DMMD
+from fewstep.objectives.matching.student_step import StudentStep
 from fewstep.recipe import load_recipe
 
 MASK = V
@@ -95,6 +99,84 @@ def test_one_step_di_m_o(phase: str) -> None:
         assert hits.sum() == pytest.approx(float(masked.sum()), rel=1e-6)
 
 
-def test_neighbours_are_refused_where_they_make_no_sense() -> None:
-    with pytest.raises(Exception, match="s may lie after t when times are independent"):
-        load_recipe("markov-idlm", ["teacher={run: runs/x}", "objective.renoise=posterior"])
+class Expected(StepContext):
+    """Expectations over rows of known probabilities in the place of means."""
+
+    weights: Tensor
+
+    def mean(self, values: Tensor, where: Tensor | None = None, *, batch: Batch | None = None) -> Tensor:
+        return (self.weights[:, None] * values).sum()
+
+
+def every_step(
+    ctx: StepContext, student: Table, data: Tensor, times: tuple[float, ...]
+) -> tuple[StudentStep, Tensor, Tensor]:
+    """All steps of IDLM for two tokens, their probabilities, and the distribution of the student's samples [V, V].
+
+    z_t is data noised to one of `times`, z_s is Cat(alpha_s p + (1 - alpha_s) mask). Nodes of the integral over s are
+    those of Gauss and Legendre, which is exact: the integrand is a polynomial in s.
+    """
+    process, nodes = ctx.process, torch.tensor([0.5 - math.sqrt(0.15), 0.5, 0.5 + math.sqrt(0.15)], dtype=torch.float64)
+    shares = torch.tensor([5, 8, 5]).double() / 18
+    states = torch.tensor(list(itertools.product(range(V + 1), repeat=2)))
+    ids = torch.tensor(list(itertools.product(range(V), repeat=2)))
+    first = []
+    for time in times:
+        alpha = float(process.schedule.alpha(torch.tensor(time).double()))
+        kept = (states[:, None] == ids).double() * alpha + (states[:, None] == MASK).double() * (1 - alpha)
+        first.append(kept.prod(-1) @ data.flatten() / len(times))
+    z_t, weight = states.repeat(len(times), 1), torch.cat(first)
+    p = student(z_t, torch.ones(len(z_t)).double()).dense_probs().detach()
+    samples = torch.einsum("n,na,nb->ab", weight, p[:, 0], p[:, 1])
+    alpha = process.schedule.alpha(nodes)[:, None, None, None]
+    rows = torch.cat((alpha * p, (1 - alpha).expand(-1, *p.shape[:2], 1)), -1)  # [nodes, N, 2, V + 1]
+    chance = rows[:, :, 0, states[:, 0]] * rows[:, :, 1, states[:, 1]] * weight[:, None] * shares[:, None, None]
+    index = torch.cartesian_prod(*(torch.arange(size) for size in chance.shape))
+    s, z_s, z_t = nodes[index[:, 0]], states[index[:, 2]], z_t[index[:, 1]]
+    prediction = student(z_t, s)
+    step = StudentStep(prediction, torch.zeros(z_t.shape), z_t, z_s, s, s, s)
+    return step, chance.flatten(), samples
+
+
+@pytest.mark.parametrize("fake", ["exact", "teacher"])
+def test_the_gap_of_idlm_is_the_kl_of_student_and_data(fake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """E[ELBO of the teacher] - E[ELBO of the fake] = KL(student || data) where both are exact, over two tokens.
+
+    The schedule is off its ends by 1e-4 each; the integral over what lies between is that share of the whole. With the
+    teacher as the fake network loss and gradient are exactly 0.
+    """
+    ctx, roles = make("masked")
+    data = torch.rand(V, V, generator=Generator().manual_seed(1), dtype=torch.float64)
+    data /= data.sum()
+    step, weights, samples = every_step(ctx, roles["student"], data, (0.4, 1.0))
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-12)
+    teacher = JointOracle(ctx.process, 2, data.flatten())
+    auxiliary = JointOracle(ctx.process, 2, samples.flatten()) if fake == "exact" else teacher
+    expected = Expected({"teacher": teacher, "auxiliary": auxiliary}, ctx.process, ctx.generators, ctx.device)
+    expected.weights = weights
+    monkeypatch.setattr("fewstep.objectives.dmmd.student_step", lambda *args, **kwargs: step)
+    objective = DMMD(DMMD.Config(times="same", renoise="forward_soft", weighting="elbo", regulariser=0))
+    batch = Batch(torch.zeros(1, 2, dtype=torch.long))
+    loss = objective.loss(Phase("student", ("student",)), batch, expected).loss
+    (gradient,) = torch.autograd.grad(loss, roles["student"].logits)
+    if fake == "teacher":
+        assert float(loss) == 0
+        assert not gradient.any()
+        return
+    clean, noise = ctx.process.schedule.ends
+    kl = float((samples * (samples / data).log()).sum())
+    assert kl > 0.01
+    assert float(loss) / (clean - noise) == pytest.approx(kl, abs=1e-10)
+    assert gradient.any()
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ("independent", "s may lie after t when times are independent"),
+        ("same", "nothing is drawn anew from t to s when both are the same"),
+    ],
+)
+def test_neighbours_are_refused_where_they_make_no_sense(times: str, message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        load_recipe("markov-idlm", ["teacher={run: runs/x}", f"objective.times={times}", "objective.renoise=posterior"])

@@ -89,8 +89,8 @@ class DMMD(Objective):
                 yield "loss", "posteriors are compared by leave-one-out networks; set `output: leave_one_out`"
             if self.updates == "simultaneous" and self.aux_steps > 1:
                 yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
-            if self.times == "independent" and self.renoise == "posterior":
-                yield "renoise", "s may lie after t when times are independent; set renoise to forward or forward_soft"
+            if self.times in _FORWARD and self.renoise == "posterior":
+                yield "renoise", f"{_FORWARD[self.times]}; set renoise to forward or forward_soft"
             if self.k_max is not None and self.k_max <= self.k:
                 yield "k_max", f"must be more than k, which is {self.k}"
             if self.teacher_guidance != 1 and recipe.label_input is None:
@@ -153,6 +153,13 @@ class DMMD(Objective):
         """The teacher that is distilled, in every loss (arXiv 2603.20155, section 3.3)."""
         c = self.config
         return shape(teacher, temperature_=c.teacher_temperature, top_p_=c.teacher_top_p, delta=c.top_p_delta)
+
+
+_FORWARD = {
+    "independent": "s may lie after t when times are independent",
+    "same": "nothing is drawn anew from t to s when both are the same",
+}
+"""Laws of times that need a fresh forward draw, and why."""
 
 
 def _steps(config: DMMD.Config) -> int | tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-TimeLaw = Literal["uniform", "grid", "start", "independent"]
+TimeLaw = Literal["uniform", "grid", "start", "independent", "same"]
 
 Draw = Callable[[int], Tensor]
 """Number n -> n times ~ U(0, 1), or n rows of them."""
@@ -37,7 +37,8 @@ def draw_times(law: TimeLaw, count: int, k: int | tuple[int, int], min_time: flo
         law: "uniform": s ~ U(0, 1), t = min(1, s + U(0, 1/k)) (arXiv 2603.20155, Algorithm 1);
             "grid": t on the sampler's grid of k steps and s ~ U(t - 1/k, t), so that training and sampling use the
             same t; "start": t = 1, s ~ U(0, 1), for one-step generators (Di[M]O, arXiv 2503.15457), whose step ends
-            at 0; "independent": t and s each ~ U(0, 1) (IDLM).
+            at 0; "independent": t and s each ~ U(0, 1) (IDLM); "same": t = s ~ U(0, 1), for samples that are noised
+            anew to the level that the student was given (IDLM's released code, whose two times are 0.002 apart).
         k: steps of the sampler that the student is for; a range (low, high) draws a number for each sample, uniform in
             the logarithm.
         min_time: smallest s; smaller times have almost no noise to learn from.
@@ -51,6 +52,8 @@ def draw_times(law: TimeLaw, count: int, k: int | tuple[int, int], min_time: flo
     s = min_time + (1 - min_time) * draw(count)
     if law == "start":
         return _step(torch.ones_like(s), s, 1)
+    if law == "same":
+        return _step(s, s, steps)
     if law == "independent":
         return _step(min_time + (1 - min_time) * draw(count), s, steps)
     return _step((s + draw(count) / steps).clamp(max=1.0), s, steps)
