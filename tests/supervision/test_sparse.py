@@ -10,6 +10,7 @@ import torch
 from logged_metrics import logged
 
 from fewstep.core.errors import UserError
+from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.streams import SampleStreams
@@ -97,9 +98,36 @@ def test_masks_do_not_depend_on_the_division_of_a_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-4, atol=1e-6)
 
 
-def test_losses_of_whole_samples_are_refused() -> None:
-    with pytest.raises(UserError, match="supervision: the loss of objective 'didi' is no sum over tokens; remove"):
-        load_recipe("markov-didi", ["supervision=sparse"], teacher="runs/teacher")
+REFUSED = {
+    "di4c": "markov-di4c",
+    "didi": "markov-didi",
+    "classifier": "digits-classifier",
+    "vq": "digits-vq",
+}
+"""Objectives whose loss is no sum over tokens, and a recipe of each."""
+
+
+@pytest.mark.parametrize("objective", REFUSED)
+def test_losses_of_whole_samples_are_refused(objective: str, tmp_path: Path) -> None:
+    """By file and line, with the remedy."""
+    (tmp_path / "mine.yaml").write_text(f"extends: {REFUSED[objective]}\nname: mine\n\nsupervision: sparse\n")
+    teacher = "runs/teacher" if objective.startswith("di") else None
+    message = rf"mine\.yaml:4: supervision: the loss of objective '{objective}' is no sum over tokens; remove"
+    with pytest.raises(UserError, match=message):
+        load_recipe(str(tmp_path / "mine.yaml"), teacher=teacher)
+
+
+def test_no_other_objective_is_refused() -> None:
+    entries = {entry.name: entry.cls for entry in OBJECTIVES.entries()}
+    built_in = {name for name, cls in entries.items() if cls.__module__.startswith("fewstep.") and not cls.per_token}
+    assert built_in == set(REFUSED)
+
+
+def test_recipes_of_sparse_supervision_differ_from_others_in_that_alone() -> None:
+    for sparse, full in (("markov-sparse-teacher", "markov-teacher"), ("digits-few-sparse", "digits-few")):
+        ours, theirs = (load_recipe(name).recipe for name in (sparse, full))
+        assert ours.supervision is not None
+        assert ours.model_copy(update={"name": full, "supervision": None}) == theirs
 
 
 def test_directions_are_of_all_tokens_and_losses_of_supervised_ones(tmp_path: Path) -> None:

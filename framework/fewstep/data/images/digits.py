@@ -23,6 +23,9 @@ class Digits(ImageDataset):
     class Config(ComponentConfig):
         type: Literal["digits"] = "digits"
         levels: int = Field(16, ge=2, le=17, description="grey levels; the source has 17 (0 to 16)")
+        limit: int | None = Field(
+            None, ge=2, lt=1797, description="number of first images to train on; the others are held out"
+        )
 
     config: Config
 
@@ -31,10 +34,12 @@ class Digits(ImageDataset):
         from sklearn.datasets import load_digits
 
         source = load_digits()
-        levels = self.config.levels
+        levels, limit = self.config.levels, self.config.limit
         pixels = torch.from_numpy(source.data).long()
-        self.train = (pixels * levels // 17).contiguous()
-        self.labels = torch.from_numpy(source.target).long()
+        images = (pixels * levels // 17).contiguous()
+        self.train = images[:limit]
+        self.held_out = None if limit is None else images[limit:]
+        self.labels = torch.from_numpy(source.target).long()[:limit]
         self.spec = DataSpec(vocab_size=levels, length=64, grid=(8, 8, 1))
 
     def to_text(self, samples: Tensor) -> list[str]:
