@@ -59,7 +59,8 @@ def order_bound(
         z = torch.where(first[:, None], masks, z)
         prediction = denoiser(z, t.float(), s.float(), cond=cond, generator=streams)
         q = _reveals(process, clock(t), clock(s), first)
-        p = _reveals(process, *prediction.on_clock(t, s), torch.zeros_like(first))
+        now, then = prediction.on_clock(t, s)
+        p = _reveals(process, now, then, torch.zeros_like(first))
         p, q = (torch.where(s[:, None] == 0, 1.0, chance) for chance in (p, q))
         cost = torch.special.xlogy(q, q / p) + torch.special.xlogy(1 - q, (1 - q) / (1 - p).clamp_min(TINY))
         cost = (cost * process.to_predict(z)).sum(1) * weight
