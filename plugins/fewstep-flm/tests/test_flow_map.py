@@ -16,6 +16,9 @@ from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.base import NOTHING
 from fewstep.denoisers.exact import exact_denoiser
 from fewstep.objectives.base import Batch, StepContext
+from fewstep.planning.hardware import gpu_named
+from fewstep.planning.machine import Request
+from fewstep.planning.plan import follow
 from fewstep.recipe import load_recipe
 from fewstep.runtime.streams import SampleStreams
 from fewstep.testing import check_objective
@@ -47,13 +50,14 @@ def test_the_exact_flow_map_is_its_optimum() -> None:
     process = PROCESSES.build("onehot_gaussian", vocab_size=4)
     oracle = exact_denoiser(source, process)
     ctx, objective = context(32), OBJECTIVES.build("flow_map")
-    t, s, same = objective.jumps(32, ctx)
+    t, s = objective.jumps(32, ctx)
+    others = objective.halves(32, ctx)[1]
     z_t = process.corrupt(source.train[:32], t, generator=ctx.generators["noise"]).x_t.double()
     gaps = []
     for steps in (8, 64):
         exact = ExactFlowMap(oracle, steps)
-        target = two_jumps(process, exact, z_t, t, s, NOTHING, ~same)
-        whole = exact(z_t[~same], t[~same], s[~same]).dense_probs()
+        target = two_jumps(process, exact, z_t, t, s, NOTHING, others)
+        whole = exact(z_t[others], t[others], s[others]).dense_probs()
         gaps.append(float((target - whole).abs().mean()))
     assert gaps[1] < 0.003
     assert gaps[1] < 0.3 * gaps[0]  # the error of Euler steps falls with their number
@@ -78,20 +82,26 @@ def test_a_loss_at_the_optimum_is_the_entropy_of_its_targets() -> None:
 def test_shares_of_a_batch() -> None:
     """Half of every part of a batch has s = t; a share of the other half goes all the way."""
     objective = OBJECTIVES.build({"type": "flow_map", "boundary": 0.25})
-    t, s, same = objective.jumps(64, context(64))
-    assert int(same.sum()) == 32
-    assert same.view(8, 8).sum(1).tolist() == [4] * 8
+    (t, s), (same, others) = objective.jumps(64, context(64)), objective.halves(64, context(64))
+    assert torch.cat((same, others)).sort().values.tolist() == list(range(64))
+    assert torch.bincount(same // 8).tolist() == [4] * 8
     assert torch.equal(t[same], s[same])
     assert int(((t == 1) & (s == 0)).sum()) == 8
-    others = (t - s)[~same].sort().values
-    assert bool((others >= 0).all())
-    assert others[8:24].diff().abs().max() < 0.1  # their lengths are spread evenly
+    lengths = (t - s)[others].sort().values
+    assert bool((lengths >= 0).all())
+    assert lengths[:24].diff().abs().max() < 0.1  # they are spread evenly
     parts = [context(64).select(slice(first, first + 16)) for first in range(0, 64, 16)]
     for number, part in enumerate(parts):
         part.place = 16 * number
     pieces = [objective.jumps(16, part) for part in parts]
-    for whole, *split in zip((t, s, same), *pieces, strict=True):
+    for whole, *split in zip((t, s), *pieces, strict=True):
         assert torch.equal(whole, torch.cat(split))
+
+
+def test_a_plan_follows_its_step() -> None:
+    (path,) = [path for path in RECIPES if path.stem == "coins-fmlm"]
+    followed = follow(load_recipe(path).recipe, Request(gpu_named("h100"), 1), checkpointing=(False,))
+    assert followed[False].shapes.roles.keys() == {"teacher", "student", "target"}
 
 
 def test_targets_follow_the_student() -> None:

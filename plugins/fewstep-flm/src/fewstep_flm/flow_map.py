@@ -78,13 +78,14 @@ class FlowMap(Objective):
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         process = flow_process(ctx.process)
-        t, s, same = self.jumps(batch.size, ctx)
+        same, others = self.halves(batch.size, ctx)
+        t, s = self.jumps(batch.size, ctx)
         z_t = process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
         student = ctx.denoiser("student")(z_t, t.float(), s.float(), cond=batch.cond)
         with torch.no_grad():
             probs = torch.empty_like(z_t)
             probs[same] = self._on_diagonal(batch, ctx, z_t, t, same)
-            probs[~same] = two_jumps(process, ctx.denoiser("target"), z_t, t, s, batch.cond, ~same)
+            probs[others] = two_jumps(process, ctx.denoiser("target"), z_t, t, s, batch.cond, others)
             target = TablePrediction(probs.clamp_min(_SMALLEST).log(), student.known, student.where)
         value = student.cross_entropy(target)
         metrics = {}
@@ -93,26 +94,33 @@ class FlowMap(Objective):
             counted = batch.counted(torch.ones_like(excess))
             metrics = {
                 name: (excess[rows].sum(), counted[rows].sum())
-                for name, rows in (("kl_diagonal", same), ("kl_jumps", ~same))
+                for name, rows in (("kl_diagonal", same), ("kl_jumps", others))
             }
         return LossOutput(ctx.mean(value), metrics)
 
-    def jumps(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor, Tensor]:
-        """Times t and s (float64 [B], s <= t) of each sample, and BoolTensor [B] on the CPU where they are the same.
+    def halves(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Indices of the samples with s = t, and of the others: LongTensor [N] and [B - N].
 
-        Samples with s = t have their places evenly in the batch, so that every part of it has its share of them. One
-        number, spread over the batch, is the time t there, and t - s elsewhere.
+        They alternate by their place in the batch, so that every part of a batch has its share of both.
         """
-        c = self.config
-        places = (ctx.place + torch.arange(count + 1)) * c.diagonal
-        same = places.floor().diff() > 0
+        ends = [int((ctx.place + place) * self.config.diagonal) for place in range(count + 1)]
+        same = [place for place in range(count) if ends[place + 1] > ends[place]]
+        others = [place for place in range(count) if ends[place + 1] == ends[place]]
+        first, second = (torch.tensor(rows, dtype=torch.long, device=ctx.device) for rows in (same, others))
+        return first, second
+
+    def jumps(self, count: int, ctx: StepContext) -> tuple[Tensor, Tensor]:
+        """Times t and s of each sample, float64 [B], s <= t.
+
+        One number, spread over the batch, is the time t where s = t, and the length t - s elsewhere.
+        """
+        c, (same, _) = self.config, self.halves(count, ctx)
         level = ctx.sample_time(count, antithetic=True).double()
         start = uniform((count,), ctx.generators["time"], device=ctx.device)
         length = ((level - c.boundary) / (1 - c.boundary)).clamp_min(0)
         t = torch.where(level < c.boundary, 1.0, length + (1 - length) * start)
         s = torch.where(level < c.boundary, 0.0, t - length).clamp_min(0)
-        here = same.to(ctx.device)
-        return torch.where(here, level, t), torch.where(here, level, s), same
+        return t.index_copy(0, same, level[same]), s.index_copy(0, same, level[same])
 
     def _on_diagonal(self, batch: Batch, ctx: StepContext, z_t: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         """Targets [N, L, V] of the rows with s = t."""
@@ -137,8 +145,8 @@ def two_jumps(
     first = network(z_t, t.float(), u.float(), cond=cond).dense_probs()
     z_u = process.move(z_t, first, t, u)
     second = network(z_u, u.float(), s.float(), cond=cond).dense_probs()
-    lam = share_of_first(process, t, u, s)
-    return (lam * first + (1 - lam) * second).to(z_t.dtype)
+    lam = share_of_first(process, t, u, s).to(z_t.dtype)
+    return torch.lerp(second.to(z_t.dtype), first.to(z_t.dtype), lam)
 
 
 def share_of_first(process: OneHotGaussian, t: Tensor, u: Tensor, s: Tensor) -> Tensor:

@@ -139,7 +139,8 @@ class OneHotGaussian(Process):
     def move(self, x_t: Tensor, probs: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The state at s on the straight line from x_t through the mean of x, `probs` [B, L, V]."""
         left = self.noise_left(t, s)
-        return (left * x_t + (1 - left) * probs).to(x_t.dtype)
+        keep, gain = left.to(x_t.dtype), (1 - left).to(x_t.dtype)
+        return torch.addcmul(keep * x_t, gain, probs.to(x_t.dtype))
 
     def to_predict(self, x_t: Tensor) -> Tensor:
         return everywhere(x_t[..., 0])
