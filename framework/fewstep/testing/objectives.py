@@ -32,7 +32,7 @@ def check_objective(
     *,
     processes: tuple[str, ...] | None = None,
     steps: int = 6,
-    sections: Mapping[str, Any] | None = None,
+    sections: Mapping[str, object] | None = None,
 ) -> None:
     """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
 
@@ -59,7 +59,7 @@ def check_objective(
             _check_resume(recipe, root)
 
 
-def _processes(config: Raw, sections: Mapping[str, Any]) -> list[str]:
+def _processes(config: Raw, sections: Mapping[str, object]) -> list[str]:
     """The processes, of masked and uniform, that an objective accepts."""
     accepted, refused = [], {}
     for process in ("masked", "uniform"):
@@ -72,7 +72,7 @@ def _processes(config: Raw, sections: Mapping[str, Any]) -> list[str]:
     return accepted
 
 
-def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None, sections: Mapping[str, Any]) -> Recipe:
+def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None, sections: Mapping[str, object]) -> Recipe:
     parsed = OBJECTIVES.parse(objective)
     kind = OBJECTIVES.get(parsed.type).cls
     roles, sampler = kind.roles, kind.sampler or "ancestral"
