@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 
 # The tests run in two processes, whose threads stall each other if they wait for work by spinning. Outside tests the
 # command line lets them spin for some microseconds (framework/fewstep/runtime/threads.py).
-check test test-all test-lowest: export OMP_WAIT_POLICY = passive
-check test test-all test-lowest: export GOMP_SPINCOUNT = 0
+check test test-all test-lowest plugins: export OMP_WAIT_POLICY = passive
+check test test-all test-lowest plugins: export GOMP_SPINCOUNT = 0
 
-.PHONY: help install quickstart check test test-all test-lowest lint types docs bench-quick bench-base gpu clean
+.PHONY: help install quickstart check test test-all test-lowest plugins lint types docs bench-quick bench-base gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ LOWEST := $(VENV)/lowest
 test-lowest: install  ## fast tests with the lowest versions that pyproject.toml allows (under 10 minutes on two cores)
 	$(PIP) install -q --no-deps --only-binary :all: --upgrade --target $(LOWEST) -r constraints-lowest.txt
 	PYTHONPATH=$(LOWEST) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not medium" tests/core tests/recipe tests/cli tests/data tests/metrics tests/runs
+
+plugins: install  ## wheels of all plugins in a clean environment: their tests, a few steps of their recipes (4 minutes)
+	$(BIN)/python tests/packaging/check_plugins.py
 
 lint: install  ## style
 	$(BIN)/ruff check .

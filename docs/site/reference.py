@@ -10,6 +10,7 @@ from typing import Any
 import typer.main
 
 import fewstep
+import fewstep.testing
 from fewstep.cli.catalogue import keys_of
 from fewstep.cli.main import app
 from fewstep.core.entries import Entry
@@ -22,6 +23,7 @@ def pages() -> Iterator[tuple[str, str, str]]:
         yield kind.replace("_", " ").capitalize(), f"reference/{kind}.md", kind_page(kind)
     yield "Command line", "reference/cli.md", command_line_page()
     yield "Python", "reference/python.md", python_page()
+    yield "Plugin kit", "reference/testing.md", kit_page()
 
 
 def kind_page(kind: str) -> str:
@@ -89,6 +91,13 @@ def command_section(command: Any, name: str) -> str:
     rows = [f"| {code(left)} | {prose(cell(right))} |" for left, right in filter(None, records) if "--help" not in left]
     table = "\n".join(["| argument or option | meaning |", "|---|---|", *rows]) if rows else ""
     return f"## {name}\n\n```text\n{usage}\n```\n\n{prose(inspect.cleandoc(command.help or ''))}\n\n{table}\n"
+
+
+def kit_page() -> str:
+    """The public names of the plugin kit."""
+    objects = {name: getattr(fewstep.testing, name) for name in fewstep.testing.__all__}
+    documented = [f"::: {thing.__module__}.{name}\n" for name, thing in objects.items() if callable(thing)]
+    return "\n".join(["# Plugin kit\n\nWhat `from fewstep.testing import ...` offers.\n", *documented])
 
 
 def python_page() -> str:

@@ -27,6 +27,14 @@ _FENCE = re.compile(r"^(?P<fence>`{3,})(?P<language>\w*)\s*$")
 _NOTE = re.compile(r"^<!-- (?P<note>not run: .+|exits \d+|prints) -->$")
 _NAMED = re.compile(r"^# (?P<name>[\w./-]+\.(?:py|ya?ml))$")
 _SECONDS = 240
+_PIP = """\
+#!/bin/sh
+shift
+[ "$1" = -e ] && shift
+exec {python} -m pip --disable-pip-version-check install --quiet --no-deps --no-index --no-build-isolation --upgrade \
+    --target {site} "$@"
+"""
+"""`pip install [-e] FOLDER`, offline, into a folder of the reader's: a copy, also where it should be editable."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +137,17 @@ class Reader:
         preloaded.command(self.commands / "block", "block")
         (self.commands / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         (self.commands / "python").chmod(0o755)
+        self.site = folder / ".site"
+        (self.commands / "pip").write_text(_PIP.format(python=sys.executable, site=self.site))
+        (self.commands / "pip").chmod(0o755)
         (self.commands / "torchrun").write_text(f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n')
         (self.commands / "torchrun").chmod(0o755)
         for entry in ("benchmarks", "constraints.txt", "docs", "framework", "plugins", "recipes"):
             (folder / entry).symlink_to(ROOT / entry)
         path = f"{self.commands}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {**reader_environment(), "PATH": path}
+        environment = reader_environment()
+        places = f"{self.site}{os.pathsep}{environment['PYTHONPATH']}"
+        self.environment = {**environment, "PATH": path, "PYTHONPATH": places}
 
     def read(self, page: Path) -> None:
         """Do what the blocks of a page say, from top to bottom."""

@@ -96,6 +96,7 @@ def _run(request: dict[str, Any], files: list[int]) -> int:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    _find_installed()
     code: Any = 0
     try:
         if request["kind"] == "fewstep":
@@ -113,6 +114,14 @@ def _run(request: dict[str, Any], files: list[int]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code if isinstance(code, int) else int(code is not None)
+
+
+def _find_installed() -> None:
+    """Look again for plugins, which the page may have installed."""
+    from fewstep.core import plugins
+
+    sys.path[:0] = [place for place in os.environ["PYTHONPATH"].split(os.pathsep) if place not in sys.path]
+    plugins._loader.discovered = False
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from scale_table import row as plan_of
 from size_table import LARGE, SMALL, Size, row
 from size_table import PAGE as SIZES
 
+import fewstep.testing
 from fewstep.cli.main import app
 from fewstep.core.kinds import KINDS, registry
 from fewstep.recipe.models import Recipe
@@ -280,6 +281,13 @@ def resolves(dotted: str) -> bool:
 def test_the_readme_shows_every_command() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert not [verb for verb in COMMANDS if f"fewstep {verb}" not in readme]
+
+
+def test_the_page_of_plugins_has_the_whole_kit() -> None:
+    text = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    kit = text.partition("## The kit")[2].partition("## ")[0]
+    names = re.findall(r"`(\w+)`", "".join(line.split(" | ")[0] for line in kit.splitlines() if line.startswith("|")))
+    assert sorted(names) == sorted(fewstep.testing.__all__)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -18,6 +18,7 @@ from fewstep.cli import (
     grid,
     importing,
     leaderboard,
+    new_plugin,
     plan,
     recipes,
     run_list,
@@ -64,6 +65,7 @@ app.command()(catalogue.show)
 app.command()(recipes.validate)
 app.command()(recipes.schema)
 app.command()(recipes.cp)
+app.command()(new_plugin.new_plugin)
 app.command()(doctor.doctor)
 
 

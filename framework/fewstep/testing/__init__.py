@@ -1,18 +1,36 @@
-"""Conformance checks for components. fewstep's own components pass them, and plugin authors can use them.
+"""The plugin kit: conformance checks for every kind of component, exact sources and oracles, and new plugins.
 
-Each asserts a contract; its message names the broken part::
+A check asserts a contract; its message names the broken part. fewstep's own components pass them::
 
     from fewstep.testing import check_objective
 
     def test_mine() -> None:
         check_objective("my_objective")
 
-No file is a component: there is one file for each kind, and `statistics` is shared.
+What is exported here is public: it changes with minor versions only, and warns for one before it goes.
+
+No file is a component: there is one file for each kind, `every_kind` has them all, `exact` has the sources and oracles,
+`statistics` and `synchronisations` are shared, and `new_plugin` writes distributions from `templates/`.
 """
 
+from fewstep.data.synthetic.coins import Coins
+from fewstep.data.synthetic.markov import Markov
+from fewstep.denoisers.exact import exact_denoiser
 from fewstep.testing.autoencoders import check_autoencoder
 from fewstep.testing.backbones import check_backbone
 from fewstep.testing.datasets import check_dataset
+from fewstep.testing.every_kind import CHECKS, check_component
+from fewstep.testing.exact import (
+    EnumeratedOracle,
+    FreeDenoiser,
+    RowsDenoiser,
+    all_sequences,
+    exact_distribution,
+    loss_of,
+    sequence_shares,
+    step_context,
+    total_variation,
+)
 from fewstep.testing.grids import check_grid
 from fewstep.testing.metrics import check_metric
 from fewstep.testing.noise_inputs import check_noise_input
@@ -20,12 +38,24 @@ from fewstep.testing.objectives import check_objective
 from fewstep.testing.processes import check_process
 from fewstep.testing.samplers import check_sampler
 from fewstep.testing.schedules import check_schedule
+from fewstep.testing.statistics import assert_same_distribution, chi_square_sigmas
 from fewstep.testing.supervisions import check_supervision
+from fewstep.testing.synchronisations import Synchronisations
 from fewstep.testing.tokenizers import check_tokenizer
 
 __all__ = [
+    "CHECKS",
+    "Coins",
+    "EnumeratedOracle",
+    "FreeDenoiser",
+    "Markov",
+    "RowsDenoiser",
+    "Synchronisations",
+    "all_sequences",
+    "assert_same_distribution",
     "check_autoencoder",
     "check_backbone",
+    "check_component",
     "check_dataset",
     "check_grid",
     "check_metric",
@@ -36,4 +66,11 @@ __all__ = [
     "check_schedule",
     "check_supervision",
     "check_tokenizer",
+    "chi_square_sigmas",
+    "exact_denoiser",
+    "exact_distribution",
+    "loss_of",
+    "sequence_shares",
+    "step_context",
+    "total_variation",
 ]
