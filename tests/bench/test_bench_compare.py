@@ -11,6 +11,7 @@ from tiny_suite import SUITE, made_up_row
 from typer.testing import CliRunner
 
 from fewstep.bench.report.compare import check_comparable, compare_results
+from fewstep.bench.report.curves import Points, mean_over_nfe, means_over_nfe
 from fewstep.bench.report.leaderboard import merge
 from fewstep.bench.report.tables import Grid, budgets
 from fewstep.bench.results.results import CaseResult, Results, SuiteInfo
@@ -144,6 +145,49 @@ def test_runs_are_ranked_together(tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["leaderboard", first, second, "--format", "latex"])
     assert r"score $\downarrow$" in ran.stdout
     assert r"\begin{tabular}{lllllrrr}" in ran.stdout
+
+
+def test_a_leaderboard_has_one_number_for_a_curve(tmp_path: Path) -> None:
+    """Straight over log NFE, on the NFE that all curves cover; a model with one NFE has no curve."""
+    first = made_up({("even", 2): [3.0], ("even", 4): [3.0], ("even", 32): [3.0], ("single", 8): [0.0]})
+    second = made_up({("falling", 4): [2.0], ("falling", 16): [0.0]}, name="second")
+    long = second.cases[0].model_copy(update={"resolved": {"data": {"type": "markov", "length": 32}}})
+    second = second.model_copy(update={"cases": (long,)})
+    board = merge([save(first, tmp_path / "a"), save(second, tmp_path / "b")])
+    assert board.span == (4, 16)
+    assert sorted(board.areas.values()) == [1.0, 3.0]
+    header = board.grid().header
+    assert header[5:] == ["NFE", "tokens/evaluation", "score ↓", "score, mean over NFE 4 to 16 ↓", "evaluations"]
+    rows = {(row[0], row[5]): row[6:9:2] for row in board.grid().rows}
+    assert rows[("falling", "4")] == ["8", "1"]
+    assert rows[("falling", "16")] == ["2", "1"]
+    assert rows[("even", "32")] == ["", "3"]
+    assert rows[("single", "8")] == ["", ""]
+    plain = {(row["model"], row["nfe"]): row for row in board.plain()}
+    assert plain[("falling", 4)]["tokens_per_evaluation"] == 8
+    assert plain[("falling", 4)]["mean_over_nfe"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("curve", "low", "high", "mean"),
+    [
+        ([(1, 0.0), (4, 2.0)], 1, 4, 1.0),
+        ([(1, 0.0), (4, 2.0)], 2, 4, 1.5),
+        ([(1, 0.0), (2, 4.0), (4, 0.0)], 1, 4, 2.0),
+        ([(4, 0.0), (1, 0.0), (2, 4.0)], 1, 4, 2.0),
+        ([(1, 1.0), (1, 3.0), (4, 2.0)], 1, 4, 2.0),
+        ([(2, 1.0), (4, 1.0)], 1, 4, None),
+        ([(1, 1.0)], 1, 4, None),
+        ([(1, 1.0), (4, 1.0)], 4, 4, None),
+    ],
+)
+def test_the_mean_over_a_curve(curve: Points, low: float, high: float, mean: float | None) -> None:
+    assert mean_over_nfe(curve, low, high) == (None if mean is None else pytest.approx(mean))
+
+
+def test_curves_without_a_common_range_have_no_mean() -> None:
+    assert means_over_nfe({"a": [(1, 1.0), (2, 1.0)], "b": [(4, 1.0), (8, 1.0)]}) == ({}, None)
+    assert means_over_nfe({"a": [(1, 1.0)]}) == ({}, None)
 
 
 def test_values_that_do_not_compare_are_not_ranked(tmp_path: Path) -> None:

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from fewstep.bench.report.curves import means_over_nfe
 from fewstep.bench.report.tables import ARROWS, REAL, Grid, budget, commits, ordered, titled
 from fewstep.bench.results.results import Results, Summary, digest_of, results_file
 from fewstep.bench.results.summary import estimate_text
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
+from fewstep.data.base import DATASETS
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,18 @@ class Entry:
     results: Results
     folder: str
     summary: Summary
+
+    @property
+    def curve(self) -> str:
+        """What its entries at other numbers of steps have in common: folder and case."""
+        return f"{self.folder}:{self.summary.case}"
+
+    @property
+    def tokens_per_evaluation(self) -> float | None:
+        """Tokens of a sample by its network evaluations; None if the settings of the data do not say the length."""
+        case, nfe = self.results.case(self.summary.case), self.summary.nfe
+        length = None if case is None else sample_length(case.resolved.get("data"))
+        return None if length is None or not nfe else length / nfe
 
     @property
     def model(self) -> str:
@@ -33,19 +50,32 @@ class Entry:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Entries from the best to the worst by `value`."""
+    """Entries from the best to the worst by `value`.
+
+    `areas` has the mean of `value` over log NFE for each curve, on `span`, the NFE that all curves cover.
+    """
 
     value: str
     directions: dict[str, str]
     beside: dict[str, str]
     entries: tuple[Entry, ...]
+    areas: dict[str, float]
+    span: tuple[float, float] | None
 
     def grid(self) -> Grid:
         """The ranking as a table."""
         names = ordered(self.directions, self.value, self.beside)
         header = ["model", "suite", "data", "hardware", "commit", "NFE"]
-        header += [name + ARROWS[self.directions[name]] for name in names] + ["evaluations"]
-        return Grid(header, [self._row(entry, names) for entry in self.entries], text_columns=5)
+        header += ["tokens/evaluation"] if self._knows_lengths else []
+        header += [name + ARROWS[self.directions[name]] for name in names]
+        if self.span:
+            low, high = map(_short, self.span)
+            header.append(f"{self.value}, mean over NFE {low} to {high}{ARROWS[self.directions[self.value]]}")
+        return Grid([*header, "evaluations"], [self._row(entry, names) for entry in self.entries], text_columns=5)
+
+    @property
+    def _knows_lengths(self) -> bool:
+        return any(entry.tokens_per_evaluation for entry in self.entries)
 
     def _row(self, entry: Entry, names: Sequence[str]) -> list[str]:
         results, summary = entry.results, entry.summary
@@ -53,7 +83,11 @@ class Leaderboard:
         about = [entry.model, suite, data_of(results)[:8], str(results.environment["hardware"]), commits(results)]
         values = [estimate_text(summary.values[name]) if name in summary.values else "" for name in names]
         case = results.case(summary.case)
-        return [*about, "" if summary.nfe is None else str(summary.nfe), *values, budget(case) if case else ""]
+        nfe = ["" if summary.nfe is None else str(summary.nfe)]
+        tokens, area = entry.tokens_per_evaluation, self.areas.get(entry.curve)
+        nfe += [_short(tokens)] if self._knows_lengths else []
+        values += [_short(area)] if self.span else []
+        return [*about, *nfe, *values, budget(case) if case else ""]
 
     def plain(self) -> list[dict[str, object]]:
         """The ranking as plain data."""
@@ -67,6 +101,9 @@ class Leaderboard:
                 "commit": entry.results.commit,
                 "folder": entry.folder,
                 **entry.summary.model_dump(mode="json", include={"steps", "nfe", "values"}),
+                "tokens_per_evaluation": entry.tokens_per_evaluation,
+                "mean_over_nfe": self.areas.get(entry.curve),
+                "nfe_range": self.span,
             }
             for entry in self.entries
         ]
@@ -103,7 +140,30 @@ def merge(sources: Sequence[str | Path], *, value: str | None = None, data: str 
     sign = -1 if directions[value] == "higher" else 1
     ranked = sorted(entries, key=lambda entry: sign * entry.summary.values[value].mean)
     beside = {name: other for _, results in loaded for name, other in results.beside.items()}
-    return Leaderboard(value, directions, beside, tuple(ranked))
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
+        if entry.summary.nfe:
+            curves.setdefault(entry.curve, []).append((entry.summary.nfe, entry.summary.values[value].mean))
+    areas, span = means_over_nfe(curves)
+    return Leaderboard(value, directions, beside, tuple(ranked), areas, span)
+
+
+def sample_length(data: object) -> int | None:
+    """Tokens of a sample, by the settings of the data alone; None if they do not say it."""
+    if not isinstance(data, dict):
+        return None
+    if isinstance(length := data.get("length"), int):
+        return length
+    try:
+        config = DATASETS.parse(data)
+        spec = DATASETS.get(config.type).cls.outline(config)
+    except (ValidationError, LookupError, PydanticCustomError, UserError):
+        return None  # of a plugin that is not installed, say
+    return spec and spec.length
+
+
+def _short(number: float | None) -> str:
+    return "" if number is None else f"{number:.3g}"
 
 
 def data_of(results: Results) -> str:
