@@ -159,7 +159,7 @@ def sample_length(data: object) -> int | None:
         spec = DATASETS.get(config.type).cls.outline(config)
     except (ValidationError, LookupError, PydanticCustomError, UserError):
         return None  # of a plugin that is not installed, say
-    return spec and spec.length
+    return None if spec is None else spec.length
 
 
 def _short(number: float | None) -> str:
