@@ -31,6 +31,7 @@ VERBS = [
     "validate",
     "schema",
     "cp",
+    "new-plugin",
     "doctor",
     "data",
 ]

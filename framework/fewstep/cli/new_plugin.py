@@ -12,7 +12,10 @@ def new_plugin(
     kind: Annotated[str, typer.Option(help="of its component: objective, sampler, ... as `fewstep list` names them")],
     out: Annotated[str | None, typer.Option(metavar="FOLDER", help="new folder; NAME if left out")] = None,
 ) -> None:
-    """Write a plugin to start from: a distribution with a component, its test, a recipe and a page."""
+    """Write a plugin to start from.
+
+    It is a distribution with a component, its test, a recipe and a page.
+    """
     from fewstep.testing.new_plugin import new_plugin as write
 
     plugin, path = write(name, kind, out)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,13 +27,15 @@ from fewstep.samplers.base import SAMPLERS
 from fewstep.training.loggers import VOLATILE
 from fewstep.training.trainer import Trainer
 
+_NONE: Mapping[str, object] = MappingProxyType({})
+
 
 def check_objective(
     config: Raw,
     *,
     processes: tuple[str, ...] | None = None,
     steps: int = 6,
-    sections: Mapping[str, object] | None = None,
+    sections: Mapping[str, object] = _NONE,
 ) -> None:
     """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
 
@@ -46,7 +49,6 @@ def check_objective(
     Raises:
         AssertionError: a check fails; the message names it.
     """
-    sections = sections or {}
     shared = {key: value for key, value in sections.items() if key.startswith("backbone.")}
     for process in processes or _processes(config, sections):
         with tempfile.TemporaryDirectory() as folder:
@@ -59,7 +61,7 @@ def check_objective(
             _check_resume(recipe, root)
 
 
-def _processes(config: Raw, sections: Mapping[str, object]) -> list[str]:
+def _processes(config: Raw, sections: Mapping[str, object] = _NONE) -> list[str]:
     """The processes, of masked and uniform, that an objective accepts."""
     accepted, refused = [], {}
     for process in ("masked", "uniform"):
@@ -72,7 +74,9 @@ def _processes(config: Raw, sections: Mapping[str, object]) -> list[str]:
     return accepted
 
 
-def _recipe(objective: Raw, process: str, steps: int, teacher: Path | None, sections: Mapping[str, object]) -> Recipe:
+def _recipe(
+    objective: Raw, process: str, steps: int, teacher: Path | None, sections: Mapping[str, object] = _NONE
+) -> Recipe:
     parsed = OBJECTIVES.parse(objective)
     kind = OBJECTIVES.get(parsed.type).cls
     roles, sampler = kind.roles, kind.sampler or "ancestral"
