@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
@@ -24,10 +23,7 @@ from fewstep.predictions.positions import everywhere
 from fewstep.processes.base import PROCESSES, TINY, Corrupted, Process, ProcessConfig, per_token
 from fewstep.runtime.streams import Randomness, normal
 from fewstep.schedules.base import SCHEDULES
-from fewstep.schedules.gaussian_dual import induced_alpha
-
-_REACH, _POINTS = 14.0, 4097
-"""Range of signal-to-noise ratios in the table of alpha; beyond it 1 - alpha is below 1e-20 for 10^6 symbols."""
+from fewstep.schedules.gaussian_dual import induced_alpha, ratio_of
 
 
 @PROCESSES.register("onehot_gaussian")
@@ -82,26 +78,10 @@ class OneHotGaussian(Process):
     def num_states(self) -> int:
         return self.vocab_size
 
-    @cached_property
-    def table(self) -> Tensor:
-        """alpha at evenly spaced ratios g / (1 - g), float64 [4097]."""
-        ratios = torch.linspace(0, _REACH, _POINTS, dtype=torch.float64)
-        levels = torch.cat([induced_alpha(-2 * part.log(), self.vocab_size) for part in ratios.split(256)])
-        levels[0] = 0.0
-        return levels.cummax(0).values
-
     def signal(self, t: Tensor) -> Tensor:
-        """g at times t [B] or [B, L]: float64 [B, 1, 1] or [B, L, 1].
-
-        It is linear between the ratios of the table, so that the alpha of g is off by less than 1e-5. At alpha = 1
-        there is no noise, g = 1.
-        """
-        alpha, table = self.schedule.alpha(t.double()), self.table.to(t.device)
-        above = torch.searchsorted(table, alpha, right=True).clamp(1, _POINTS - 1)
-        low, high = table[above - 1], table[above]
-        share = ((alpha - low) / (high - low).clamp_min(TINY)).clamp(0, 1)
-        ratio = (above - 1 + share) * (_REACH / (_POINTS - 1))
-        return per_token(torch.where(alpha >= 1, 1.0, ratio / (1 + ratio)))[..., None]
+        """g at times t [B] or [B, L]: float64 [B, 1, 1] or [B, L, 1]. At alpha = 1 there is no noise, g = 1."""
+        ratio = ratio_of(self.schedule.alpha(t.double()), self.vocab_size)
+        return per_token(torch.where(ratio.isinf(), 1.0, ratio / (1 + ratio)))[..., None]
 
     def time_of_signal(self, g: Tensor) -> Tensor:
         """Time at which the signal is g (float64, any shape): the inverse of `signal`."""
