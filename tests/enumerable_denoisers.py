@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
@@ -16,33 +15,22 @@ from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.network import TablePrediction
 from fewstep.processes.base import PROCESSES, DiscreteProcess
+from fewstep.runtime.streams import Randomness
+from fewstep.testing.exact import FreeDenoiser, all_sequences
 
 V, L = 3, 2
 
 
-class Table(Denoiser):
-    """One row of logits for every state of the sequence and every position: the freest denoiser there is."""
+class Table(FreeDenoiser):
+    """The freest denoiser there is, which remembers what it was asked."""
 
     def __init__(self, process: DiscreteProcess, seed: int, length: int = L) -> None:
-        super().__init__(process, length)
-        rng = Generator().manual_seed(seed)
-        shape = (process.num_states**length, length, process.vocab_size)
-        self.logits = nn.Parameter(torch.randn(*shape, generator=rng, dtype=torch.float64))
+        super().__init__(process, length, seed)
         self.calls: list[tuple[Tensor, Tensor]] = []
 
-    @property
-    def device(self) -> torch.device:
-        return self.logits.device
-
-    def index(self, x_t: Tensor) -> Tensor:
-        return sum(x_t[:, i] * self.process.num_states**i for i in range(self.length))  # type: ignore[return-value]
-
-    def predict(
-        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Generator | None
-    ) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         self.calls.append((x_t, t))
-        table = self.logits[self.index(x_t)].log_softmax(-1)
-        return TablePrediction(table, x_t, self.process.to_predict(x_t))
+        return super().predict(x_t, t, s, cond, generator)
 
 
 class TimedOracle(Denoiser):
@@ -89,7 +77,7 @@ class JointOracle(Denoiser):
 
     def __init__(self, process: DiscreteProcess, length: int, law: Tensor) -> None:
         super().__init__(process, length)
-        self.every = torch.tensor(list(itertools.product(range(process.vocab_size), repeat=length)))
+        self.every = all_sequences(process.vocab_size, length)
         self.law = law
 
     def agreeing(self, x_t: Tensor) -> Tensor:
@@ -116,7 +104,7 @@ class ExactRows(Denoiser):
 
     def __init__(self, process: DiscreteProcess, law: Tensor, output: str = "leave_one_out") -> None:
         super().__init__(process, law.ndim)
-        self.every = torch.tensor(list(itertools.product(range(process.vocab_size), repeat=law.ndim)))
+        self.every = all_sequences(process.vocab_size, law.ndim)
         self.law, self.output = law.flatten(), output
         size = process.vocab_size
         self.bias = nn.Parameter(torch.zeros(size**law.ndim, law.ndim, size, dtype=torch.float64))

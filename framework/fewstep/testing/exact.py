@@ -148,9 +148,12 @@ class FreeDenoiser(RowsDenoiser):
         rng = Generator().manual_seed(seed)
         self.logits = nn.Parameter(torch.randn(*shape, generator=rng, dtype=torch.float64))
 
+    def index(self, x_t: Tensor) -> Tensor:
+        """Row of `logits` of each state, LongTensor [B]: the first token counts fastest."""
+        return (x_t * self.process.num_states ** torch.arange(self.length)).sum(1)
+
     def rows(self, x_t: Tensor, t: Tensor) -> Tensor:
-        places = self.process.num_states ** torch.arange(self.length)
-        return self.logits[(x_t * places).sum(1)].log_softmax(-1)
+        return self.logits[self.index(x_t)].log_softmax(-1)
 
 
 def step_context(process: Process, roles: Mapping[str, Denoiser], *, seed: int = 0) -> StepContext:
