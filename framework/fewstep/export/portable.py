@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from fewstep.core.entries import distribution_of
 from fewstep.core.errors import UserError
 from fewstep.core.plugins import entry_points
 from fewstep.core.references import Reference, references
+from fewstep.recipe.checks import component_configs
 from fewstep.recipe.models import Recipe
 
 
@@ -57,22 +57,8 @@ def portable(recipe: Recipe, role: str = "student") -> Portable:
 def distributions(recipe: BaseModel) -> dict[str, str]:
     """Installed plugins that a recipe's components come from: versions by name, sorted."""
     installed = {point.dist.name for point in entry_points() if point.dist}
-    origins = {distribution_of(type(section).__module__) for section in _sections(recipe)}
+    origins = {distribution_of(type(config).__module__) for _, config in component_configs(recipe)}
     return {name: version for name, version in sorted(origins) if name in installed}
-
-
-def _sections(value: object) -> Iterator[BaseModel]:
-    """A section and all sections in it, those of components too."""
-    below: Iterable[object] = ()
-    if isinstance(value, BaseModel):
-        yield value
-        below = [getattr(value, name) for name in type(value).model_fields]
-    elif isinstance(value, Mapping):
-        below = value.values()
-    elif isinstance(value, list | tuple):
-        below = value
-    for part in below:
-        yield from _sections(part)
 
 
 def strip_absolute_paths(value: object) -> Any:

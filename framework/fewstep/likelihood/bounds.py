@@ -182,7 +182,7 @@ def bound(
     process, cond = discrete(denoiser.process), Condition(labels, context=None if denoiser.block_size is None else x)
     scored = torch.ones_like(x, dtype=torch.bool) if scored is None else scored
     total = scored.sum(1).double() * prior_divergence(process)
-    for look in _looks(times, evaluations, streams, x):
+    for look in looks(times, evaluations, streams, x):
         z = process.corrupt(x, look.t, generator=streams).x_t
         if process.carry_over:
             masks = process.prior((x.shape[0], x.shape[1]), device=x.device, generator=streams)
@@ -214,7 +214,7 @@ def prior_divergence(process: DiscreteProcess) -> float:
     return same * math.log(same * vocab) + (vocab - 1) * (other * math.log(other * vocab) if other else 0.0)
 
 
-class _Look(NamedTuple):
+class Look(NamedTuple):
     """One step of each sample: from `t` to `s`, `first` if it is the walk's first, counted `weight` times; all [B]."""
 
     t: Tensor
@@ -223,8 +223,13 @@ class _Look(NamedTuple):
     weight: Tensor
 
 
-def _looks(times: Sequence[float], evaluations: int | None, streams: SampleStreams, x: Tensor) -> Iterator[_Look]:
-    """The evaluated steps: one in each stretch, drawn independently for every sample."""
+def looks(times: Sequence[float], evaluations: int | None, streams: SampleStreams, x: Tensor) -> Iterator[Look]:
+    """The evaluated steps of a walk along `times`: one in each stretch, drawn independently for every sample.
+
+    Args:
+        evaluations: number of stretches, of nearly equal length; None: each step is one.
+        x: clean tokens [B, L].
+    """
     walk = torch.tensor(times, dtype=torch.float64, device=x.device)
     steps = len(times) - 1
     stretches = min(evaluations or steps, steps)
@@ -233,10 +238,10 @@ def _looks(times: Sequence[float], evaluations: int | None, streams: SampleStrea
         at = torch.full((len(x),), begin, device=x.device)
         if end - begin > 1:
             at += (uniform((len(x),), streams, device=x.device) * (end - begin)).long()
-        yield _Look(walk[at], walk[at + 1], at == 0, torch.full_like(walk[at], end - begin))
+        yield Look(walk[at], walk[at + 1], at == 0, torch.full_like(walk[at], end - begin))
 
 
-def _revealed(process: DiscreteProcess, nll: Tensor, z: Tensor, look: _Look) -> Tensor:
+def _revealed(process: DiscreteProcess, nll: Tensor, z: Tensor, look: Look) -> Tensor:
     """KL of a step that reveals masks [B, L]: a revealed token costs its `nll`, other tokens nothing.
 
     A step reveals with p = (alpha_s - alpha_t) / (1 - alpha_t), the last one everything. In the first step q reveals

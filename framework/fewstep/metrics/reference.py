@@ -13,6 +13,7 @@ from fewstep.core.errors import UserError
 from fewstep.core.references import Ref
 from fewstep.data.base import Dataset
 from fewstep.data.images.base import image_data
+from fewstep.data.synthetic.source import Source
 from fewstep.denoisers.base import Denoiser
 from fewstep.likelihood.causal_lm import PREFIX, load_causal_lm
 from fewstep.likelihood.references import DenoiserReference, Reference
@@ -78,6 +79,30 @@ class ReferenceMetric(CollectingMetric):
                 file=sys.stderr,
                 flush=True,
             )
+
+
+def scored_rows(dataset: Dataset, part: Literal["held_out", "train"], count: int, metric: str) -> Tensor:
+    """Up to `count` real samples that a bound is measured on, always the same ones (LongTensor [N, L]).
+
+    Those of a source with a known distribution are fresh draws of it.
+
+    Args:
+        metric: name of the metric, in messages and for its random numbers.
+
+    Raises:
+        UserError: samples that are held out are asked for, and the data have none.
+    """
+    if part == "train":
+        order = torch.randperm(len(dataset.train), generator=generator_for(0, f"{metric}/train"))
+        return dataset.train[order[:count]].long()
+    if dataset.held_out is not None:
+        return real_samples(dataset, count)
+    if isinstance(dataset, Source):
+        return dataset.draw(count, generator_for(0, f"{metric}/draw"))
+    raise UserError(
+        f"{metric}: data '{dataset.config.type}' hold no samples out; hold some out (data.held_out, where the data "
+        "have it), or measure the training data, which a model may know by heart, with `of: train`"
+    )
 
 
 def real_samples(dataset: Dataset, count: int) -> Tensor:

@@ -42,16 +42,21 @@ class Tables:
         return dict(zip(self.parameters, torch.autograd.grad(loss, list(self.parameters.values())), strict=True))
 
 
-def enumerated(tables: Tables) -> dict[str, Tensor]:
-    """Gradients of the bound over times above `LOW`, by enumeration of states and quadrature over times."""
+def enumerated(tables: Tables, *, score: bool = True) -> dict[str, Tensor]:
+    """Gradients of the bound over times above `LOW`, by enumeration of states and quadrature over times.
+
+    Args:
+        score: whether the probabilities of the states have gradients too; False leaves the pathwise part.
+    """
     x, z, log_q = all_states(pair_source())
     (t, width), hidden = nodes(LOW), z == 2
     e, r = tables.forward(x), tables.reverse(z)
     rates, reverse = e / t[:, None, None], r / t[:, None, None]
     values = rates * tables.nll(x, z) + (rates * (rates / reverse).log() - rates + reverse)
     losses = values.masked_fill(~hidden, 0.0).sum(-1)
-    weights = width[:, None] / (1 - LOW) * log_q.exp()
-    return tables.gradients((weights * state_probs(hidden, e, t) * losses).sum())
+    probs = state_probs(hidden, e, t)
+    weights = width[:, None] / (1 - LOW) * log_q.exp() * (probs if score else probs.detach())
+    return tables.gradients((weights * losses).sum())
 
 
 def estimated(tables: Tables, count: int, rng: Generator) -> dict[str, Tensor]:
@@ -84,14 +89,7 @@ def test_the_pathwise_part_alone_is_wrong() -> None:
     """What the heads would get without the score: wrong by more than half of the gradient's norm."""
     tables, rng = Tables(), Generator().manual_seed(0)
     expected = enumerated(tables)["phi"]
-    x, z, log_q = all_states(pair_source())
-    (t, width), hidden = nodes(LOW), z == 2
-    e, r = tables.forward(x), tables.reverse(z)
-    rates, reverse = e / t[:, None, None], r / t[:, None, None]
-    values = rates * tables.nll(x, z) + (rates * (rates / reverse).log() - rates + reverse)
-    losses = values.masked_fill(~hidden, 0.0).sum(-1)
-    weights = width[:, None] / (1 - LOW) * log_q.exp() * state_probs(hidden, e, t).detach()
-    pathwise = tables.gradients((weights * losses).sum())["phi"]
+    pathwise = enumerated(tables, score=False)["phi"]
     assert float((pathwise - expected).norm()) > 0.5 * float(expected.norm())
     mean = torch.stack([estimated(tables, 12_000, rng)["phi"] for _ in range(30)]).mean(0)
     assert float((mean - expected).norm()) < 0.1 * float(expected.norm())

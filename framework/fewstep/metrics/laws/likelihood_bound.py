@@ -16,11 +16,9 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS, Dataset
-from fewstep.data.synthetic.source import Source
 from fewstep.likelihood.bounds import score_model, unscored
 from fewstep.metrics.base import METRICS, DrawnFrom, MetricConfig, ModelMetric, ToScore
-from fewstep.metrics.reference import real_samples
-from fewstep.runtime.seeding import generator_for
+from fewstep.metrics.reference import scored_rows
 
 
 @METRICS.register("likelihood_bound")
@@ -93,19 +91,8 @@ class LikelihoodBound(ModelMetric):
         return torch.tensor([len(text) for text in self.dataset.to_text(rows)], dtype=torch.float64)
 
     def _rows(self) -> Tensor:
-        """The real samples that are scored, LongTensor [N, L]; always the same rows."""
-        data, count = self.dataset, self.config.samples
-        if self.config.of == "train":
-            order = torch.randperm(len(data.train), generator=generator_for(0, "likelihood_bound/train"))
-            return data.train[order[:count]].long()
-        if data.held_out is not None:
-            return real_samples(data, count)
-        if isinstance(data, Source):
-            return data.draw(count, generator_for(0, "likelihood_bound/draw"))
-        raise UserError(
-            f"likelihood_bound: data '{data.config.type}' hold no samples out; hold some out (data.held_out, where the "
-            "data have it), or measure the training data, which a model may know by heart, with `of: train`"
-        )
+        """The real samples that are scored, LongTensor [N, L]."""
+        return scored_rows(self.dataset, self.config.of, self.config.samples, self.config.type)
 
 
 def ratio(bits: Tensor, units: Tensor) -> tuple[float, float]:

@@ -5,18 +5,18 @@ Shapes: B batch, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from fewstep.denoisers.base import Denoiser
+from fewstep.likelihood.bounds import looks
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import TINY, DiscreteProcess, discrete
-from fewstep.runtime.streams import SampleStreams, uniform
+from fewstep.runtime.streams import SampleStreams
 from fewstep_orders.exponents import ExponentClock
 
 
@@ -53,7 +53,7 @@ def order_bound(
     forward = denoiser.forward_exponents(x, cond) if isinstance(denoiser, OrdersNoise) else torch.ones_like(x)
     clock = ExponentClock(forward)
     nats = mismatch = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for t, s, first, weight in _looks(times, evaluations, streams, x):
+    for t, s, first, weight in looks(times, evaluations, streams, x):
         z = process.corrupt(x, clock(t), generator=streams).x_t
         masks = process.prior((x.shape[0], x.shape[1]), device=x.device, generator=streams)
         z = torch.where(first[:, None], masks, z)
@@ -75,18 +75,3 @@ def _reveals(process: DiscreteProcess, t: Tensor, s: Tensor, first: Tensor) -> T
     alpha_s, noise_t = process.schedule.alpha(s), process.schedule.noise(t)
     kept = (alpha_s - process.schedule.alpha(t)) / noise_t.clamp_min(TINY)
     return torch.where(first[:, None], alpha_s, kept)
-
-
-def _looks(
-    times: Sequence[float], evaluations: int | None, streams: SampleStreams, x: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
-    """Evaluated steps, one in each stretch for every sample: times t and s [B], whether it is the first, its weight."""
-    walk = torch.tensor(times, dtype=torch.float64, device=x.device)
-    steps = len(times) - 1
-    stretches = min(evaluations or steps, steps)
-    edges = [steps * index // stretches for index in range(stretches + 1)]
-    for begin, end in pairwise(edges):
-        at = torch.full((len(x),), begin, device=x.device)
-        if end - begin > 1:
-            at += (uniform((len(x),), streams, device=x.device) * (end - begin)).long()
-        yield walk[at], walk[at + 1], at == 0, end - begin

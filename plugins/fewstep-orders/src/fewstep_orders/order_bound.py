@@ -9,14 +9,10 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from fewstep.core.errors import UserError
-from fewstep.data.synthetic.source import Source
 from fewstep.grids.base import GRIDS
 from fewstep.metrics.base import METRICS, DrawnFrom, MetricConfig, ModelMetric, ToScore
-from fewstep.metrics.reference import real_samples
-from fewstep.runtime.seeding import generator_for
+from fewstep.metrics.reference import scored_rows
 from fewstep.runtime.streams import SampleStreams
 from fewstep_orders.bounds import order_bound
 
@@ -55,7 +51,8 @@ class OrderBound(ModelMetric):
     config: Config
 
     def measure(self, model: DrawnFrom) -> dict[str, float]:
-        c, rows, device = self.config, self._rows(), model.denoiser.device
+        c, device = self.config, model.denoiser.device
+        rows = scored_rows(self.dataset, c.of, c.samples, c.type)
         times, parts = GRIDS.build("linear").times(c.steps), []
         for first in range(0, len(rows), c.batch_size):
             x = rows[first : first + c.batch_size].to(device)
@@ -68,18 +65,3 @@ class OrderBound(ModelMetric):
             "order_bound_stderr": float(nats.std() / len(nats) ** 0.5),
             "order_mismatch": float(mismatch.mean()),
         }
-
-    def _rows(self) -> Tensor:
-        """The real samples that are scored, LongTensor [N, L]; always the same rows."""
-        data, count = self.dataset, self.config.samples
-        if self.config.of == "train":
-            order = torch.randperm(len(data.train), generator=generator_for(0, "order_bound/train"))
-            return data.train[order[:count]].long()
-        if data.held_out is not None:
-            return real_samples(data, count)
-        if isinstance(data, Source):
-            return data.draw(count, generator_for(0, "order_bound/draw"))
-        raise UserError(
-            f"order_bound: data '{data.config.type}' hold no samples out; hold some out (data.held_out, where the data "
-            "have it), or measure the training data, which a model may know by heart, with `of: train`"
-        )
