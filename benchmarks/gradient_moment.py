@@ -88,7 +88,7 @@ class Bench:
 def samples_of(model: TrainedModel, rows: int, **settings: float) -> Tensor:
     """Rows drawn token by token, LongTensor [rows, L]."""
     sampler = SAMPLERS.build({"type": "block_ancestral", **settings})
-    return draw(sampler, model.denoiser, rows, steps=1, seed=0, batch_size=200)[0]
+    return draw(sampler, model.denoiser, rows, steps=1, seed=0, batch_size=200).tokens
 
 
 def cases(bench: Bench, generator: TrainedModel, reference: TrainedModel) -> Iterator[tuple[str, Callable[[], Tensor]]]:

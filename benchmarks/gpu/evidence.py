@@ -186,9 +186,8 @@ def _scored(setting: Setting, run: RunDir, dataset: Dataset, score: Score) -> di
     sampler, rows, shown = build_component(SAMPLERS, model.recipe.sampler), {}, []
     precision = "bf16" if setting.device.type == "cuda" else "fp32"
     for steps in NFE:
-        tokens, _ = draw(
-            sampler, model.denoiser, count, steps=steps, seed=0, batch_size=min(count, 250), precision=precision
-        )
+        size = min(count, 250)
+        tokens = draw(sampler, model.denoiser, count, steps=steps, seed=0, batch_size=size, precision=precision).tokens
         rows[str(steps)] = score(tokens)
         shown.append(tokens[: min(count, 20) if dataset.kind == "image" else 2])
     save_sheet(setting.out / run.path.name, dataset, torch.cat(shown), columns=len(shown[0]))

@@ -83,7 +83,7 @@ def test_a_row_has_both(results: Results) -> None:
 
 def test_markdown_and_latex(folder: Path, results: Results) -> None:
     check_columns(value_grid(results))
-    assert "| model | NFE | gen_ppl ↓ | gen_entropy |\n" in markdown(results)
+    assert "| model | NFE | passes | gen_ppl ↓ | gen_entropy |\n" in markdown(results)
     assert r"gen\_ppl $\downarrow$ & gen\_entropy \\" in (folder / "results.tex").read_text()
 
 

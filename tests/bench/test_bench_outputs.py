@@ -80,6 +80,16 @@ def test_image_sheets_are_embedded(results: Results, tmp_path: Path) -> None:
     assert page.count("data:image/png;base64,") == 5
 
 
+def test_passes_have_a_column_where_they_are_not_the_evaluations(results: Results) -> None:
+    teacher, *others = [s for s in results.summary if s.nfe]
+    assert teacher.passes == teacher.nfe
+    blocks = teacher.model_copy(update={"passes": teacher.nfe / 4})
+    grid = value_grid(results.model_copy(update={"summary": (results.summary[0], blocks, *others)}))
+    assert grid.header[:3] == ["model", "NFE", "passes"]
+    assert [row[1:3] for row in grid.rows[:3]] == [["", ""], ["2", "0.5"], ["4", "4"]]
+    assert {name for _, name in grid.best} == {c + 1 for _, c in value_grid(results).best}
+
+
 def test_markdown_table(results: Results) -> None:
     grid = value_grid(results)
     assert grid.header[:3] == ["model", "NFE", "ngram_tv ↓"], "the headline comes first"

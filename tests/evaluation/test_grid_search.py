@@ -46,9 +46,9 @@ def test_a_run_is_measured_and_sampled(
     tokens = []
     for config in ("linear", {"type": "measured", "file": str(file)}):
         sampler = SAMPLERS.build({"type": "ancestral", "grid": config})
-        drawn, nfe = draw(sampler, model.denoiser, 16, steps=4, seed=0, batch_size=8)
-        assert nfe == 4
-        tokens.append(drawn)
+        drawn = draw(sampler, model.denoiser, 16, steps=4, seed=0, batch_size=8)
+        assert drawn.nfe == drawn.passes == 4
+        tokens.append(drawn.tokens)
     assert torch.equal(*tokens) == (grid.walks[4].times == tuple(sampler_times(4)))
 
 

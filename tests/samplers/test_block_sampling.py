@@ -110,6 +110,7 @@ def test_every_pass_over_a_block_is_counted_and_every_step_shown() -> None:
     model, sampler = network(NetworkDenoiser, "masked"), SAMPLERS.build("block_ancestral")
     out = sampler.sample(model, 2, steps=5, generator=Generator().manual_seed(0), on_step=states.append)
     assert out.nfe == 4 * 5 + 3
+    assert out.passes == out.nfe / 4, "an evaluation computes one of four blocks"
     assert [state.index for state in states] == list(range(20))
     assert [state.s for state in states[4::5]] == [0.0] * 4
     assert torch.equal(states[9].x[:, :6], out.x[:, :6])

@@ -111,9 +111,9 @@ def test_samples_are_of_the_class_asked_for(runs: dict[str, Path]) -> None:
         sampler = build_component(SAMPLERS, {"type": "first_hitting", "classifier": classifier})
         denoiser = sampler.guide(model.denoiser, model.dataset)
         labels = requested_labels("1", model.dataset, 2000)
-        tokens, nfe = draw(sampler, denoiser, 2000, steps=2, seed=0, batch_size=1000, labels=labels)
-        assert nfe == 2
-        shares[weight] = torch.bincount(tokens[:, 0], minlength=4) / 2000
+        drawn = draw(sampler, denoiser, 2000, steps=2, seed=0, batch_size=1000, labels=labels)
+        assert drawn.nfe == 2
+        shares[weight] = torch.bincount(drawn.tokens[:, 0], minlength=4) / 2000
     plain = ODDS.sum(0) / ODDS.sum()
     chance = ODDS[1] / ODDS.sum(0)
     for weight, found in shares.items():

@@ -102,7 +102,8 @@ def evaluate(
     if as_json:
         echo_json(rows)
         return
-    flat = [{**{key: row[key] for key in ("steps", "nfe", "samples")}, **row["metrics"]} for row in rows]
+    passes = ["passes"] if any(row["passes"] != row["nfe"] for row in rows) else []
+    flat = [{**{key: row[key] for key in ("steps", "nfe", *passes, "samples")}, **row["metrics"]} for row in rows]
     texts = [{key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in flat]
     echo_table(f"{run}, seed {seed}", texts)
 

@@ -50,6 +50,8 @@ class Network(nn.Module):
     """Network of a role: the interface that trainer, average, checkpoints and exports use.
 
     It counts its evaluations: `nfe` is the number of calls, and `evaluated` the number of samples in all calls.
+    `computed` is the number of tokens in all calls; a part with other weights than the backbone counts its tokens by
+    its share of the backbone's parameters.
     `length` is the number of tokens in a sample. `block_size` is the number of tokens in a block for networks that go
     block by block, and None for all others. Parameters are averaged, exported and loaded by name.
     """
@@ -78,6 +80,7 @@ class Network(nn.Module):
         self.block_size = block_size
         self.nfe = 0
         self.evaluated = 0
+        self.computed = 0.0
 
     @classmethod
     def build(cls: type[N], blueprint: Blueprint) -> N:
@@ -111,9 +114,11 @@ class Network(nn.Module):
         """Device of its tensors."""
         return next(self.parameters()).device
 
-    def _count(self, tokens: Tensor) -> None:
+    def _count(self, tokens: Tensor, computed: float | None = None) -> None:
+        """Count a call on states [B, L, ...]; `computed` tokens, or all of them."""
         self.nfe += 1
         self.evaluated += tokens.shape[0]
+        self.computed += tokens.shape[0] * tokens.shape[1] if computed is None else computed
 
 
 class Denoiser(Network, ABC):

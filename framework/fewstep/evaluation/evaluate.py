@@ -71,10 +71,11 @@ def evaluate_run(
     rows, folder = [], unlinked(model.run.evaluate)
     with held(folder, "evaluation", if_writable=True):
         for count in steps:
-            tokens, nfe = draw(component, denoiser, number, steps=count, **options, progress=Narrator(f"{count} steps"))
-            values = score(tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | model_values
-            save_nearest_sheet(folder / f"nearest-steps{count}", dataset, tokens[:_SHEET])
-            rows.append({"steps": count, "nfe": nfe, **facts, "metrics": values})
+            drawn = draw(component, denoiser, number, steps=count, **options, progress=Narrator(f"{count} steps"))
+            values = score(drawn.tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | model_values
+            save_nearest_sheet(folder / f"nearest-steps{count}", dataset, drawn.tokens[:_SHEET])
+            cost = {"steps": count, "nfe": drawn.nfe, "passes": drawn.passes}
+            rows.append({**cost, **facts, "metrics": values})
         _store(folder / f"step-{model.step:08d}.json", rows)
     return rows
 

@@ -173,11 +173,11 @@ def _uncounted(ctx: StepContext) -> Iterator[StepContext]:
 
     It takes no draws of samples, and does not count.
     """
-    counts = {name: (role.nfe, role.evaluated) for name, role in ctx.roles.items()}
+    counts = {name: (role.nfe, role.evaluated, role.computed) for name, role in ctx.roles.items()}
     source = torch.Generator(ctx.device).manual_seed(0)
     yield replace(ctx, generators=dict.fromkeys(ctx.generators, source))
     for name, role in ctx.roles.items():
-        role.nfe, role.evaluated = counts[name]
+        role.nfe, role.evaluated, role.computed = counts[name]
 
 
 def correlations(log_p: Tensor) -> Tensor:

@@ -33,11 +33,21 @@ OnStep = Callable[[StepState], None]
 
 @dataclass(frozen=True)
 class Samples:
-    """Clean tokens `x` (LongTensor [B, L]) and `nfe`, the network evaluations that a sample took on average,
-    counted by the network itself."""
+    """Clean tokens `x` (LongTensor [B, L]), and what a sample took on average, counted by the network itself.
+
+    `nfe` is the number of network evaluations, `passes` the tokens that they computed as a multiple of the sample's
+    length. Both are equal if every evaluation computes the whole sample.
+    """
 
     x: Tensor
     nfe: float
+    passes: float
+
+    @classmethod
+    def counted(cls, x: Tensor, network: Network, before: tuple[int, float]) -> Samples:
+        """Samples that a network drew since it had counted `before`: its `evaluated` and `computed`."""
+        evaluated, computed = network.evaluated - before[0], network.computed - before[1]
+        return cls(x, evaluated / len(x), computed / x.numel())
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class BlockAncestralSampler(AncestralSampler):
 
     `steps` is the number of steps for each block. A finished block is read once, and its keys and values are stored for
     later blocks. Reads count as network evaluations, so NFE = blocks x steps + blocks - 1 (nothing reads the last
-    block). An evaluation computes S tokens, not L: with n blocks it costs about 1 / n of one of a whole sample.
+    block). An evaluation computes S tokens, not L, so `passes` is NFE / blocks.
     """
 
     traits: ClassVar[SamplerTraits] = SamplerTraits(gives_context=True, follows_clock=True)
@@ -46,7 +46,7 @@ class BlockAncestralSampler(AncestralSampler):
         cond: Condition = NOTHING,
         on_step: OnStep | None = None,
     ) -> Samples:
-        size, before = denoiser.block_size, denoiser.evaluated
+        size, before = denoiser.block_size, (denoiser.evaluated, denoiser.computed)
         if size is None:
             raise ValueError("block_ancestral samples denoisers that go block by block, and this one does not")
         x = Walk(denoiser, self.config, cond, generator).start(count, denoiser.length)
@@ -66,4 +66,4 @@ class BlockAncestralSampler(AncestralSampler):
                 x[:, part] = self.run(walk, x[:, part], steps, show)
             if first + size < denoiser.length:
                 prefix = denoiser.read(prefix, x[:, part])
-        return Samples(x, (denoiser.evaluated - before) / count)
+        return Samples.counted(x, denoiser, before)

@@ -247,11 +247,11 @@ class WalkSampler(Sampler):
             raise ValueError("this sampler names a classifier: wrap the denoiser by `guide`")
         if denoiser.has_clock and not self.traits.follows_clock:
             raise ValueError(f"the denoiser has a clock of its own, and sampler {self.config.type} does not follow it")
-        before = denoiser.evaluated
+        before = denoiser.evaluated, denoiser.computed
         walk = Walk(denoiser, self.config, cond, generator)
         with refused_at_end():
             x = self.run(walk, self.start(walk, count, denoiser.length), steps, on_step)
-        return Samples(x, (denoiser.evaluated - before) / count)
+        return Samples.counted(x, denoiser, before)
 
     def start(self, walk: Walk, count: int, length: int) -> Tensor:
         """The first state of the samples: noise, except for given tokens."""

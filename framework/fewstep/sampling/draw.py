@@ -5,6 +5,8 @@ Shapes: N samples, L tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,18 @@ def draw_batch(
     return sampler.sample(denoiser, len(numbers), steps=steps, generator=streams, cond=cond, on_step=on_step)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Tokens (LongTensor [count, L], on the CPU), and network evaluations and passes a sample (`Samples`).
+
+    Both are None for real samples.
+    """
+
+    tokens: Tensor
+    nfe: int | float | None = None
+    passes: int | float | None = None
+
+
 def draw(
     sampler: Sampler,
     denoiser: Denoiser,
@@ -50,31 +64,28 @@ def draw(
     labels: Tensor | None = None,
     precision: str = "fp32",
     progress: Progress | None = None,
-) -> tuple[Tensor, int | float]:
-    """Draw `count` samples in batches.
+) -> Drawn:
+    """Draw `count` samples in batches; the tokens do not depend on the size of batches.
 
     Args:
         labels: classes of the samples (LongTensor [count]), if the denoiser is conditioned on them.
         precision: "bf16" runs the network under autocast.
-
-    Returns:
-        Tokens (LongTensor [count, L], on the CPU) and the mean network evaluations per sample. The tokens do not
-        depend on the size of batches.
     """
     parts: list[Tensor] = []
-    evaluations = 0.0
+    evaluations, passes = 0.0, 0.0
     for first in range(0, count, batch_size):
         numbers = range(first, min(first + batch_size, count))
         with torch.autocast(denoiser.device.type, torch.bfloat16, enabled=precision == "bf16"):
             samples = draw_batch(sampler, denoiser, numbers, steps=steps, seed=seed, labels=labels)
         parts.append(samples.x.cpu())
         evaluations += samples.nfe * len(numbers)
+        passes += samples.passes * len(numbers)
         if progress is not None:
             progress(numbers.stop, count)
-    return torch.cat(parts), average(evaluations, count)
+    return Drawn(torch.cat(parts), average(evaluations, count), average(passes, count))
 
 
-def average(evaluations: float, count: int) -> int | float:
-    """Mean network evaluations per sample, of `count` samples."""
-    nfe = round(evaluations / count, 6)
-    return int(nfe) if nfe.is_integer() else nfe
+def average(total: float, count: int) -> int | float:
+    """Mean of what `count` samples took together, such as network evaluations."""
+    mean = round(total / count, 6)
+    return int(mean) if mean.is_integer() else mean

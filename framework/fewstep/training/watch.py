@@ -58,14 +58,14 @@ class Watch:
         Args:
             own: the student's parameters, as this rank holds them.
         """
-        counted = student.nfe, student.evaluated
+        counted = student.nfe, student.evaluated, student.computed
         count = self.section.samples
         streams = SampleStreams(self.seed, range(count), purpose="watch", device=student.device)
         denoiser = self.sampler.guide(student, self._dataset)
         cond = condition_on(labels_like_data(denoiser, self._dataset, count, self.seed), student.device)
         with evaluating(student), _averaged(student, own, ema):
             samples = self.sampler.sample(denoiser, count, steps=self.steps, generator=streams, cond=cond).x
-        student.nfe, student.evaluated = counted
+        student.nfe, student.evaluated, student.computed = counted
         share = disagreement(samples, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
         return Look(samples.cpu(), share, share < self.section.alarm)
 

@@ -98,12 +98,25 @@ def other_grid(results: Results) -> Grid:
 
 
 def _summary_grid(results: Results, columns: Sequence[str]) -> Grid:
-    rows = [[_titled(results, s), "" if s.nfe is None else str(s.nfe), *_values(s, columns)] for s in results.summary]
+    costs = ["NFE", "passes"] if has_passes(results) else ["NFE"]
+    rows = [[_titled(results, s), *_costs(s)[: len(costs)], *_values(s, columns)] for s in results.summary]
     first = {name: [id(entry) for entry in leaders(results, name)] for name in columns}
     best = {
-        (i, j) for i, s in enumerate(results.summary) for j, name in enumerate(columns, start=2) if id(s) in first[name]
+        (i, j)
+        for i, s in enumerate(results.summary)
+        for j, name in enumerate(columns, start=1 + len(costs))
+        if id(s) in first[name]
     }
-    return Grid(["model", "NFE", *_value_header(results, columns)], rows, best=frozenset(best))
+    return Grid(["model", *costs, *_value_header(results, columns)], rows, best=frozenset(best))
+
+
+def has_passes(results: Results) -> bool:
+    """Whether an evaluation of some network computed more or less than a sample's tokens."""
+    return any(s.passes not in (None, s.nfe) for s in results.summary)
+
+
+def _costs(summary: Summary) -> list[str]:
+    return ["" if number is None else str(number) for number in (summary.nfe, summary.passes)]
 
 
 def frontier_grid(results: Results) -> Grid:

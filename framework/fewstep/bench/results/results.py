@@ -105,6 +105,9 @@ class Row(Strict):
     train_seed: int | None = Field(None, description="seed of training of the model, if the suite sets one")
     steps: int | None
     nfe: int | float | None = Field(description="mean network evaluations of a sample, counted by the network")
+    passes: int | float | None = Field(
+        None, description="tokens that they computed, in lengths of a sample; null if it is not known"
+    )
     seed: int
     samples: int
     seconds: float = Field(description="time to draw the samples")
@@ -136,6 +139,7 @@ class Summary(Strict):
     case: str
     steps: int | None
     nfe: int | float | None
+    passes: int | float | None = None
     values: dict[str, Estimate]
     trainings: dict[int, dict[str, float]] = Field(
         default_factory=dict, description="means over sampling seeds for each seed of training, if there are several"

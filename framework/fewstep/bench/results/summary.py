@@ -57,15 +57,20 @@ def _summary(case: str, steps: int | None, rows: Sequence[Row]) -> Summary:
     return Summary(
         case=case,
         steps=steps,
-        nfe=None if rows[0].nfe is None else _integer_or_rounded(statistics.fmean(row.nfe or 0 for row in rows)),
+        nfe=_mean(row.nfe for row in rows),
+        passes=_mean(row.passes for row in rows),
         values={name: estimate([values[name] for values in samples]) for name in rows[0].values},
         trainings={} if single else trainings,
     )
 
 
-def _integer_or_rounded(number: float) -> int | float:
-    """An integer if the number is one, else two decimal places."""
-    return int(number) if number.is_integer() else round(number, 2)
+def _mean(numbers: Iterable[float | None]) -> int | float | None:
+    """An integer if the mean is one, else two decimal places; None if a number is not known."""
+    known = list(numbers)
+    if None in known:
+        return None
+    mean = statistics.fmean(number for number in known if number is not None)
+    return int(mean) if mean.is_integer() else round(mean, 2)
 
 
 def _means(rows: Sequence[Row]) -> dict[str, float]:

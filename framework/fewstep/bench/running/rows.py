@@ -36,7 +36,7 @@ from fewstep.runs.models import build_component, open_model
 from fewstep.runtime.files import read_json
 from fewstep.runtime.seeding import generator_for
 from fewstep.samplers.base import SAMPLERS, Sampler
-from fewstep.sampling.draw import draw
+from fewstep.sampling.draw import Drawn, draw
 from fewstep.sampling.labels import labels_like_data
 from fewstep.sampling.sheets import save_nearest_sheet, save_sheet
 
@@ -154,7 +154,8 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
         OperationError: a value is not finite.
     """
     start = time.monotonic()
-    tokens, labels, nfe = _tokens(plan, slot, model, progress)
+    drawn, labels = _tokens(plan, slot, model, progress)
+    tokens = drawn.tokens
     seconds = time.monotonic() - start
     drawn_from = model.denoiser if model else None
     values = score(tokens, plan.dataset, plan.metrics(by="run"), labels=labels, drawn_from=drawn_from)
@@ -169,7 +170,8 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
         case=slot.case,
         train_seed=slot.train_seed,
         steps=slot.steps,
-        nfe=nfe,
+        nfe=drawn.nfe,
+        passes=drawn.passes,
         seed=slot.seed,
         samples=len(tokens),
         seconds=round(seconds, 3),
@@ -183,13 +185,14 @@ def measure(plan: Plan, slot: Slot, model: Model | None, *, commit: str | None, 
 
 def _tokens(
     plan: Plan, slot: Slot, model: Model | None, progress: Callable[[int], None]
-) -> tuple[Tensor, Tensor | None, int | float | None]:
-    """Samples of a row (LongTensor [N, L]), their labels ([N] or None), and the NFE of a sample."""
+) -> tuple[Drawn, Tensor | None]:
+    """Samples of a row, and their labels ([N] or None)."""
     count = plan.suite.samples
     if model is None or slot.steps is None:
-        return *real_samples(plan.dataset, count, slot.seed), None
+        tokens, labels = real_samples(plan.dataset, count, slot.seed)
+        return Drawn(tokens), labels
     labels = labels_like_data(model.denoiser, plan.dataset, count, slot.seed)
-    tokens, nfe = draw(
+    drawn = draw(
         with_sweep(model.sampler, slot.sweep),
         model.denoiser,
         count,
@@ -200,7 +203,7 @@ def _tokens(
         precision=model.precision,
         progress=lambda count, _: progress(count),
     )
-    return tokens, labels, nfe
+    return drawn, labels
 
 
 def with_sweep(sampler: Sampler, sweep: dict[str, float] | None) -> Sampler:
@@ -211,7 +214,7 @@ def with_sweep(sampler: Sampler, sweep: dict[str, float] | None) -> Sampler:
 def _speed(plan: Plan, slot: Slot, model: Model) -> dict[str, float]:
     """Speed of drawing a row's samples again. The model has just drawn them, so it is warm."""
     assert plan.suite.speed
-    draw = lambda: _tokens(plan, slot, model, lambda count: None)[0]  # noqa: E731
+    draw = lambda: _tokens(plan, slot, model, lambda count: None)[0].tokens  # noqa: E731
     return time_drawing(draw, model.denoiser.device, plan.suite.speed.repeats)
 
 
