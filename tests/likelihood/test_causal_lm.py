@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from fewstep.core.errors import UserError
+from fewstep.data.base import DATASETS
 from fewstep.data.synthetic.markov import Markov
+from fewstep.data.text.corpus import Corpus
 from fewstep.data.text.text import Text
 from fewstep.likelihood.causal_lm import load_causal_lm
 from fewstep.metrics.base import METRICS
@@ -100,6 +102,37 @@ def test_ids_are_read_as_they_are(folder: Path) -> None:
 def test_what_cannot_be_loaded_is_told_in_a_sentence(name: str, message: str, data: Text, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         load_causal_lm(name.format(empty=tmp_path), data, reads="text")
+
+
+@pytest.mark.parametrize("packing", ["pad", "wrap"])
+def test_documents_are_scored_up_to_their_ends(packing: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("the cat\nran up\na tree and a dog ran after it\n" * 4, encoding="utf-8")
+    data = DATASETS.build(
+        {
+            "type": "corpus",
+            "path": str(tmp_path / "names.txt"),
+            "prepared": str(tmp_path / "shards"),
+            "documents": "line",
+            "held_out": 0,
+            "tokenizer": {"type": "char", "end_symbol": True},
+            "packing": packing,
+            "length": 16,
+        }
+    )
+    assert isinstance(data, Corpus)
+    lm = load_causal_lm(f"hf:{folder}", data, reads="text", device="cpu")
+    samples = data.train[:3].long()
+    if packing == "pad":
+        # What a generator draws behind an end is no text, whatever it is.
+        other = torch.randint(data.spec.vocab_size, samples.shape, generator=torch.Generator().manual_seed(0))
+        samples = samples.where(data.text_mask(samples), other)
+    encoded = lm.encode(samples)
+    for documents, row, counted in zip(data.documents(samples), lm.nll(encoded), encoded.counted, strict=True):
+        assert (len(documents) > 1) <= (packing == "wrap")
+        ids = torch.tensor([[token for text in documents for token in lm.tokenizer.encode(text)]])
+        assert int(counted.sum()) == ids.shape[1] - 1, "ends and padding are no words"
+        theirs = float(lm.network(input_ids=ids, labels=ids).loss)
+        assert float(row.sum() / counted.sum()) == pytest.approx(theirs, rel=1e-4)
 
 
 def test_a_text_of_one_token_has_nothing_to_score(folder: Path, data: Text) -> None:

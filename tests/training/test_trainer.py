@@ -260,3 +260,13 @@ def test_a_setting_that_this_device_lacks_is_a_failed_run(train: Train, tmp_path
     with pytest.raises(UserError, match="xformers has no cpu operator"):
         train("smoke-teacher", "run", "backbone.attention=xformers")
     assert RunDir(tmp_path / "run").status["state"] == "failed"
+
+
+@pytest.mark.parametrize(("size", "warned"), [(4, True), (8, False)])
+def test_fewer_samples_than_a_batch_are_a_warning(size: int, warned: bool, tmp_path: Path) -> None:
+    sets = [f"data.size={size}", "train.batch_size=8", "train.steps=1"]
+    lines = list[str]()
+    fit(load_recipe("smoke-teacher", sets), RunDir(tmp_path / "run"), echo=lines.append)
+    warnings = [line for line in lines if line.startswith("warning: ")]
+    expected = "warning: 4 training samples, fewer than a batch of 8 (train.batch_size), which repeats them"
+    assert warnings == [expected] * warned
