@@ -29,6 +29,7 @@ def test_sampler_conforms(name: str) -> None:
         {"type": "confidence", "order": "margin"},
         {"type": "entropy_bounded", "budget": 0.0},
         {"type": "semi_autoregressive", "block_size": 2, "inner": "ancestral"},
+        "block",
         {"type": "semi_autoregressive", "block_size": 1, "inner": "entropy_bounded"},
         {"type": "semi_autoregressive", "block_size": 2, "inner": "first_hitting"},
         {"type": "semi_autoregressive", "block_size": 2, "inner": {"type": "confidence", "order": "entropy"}},

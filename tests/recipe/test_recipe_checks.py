@@ -96,7 +96,7 @@ def test_context() -> None:
     assert key == "sampler"
     assert message == (
         "backbone 'block_transformer' predicts each block from clean tokens before it, and sampler 'ancestral' gives "
-        "it none; samplers for it: block_ancestral"
+        "it none; samplers for it: block, block_ancestral"
     )
     ((key, message),) = checks.check_context(recipe(sampler="block_ancestral"))
     assert key == "sampler"

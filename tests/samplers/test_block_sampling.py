@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Generator, Tensor
 
 from fewstep.adapters.noise.base import NOISE_INPUTS
 from fewstep.adapters.step import StepInput, StepInputConfig
 from fewstep.backbones.base import BACKBONES, TokenSpace
+from fewstep.core.errors import RecipeError
 from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.exact import exact_denoiser
@@ -18,6 +21,8 @@ from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES
+from fewstep.recipe import parse_recipe
+from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, StepState
 from fewstep.testing.statistics import assert_same_distribution
 
@@ -42,6 +47,105 @@ def test_exact_predictions_give_the_exact_law(name: str, size: int, steps: int, 
     oracle = exact_denoiser(source, PROCESSES.build(name, vocab_size=V), block_size=size)
     out = SAMPLERS.build("block_ancestral").sample(oracle, 6000, steps=steps, generator=Generator().manual_seed(1))
     assert_source_law(out.x, source, f"{name}, blocks of {size}")
+
+
+@pytest.mark.parametrize("process", ["masked", "uniform"])
+def test_blocks_by_ancestral_steps_are_those_of_block_ancestral(process: str) -> None:
+    """With shared settings, a setting of the inner sampler, and a prompt that ends within a block."""
+    shared = {"temperature": 0.8, "grid": "cosine", "greedy_tail": 1}
+    inner = {"posterior": "plugged"}
+    prompt = torch.full((4, 12), -1)
+    prompt[:, :4] = 1
+    model = network(NetworkDenoiser, process)
+    drawn = [
+        SAMPLERS.build(config).sample(
+            model, 4, steps=3, generator=SampleStreams(3, range(4)), cond=Condition(prompt=prompt)
+        )
+        for config in (
+            {"type": "block_ancestral", **shared, **inner},
+            {"type": "block", **shared, "inner": {"type": "ancestral", **inner}},
+        )
+    ]
+    assert torch.equal(drawn[0].x, drawn[1].x)
+    assert (drawn[0].nfe, drawn[0].passes) == (drawn[1].nfe, drawn[1].passes)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "cached_ancestral",
+        "first_hitting",
+        "flow",
+        "corrector",
+        {"type": "entropy_bounded", "budget": 0.0},
+        {"type": "confidence", "order": "margin"},
+    ],
+    ids=str,
+)
+def test_exact_samplers_are_exact_in_blocks(inner: Any, source: Markov) -> None:
+    oracle = exact_denoiser(source, PROCESSES.build("masked", vocab_size=V), block_size=2)
+    sampler = SAMPLERS.build({"type": "block", "inner": inner})
+    assert_source_law(
+        sampler.sample(oracle, 6000, steps=64, generator=Generator().manual_seed(1)).x, source, str(inner)
+    )
+
+
+def test_blocks_that_a_prompt_fills_are_read_and_not_drawn() -> None:
+    """Two blocks of three are given: confidence evaluates the third alone, in three of the ten steps."""
+    states: list[StepState] = []
+    model, sampler = network(NetworkDenoiser, "masked"), SAMPLERS.build({"type": "block", "inner": "confidence"})
+    prompt = torch.randint(V, (2, 12), generator=Generator().manual_seed(0))
+    prompt[:, 6:9] = -1
+    out = sampler.sample(
+        model,
+        2,
+        steps=10,
+        generator=Generator().manual_seed(0),
+        cond=Condition(prompt=prompt),
+        on_step=states.append,
+    )
+    assert out.nfe == 3 + 3
+    assert [state.index for state in states] == list(range(40))
+    shown = [int((state.x[0, 6:9] != V).sum()) for state in states]
+    assert shown == [0] * 20 + [1, 2] + [3] * 18
+    assert torch.equal(out.x[prompt >= 0], prompt[prompt >= 0])
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        ("block_ancestral", "'block_ancestral' cannot draw a block of a larger sample"),
+        ("block", "'block' cannot draw a block of a larger sample"),
+        ("semi_autoregressive", "'semi_autoregressive' cannot draw a block of a larger sample"),
+        ("one_step", "'one_step' cannot draw a block of a larger sample"),
+        ({"type": "hybrid", "closer": {"run": "r"}}, "'hybrid' asks a second network, which has read no blocks"),
+        ({"type": "confidence", "temperature": 0.5}, "set temperature beside inner, not in it"),
+    ],
+    ids=str,
+)
+def test_inner_samplers_that_draw_no_blocks(inner: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SAMPLERS.build({"type": "block", "inner": inner})
+
+
+def test_recipes_see_what_the_inner_sampler_of_blocks_cannot() -> None:
+    recipe: dict[str, Any] = {
+        "name": "r",
+        "data": "markov",
+        "process": "masked",
+        "backbone": "block_transformer",
+        "objective": "denoising",
+        "train": {"steps": 1},
+    }
+    assert parse_recipe({**recipe, "sampler": "block"}).sampler.type == "block"
+    for changes, message in (
+        ({"sampler": {"type": "block", "inner": "confidence"}, "process": "uniform"}, "the uniform process has none"),
+        ({"sampler": {"type": "block", "inner": "first_hitting", "grid": "cosine"}}, "the times of first_hitting"),
+        ({"sampler": "block", "backbone": "transformer"}, "backbone 'transformer' has no blocks"),
+        ({"sampler": "confidence"}, "samplers for it: block, block_ancestral"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            parse_recipe({**recipe, **changes})
 
 
 class Unkept(NetworkDenoiser):
@@ -120,7 +224,7 @@ def test_every_pass_over_a_block_is_counted_and_every_step_shown() -> None:
 
 def test_a_denoiser_without_blocks_is_refused(source: Markov) -> None:
     whole = exact_denoiser(source, PROCESSES.build("masked", vocab_size=V))
-    with pytest.raises(ValueError, match="this one does not"):
+    with pytest.raises(ValueError, match="the denoiser predicts whole samples"):
         SAMPLERS.build("block_ancestral").sample(whole, 1, steps=1, generator=Generator())
     plain = BACKBONES.build({"type": "transformer", "width": 16, "heads": 2}, tokens=TokenSpace(4, 3, 4))
     with pytest.raises(ValueError, match="backbone transformer has no blocks"):

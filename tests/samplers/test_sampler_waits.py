@@ -26,7 +26,8 @@ ASKS = {
 
 MASKS = {
     ("masked", "analytic"): 3,
-    ("masked", "block_ancestral"): 4,  # two blocks
+    ("masked", "block"): 4,  # two blocks
+    ("masked", "block_ancestral"): 4,
     ("masked", "corrector"): 2,
     ("masked", "gibbs"): 2,
     ("masked", "psi"): 2,

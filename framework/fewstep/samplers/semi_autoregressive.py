@@ -5,24 +5,20 @@ Shapes: B batch, L tokens, K blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.fields import From
-from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
 from fewstep.samplers.base import SAMPLERS, OnStep, SamplerTraits, StepState
-from fewstep.samplers.walk import Step, Walk, WalkConfig, WalkSampler
-
-_SHARED = tuple(name for name in WalkConfig.model_fields if name != "type")
-"""Names of the settings that all samplers share."""
+from fewstep.samplers.inner import InnerConfig, inner_sampler
+from fewstep.samplers.walk import Step, Walk, WalkSampler
 
 
 @SAMPLERS.register("semi_autoregressive")
@@ -32,7 +28,7 @@ class SemiAutoregressiveSampler(WalkSampler):
     An `inner` sampler draws each block and walks from t = 1 to 0 in it; the network is conditioned on the time of the
     block. Steps are divided evenly over the blocks in which a sample has masks, at least one step for each. So with at
     least as many steps as blocks there are at most `steps` evaluations. Every block has the greedy tail. The network
-    must be trained on whole samples of the masked process; `block_ancestral` is for block-autoregressive networks.
+    must be trained on whole samples of the masked process; `block` is for block-autoregressive networks.
     """
 
     traits: ClassVar[SamplerTraits] = SamplerTraits(
@@ -40,39 +36,18 @@ class SemiAutoregressiveSampler(WalkSampler):
         exact=False,  # as its inner sampler is, and confidence is not
     )
 
-    class Config(WalkConfig):
+    class Config(InnerConfig):
         type: Literal["semi_autoregressive"] = "semi_autoregressive"
         block_size: int = Field(32, ge=1, description="tokens of a block; the last one may be shorter")
         inner: Annotated[ComponentConfig, From("samplers", leaf=True)] = Field(
             "confidence", validate_default=True, description="sampler of each block; shared settings stand outside it"
         )
 
-        @field_validator("inner")
-        @classmethod
-        def _walks_whole_samples(cls, inner: ComponentConfig) -> ComponentConfig:
-            sampler = SAMPLERS.get(inner.type).cls
-            unfit = sampler.traits.gives_context or sampler.traits.only_steps or sampler is SemiAutoregressiveSampler
-            if not issubclass(sampler, WalkSampler) or unfit:
-                raise ValueError(f"'{inner.type}' cannot draw a block of a larger sample; confidence can, say")
-            usual = WalkConfig(type=inner.type)
-            for name in _SHARED:
-                if getattr(inner, name) != getattr(usual, name):
-                    raise ValueError(f"set {name} beside inner, not in it: it holds for every block")
-            return inner
-
-        def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
-            yield from super().check_recipe(recipe)
-            merged = self.inner.model_copy(update={"grid": self.grid})
-            yield from (problem for problem in merged.check_recipe(recipe) if problem[0] == "grid")
-
     config: Config
 
     def __init__(self, config: Config | None = None) -> None:
         super().__init__(config)
-        shared = {name: getattr(self.config, name) for name in _SHARED}
-        inner = SAMPLERS.build(self.config.inner.model_copy(update=shared), opener=self.opener)
-        assert isinstance(inner, WalkSampler)
-        self.inner = inner
+        self.inner = inner_sampler(self.config, self.opener)
 
     def guide(self, denoiser: Denoiser, dataset: Dataset) -> Denoiser:
         return self.inner.guide(denoiser, dataset)
