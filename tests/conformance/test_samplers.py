@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from fewstep.data.synthetic.markov import Markov
 from fewstep.denoisers.base import Denoiser
+from fewstep.denoisers.exact import exact_denoiser
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
 from fewstep.predictions.network import TablePrediction
-from fewstep.processes.base import PROCESSES
+from fewstep.processes.base import PROCESSES, Process
 from fewstep.samplers.base import SAMPLERS
 from fewstep.testing import check_sampler
 
@@ -51,6 +53,17 @@ def test_settings_make_it_exact(config: Any) -> None:
 )
 def test_settings_keep_the_contract(config: Any) -> None:
     check_sampler(config)
+
+
+def test_a_sampler_is_checked_on_the_denoiser_that_it_needs() -> None:
+    processes: list[str] = []
+
+    def oracle(source: Markov, process: Process) -> Denoiser:
+        processes.append(process.config.type)
+        return exact_denoiser(source, process)
+
+    check_sampler("confidence", processes=("masked",), oracle=oracle)
+    assert set(processes) == {"masked"}
 
 
 def test_plugged_posteriors_are_the_law_of_models_trained_on_them() -> None:
