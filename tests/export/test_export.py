@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import torch
@@ -20,10 +20,13 @@ from safetensors.torch import load_file
 from fewstep import Pipeline
 from fewstep.core import plugins
 from fewstep.core.errors import UserError
+from fewstep.core.references import Ref
 from fewstep.data.base import DATASETS
 from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.evaluation.grid_search import grid_run
 from fewstep.export.write import export_run
+from fewstep.processes.base import PROCESSES
+from fewstep.processes.masked import MaskedProcess
 from fewstep.recipe import load_recipe
 from fewstep.runs.exported import CARD, CONFIG, WEIGHTS, Exported
 from fewstep.runs.folder import RunDir
@@ -32,7 +35,9 @@ from fewstep.runtime.sealed_json import sealed_json
 from fewstep.samplers.base import SAMPLERS
 from fewstep.sampling.job import sample_run
 from fewstep.sampling.request import SampleRequest
+from fewstep.training.assemble import assemble
 from fewstep.training.launch import fit
+from fewstep.training.origins import misfits
 
 Train = Callable[..., RunDir]
 TEXT = "To be, or not to be, that is the question:\nWhether 'tis nobler in the mind to suffer\n" * 12
@@ -397,3 +402,29 @@ def test_a_strangers_distribution_has_a_name_that_can_be_one(exported: Path, nam
     rewrite(exported, distributions={name: "1"})
     with pytest.raises(UserError, match=r"config\.json' is damaged: distributions"):
         Exported(exported)
+
+
+def test_files_that_a_process_names_are_exported(tmp_path: Path) -> None:
+    """The folder samples without the original file, and its weights start a training that names another copy."""
+    file = tmp_path / "levels.txt"
+    file.write_text("1 2 3")
+    with PROCESSES.snapshot():
+
+        @PROCESSES.register("masked_by_file")
+        class MaskedByFile(MaskedProcess):
+            class Config(MaskedProcess.Config):
+                type: Literal["masked_by_file"] = "masked_by_file"  # type: ignore[assignment]
+                file: Annotated[str, Ref("file")]
+
+        changes = [*SHORT, f"process={{type: masked_by_file, file: {file}}}"]
+        run = RunDir(tmp_path / "run")
+        fit(load_recipe("smoke-teacher", changes), run, echo=lambda line: None)
+        folder = export_run(str(run.path))
+        copy = file.rename(tmp_path / "copy.txt")
+        assert Path(open_model(folder).recipe.process.file).read_text() == "1 2 3"
+        with pytest.raises(UserError, match=r"process\.file: no file .* so that the model cannot be exported"):
+            export_run(str(run.path), str(tmp_path / "again"))
+        sets = [*SHORT, f"process={{type: masked_by_file, file: {copy}}}", f"start_from.student={folder}"]
+        assemble(load_recipe("smoke-teacher", sets).recipe)
+        copy.write_text("1 2 3 ")
+        assert [key for key, _ in misfits(load_recipe("smoke-teacher", sets).recipe)] == ["start_from.student"]

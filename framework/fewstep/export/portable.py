@@ -14,6 +14,7 @@ from fewstep.core.plugins import entry_points
 from fewstep.core.references import Reference, references
 from fewstep.recipe.checks import component_configs
 from fewstep.recipe.models import Recipe
+from fewstep.runs.exported import BESIDE
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Portable:
     Args:
         recipe: the recipe of the exported folder.
         networks: models that the sampler asks, by key of the recipe.
-        files: files that the sampler reads, by key of the recipe.
+        files: files that the sampler or the process reads, by key of the recipe.
         needs: names of the recipe's plugin files, which are not exported.
     """
 
@@ -37,19 +38,19 @@ def portable(recipe: Recipe, role: str = "student") -> Portable:
     """The recipe to export. Only a student draws samples, so only its export has the networks of the sampler.
 
     Raises:
-        UserError: the sampler names a missing file.
+        UserError: the sampler or the process names a missing file.
     """
     content: dict[str, Any] = recipe.model_dump(mode="json")
     code = [name for name in content["plugins"] if name.endswith(".py")]
     content["plugins"] = [name for name in content["plugins"] if name not in code]
-    sampler_references = [reference for reference in references(recipe) if reference.key.startswith("sampler.")]
-    files = tuple(reference for reference in sampler_references if reference.kind == "file")
+    needed = [reference for reference in references(recipe) if reference.key.startswith(BESIDE)]
+    files = tuple(reference for reference in needed if reference.kind == "file")
     for file in files:
         if not Path(file.value).is_file():
             raise UserError(
                 f"{file.key}: no file '{file.value}', which samples need, so that the model cannot be exported"
             )
-    networks = tuple(reference for reference in sampler_references if reference.kind == "run")
+    networks = tuple(reference for reference in needed if reference.kind == "run")
     networks = networks if role == "student" else ()
     return Portable(strip_absolute_paths(content), networks, files, tuple(Path(name).name for name in code))
 

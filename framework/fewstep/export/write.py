@@ -135,7 +135,7 @@ def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
 
 
 def _write_dependencies(folder: Path, content: Portable, dtype: Dtype) -> dict[str, str]:
-    """Write the networks and files that the sampler names; returns their names in the folder by key of the recipe."""
+    """Write what sampler and process name: networks and files; returns names in the folder by key of the recipe."""
     names: dict[str, str] = {}
     for reference in content.networks:
         names[reference.key] = name = _dependency_name(reference.key, names)

@@ -5,7 +5,7 @@
     README.md           the model card; it has no SHA-256, since people edit it
     data/               files that decode samples: a tokenizer's file, labels
     classifier/ reward/ networks that the sampler uses, each a folder like this one
-    grid.json           and other files that the sampler reads
+    grid.json           and other files that the sampler or the process reads
 
 Nothing is pickled and nothing in it is code.
 """
@@ -39,6 +39,8 @@ from fewstep.runtime.hashing import sha256
 from fewstep.runtime.sealed_json import SEAL, unsealed_json
 
 FORMAT = "fewstep-folder/1"
+BESIDE = ("sampler.", "process.")
+"""Sections of a recipe whose files are exported with the weights: without them no samples are drawn."""
 CONFIG, WEIGHTS, CARD, DATA = "config.json", "model.safetensors", "README.md", "data"
 LABELS = "labels.safetensors"
 MAX_NUMBER, MAX_LENGTH = 1 << 40, 1 << 20
@@ -167,23 +169,26 @@ class Exported:
         return "; ".join(f"{name} {old}, and {installed[name]} is installed" for name, old in made)
 
     def _put_files(self, content: dict[str, Any]) -> None:
-        """Set the keys of the sampler whose files lie in this folder."""
+        """Set the keys of the recipe whose files lie in this folder."""
         for key, name in self.config.beside.items():
             try:
-                if not key.startswith("sampler."):
+                if not key.startswith(BESIDE):
                     raise KeyError(key)
                 put(content, key, str(self._file(name).absolute()))
             except (KeyError, IndexError, TypeError, ValueError):
                 raise UserError(
-                    f"'{self.path}' is damaged: its sampler has no setting '{key}'; export it again"
+                    f"'{self.path}' is damaged: its recipe has no setting '{key}'; export it again"
                 ) from None
 
     def _check_references(self, recipe: Recipe) -> None:
-        """The student's sampler names nothing but what lies in this folder; other networks draw no samples."""
-        named = {r.key: r.value for r in references(recipe) if r.key.startswith("sampler.") and r.kind != "model"}
+        """Sampler and process name nothing but what lies in this folder; of the sampler only a student's must."""
+        named = {r.key: r.value for r in references(recipe) if r.key.startswith(BESIDE) and r.kind != "model"}
         if foreign := self.config.beside.keys() - named.keys():
             raise UserError(f"'{self.path}' is damaged: '{min(foreign)}' names no file; export it again")
-        if self.config.role == "student" and (absent := named.keys() - self.config.beside.keys()):
+        absent = named.keys() - self.config.beside.keys()
+        if self.config.role != "student":  # it draws no samples
+            absent = {key for key in absent if not key.startswith("sampler.")}
+        if absent:
             key = min(absent)
             raise UserError(f"'{self.path}' lacks what its {key} names ('{named[key]}'); export it again")
 

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import FewstepError, UserError
+from fewstep.core.references import Reference, replace_references
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Network
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe.models import Recipe
 from fewstep.runs.models import TrainedModel, find_model
+from fewstep.runtime.hashing import sha256
 
 _FREE = {"activation_checkpointing", "attention", "dropout"}
 """Settings of a backbone that may differ for the same weights."""
@@ -136,9 +138,21 @@ def _other_backbone(theirs: Recipe, ours: Recipe, label: str) -> Iterator[tuple[
 
 
 def _differing(theirs: ComponentConfig, ours: ComponentConfig) -> list[tuple[str, object, object]]:
-    """Keys with different values, and both values; keys that may differ for the same weights are left out."""
+    """Keys with different values, and both values; keys that may differ for the same weights are left out.
+
+    Files are compared by their contents, since an export has its own copy.
+    """
     a, b = theirs.model_dump(), ours.model_dump()
-    return [(key, a.get(key), b.get(key)) for key in sorted((a.keys() | b.keys()) - _FREE) if a.get(key) != b.get(key)]
+    by_content = [replace_references(config, _content).model_dump() for config in (theirs, ours)]
+    differing = (
+        key for key in sorted((a.keys() | b.keys()) - _FREE) if by_content[0].get(key) != by_content[1].get(key)
+    )
+    return [(key, a.get(key), b.get(key)) for key in differing]
+
+
+def _content(reference: Reference) -> str:
+    """The digest of a file that a setting names, or what it names."""
+    return sha256(Path(reference.value)) if Path(reference.value).is_file() else reference.value
 
 
 def _same(ours: Tensor | None, theirs: Tensor | None) -> bool:
