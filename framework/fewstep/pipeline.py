@@ -6,7 +6,6 @@ Shapes: N samples, M templates, L tokens, C, H, W channels, height and width of 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from fewstep.core.plugins import trusting_plugins
 from fewstep.data.base import Dataset
 from fewstep.denoisers.compiled import compile_trunks
 from fewstep.likelihood.bounds import Scores, score_model
-from fewstep.runs.exported import CONFIG, HUB_PATTERNS, WEIGHTS, is_exported
+from fewstep.runs.local import local_model
 from fewstep.runs.models import TrainedModel, Weights, open_model
 from fewstep.runtime.compiling import CompileMode
 from fewstep.sampling.draw import average
@@ -33,7 +32,6 @@ from fewstep.sampling.templates import BLANK, FREE, checked_tokens, lines_as_tem
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _LOG = logging.getLogger("fewstep")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,7 @@ class Pipeline:
             raise UserError(f"no dtype '{dtype}'; take float32, bfloat16 or float16")
         if compile not in get_args(CompileMode):
             raise UserError(f"no compile mode '{compile}'; take {', '.join(get_args(CompileMode))}")
-        path = Path(path_or_hub_id)
-        if not path.exists() and path.name != "latest" and path.suffix != ".safetensors":
-            path = _from_hub(str(path_or_hub_id), revision)
+        path = local_model(path_or_hub_id, revision)
         auto = str(device) == "auto"
         model = open_model(path, weights=weights, device="auto" if auto else "cpu", trust_plugins=trust_plugins)
         if not auto:
@@ -288,17 +284,3 @@ def _placed(model: TrainedModel, device: str | torch.device) -> None:
         model.denoiser.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"no device '{device}' here ({str(error).splitlines()[0]})") from None
-
-
-def _from_hub(name: str, revision: str | None) -> Path:
-    """An exported folder of the Hub, fetched or from the cache; nothing else of a repository is taken."""
-    if not _HUB_ID.fullmatch(name):
-        raise UserError(f"'{name}' is no folder or file here, and no OWNER/NAME of the Hugging Face Hub")
-    from fewstep.runtime.hub import fetch
-
-    path = fetch(name, revision, patterns=HUB_PATTERNS)
-    if not is_exported(path):
-        raise UserError(
-            f"'{name}' on the Hub holds no exported model ({CONFIG}, {WEIGHTS}); write one with `fewstep export`"
-        )
-    return path

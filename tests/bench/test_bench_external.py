@@ -14,8 +14,6 @@ from pydantic import create_model
 from tiny_suite import TEACHER
 
 from fewstep.bench.results.results import Results
-from fewstep.bench.running import external
-from fewstep.bench.running.external import contents_digest, reference_digests
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.rows import plan_slots
 from fewstep.bench.running.runner import run_suite
@@ -23,6 +21,8 @@ from fewstep.bench.suites.suite import load_suite
 from fewstep.core.errors import UserError
 from fewstep.core.references import Ref
 from fewstep.evaluation.grid_search import grid_run
+from fewstep.runs import contents
+from fewstep.runs.contents import contents_digest, reference_digests
 from fewstep.runtime.hashing import LocalPath
 from fewstep.samplers.base import SAMPLERS
 from fewstep.training.launch import launch
@@ -117,8 +117,8 @@ def test_files_are_read_once_a_plan(
 ) -> None:
     """Not at all before rows are planned, and once however many rows and metrics there are."""
     read: list[int] = []
-    digest = external._digest
-    monkeypatch.setattr(external, "_digest", lambda files, root: (read.append(1), digest(files, root))[1])
+    digest = contents._digest
+    monkeypatch.setattr(contents, "_digest", lambda files, root: (read.append(1), digest(files, root))[1])
     each = {"reference": f"hf:{folder}", "reads": "ids"}
     metrics = [{"type": "generative_perplexity", **each}, {"type": "gradient_moment", **each, "batches": 4}]
     plan = make_plan(load_suite(write_suite(metrics=metrics, headline="gradient_moment")), tmp_path / "out")

@@ -17,12 +17,13 @@ from tiny_suite import SUITE, write_files
 
 from fewstep.bench.report.leaderboard import merge
 from fewstep.bench.results.results import Results
-from fewstep.bench.running import code, runner, session, tasks
+from fewstep.bench.running import runner, session, tasks
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.runner import run_suite
 from fewstep.bench.suites.suite import REFERENCE, load_suite
 from fewstep.core.errors import OperationError, UserError
 from fewstep.grids.files import read_grid_file
+from fewstep.runs import code
 from fewstep.runs.folder import RunDir
 
 RANKED = (REFERENCE, "teacher", "student", "oracle")

@@ -14,6 +14,7 @@ from fewstep.cli import (
     catalogue,
     data,
     doctor,
+    evaluate,
     export,
     grid,
     importing,
@@ -52,7 +53,7 @@ app.command()(runs.train)
 app.command()(runs.distill)
 app.command()(plan.plan)
 app.command()(sampling.sample)
-app.command(cls=StepsCommand)(runs.evaluate)
+app.command(cls=StepsCommand)(evaluate.evaluate)
 app.command()(runs.benchmark)
 app.command()(run_list.runs)
 app.command()(leaderboard.leaderboard)

@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.lists import MAX_SEED, numbers
-from fewstep.cli.output import echo_json, echo_table
 from fewstep.cli.recipes import Sets
 from fewstep.core.errors import UserError
 from fewstep.core.plugins import trusting_plugins
-from fewstep.sampling.request import MAX_COUNT
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="path, or name of a shipped recipe")]
 RunArgument = Annotated[
@@ -80,32 +77,6 @@ def distill(
             f"recipe '{recipe}' trains without a teacher; name one with --teacher RUN, or use `fewstep train`"
         )
     train(recipe, teacher, run_dir, resume, sets, trust_plugins)
-
-
-def evaluate(
-    run: RunArgument,
-    steps: Annotated[str | None, typer.Option(metavar="4,8", help="sampling steps; the recipe's if left out")] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(min=1, max=MAX_COUNT, help="samples for each number of steps; the recipe's if left out"),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="the same seed draws the same samples")] = 0,
-    sampler: SamplerOption = None,
-    trust_plugins: TrustPlugins = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-) -> None:
-    """Score samples of a trained model. Its recipe names the metrics."""
-    from fewstep.evaluation.evaluate import evaluate_run
-
-    with trusting_plugins(trust_plugins):
-        rows = evaluate_run(run, None if steps is None else numbers(steps), samples, seed, sampler)
-    if as_json:
-        echo_json(rows)
-        return
-    passes = ["passes"] if any(row["passes"] != row["nfe"] for row in rows) else []
-    flat = [{**{key: row[key] for key in ("steps", "nfe", *passes, "samples")}, **row["metrics"]} for row in rows]
-    texts = [{key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in flat]
-    echo_table(f"{run}, seed {seed}", texts)
 
 
 def benchmark(

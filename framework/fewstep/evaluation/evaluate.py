@@ -1,36 +1,47 @@
-"""Sampling from denoisers, and scoring of trained runs.
+"""Sampling from denoisers, and scoring of trained models.
+
+Rows are kept beside each model, by what their values depend on. A row that is there is not measured again; of one that
+other metrics scored, the same samples are drawn again for those that are missing.
 
 Shapes: N samples, L tokens.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
-from fewstep.core.errors import OperationError, UserError
-from fewstep.core.places import unlinked
-from fewstep.data.base import DATASETS, Dataset
+from fewstep.data.base import Dataset
+from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.compiled import compile_trunks
+from fewstep.evaluation.request import EvaluationRequest
+from fewstep.evaluation.rows import EvaluatedRow, ScoredBy, store_rows
 from fewstep.evaluation.score import judge, score
-from fewstep.metrics.base import DrawnFrom, MetricConfig, ToScore
-from fewstep.objectives.base import OBJECTIVES
-from fewstep.recipe import with_sampler
-from fewstep.runs.models import build_component, open_model, with_data
-from fewstep.runtime.files import read_json, rewrite
+from fewstep.evaluation.target import Target, find_source, find_target, is_of_models
+from fewstep.metrics.base import DrawnFrom
+from fewstep.runs.environment import Environment, describe_environment
+from fewstep.runs.models import build_component
 from fewstep.runtime.lock import held
 from fewstep.runtime.progress import Narrator
-from fewstep.samplers.base import SAMPLERS
-from fewstep.sampling.draw import draw
+from fewstep.samplers.base import SAMPLERS, Sampler
+from fewstep.sampling.draw import Drawn, draw
 from fewstep.sampling.labels import labels_like_data
-from fewstep.sampling.sheets import save_nearest_sheet
+from fewstep.sampling.sheets import save_nearest_sheet, save_sheet
 
 _SHEET = 50
-"""Number of samples on the sheet of nearest training images."""
+"""Number of samples on a sheet."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model and its rows, one for each number of steps; each row has the values of the requested metrics only."""
+
+    target: Target
+    rows: tuple[EvaluatedRow, ...]
 
 
 def evaluate_run(
@@ -39,74 +50,156 @@ def evaluate_run(
     samples: int | None = None,
     seed: int = 0,
     sampler: str | None = None,
+    *,
+    metrics: str | None = None,
+    weights: Literal["ema", "raw"] | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Score a run at several numbers of steps; the rows are also written into the run folder.
+    """Score one model at several numbers of steps; see `evaluate_models` and `EvaluationRequest`.
+
+    Returns:
+        Conditions, cost and values of each row.
+    """
+    counts = None if steps is None else tuple(steps)
+    request = EvaluationRequest(counts, samples, seed, sampler, metrics, weights, device, batch_size)
+    (evaluation,) = evaluate_models([run], request)
+    return [row.public() for row in evaluation.rows]
+
+
+def evaluate_models(names: Sequence[str], request: EvaluationRequest) -> list[Evaluation]:
+    """Score models. Rows that are kept already are not measured again.
 
     Args:
-        sampler: YAML of a sampler that replaces the recipe's.
+        names: runs, exported folders or files, or OWNER/NAME on the Hugging Face Hub.
 
     Raises:
-        UserError: no such run, a recipe that names no metrics, or a sampler that does not fit it.
-        OperationError: another process evaluates the run.
+        UserError: no such model, a model without its data, or metrics, sampler or device that it cannot have. Nothing
+            was drawn then, for any of the models.
+        OperationError: another process evaluates a model, or a file of rows is damaged.
     """
-    model = open_model(run)
-    section, objective = model.recipe.evaluate, model.recipe.objective.type
-    if not OBJECTIVES.get(objective).cls.roles["student"].network.draws:
-        raise UserError(f"'{run}' draws no samples to score: objective '{objective}' trains no network for that")
-    if not section.metrics:
-        raise UserError(f"recipe '{model.recipe.name}' names no metrics; add them under evaluate.metrics")
-    _check_here(section.metrics, DATASETS.get(model.recipe.data.type).cls)
-    steps, dataset = steps or section.steps, with_data(model)
-    config = (model.recipe if sampler is None else with_sampler(model.recipe, sampler, steps=steps)).sampler
-    model = open_model(run, weights=section.weights, dataset=dataset) if section.weights != "ema" else model
-    component = build_component(SAMPLERS, config)
-    denoiser = component.guide(model.denoiser, dataset)
-    compile_trunks(denoiser, section.compile, denoiser.device, "the network", print, graphs=True)
-    number, precision = samples or section.samples, section.precision
-    labels = labels_like_data(denoiser, dataset, number, seed)
-    recipe = model.recipe.model_copy(update={"sampler": config})
-    model_values = judge(DrawnFrom(model.denoiser, recipe), dataset, section.metrics)
-    facts = {"seed": seed, "samples": number, "precision": precision, "sampler": config.model_dump(mode="json")}
-    options: dict[str, Any] = {"seed": seed, "batch_size": section.batch_size, "labels": labels, "precision": precision}
-    rows, folder = [], unlinked(model.run.evaluate)
-    with held(folder, "evaluation", if_writable=True):
-        for count in steps:
-            drawn = draw(component, denoiser, number, steps=count, **options, progress=Narrator(f"{count} steps"))
-            values = score(drawn.tokens, dataset, section.metrics, labels=labels, drawn_from=denoiser) | model_values
-            save_nearest_sheet(folder / f"nearest-steps{count}", dataset, drawn.tokens[:_SHEET])
-            cost = {"steps": count, "nfe": drawn.nfe, "passes": drawn.passes}
-            rows.append({**cost, **facts, "metrics": values})
-        _store(folder / f"step-{model.step:08d}.json", rows)
-    return rows
+    sources = {name: find_source(name, request.weights) for name in names}
+    return evaluate_targets([find_target(name, source, request) for name, source in sources.items()])
 
 
-def _check_here(metrics: Sequence[ComponentConfig], data: type[Dataset]) -> None:
-    """Check, before samples are drawn, that packages and files of the metrics are present.
+def evaluate_targets(targets: Sequence[Target]) -> list[Evaluation]:
+    """Score models that are found and checked; see `evaluate_models`."""
+    datasets: dict[str, Dataset] = {}
+    opened: dict[str, Dataset] = {}
+    for target in targets:
+        if any(target.unscored(steps) for steps in target.steps):
+            settings = target.recipe.data.model_dump_json()
+            shared = datasets.get(settings) if target.source.exported is None else None
+            opened[target.name] = datasets[settings] = shared or target.source.training_data()
+    environment = describe_environment() if opened else None
+    return [_evaluate(target, opened.get(target.name), environment, len(targets) > 1) for target in targets]
 
-    Raises:
-        UserError: a package or a file is missing.
+
+def _evaluate(target: Target, dataset: Dataset | None, environment: Environment | None, several: bool) -> Evaluation:
+    rows = {}
+    if dataset is not None and environment is not None:
+        with held(target.folder, "evaluation", if_writable=True):
+            for steps, row in _measured(target, dataset, environment, f"{target.name}, " if several else ""):
+                rows[steps] = row
+            store_rows(target.file, rows.values())
+    for steps in target.steps:
+        if steps not in rows:
+            rows[steps] = target.stored[target.row_key(steps)]
+    return Evaluation(target, tuple(_requested(target, rows[steps]) for steps in target.steps))
+
+
+def _requested(target: Target, row: EvaluatedRow) -> EvaluatedRow:
+    """The row with the values of the target's metrics alone, in their order."""
+    entries = [entry for key in target.metric_keys for entry in row.scored if entry.key == key]
+    values = {name: value for entry in entries for name, value in entry.values.items()}
+    return row.model_copy(update={"scored": tuple(entries), "metrics": values})
+
+
+def _measured(
+    target: Target, dataset: Dataset, environment: Environment, prefix: str
+) -> Iterator[tuple[int, EvaluatedRow]]:
+    """Numbers of steps with rows that lack a metric, and those rows, complete."""
+    network = target.source.build(dataset, target.device).denoiser
+    sampler = build_component(SAMPLERS, target.recipe.sampler)
+    denoiser = sampler.guide(network, dataset)
+    compile_trunks(denoiser, target.recipe.evaluate.compile, denoiser.device, "the network", print, graphs=True)
+    labels = labels_like_data(denoiser, dataset, target.samples, target.seed)
+    asked = {i for steps in target.steps for i in target.unscored(steps) if is_of_models(target.metrics[i])}
+    model = DrawnFrom(network, target.recipe)
+    of_model = {i: _scored(target, i, judge(model, dataset, [target.metrics[i]])) for i in sorted(asked)}
+    for steps in target.steps:
+        if missing := target.unscored(steps):
+            row = target.stored.get(target.row_key(steps))
+            of_samples = [i for i in missing if i not in of_model]
+            scores = {i: of_model[i] for i in missing if i in of_model}
+            if row is None or of_samples:
+                drawn = _drawn(target, sampler, denoiser, steps, labels, prefix)
+                row = row or _row(target, steps, drawn, dataset, environment)
+                scores |= {
+                    i: _scored(target, i, _score(drawn, dataset, target.metrics[i], labels, denoiser))
+                    for i in of_samples
+                }
+            yield steps, row.with_scores(scores[i] for i in missing)
+
+
+def _scored(target: Target, index: int, values: dict[str, float]) -> ScoredBy:
+    settings = target.metrics[index].model_dump(mode="json")
+    return ScoredBy(key=target.metric_keys[index], metric=settings, values=values)
+
+
+def _score(
+    drawn: Drawn, dataset: Dataset, metric: ComponentConfig, labels: Tensor | None, denoiser: Denoiser
+) -> dict[str, float]:
+    return score(drawn.tokens, dataset, [metric], labels=labels, drawn_from=denoiser)
+
+
+def _drawn(
+    target: Target, sampler: Sampler, denoiser: Denoiser, steps: int, labels: Tensor | None, prefix: str
+) -> Drawn:
+    return draw(
+        sampler,
+        denoiser,
+        target.samples,
+        steps=steps,
+        seed=target.seed,
+        batch_size=target.batch_size,
+        labels=labels,
+        precision=target.recipe.evaluate.precision,
+        progress=Narrator(f"{prefix}{steps} steps"),
+    )
+
+
+def _row(target: Target, steps: int, drawn: Drawn, dataset: Dataset, environment: Environment) -> EvaluatedRow:
+    """A row without values, with its sheets of samples."""
+    key = target.row_key(steps)
+    assert drawn.nfe is not None
+    return EvaluatedRow(
+        steps=steps,
+        nfe=drawn.nfe,
+        passes=drawn.passes,
+        seed=target.seed,
+        samples=target.samples,
+        precision=target.recipe.evaluate.precision,
+        sampler=target.recipe.sampler.model_dump(mode="json"),
+        weights=target.source.weights,
+        metrics={},
+        key=key,
+        data=dataset.fingerprint,
+        model=target.source.digest,
+        hardware=environment["hardware"],
+        commit=environment["commit"],
+        sheet=_sheet(target, steps, key, dataset, drawn.tokens[:_SHEET]),
+    )
+
+
+def _sheet(target: Target, steps: int, key: str, dataset: Dataset, tokens: Tensor) -> str | None:
+    """Write the first samples, for images also above their nearest training images.
+
+    Returns:
+        Name of the sheet; None where nothing can be written.
     """
-    for config in metrics:
-        assert isinstance(config, MetricConfig)
-        if reason := config.refuses(ToScore(data, here=True)):
-            raise UserError(f"{config.type}: {reason}")
-
-
-def _store(file: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file; they replace rows of the same steps, seed, count, precision and sampler."""
-
-    def key(row: dict[str, Any]) -> tuple[int, int, int, str, str]:
-        # Rows of earlier versions have no sampler and precision.
-        sampler = json.dumps(row.get("sampler"), sort_keys=True)
-        return row["steps"], row["seed"], row["samples"], row.get("precision", "fp32"), sampler
-
-    old = read_json(file, "delete it to evaluate anew") if file.exists() else []
     try:
-        merged = {key(row): row for row in [*old, *rows]}
-    except (KeyError, TypeError, AttributeError):
-        raise OperationError(f"'{file}' is damaged; delete it to evaluate anew") from None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        rewrite(file, json.dumps([merged[k] for k in sorted(merged)], indent=2) + "\n")
-    except OSError as error:
-        print(f"warning: '{file}' cannot be written ({error.strerror}); values are shown only", file=sys.stderr)
+        save_nearest_sheet(target.folder / f"nearest-steps{steps}", dataset, tokens)
+        return save_sheet(target.folder / f"samples-steps{steps}-{key[:8]}", dataset, tokens).name
+    except OSError:
+        return None  # `store_rows` warns that the folder cannot be written

@@ -17,6 +17,7 @@ from fewstep.core.errors import UserError
 from fewstep.core.version import __version__
 from fewstep.data.base import Dataset
 from fewstep.data.codec import codec_problem
+from fewstep.evaluation.rows import load_rows
 from fewstep.export.ancestry import ancestors, state_digest
 from fewstep.export.card import model_card
 from fewstep.export.portable import Portable, distributions, portable, strip_absolute_paths
@@ -192,10 +193,10 @@ def _rounded(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
 
 def _evaluations(model: TrainedModel) -> tuple[dict[str, object], ...]:
     """Values of `fewstep evaluate` for these weights and this step."""
-    file = model.run.evaluate / f"step-{model.step:08d}.json"
-    if model.recipe.evaluate.weights != model.weights or not file.is_file():
-        return ()
-    return tuple(strip_absolute_paths(json.loads(file.read_text(encoding="utf-8"))))
+    rows = load_rows(model.run.evaluate / f"step-{model.step:08d}.json")
+    usual = model.recipe.evaluate.weights  # of rows of earlier versions, which do not say
+    mine = [row for row in rows if (row.weights if row.key else usual) == model.weights]
+    return tuple(strip_absolute_paths(row.public()) for row in mine)
 
 
 def _environment(model: TrainedModel) -> dict[str, object]:

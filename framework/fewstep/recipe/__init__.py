@@ -11,6 +11,7 @@ from fewstep.recipe.loading import (
     locate,
     parse_recipe,
     validate_file,
+    with_metrics,
     with_sampler,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "locate",
     "parse_recipe",
     "validate_file",
+    "with_metrics",
     "with_sampler",
 ]

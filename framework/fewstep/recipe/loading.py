@@ -143,6 +143,26 @@ def with_sampler(
     return _validate_recipe(root)
 
 
+def with_metrics(recipe: Recipe, metrics: str, *, place: str = "--metrics") -> Recipe:
+    """The recipe with other `evaluate.metrics`, checked like any recipe.
+
+    Args:
+        metrics: names with commas, or a YAML list of names and settings with `type`.
+        place: how messages call it.
+
+    Raises:
+        RecipeError: all problems of the metrics, such as one that does not suit the data.
+    """
+    text = metrics if metrics.lstrip().startswith("[") else f"[{metrics}]"
+    section = load_value(text, place, key=("evaluate", "metrics"))
+    if section is None or not section.value:
+        raise RecipeError([Problem(place, None, "", "expected names of metrics, such as a,b; `fewstep list metrics`")])
+    root = to_node(recipe.model_dump(mode="json"), recipe.name)
+    evaluate = root.value["evaluate"]
+    root.value["evaluate"] = Node({**evaluate.value, "metrics": section}, evaluate.source, None)
+    return _validate_recipe(root)
+
+
 def validate_file(path: str | Path, model: type[M], sets: Sequence[str] = ()) -> M:
     """Read another YAML file (a suite) into `model`, with `extends`, `--set` and located errors as in recipes.
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.bounded import TooLargeError, build_bounded, largest_tensor
 from fewstep.runtime.device import resolve_device
-from fewstep.runtime.digest import weights_digest
+from fewstep.runtime.digest import digest, weights_digest
 
 Weights = Literal["ema", "raw"]
 C = TypeVar("C", bound=Component)
@@ -160,10 +161,27 @@ class ModelSource:
         except TooLargeError:
             raise UnfitModelError(f"the recipe in '{self.path}' describes a larger network than its weights") from None
         self._load_into(network)
-        if device == "auto" and self.recipe.train.device == "cpu":
-            device = "cpu"
-        network.requires_grad_(False).eval().to(resolve_device(device))
+        network.requires_grad_(False).eval().to(self.device(device))
         return TrainedModel(self.path, self.run, self.recipe, dataset, network, self.step, self.weights, self.role)
+
+    def device(self, name: str, setting: str = "train.device") -> torch.device:
+        """Device of a name; "auto" is a GPU if there is one, unless the recipe trains on the CPU.
+
+        Raises:
+            UserError: the name is "cuda" and there is no GPU.
+        """
+        return resolve_device("cpu" if name == "auto" and self.recipe.train.device == "cpu" else name, setting)
+
+    @cached_property
+    def digest(self) -> str:
+        """First 16 digits of the SHA-256 of the weights, identical for a run and its exports in float32."""
+        return digest(*(tensor for _, tensor in sorted(self.state.items())))
+
+    def training_data(self) -> Dataset:
+        """The model's dataset with its training data; see `with_data`."""
+        if self.exported is None:
+            return build_dataset(self.recipe)
+        return _own_data(self.path, self.recipe, self.exported.config.data.fingerprint)
 
     def _load_into(self, network: nn.Module) -> None:
         unfit = f"the weights in '{self.path}' do not fit their recipe"
@@ -193,12 +211,17 @@ def with_data(model: TrainedModel) -> Dataset:
     """
     if model.dataset.has_data:
         return model.dataset
-    problem = f"'{model.path}' came without its training data, which this compares with"
+    return _own_data(model.path, model.recipe, model.dataset.fingerprint)
+
+
+def _own_data(path: Path, recipe: Recipe, fingerprint: str) -> Dataset:
+    """Training data of an exported model, by its recipe; see `with_data`."""
+    problem = f"'{path}' came without its training data, which this compares with"
     try:
-        dataset = build_dataset(model.recipe)
+        dataset = build_dataset(recipe)
     except FewstepError as error:
         raise UserError(f"{problem}, and they are not here ({error}); use the run that it was exported from") from None
-    if dataset.fingerprint != model.dataset.fingerprint:
+    if dataset.fingerprint != fingerprint:
         raise UserError(f"{problem}, and those that its recipe finds here are others; use the run that it came from")
     return dataset
 

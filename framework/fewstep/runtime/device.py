@@ -8,14 +8,17 @@ from torch import Tensor
 from fewstep.core.errors import UserError
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, setting: str = "train.device") -> torch.device:
     """Device of a name; "auto" is a GPU if there is one, else the CPU.
+
+    Args:
+        setting: key or option that named it, for the message.
 
     Raises:
         UserError: the name is "cuda" and there is no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device: is cuda, but torch finds no GPU here; use 'auto' or 'cpu'")
+        raise UserError(f"{setting}: is cuda, but torch finds no GPU here; use 'auto' or 'cpu'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -1,8 +1,9 @@
-"""Shared parts of datasets in files: absolute paths, digests, and text with readable errors."""
+"""Shared parts of what reads files: absolute paths, digests, and text with readable errors."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +29,11 @@ def sha256(file: Path, on_read: Callable[[int], None] = lambda count: None) -> s
             digest.update(block)
             on_read(len(block))
     return digest.hexdigest()
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def read_utf8(path: Path) -> str:

@@ -11,12 +11,13 @@ from pydantic_core import PydanticCustomError
 
 from fewstep.bench.report.curves import means_over_nfe
 from fewstep.bench.report.tables import ARROWS, REAL, Grid, budget, commits, ordered, titled
-from fewstep.bench.results.results import Results, Summary, digest_of, results_file
+from fewstep.bench.results.results import Results, Summary, results_file
 from fewstep.bench.results.summary import estimate_text
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
 from fewstep.data.base import DATASETS
+from fewstep.runtime.hashing import digest_of
 
 
 @dataclass(frozen=True)

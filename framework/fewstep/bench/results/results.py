@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -19,11 +18,6 @@ VERSION = 4
 _READABLE = (1, 2, 3, 4)
 Verdict = Literal["better", "level", "worse"]
 """Outcome of a comparison: better or worse by more than two standard errors of the difference, else level."""
-
-
-def digest_of(value: object) -> str:
-    """SHA-256 of plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def model_id(case: str, train_seed: int | None) -> str:

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from fewstep.bench.results.results import digest_of, model_id
-from fewstep.bench.running.code import plugin_versions
-from fewstep.bench.running.external import contents_digest
+from fewstep.bench.results.results import model_id
 from fewstep.bench.suites.needs import unmet_need
 from fewstep.bench.suites.suite import CaseSpec, LoadedSuite, Suite
 from fewstep.core.component import ComponentConfig
@@ -24,8 +22,11 @@ from fewstep.recipe import LoadedRecipe, load_recipe, with_sampler
 from fewstep.recipe.models import Recipe
 from fewstep.recipe.shipped import is_path
 from fewstep.recipe.yaml_loader import Key, undotted
+from fewstep.runs.code import plugin_versions
+from fewstep.runs.contents import contents_digest
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import build_dataset
+from fewstep.runtime.hashing import digest_of
 
 
 @dataclass(frozen=True)

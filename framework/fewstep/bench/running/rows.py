@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.bench.results.results import CaseResult, Row, digest_of
-from fewstep.bench.running.external import reference_digests
+from fewstep.bench.results.results import CaseResult, Row
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.speed import time_drawing, train_tokens_per_second
 from fewstep.bench.suites.suite import REFERENCE
@@ -31,9 +30,11 @@ from fewstep.grids.files import read_grid_file
 from fewstep.metrics.base import DrawnFrom
 from fewstep.runs.build import build_process
 from fewstep.runs.checkpoint import step_of
+from fewstep.runs.contents import reference_digests
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import build_component, open_model
 from fewstep.runtime.files import read_json
+from fewstep.runtime.hashing import digest_of
 from fewstep.runtime.seeding import generator_for
 from fewstep.samplers.base import SAMPLERS, Sampler
 from fewstep.sampling.draw import Drawn, draw

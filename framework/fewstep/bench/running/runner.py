@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from fewstep.bench.report.compare import check_comparable, compare_results
 from fewstep.bench.report.outputs import announce, write_outputs
 from fewstep.bench.results.results import Results, results_file
-from fewstep.bench.running.code import code_digest
 from fewstep.bench.running.plan import Plan, make_plan
 from fewstep.bench.running.session import Session
 from fewstep.bench.suites.suite import LoadedSuite, load_suite
 from fewstep.cluster.settings import ClusterSettings, load_cluster
 from fewstep.core.errors import OperationError, UserError
 from fewstep.core.plugins import plugins_are_trusted
+from fewstep.runs.code import code_digest
 from fewstep.runtime.console import say
 from fewstep.runtime.lock import held
 from fewstep.runtime.signals import interrupted_by_sigterm

@@ -1,4 +1,4 @@
-"""Digests of external models and files, which metrics and samplers of a suite read.
+"""Digests of models and files that settings of metrics, samplers and data name.
 
 They are part of the keys of rows, so that rows measured with other weights under the same name are not reused.
 """
@@ -46,6 +46,21 @@ def reference_digests(settings: BaseModel) -> dict[str, str]:
     """Digests of the references in a sampler's settings, such as a classifier's run or a file of steps, by value."""
     names = [entry.value for entry in references(settings) if entry.kind != "file" or Path(entry.value).is_file()]
     return {name: contents_digest(name) or "" for name in names if Path(name).exists()}
+
+
+def file_facts(settings: BaseModel) -> dict[str, list[list[object]]]:
+    """Names, sizes and times of the files that settings name, by value: a cheap sign that data are others.
+
+    A folder counts with all files below it.
+    """
+    places = {entry.value: Path(entry.value) for entry in references(settings) if entry.kind == "file"}
+    return {name: _listing(path) for name, path in places.items() if path.exists()}
+
+
+def _listing(path: Path) -> list[list[object]]:
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stats = [(file, file.stat()) for file in files]
+    return [[file.relative_to(path.parent).as_posix(), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
 
 
 def _folder(reference: str, folder: Path) -> str:

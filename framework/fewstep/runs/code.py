@@ -39,7 +39,7 @@ def plugin_versions(names: Sequence[str]) -> list[str]:
 @cache
 def _modules() -> str:
     """Digest of the modules. Cached, since a long run must not see edits of its own code."""
-    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         name = file.relative_to(root).as_posix()
         if name.split("/")[0] not in _EXCLUDED or name in _INCLUDED:
