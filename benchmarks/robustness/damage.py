@@ -216,7 +216,8 @@ def damages(targets: dict[str, Target], counts: dict[str, int], draw: random.Ran
     wholes = {name: target.read() for name, target in targets.items()}
     table: Table = {}
     for damage, count in counts.items():
-        for number in range(count):
+        tried = 0
+        for number in range(3 * count):
             name = list(targets)[number % len(targets)]
             file, other = draw.choice(targets[name].files)
             original = file.read_bytes()
@@ -227,6 +228,9 @@ def damages(targets: dict[str, Target], counts: dict[str, int], draw: random.Ran
             if result == "silent":
                 print(f"{name}, {damage} {number}, {file.name}: silent", file=sys.stderr)
             table.setdefault((name, damage), Counter())[result] += 1
+            tried += 1
+            if tried == count:
+                break
     return table
 
 
