@@ -52,15 +52,19 @@ def watch(words: list[str], run: RunDir) -> list[tuple[int, float, int, int]]:
 
 def draw(readings: list[tuple[int, float, int, int]], file: Path) -> None:
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     steps, memory, files, threads = zip(*readings, strict=True)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3))
     axes[0].plot(steps, memory)
-    axes[0].set(xlabel="step", ylabel="memory in MB", ylim=(0, None))
+    axes[0].set(xlabel="step", ylabel="memory in MB", ylim=(0, 1.1 * max(memory)))
     axes[1].plot(steps, files, label="open files")
     axes[1].plot(steps, threads, label="threads")
     axes[1].set(xlabel="step", ylim=(0, None))
     axes[1].legend()
+    for axis in axes:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
 
