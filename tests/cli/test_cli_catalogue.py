@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fewstep.cli import doctor
 from fewstep.cli.main import main
 from fewstep.core import plugins
 from fewstep.core.kinds import KINDS, registry
+from fewstep.recipe import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,29 @@ def test_show_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert f"name: {name}" in out
     assert run(capsys, "show", "recipe", name + "x")[0] == 2
+
+
+def test_show_without_a_name_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "show", "recipes", "--json") == run(capsys, "list", "recipes", "--json")
+    assert run(capsys, "show", "--json")[1] == run(capsys, "list", "--json")[1]
+
+
+def test_show_a_resolved_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "show", "recipe", "smoke-teacher", "--resolved")
+    assert code == 0
+    (tmp_path / "resolved.yaml").write_text(out)
+    assert "extends" not in out
+    assert load_recipe(tmp_path / "resolved.yaml").recipe == load_recipe("smoke-teacher").recipe
+    assert run(capsys, "show", "sampler", "gibbs", "--resolved")[0] == 2
+
+
+def test_a_report_has_no_home_folder(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(sys.executable).parent))
+    _, out, _ = run(capsys, "doctor", "--report")
+    assert out.startswith("| | |\n|---|---|\n| system | ")
+    assert "| fewstep | " in out
+    assert f"~/{Path(sys.executable).name}" in out
+    assert str(Path(sys.executable).parent) not in out
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fewstep.bench.suites.suite import load_suite
 from fewstep.cli.main import main
 from fewstep.recipe import load_recipe, shipped
 
@@ -118,6 +119,17 @@ def test_cp_names_shipped_bases(
     assert run(capsys, "cp", "coins-big", "mine.yaml")[0] == 0
     assert Path("mine.yaml").read_text() == "# Big.\nextends: _base/small\nname: big\n"
     assert load_recipe("mine.yaml").recipe == load_recipe("coins-big").recipe
+
+
+def test_cp_copies_suites(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("suites").mkdir()
+    assert run(capsys, "cp", "quickstart", "suites/mine.yaml")[0] == 0
+    assert load_suite("suites/mine.yaml").suite == load_suite("quickstart").suite
+    cases = "  - {name: a, recipe: ../small.yaml, steps: [1]}\n  - {name: b, recipe: coins-teacher, steps: [1]}\n"
+    head = "schema_version: 1\nname: s\ntitle: T\nsamples: 10\nmetrics: [exact_nll]\nheadline: exact_nll\ncases:\n"
+    Path("suites/of-paths.yaml").write_text(head + cases)
+    assert run(capsys, "cp", "suites/of-paths.yaml", "copy.yaml")[0] == 0
+    assert Path("copy.yaml").read_text() == (head + cases).replace("../small.yaml", "./small.yaml")
 
 
 def test_cp_adds_a_modeline_where_there_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from fewstep.sampling import job
 from fewstep.sampling.request import Part, SampleRequest
 from fewstep.training import launch
 
-ROWS = [{"steps": 4, "nfe": 4, "seed": 1, "samples": 10, "metrics": {"agreement": 0.123456, "classes": 7}}]
+ROWS = [{"steps": 4, "nfe": 4, "passes": 4, "seed": 1, "samples": 10, "metrics": {"agreement": 0.123456, "classes": 7}}]
 RECIPE = "name: small\ndata: coins\nprocess: masked\nbackbone: transformer\nobjective: denoising\ntrain: {steps: 10}\n"
 Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 

@@ -133,3 +133,18 @@ def test_wrong_usage_is_exit_code_2(capsys: pytest.CaptureFixture[str], args: li
     code, out, err = run(capsys, *args)
     assert (code, out) == (2, "")
     assert "Error: " in err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"), [("train coins-te", "coins-teacher"), ("benchmark throughput-", "throughput-gpu")]
+)
+def test_a_shell_completes_names(words: str, expected: str) -> None:
+    variables = {"_FEWSTEP_COMPLETE": "complete_bash", "COMP_WORDS": f"fewstep {words}", "COMP_CWORD": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", "from fewstep.cli.main import app; app(prog_name='fewstep')"],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == [expected], done.stderr

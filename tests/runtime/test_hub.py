@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fewstep import Pipeline
+from fewstep.cli.main import main
 from fewstep.core.errors import FewstepError, OperationError, UserError
 from fewstep.export.hub import push
 from fewstep.export.write import export_run
@@ -65,6 +66,18 @@ def test_what_is_pushed_is_what_is_loaded(folder: Path, tmp_path: Path, monkeypa
     ours = Pipeline.from_pretrained(folder, device="cpu").sample(3, steps=2, seed=1)
     assert theirs.tokens.equal(ours.tokens)
     assert hub.asked == [("me/few", "v1")]
+
+
+def test_a_dry_run_lists_what_is_pushed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["push", str(folder), "--repo", "me/few", "--dry-run"])
+    assert ended.value.code == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    hub = FakeHub(tmp_path)
+    push(folder, "me/few", api=hub)
+    pushed = {str(file.relative_to(tmp_path / "me/few")) for file in (tmp_path / "me/few").rglob("*") if file.is_file()}
+    assert {line.split()[-1] for line in lines} == pushed
+    assert last == "would be pushed to https://huggingface.co/me/few"
 
 
 def failing(name: str, base: type[Exception] = Exception, status: int | None = None) -> Any:

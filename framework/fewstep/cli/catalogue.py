@@ -51,17 +51,28 @@ def list_(
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="objective, sampler, ... recipe or suite")],
-    name: Annotated[str, typer.Argument(help="name, as `fewstep list` shows it")],
+    kind: Annotated[str | None, typer.Argument(help="objective, sampler, ... recipe or suite")] = None,
+    name: Annotated[str | None, typer.Argument(help="name, as `fewstep list` shows it")] = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="a recipe with its bases and all defaults written out")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Show a component, a recipe or a suite. Prints its description and keys, or the text of the file."""
+    """Show a component, a recipe or a suite. Prints its description and keys, or the text of the file.
+
+    Without a name it lists what can be shown.
+    """
     from fewstep.core.kinds import KINDS, kind_named, registry
 
+    if kind is None or name is None:
+        list_(kind, as_json=as_json)
+        return
     kind = kind_named(kind, (*KINDS, *_FILES))
+    if resolved and kind != "recipes":
+        raise UserError(f"--resolved: only recipes have bases and defaults to write out, not {kind}")
     if kind in _FILES:
         path = _shipped_file(kind, name)
-        text = path.read_text(encoding="utf-8")
+        text = _resolved(path) if resolved else path.read_text(encoding="utf-8")
         echo_json({"kind": kind, "name": name, "origin": str(path), "text": text}) if as_json else typer.echo(text)
         return
     try:
@@ -121,6 +132,13 @@ def _shipped_file(kind: str, name: str) -> Path:
     from fewstep.recipe.shipped import find_shipped
 
     return find_shipped("suite" if kind == "suites" else "recipe", name)
+
+
+def _resolved(path: Path) -> str:
+    """The recipe as a training of it would store it."""
+    from fewstep.recipe import dump_recipe, load_recipe
+
+    return dump_recipe(load_recipe(path).recipe).rstrip("\n")
 
 
 def keys_of(config: type[Strict], prefix: str = "") -> Iterator[Row]:

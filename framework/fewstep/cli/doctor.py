@@ -29,10 +29,15 @@ class Finding:
     needed: bool = True
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    report: Annotated[bool, typer.Option("--report", help="print Markdown to put into a bug report")] = False,
+) -> None:
     """Check this installation and machine. Exit code 1 if a need of every run is missing."""
     findings = [finding for check in _CHECKS for finding in check()]
-    if as_json:
+    if report:
+        typer.echo(_report(findings))
+    elif as_json:
         echo_json([asdict(finding) for finding in findings])
     else:
         width = max(len(finding.name) for finding in findings)
@@ -40,6 +45,20 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="print JSON")] =
             state = "ok     " if f.ok else "missing"
             typer.echo(f"{state}  {f.name:<{width}}  {f.found}{f'; {f.advice}' if f.advice and not f.ok else ''}")
     raise typer.Exit(int(any(finding.needed and not finding.ok for finding in findings)))
+
+
+def _report(findings: list[Finding]) -> str:
+    """The findings as a table with nobody's home folder in it, and room for what a bug report needs."""
+    rows = [
+        ("system", platform.platform()),
+        *((f.name, f"{f.found}{'' if f.ok else f'; {f.advice}'}") for f in findings),
+    ]
+    home = os.path.expanduser("~")
+    lines = ["| | |", "|---|---|", *(f"| {name} | {text.replace('|', '/')} |" for name, text in rows)]
+    text = "\n".join(lines)
+    text = text.replace(home, "~") if len(home) > 1 else text
+    questions = ("Command, and recipe if it has one", "What you saw, with FEWSTEP_DEBUG=1", "What you expected")
+    return "\n\n".join([text, *(f"**{question}:**" for question in questions)])
 
 
 def _python() -> list[Finding]:

@@ -41,8 +41,15 @@ def push(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="folder that `fewstep export` wrote")],
     repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="repository of models; created if it does not exist")],
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be uploaded, no more")] = False,
 ) -> None:
     """Upload an exported model to the Hugging Face Hub. Needs the extra `hub`. Uploads the card too."""
     from fewstep.export.hub import push as upload
+    from fewstep.export.hub import uploads
 
+    if dry_run:
+        for file in uploads(folder):
+            typer.echo(f"{file.stat().st_size:>12,}  {file.relative_to(folder)}")
+        typer.echo(f"would be pushed to https://huggingface.co/{repo}")
+        return
     typer.echo(f"pushed to {upload(folder, repo, private=private)}")

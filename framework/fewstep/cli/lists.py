@@ -1,4 +1,4 @@
-"""Numbers of steps on the command line: one list with commas, and a suggestion after a list with spaces."""
+"""What arguments of the command line are made of: lists of numbers, and names that a shell completes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from typer.core import TyperCommand
 from fewstep.sampling.request import MAX_COUNT
 
 MAX_SEED = 2**63 - 1
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """Names of shipped recipes that begin so, for completion."""
+    from fewstep.recipe.shipped import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+def suite_names(incomplete: str) -> list[str]:
+    """Names of shipped suites that begin so, for completion."""
+    from fewstep.recipe.shipped import shipped_suites
+
+    return [name for name in shipped_suites() if name.startswith(incomplete)]
 
 
 def numbers(text: str) -> list[int]:

@@ -44,7 +44,7 @@ from fewstep.runtime.threads import bound_waiting
 app = typer.Typer(
     help="Few-step generators distilled from discrete diffusion models.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -14,6 +14,8 @@ from fewstep.cli.output import echo_json
 from fewstep.core.errors import Problem, RecipeError, UserError
 
 if TYPE_CHECKING:
+    import yaml
+
     from fewstep.recipe.models import Recipe
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change one key; may be repeated")]
@@ -88,15 +90,17 @@ def schema(out: Annotated[Path | None, typer.Option(help="file to write; printed
 
 
 def cp(
-    recipe: Annotated[str, typer.Argument(help="path, or name of a shipped recipe")],
+    recipe: Annotated[str, typer.Argument(help="path, or name of a shipped recipe or suite")],
     file: Annotated[Path, typer.Argument(help="where to put the copy: a file or a folder")],
     force: Annotated[bool, typer.Option("--force", help="replace an existing file")] = False,
 ) -> None:
-    """Copy a recipe to start your own from. Adapts the paths of its base and plugins to the new place."""
+    """Copy a recipe or a suite to start your own from. Adapts the paths in it to the new place."""
     from fewstep.recipe import locate
+    from fewstep.recipe.shipped import shipped_recipes, shipped_suites
     from fewstep.recipe.yaml_loader import load_mapping, read_text
 
-    source, name = locate("recipe", recipe)
+    is_suite = recipe in shipped_suites().keys() - shipped_recipes().keys()
+    source, name = locate("suite" if is_suite else "recipe", recipe)
     text = read_text(source, name)
     load_mapping(text, name)  # raises for broken YAML before anything is written
     target = file / source.name if file.is_dir() else file
@@ -118,7 +122,7 @@ def _modeline(target: Path) -> str:
 
 
 def _retarget(text: str, source: Path, target: Path) -> str:
-    """The recipe's text with the paths in `extends` and `plugins` rewritten for the new place.
+    """The text with the paths of bases, plugins and recipes of cases rewritten for the new place.
 
     Edits the text at the nodes' positions, since dumping the YAML again would lose comments and layout.
     """
@@ -130,6 +134,8 @@ def _retarget(text: str, source: Path, target: Path) -> str:
     for key, value in root.value if root else ():
         if key.value == "extends" and isinstance(value, yaml.ScalarNode) and value.value.endswith((".yaml", ".yml")):
             edits.append((value, _base_from(source.parent / value.value, target)))
+        if key.value == "cases" and isinstance(value, yaml.SequenceNode):
+            edits += [(item, _relative(source.parent / item.value, target)) for item in _recipe_paths(value)]
         if key.value == "plugins" and isinstance(value, yaml.SequenceNode):
             files = [item for item in value.value if str(item.value).endswith(".py")]
             edits += [(item, _relative(source.parent / item.value, target)) for item in files]
@@ -137,6 +143,13 @@ def _retarget(text: str, source: Path, target: Path) -> str:
         written = path if re.fullmatch(r"[\w./-]+", path) else json.dumps(path, ensure_ascii=False)
         text = text[: node.start_mark.index] + written + text[node.end_mark.index :]
     return text
+
+
+def _recipe_paths(cases: yaml.SequenceNode) -> list[yaml.ScalarNode]:
+    """Values of `recipe` of a suite's cases that are paths, not names."""
+    pairs = [pair for case in cases.value if isinstance(case.value, list) for pair in case.value]
+    values = [value for key, value in pairs if key.value == "recipe"]
+    return [value for value in values if str(value.value).endswith((".yaml", ".yml"))]
 
 
 def _base_from(base: Path, target: Path) -> str:

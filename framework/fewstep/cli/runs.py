@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.lists import recipe_names, suite_names
 from fewstep.cli.recipes import Sets
 from fewstep.core.errors import UserError
 from fewstep.core.plugins import trusting_plugins
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="path, or name of a shipped recipe")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="path, or name of a shipped recipe", autocompletion=recipe_names)
+]
 RunArgument = Annotated[
     str,
     typer.Argument(
@@ -80,7 +83,9 @@ def distill(
 
 
 def benchmark(
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="path, or name of a shipped suite")],
+    suite: Annotated[
+        str, typer.Argument(metavar="SUITE", help="path, or name of a shipped suite", autocompletion=suite_names)
+    ],
     out: Annotated[str | None, typer.Option(help="folder for results; chosen if left out")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="reduced run, to check that the suite works")] = False,
     jobs: Annotated[int, typer.Option(min=1, max=1024, help="number of processes, each with one model at a time")] = 1,

@@ -25,12 +25,8 @@ def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = Non
         UserError: the folder is incomplete, the package is not installed, or nobody is logged in.
         OperationError: the Hub cannot be reached or refuses.
     """
+    names = [file.relative_to(folder).as_posix() for file in uploads(folder)]
     model = Exported(folder).config
-    if not (Path(folder) / CARD).is_file():
-        raise UserError(f"'{folder}' has no card ({CARD}); export it again, or write one")
-    files = [CONFIG, CARD, *model.files]
-    for name in files:
-        inside(Path(folder), name, f"'{folder}'")
     api = api or hub_package().HfApi()
     with hub_errors(f"push to '{repo}'"):
         api.create_repo(repo_id=repo, private=private, exist_ok=True, repo_type="model")
@@ -40,6 +36,21 @@ def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = Non
             folder_path=str(folder),
             repo_type="model",
             commit_message=message,
-            allow_patterns=[glob.escape(name) for name in files],
+            allow_patterns=[glob.escape(name) for name in names],
         )
     return f"https://huggingface.co/{repo}"
+
+
+def uploads(folder: str | Path) -> list[Path]:
+    """The files of an exported folder that `push` uploads: its settings, its card, and what the settings list.
+
+    Raises:
+        UserError: the folder is incomplete, or names a file outside of it.
+    """
+    files = Exported(folder).config.files
+    if not (Path(folder) / CARD).is_file():
+        raise UserError(f"'{folder}' has no card ({CARD}); export it again, or write one")
+    names = [CONFIG, CARD, *files]
+    for name in names:
+        inside(Path(folder), name, f"'{folder}'")
+    return [Path(folder) / name for name in names]
