@@ -200,7 +200,7 @@ def pairs_of_processes(root: Path) -> Iterator[Row]:
                 with log.open("wb") as file:
                     process = subprocess.Popen([*command, *again], cwd=root, stdout=file, stderr=file)
                     try:
-                        code = process.wait(timeout=20)
+                        code = process.wait(timeout=90)
                     except subprocess.TimeoutExpired:
                         process.kill()
                         process.wait()

@@ -100,7 +100,7 @@ def test_numbers_that_are_too_large(capsys: pytest.CaptureFixture[str], args: li
         (
             RuntimeError("I/O error: No space left on device (os error 28)"),
             1,
-            "error: RuntimeError: I/O error: No space",
+            "error: the disk is full; free some space on the disk",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device"),

@@ -134,6 +134,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}{f': {safe_message(str(error.filename))!r}' if error.filename else ''}"
     if is_disk_full(error):
+        text = text if isinstance(error, OSError) else "the disk is full"  # what a library says of it helps nobody
         return f"error: {text}; free some space on the disk, and continue with --resume where the command has it"
     if isinstance(error, OSError) and error.strerror:
         return f"error: {text}"
