@@ -32,7 +32,7 @@ from small_runs import TRAININGS, ended, ends_like_straight, forked, make_straig
 
 from fewstep.core.errors import FewstepError, OperationError
 from fewstep.data.base import DATASETS
-from fewstep.data.pairs import CouplingStore, Pairs
+from fewstep.data.sample_store import Rows, SampleStore
 from fewstep.export.write import export_run
 from fewstep.objectives.base import Phase
 from fewstep.runs.checkpoint import list_checkpoints, load_checkpoint, read_mark
@@ -112,18 +112,17 @@ def _model(path: Path) -> object:
 def pairs(root: Path) -> Target:
     """A store of pairs, and that of another seed."""
 
-    def store(seed: int) -> CouplingStore:
-        return CouplingStore(root / f"pairs-{seed}", 64, {"teacher": "T", "seed": str(seed)}, seed)
+    def store(seed: int) -> SampleStore:
+        return SampleStore(root / f"pairs-{seed}", 64, {"teacher": "T", "seed": str(seed)}, seed, unit="pairs")
 
-    def draw(count: int, seed: int) -> Pairs:
+    def draw(count: int, seed: int) -> Rows:
         rows = torch.randint(9, (count, 8), generator=torch.Generator().manual_seed(seed))
-        return Pairs(rows, rows.flip(1), count)
+        return Rows({"start": rows, "data": rows.flip(1)}, count)
 
     def read() -> object:
         opened = store(0)
         opened.fill(draw)
-        rows = opened.take(64)
-        return plain([rows.start, rows.data])
+        return plain(opened.take(0, 64))
 
     read()
     store(1).fill(draw)

@@ -11,7 +11,7 @@ import torch
 
 from fewstep.core.errors import FewstepError, OperationError
 from fewstep.data.base import DATASETS
-from fewstep.data.pairs import SHARD, CouplingStore, Pairs
+from fewstep.data.sample_store import SHARD, Rows, SampleStore
 from fewstep.sampling.folder import Batch, JobFolder
 from fewstep.sampling.request import Part
 
@@ -44,14 +44,14 @@ def assert_noticed(file: Path, read: Callable[[], object]) -> None:
 
 
 def test_pairs(tmp_path: Path) -> None:
-    def draw(count: int, seed: int) -> Pairs:
+    def draw(count: int, seed: int) -> Rows:
         rows = torch.randint(9, (count, 4), generator=torch.Generator().manual_seed(seed))
-        return Pairs(rows, rows.flip(1), count)
+        return Rows({"start": rows, "data": rows.flip(1)}, count)
 
     def read() -> list[list[int]]:
-        store = CouplingStore(tmp_path, 32, {"teacher": "T"}, 0)
+        store = SampleStore(tmp_path, 32, {"teacher": "T"}, 0, unit="pairs")
         store.fill(draw)
-        return store.rows(0, 32).data.tolist()
+        return store.take(0, 32)["data"].tolist()
 
     read()
     (file,) = tmp_path.glob("*.safetensors")
@@ -62,9 +62,13 @@ def test_pairs(tmp_path: Path) -> None:
 
 
 def test_pairs_of_another_store_or_place(tmp_path: Path) -> None:
-    def fill(name: str, seed: int) -> CouplingStore:
-        store = CouplingStore(tmp_path / name, 2 * SHARD, {"teacher": "T"}, seed)
-        store.fill(lambda count, s: Pairs(torch.full((count, 1), s % 97), torch.full((count, 1), s % 89), count))
+    def fill(name: str, seed: int) -> SampleStore:
+        store = SampleStore(tmp_path / name, 2 * SHARD, {"teacher": "T"}, seed, unit="pairs")
+        store.fill(
+            lambda count, s: Rows(
+                {"start": torch.full((count, 1), s % 97), "data": torch.full((count, 1), s % 89)}, count
+            )
+        )
         return store
 
     ours = fill("ours", 0)
@@ -74,9 +78,9 @@ def test_pairs_of_another_store_or_place(tmp_path: Path) -> None:
     for other in (second, tmp_path / "theirs" / first.name):
         first.write_bytes(other.read_bytes())
         with pytest.raises(OperationError, match=r"holds other pairs, of 'pairs-0000.*; delete that file"):
-            ours.rows(0, 2 * SHARD)
+            ours.take(0, 2 * SHARD)
     first.write_bytes(content)
-    assert len(ours.rows(0, 2 * SHARD).data) == 2 * SHARD
+    assert len(ours.take(0, 2 * SHARD)["data"]) == 2 * SHARD
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".jsonl"])

@@ -10,7 +10,7 @@ from enumerable_denoisers import L, V, make
 from torch import Generator, Tensor
 
 from fewstep.core.errors import OperationError, RecipeError, UserError
-from fewstep.data.pairs import CouplingStore, Pairs
+from fewstep.data.sample_store import Rows, SampleStore
 from fewstep.objectives.base import OBJECTIVES, Batch, Phase, StepContext
 from fewstep.objectives.rectified import Rectified, interpolate
 from fewstep.recipe import parse_recipe
@@ -19,28 +19,30 @@ from fewstep.testing.objectives import check_objective
 TRAIN = Phase("train", ("student",))
 
 
-def numbered(count: int, seed: int) -> Pairs:
+def numbered(count: int, seed: int) -> Rows:
     """Pairs that can be told apart: start and data are one number, drawn with the seed."""
     rows = torch.randint(1 << 30, (count, 1), generator=Generator().manual_seed(seed))
-    return Pairs(rows, rows, evaluations=count)
+    return Rows({"start": rows, "data": rows}, evaluations=count)
 
 
-def store(folder: Path, count: int = 10, **facts: object) -> CouplingStore:
-    found = CouplingStore(folder, count, {"teacher": "T", **facts}, seed=3)
+def store(folder: Path, count: int = 10, **facts: object) -> SampleStore:
+    found = SampleStore(folder, count, {"teacher": "T", **facts}, seed=3, unit="pairs")
     found.fill(numbered)
     return found
 
 
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewstep.data.pairs.SHARD", 4)
+    monkeypatch.setattr("fewstep.data.sample_store.SHARD", 4)
 
 
 @pytest.mark.usefixtures("small_files")
 def test_an_epoch_has_every_pair_once_and_each_its_own_order(tmp_path: Path) -> None:
     pairs = store(tmp_path, 10)
     assert pairs.count == 12, "rounded up to whole files"
-    first, second = (torch.cat([pairs.rows(begin, 5).data, pairs.rows(begin + 5, 7).data])[:, 0] for begin in (0, 12))
+    first, second = (
+        torch.cat([pairs.take(begin, 5)["data"], pairs.take(begin + 5, 7)["data"]])[:, 0] for begin in (0, 12)
+    )
     assert len(first.unique()) == 12
     assert torch.equal(first.sort().values, second.sort().values)
     assert not torch.equal(first, second)
@@ -48,26 +50,26 @@ def test_an_epoch_has_every_pair_once_and_each_its_own_order(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("small_files")
 def test_reading_goes_on_from_one_number(tmp_path: Path) -> None:
-    straight, begun = store(tmp_path).rows(0, 46).data, store(tmp_path)
+    straight, begun = store(tmp_path).take(0, 46)["data"], store(tmp_path)
     for position, size in ((9, 1), (10, 30), (40, 6)):
-        assert torch.equal(straight[position : position + size], begun.rows(position, size).data)
+        assert torch.equal(straight[position : position + size], begun.take(position, size)["data"])
 
 
 @pytest.mark.usefixtures("small_files")
 def test_an_interrupted_store_gets_the_pairs_that_it_would_have_had(tmp_path: Path) -> None:
-    whole = store(tmp_path / "whole").rows(0, 12)
+    whole = store(tmp_path / "whole").take(0, 12)
 
-    def dies(count: int, seed: int) -> Pairs:
+    def dies(count: int, seed: int) -> Rows:
         if list((tmp_path / "cut").glob("pairs-*")):
             raise KeyboardInterrupt
         return numbered(count, seed)
 
-    cut = CouplingStore(tmp_path / "cut", 10, {"teacher": "T"}, seed=3)
+    cut = SampleStore(tmp_path / "cut", 10, {"teacher": "T"}, seed=3, unit="pairs")
     with pytest.raises(KeyboardInterrupt):
         cut.fill(dies)
-    again = CouplingStore(tmp_path / "cut", 10, {"teacher": "T"}, seed=3)
+    again = SampleStore(tmp_path / "cut", 10, {"teacher": "T"}, seed=3, unit="pairs")
     assert again.fill(numbered) == 12, "evaluations of before count"
-    assert torch.equal(again.rows(0, 12).data, whole.data)
+    assert torch.equal(again.take(0, 12)["data"], whole["data"])
 
 
 def test_pairs_of_another_teacher_are_refused(tmp_path: Path) -> None:
@@ -103,9 +105,9 @@ def test_the_loss_is_the_cross_entropy_of_the_stored_data(tmp_path: Path, monkey
     ctx, objective = context(tmp_path)
     monkeypatch.setattr(ctx, "sample_time", lambda count, **_: torch.ones(count))
     out = objective.loss(TRAIN, Batch(torch.zeros(64, L, dtype=torch.long)), ctx)
-    pairs, student = objective.store.rows(0, 64), ctx.roles["student"]
-    rows = student.logits[student.index(pairs.start)].log_softmax(-1)  # type: ignore[operator, index]
-    wanted = -rows.gather(2, pairs.data[..., None]).mean()
+    pairs, student = objective.store.take(0, 64), ctx.roles["student"]
+    rows = student.logits[student.index(pairs["start"])].log_softmax(-1)  # type: ignore[operator, index]
+    wanted = -rows.gather(2, pairs["data"][..., None]).mean()
     assert float(out.loss.detach()) == pytest.approx(float(wanted.detach()), rel=1e-6), "at t = 1 all tokens are noise"
 
 
@@ -145,10 +147,10 @@ def test_pairs_lower_the_conditional_total_correlation(tmp_path: Path) -> None:
     objective = OBJECTIVES.build({"type": "rectified", "pairs": 8192, "teacher_steps": 32})
     assert isinstance(objective, Rectified)
     objective.setup(ctx)
-    pairs = objective.store.rows(0, 8192)
-    assert (pairs.data[:, 0] == pairs.data[:, 1]).float().mean() > 0.9, "the teacher knows that they agree"
-    apart = pairs.start[torch.randperm(8192, generator=Generator().manual_seed(1))]
-    independent, coupled = total_correlation(pairs.data, apart), total_correlation(pairs.data, pairs.start)
+    pairs = objective.store.take(0, 8192)
+    assert (pairs["data"][:, 0] == pairs["data"][:, 1]).float().mean() > 0.9, "the teacher knows that they agree"
+    apart = pairs["start"][torch.randperm(8192, generator=Generator().manual_seed(1))]
+    independent, coupled = total_correlation(pairs["data"], apart), total_correlation(pairs["data"], pairs["start"])
     assert independent > 0.7
     assert coupled < 0.6 * independent, (coupled, independent)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
-from fewstep.data.pairs import CouplingStore, Pairs
+from fewstep.data.sample_store import Rows, SampleStore
 from fewstep.denoisers.base import NOTHING
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.processes.base import PROCESSES, per_token
@@ -76,14 +76,14 @@ class Rectified(Objective):
         facts = {"teacher": weights_digest(teacher), "steps": c.teacher_steps, "length": teacher.length}
         source = ctx.generators["sample"]
         assert source is not None, "pairs need a seed"
-        self.store = CouplingStore(folder, c.pairs, facts, source.initial_seed())
+        self.store = SampleStore(folder, c.pairs, facts, source.initial_seed(), unit="pairs")
         self.position, self._taken = 0, 0
         progress = Narrator("teacher", unit="pairs") if ctx.ranks.first else None
         evaluations = self.store.fill(lambda count, seed: self._draw(count, seed, ctx), progress, ranks=ctx.ranks)
         teacher.evaluated = evaluations if ctx.ranks.first else 0  # the log has the sum of all ranks
 
     @torch.no_grad()
-    def _draw(self, count: int, seed: int, ctx: StepContext) -> Pairs:
+    def _draw(self, count: int, seed: int, ctx: StepContext) -> Rows:
         """Noise, and the teacher's samples from it."""
         teacher, before = ctx.denoiser("teacher"), ctx.roles["teacher"].evaluated
         sampler = FlowSampler(FlowSampler.Config())
@@ -93,12 +93,12 @@ class Rectified(Objective):
             walk = Walk(teacher, sampler.config, NOTHING, SampleStreams(seed, numbers, device=ctx.device))
             starts.append(walk.start(len(numbers), teacher.length))
             data.append(sampler.run(walk, starts[-1], self.config.teacher_steps))
-        return Pairs(torch.cat(starts), torch.cat(data), teacher.evaluated - before)
+        return Rows({"start": torch.cat(starts), "data": torch.cat(data)}, teacher.evaluated - before)
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         self._taken = batch.size if ctx.whole is None else ctx.whole
-        pairs = self.store.rows(self.position + ctx.place, batch.size)
-        start, x = send(pairs.start, ctx.device), send(pairs.data, ctx.device)
+        pairs = self.store.take(self.position + ctx.place, batch.size)
+        start, x = send(pairs["start"], ctx.device), send(pairs["data"], ctx.device)
         t = ctx.sample_time(batch.size, antithetic=True)
         z_t = interpolate(x, start, ctx.process.schedule.alpha(t), ctx.generators["noise"])
         nll = ctx.roles["student"](z_t, t, torch.zeros_like(t), generator=ctx.generators["noise"]).nll(x)
