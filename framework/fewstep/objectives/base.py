@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fewstep.core.component import Component, ComponentConfig
 from fewstep.core.registry import Registry
+from fewstep.data.base import Dataset
 from fewstep.data.padding import implied_padding, text_mask
 from fewstep.denoisers.base import NOTHING, Denoiser, Network
 from fewstep.denoisers.network import NetworkDenoiser
@@ -162,6 +163,8 @@ class StepContext:
     """Processes that share the training, of which each has a part of the batch; losses need not know of them."""
     supervised: Tensor | None = None
     """Tokens [B, L] of this call of `loss` that losses count; None for all. The trainer draws them."""
+    dataset: Dataset | None = None
+    """Training data, for objectives whose `setup` reads samples; None outside of a training."""
     terms: Tensor | None = None
     """Number of terms of the last `mean`, a scalar, if samples differ in it; None if all samples weigh the same."""
 

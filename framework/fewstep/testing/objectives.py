@@ -44,12 +44,14 @@ def check_objective(
         processes: names of its processes; by default masked and uniform, except for those that it refuses.
         steps: number of steps of the runs that are compared for exact resume.
         sections: further keys of the recipe, by their dotted names (`step_input`, `backbone.time_conditioned`); those
-            of the backbone are also the teacher's.
+            of the backbone, and the sampler of one that goes block by block, are also the teacher's.
 
     Raises:
         AssertionError: a check fails; the message names it.
     """
     shared = {key: value for key, value in sections.items() if key.startswith("backbone.")}
+    if "sampler" in sections and SAMPLERS.get(SAMPLERS.parse(sections["sampler"]).type).cls.traits.gives_context:  # type: ignore[arg-type]
+        shared["sampler"] = sections["sampler"]
     for process in processes or _processes(config, sections):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)

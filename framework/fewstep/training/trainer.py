@@ -127,6 +127,7 @@ class Trainer:
             steps=settings.train.steps,
             folder=run.path,
             end=self.dataset.end,
+            dataset=self.dataset,
             ranks=replace(ranks, together=self.shards["student"].sharded),
         )
         self.generators = _global_generators(self.device)

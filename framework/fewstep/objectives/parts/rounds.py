@@ -24,13 +24,26 @@ class RoundsConfig(ComponentConfig):
         return float(min(1.0, self.first_step * 2**number))
 
     def round(self, ctx: StepContext) -> int:
-        """Round of the next optimiser step. It is computed from the step, so a resumed run agrees."""
-        return min(self.rounds - 1, ctx.step * self.rounds // max(1, ctx.steps))
+        """Round of the next optimiser step; see `round_of`."""
+        return round_of(self.rounds, ctx)
 
     def begins(self, ctx: StepContext) -> bool:
         """Whether a new round begins with the next optimiser step."""
-        before = (ctx.step - 1) * self.rounds // max(1, ctx.steps)
-        return 0 < ctx.step < ctx.steps and self.round(ctx) > before
+        return round_begins(self.rounds, ctx)
+
+
+def round_of(rounds: int, ctx: StepContext) -> int:
+    """Round of the next optimiser step, from 0, if `rounds` divide the training evenly.
+
+    It is computed from the step, so a resumed run agrees.
+    """
+    return min(rounds - 1, ctx.step * rounds // max(1, ctx.steps))
+
+
+def round_begins(rounds: int, ctx: StepContext) -> bool:
+    """Whether a new round, other than the first one, begins with the next optimiser step."""
+    before = (ctx.step - 1) * rounds // max(1, ctx.steps)
+    return 0 < ctx.step < ctx.steps and round_of(rounds, ctx) > before
 
 
 def refresh_teacher(config: RoundsConfig, ctx: StepContext) -> None:
