@@ -77,6 +77,7 @@ def cases(folder: Path) -> dict[str, Case]:
     pieces = ("data.tokenizer=sentencepiece", "data.pieces=60")
     return {
         "noise-input": Case("smoke-dmmd", teacher="smoke-teacher"),
+        "logit-noise": Case("smoke-dmmd", own=("noise_input={type: stable, numbers: 2}",), teacher="smoke-teacher"),
         "step-input": Case("smoke-dmmd", own=("step_input={}",), teacher="smoke-teacher"),
         "uniform": Case("markov-uniform-dmmd", markov, teacher="markov-uniform-teacher"),
         "blocks": Case("markov-block-teacher", markov, steps=8),

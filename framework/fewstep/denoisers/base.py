@@ -60,6 +60,8 @@ class Network(nn.Module):
     """Whether samplers can draw from it."""
     has_clock: bool = False
     """Whether its predictions bring a clock (`Prediction.clock`); samplers must then follow it."""
+    takes_logit_noise: ClassVar[bool] = False
+    """Whether a noise input may put noise at the logits of its predictions."""
     reads_labels: ClassVar[bool] = False
     """Whether batches carry labels for it, also in a recipe without a label input."""
     evaluated_by: ClassVar[tuple[str, ...]] = ()

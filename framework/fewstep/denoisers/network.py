@@ -21,6 +21,7 @@ from fewstep.denoisers.base import Blueprint, Denoiser, Network
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition, Prefix
 from fewstep.predictions.evidence import Output
+from fewstep.predictions.logit_noise import LogitNoise, NoisyPrediction
 from fewstep.predictions.network import HeadPrediction
 from fewstep.predictions.positions import everywhere
 from fewstep.processes.base import Process, discrete
@@ -103,14 +104,22 @@ class BackboneNetwork(Network):
         self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness
     ) -> Tensor | None:
         """Sum of the adapters' residuals, [R, B, L, D]; after a prefix the tokens are the block that follows it."""
-        residual = None
+        return self._adapted(x_t, t, s, cond, generator)[0]
+
+    def _adapted(
+        self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness
+    ) -> tuple[Tensor | None, LogitNoise | None]:
+        """`_residual`, and the noise at the logits of the same tokens."""
+        residual, at_logits = None, None
         if self.noise_input is not None:
             first = 0 if cond.prefix is None else cond.prefix.length
-            residual = self.noise_input(x_t.shape[0], generator)[:, :, first : first + x_t.shape[1]]
+            tokens = slice(first, first + x_t.shape[1])
+            residual, at_logits = self.noise_input.draw(x_t.shape[0], generator)
+            residual, at_logits = residual[:, :, tokens], at_logits and at_logits.select(tokens)
         for embedding in self._embeddings(t, s, cond):
             first_site = embedding.expand(1, *x_t.shape[:2], -1)
             residual = first_site if residual is None else torch.cat((residual[:1] + first_site, residual[1:]))
-        return residual
+        return residual, at_logits
 
     def _embeddings(self, t: Tensor, s: Tensor | None, cond: Condition) -> list[Tensor]:
         """Embeddings of step and label: one for all tokens of a sample [1, B, 1, D], or one each [1, B, L, D]."""
@@ -135,6 +144,7 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
     all else.
     """
 
+    takes_logit_noise = True
     output: Output = "x_mean"
 
     @classmethod
@@ -158,15 +168,16 @@ class NetworkDenoiser(BackboneNetwork, Denoiser):
 
     def predict(self, x_t: Tensor, t: Tensor, s: Tensor | None, cond: Condition, generator: Randomness) -> Prediction:
         blocks = {"context": cond.context, "prefix": cond.prefix} if self.backbone.uses_context else {}
-        hidden = self.backbone(x_t, t, residual=self._residual(x_t, t, s, cond, generator), **blocks)
+        residual, at_logits = self._adapted(x_t, t, s, cond, generator)
+        hidden = self.backbone(x_t, t, residual=residual, **blocks)
         ids, vocab_size = self.process.to_ids(x_t), self.process.vocab_size
         where = self.process.to_predict(ids if self.process.space == "discrete" else x_t)
         if cond.everywhere:
             where = everywhere(where)
-        prediction = HeadPrediction(hidden, self.backbone.head, vocab_size, ids, where)
+        prediction: Prediction = HeadPrediction(hidden, self.backbone.head, vocab_size, ids, where)
         if self.output == "leave_one_out":
-            return discrete(self.process).from_leave_one_out(prediction, ids, t)
-        return prediction
+            prediction = discrete(self.process).from_leave_one_out(prediction, ids, t)
+        return prediction if at_logits is None else NoisyPrediction(prediction, at_logits)
 
     def read(self, prefix: Prefix, block: Tensor) -> Prefix:
         if not isinstance(self.backbone, BlockBackbone):

@@ -157,6 +157,15 @@ def check_adapters(recipe: Recipe) -> Complaints:
     ):
         if getattr(recipe, section) and not takers:
             yield section, f"objective '{recipe.objective.type}' has no role that takes it; remove this section"
+    noise = recipe.noise_input
+    if noise is None or not _class("noise_inputs", noise).noises_logits:
+        return
+    if any(role.adapters and not role.network.takes_logit_noise for role in roles):
+        yield (
+            "noise_input.type",
+            f"'{noise.type}' is noise at the logits, and networks of objective '{recipe.objective.type}' take none "
+            "there; use 'gaussian' or 'pyramid'",
+        )
 
 
 def check_labels(recipe: Recipe) -> Complaints:

@@ -191,7 +191,7 @@ class Recipe(Strict):
     process: Annotated[ComponentConfig, From("processes")]
     backbone: Annotated[ComponentConfig, From("backbones")]
     noise_input: Annotated[ComponentConfig | None, From("noise_inputs", optional=True)] = Field(
-        None, description="fresh Gaussian noise into the student; null for none"
+        None, description="fresh noise into the student; null for none"
     )
     step_input: StepInputConfig | None = Field(
         None, description="conditions the student on the end of its step, for several NFE; null for none"

@@ -1,4 +1,4 @@
-"""Noise inputs: fresh Gaussian noise into a student.
+"""Noise inputs: fresh noise into a student.
 
 Every file is a component, but for the shared parts: `base`.
 """
