@@ -6,7 +6,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +14,15 @@ import pytest
 from fewstep.bench.running import runner
 from fewstep.cli.main import main
 from fewstep.evaluation import evaluate
+from fewstep.evaluation.request import EvaluationRequest
 from fewstep.sampling import job
 from fewstep.sampling.request import Part, SampleRequest
 from fewstep.training import launch
 
 ROWS = [{"steps": 4, "nfe": 4, "passes": 4, "seed": 1, "samples": 10, "metrics": {"agreement": 0.123456, "classes": 7}}]
+EVALUATION = SimpleNamespace(
+    target=SimpleNamespace(name="r"), rows=[SimpleNamespace(public=lambda row=row: dict(row)) for row in ROWS]
+)
 RECIPE = "name: small\ndata: coins\nprocess: masked\nbackbone: transformer\nobjective: denoising\ntrain: {steps: 10}\n"
 Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 
@@ -37,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
 
     for module, functions in {
         "fewstep.training.launch": {"launch": Path("runs/x")},
-        "fewstep.evaluation.evaluate": {"evaluate_run": ROWS},
+        "fewstep.evaluation.evaluate": {"evaluate_models": [EVALUATION]},
         "fewstep.sampling.job": {"sample_run": Path("samples/x")},
         "fewstep.bench.running.runner": {"run_suite": Path("results/x")},
     }.items():
@@ -140,12 +144,12 @@ def test_evaluate(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
     assert dict(zip(header, row, strict=True)) == {
         "steps": "4", "nfe": "4", "samples": "10", "agreement": "0.1235", "classes": "7",
     }  # fmt: skip
-    assert json.loads(run(capsys, "evaluate", "r", "--json")[1]) == ROWS
-    assert run(capsys, "evaluate", "r", "--sampler", "{type: ancestral}")[0] == 0
+    assert json.loads(run(capsys, "evaluate", "r", "--json")[1]) == [{"model": "r", **row} for row in ROWS]
+    assert run(capsys, "evaluate", "r", "s", "--sampler", "{type: ancestral}", "--device", "cpu")[0] == 0
     assert [call[1] for call in calls] == [
-        ("r", [4, 8], 10, 1, None),
-        ("r", None, None, 0, None),
-        ("r", None, None, 0, "{type: ancestral}"),
+        (["r"], EvaluationRequest(steps=(4, 8), samples=10, seed=1)),
+        (["r"], EvaluationRequest()),
+        (["r", "s"], EvaluationRequest(sampler="{type: ancestral}", device="cpu")),
     ]
 
 
@@ -160,11 +164,10 @@ def test_steps_are_positive_numbers(capsys: pytest.CaptureFixture[str], calls: C
 @pytest.mark.parametrize(
     ("typed", "hint"),
     [
-        (["evaluate", "r", "--steps", "4", "8", "16"], "(8 16): numbers of steps are one list, --steps 4,8,16\n"),
-        (["evaluate", "r", "--steps", "4,", "8"], "(8): numbers of steps are one list, --steps 4,8\n"),
-        (["grid", "r", "--steps", "4", "8", "--seed", "1"], "(8): numbers of steps are one list, --steps 4,8\n"),
-        (["evaluate", "r", "s", "--steps", "4"], "(s)\n"),
-        (["evaluate", "r", "s"], "(s)\n"),
+        (["evaluate", "r", "--steps", "4", "8", "16"], "4,8,16"),
+        (["evaluate", "r", "--steps", "4,", "8"], "4,8"),
+        (["evaluate", "--steps", "4", "8", "r"], "4,8"),
+        (["grid", "r", "--steps", "4", "8", "--seed", "1"], "4,8"),
     ],
 )
 def test_steps_with_spaces_are_refused_with_the_list_that_was_meant(
@@ -172,7 +175,7 @@ def test_steps_with_spaces_are_refused_with_the_list_that_was_meant(
 ) -> None:
     code, _, err = run(capsys, *typed)
     assert code == 2
-    assert err.endswith(f"Got unexpected extra argument(s) {hint}")
+    assert err.endswith(f"Invalid value for --steps: numbers of steps are one list: --steps {hint}\n")
     assert calls == []
 
 
@@ -185,5 +188,5 @@ def test_benchmark(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
 def test_the_real_modules_take_these_arguments() -> None:
     inspect.signature(launch.launch).bind("r", teacher=None, run_dir=None, resume=None, sets=[])
     inspect.signature(job.sample_run).bind("r", SampleRequest(), say=print)
-    inspect.signature(evaluate.evaluate_run).bind("r", [4, 8], None, 0, None)
+    inspect.signature(evaluate.evaluate_models).bind(["r"], EvaluationRequest())
     inspect.signature(runner.run_suite).bind("s", None, True, ["seed=1"])

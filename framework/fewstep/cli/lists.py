@@ -46,14 +46,9 @@ class StepsCommand(TyperCommand):
     """A command with --steps. It refuses `--steps 4 8` and suggests `--steps 4,8`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        typed = list(args)
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:  # click's UsageError; which click that is depends on the version of typer
-            suggestion = _suggestion(typed)
-            if suggestion and "unexpected extra argument" in getattr(error, "message", ""):
-                error.message = f"{error.message}: numbers of steps are one list, --steps {suggestion}"  # type: ignore[attr-defined]
-            raise
+        if suggestion := _suggestion(args):
+            raise typer.BadParameter(f"numbers of steps are one list: --steps {suggestion}", param_hint="--steps")
+        return super().parse_args(ctx, args)
 
 
 def _suggestion(args: list[str]) -> str:
