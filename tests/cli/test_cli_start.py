@@ -19,6 +19,7 @@ VERBS = [
     "plan",
     "sample",
     "evaluate",
+    "compare",
     "benchmark",
     "runs",
     "leaderboard",

@@ -12,6 +12,7 @@ import typer
 
 from fewstep.cli import (
     catalogue,
+    compare,
     data,
     doctor,
     evaluate,
@@ -54,6 +55,7 @@ app.command()(runs.distill)
 app.command()(plan.plan)
 app.command()(sampling.sample)
 app.command(cls=StepsCommand)(evaluate.evaluate)
+app.command(cls=StepsCommand)(compare.compare)
 app.command()(runs.benchmark)
 app.command()(run_list.runs)
 app.command()(leaderboard.leaderboard)

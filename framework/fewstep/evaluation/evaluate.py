@@ -105,14 +105,7 @@ def _evaluate(target: Target, dataset: Dataset | None, environment: Environment 
     for steps in target.steps:
         if steps not in rows:
             rows[steps] = target.stored[target.row_key(steps)]
-    return Evaluation(target, tuple(_requested(target, rows[steps]) for steps in target.steps))
-
-
-def _requested(target: Target, row: EvaluatedRow) -> EvaluatedRow:
-    """The row with the values of the target's metrics alone, in their order."""
-    entries = [entry for key in target.metric_keys for entry in row.scored if entry.key == key]
-    values = {name: value for entry in entries for name, value in entry.values.items()}
-    return row.model_copy(update={"scored": tuple(entries), "metrics": values})
+    return Evaluation(target, tuple(rows[steps].of_metrics(target.metric_keys) for steps in target.steps))
 
 
 def _measured(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,12 @@ class EvaluatedRow(Strict):
     def values_by(self, key: str) -> dict[str, float] | None:
         """Values of the metric with this key; None if it has not scored the row."""
         return next((entry.values for entry in self.scored if entry.key == key), None)
+
+    def of_metrics(self, keys: Sequence[str]) -> EvaluatedRow:
+        """The row with the values of these metrics alone, in their order."""
+        entries = [entry for key in keys for entry in self.scored if entry.key == key]
+        values = {name: value for entry in entries for name, value in entry.values.items()}
+        return self.model_copy(update={"scored": tuple(entries), "metrics": values})
 
     def with_scores(self, scores: Iterable[ScoredBy]) -> EvaluatedRow:
         """The row with further metrics, which replace those with the same key or the same names of values."""

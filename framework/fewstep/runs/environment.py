@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from fewstep.runtime.files import read_json
+
 _VERSIONS = ("torch", "torchvision", "xformers", "numpy", "pydantic", "safetensors")
 
 
@@ -76,11 +78,28 @@ def plugin_versions(descriptions: object) -> dict[str, str]:
 
 def run_plugin_versions(environment: Path) -> dict[str, str]:
     """Versions of plugins by the `environment.json` of a run; empty if it does not say."""
+    return plugin_versions(_record(environment).get("plugins"))
+
+
+def run_data_fingerprint(environment: Path) -> str:
+    """Fingerprint of the data by the `environment.json` of a run; empty if it does not say."""
+    return str(_record(environment).get("data") or "")
+
+
+def _record(environment: Path) -> dict[str, object]:
     try:
         record = json.loads(environment.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return plugin_versions(record.get("plugins")) if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) else {}
+
+
+def training_commit(environment: Path) -> str | None:
+    """Commit of fewstep at a training, by the `environment.json` of its run; None if that is not known."""
+    if not environment.exists():
+        return None
+    record = read_json(environment, "delete the run to train it anew")
+    return record.get("commit") if isinstance(record, dict) else None
 
 
 def _processor() -> str:

@@ -25,7 +25,7 @@ from fewstep.recipe import load_run_recipe, parse_recipe
 from fewstep.recipe.models import Recipe
 from fewstep.runs.build import build_network, build_process
 from fewstep.runs.checkpoint import DamagedCheckpoint, import_weights, list_checkpoints, load_checkpoint, step_of
-from fewstep.runs.environment import plugin_versions, run_plugin_versions
+from fewstep.runs.environment import plugin_versions, run_data_fingerprint, run_plugin_versions
 from fewstep.runs.exported import Exported, is_exported
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.bounded import TooLargeError, build_bounded, largest_tensor
@@ -176,6 +176,11 @@ class ModelSource:
     def digest(self) -> str:
         """First 16 digits of the SHA-256 of the weights, identical for a run and its exports in float32."""
         return digest(*(tensor for _, tensor in sorted(self.state.items())))
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Fingerprint of the data, as far as the run or the export says it; else an empty text."""
+        return self.exported.config.data.fingerprint if self.exported else run_data_fingerprint(self.run.environment)
 
     def training_data(self) -> Dataset:
         """The model's dataset with its training data; see `with_data`."""

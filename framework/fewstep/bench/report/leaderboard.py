@@ -11,12 +11,14 @@ from pydantic_core import PydanticCustomError
 
 from fewstep.bench.report.curves import means_over_nfe
 from fewstep.bench.report.tables import ARROWS, REAL, Grid, budget, commits, ordered, titled
+from fewstep.bench.results.evaluations import stored_results
 from fewstep.bench.results.results import Results, Summary, results_file
 from fewstep.bench.results.summary import estimate_text
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
 from fewstep.data.base import DATASETS
+from fewstep.runs.exported import is_exported
 from fewstep.runtime.hashing import digest_of
 
 
@@ -114,7 +116,7 @@ def merge(sources: Sequence[str | Path], *, value: str | None = None, data: str 
     """Rank the results of several runs.
 
     Args:
-        sources: results, as files or folders.
+        sources: results, as files or folders; or models, whose kept evaluations count.
         value: to rank by; their common headline value if left out.
         data: first digits of a fingerprint; ignores results of other data.
 
@@ -122,7 +124,7 @@ def merge(sources: Sequence[str | Path], *, value: str | None = None, data: str 
         UserError: unreadable results, different data, different numbers of samples, or no common value with a better
             direction.
     """
-    loaded = [(str(source), Results.load(results_file(source))) for source in sources]
+    loaded = _loaded([str(source) for source in sources])
     if data:
         selected = [(source, results) for source, results in loaded if data_of(results).startswith(data)]
         if not selected:
@@ -147,6 +149,21 @@ def merge(sources: Sequence[str | Path], *, value: str | None = None, data: str 
             curves.setdefault(entry.curve, []).append((entry.summary.nfe, entry.summary.values[value].mean))
     areas, span = means_over_nfe(curves)
     return Leaderboard(value, directions, beside, tuple(ranked), areas, span)
+
+
+def _loaded(sources: Sequence[str]) -> list[tuple[str, Results]]:
+    """Results of files and folders, and of the evaluations of models: with as many samples as the files have."""
+    models = {source for source in sources if _is_model(source)}
+    files = {source: Results.load(results_file(source)) for source in sources if source not in models}
+    samples = next((results.suite.samples for results in files.values()), None)
+    evaluated = {source: stored_results(source, samples) for source in models}
+    return [(source, files.get(source) or evaluated[source]) for source in dict.fromkeys(sources)]
+
+
+def _is_model(source: str) -> bool:
+    path = Path(source)
+    run = path.name == "latest" or (path / "recipe.resolved.yaml").is_file()
+    return run or path.suffix == ".safetensors" or (path.is_dir() and is_exported(path))
 
 
 def sample_length(data: object) -> int | None:

@@ -1,8 +1,9 @@
-"""Differences between the recipes of a case and of the case that it builds on."""
+"""Differences between recipes: of a case and the case that it builds on, or of several models."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from fewstep.bench.report.tables import Grid
 from fewstep.bench.results.results import CaseResult, Results
@@ -24,6 +25,14 @@ def recipe_diff(base: CaseResult, case: CaseResult) -> Grid:
     keys = [key for key in dict.fromkeys([*new, *old]) if old.get(key) != new.get(key)]
     rows = [[key, old.get(key, "–"), new.get(key, "–")] for key in keys if key.split(".")[0] not in _ELSEWHERE]
     return Grid(["key", base.name, case.name], rows, text_columns=3)
+
+
+def recipes_grid(recipes: Mapping[str, Mapping[str, object]]) -> Grid:
+    """Dotted keys that are not the same in all recipes, with the value of each model."""
+    flat = {name: _flat(dict(recipe)) for name, recipe in recipes.items()}
+    keys = dict.fromkeys(key for values in flat.values() for key in values)
+    rows = [[key, *(values.get(key, "–") for values in flat.values())] for key in keys if key != "name"]
+    return Grid(["key", *flat], [row for row in rows if len(set(row[1:])) > 1], text_columns=1 + len(flat))
 
 
 def _flat(value: object, path: str = "") -> dict[str, str]:

@@ -31,9 +31,9 @@ from fewstep.metrics.base import DrawnFrom
 from fewstep.runs.build import build_process
 from fewstep.runs.checkpoint import step_of
 from fewstep.runs.contents import reference_digests
+from fewstep.runs.environment import training_commit
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import build_component, open_model
-from fewstep.runtime.files import read_json
 from fewstep.runtime.hashing import digest_of
 from fewstep.runtime.seeding import generator_for
 from fewstep.samplers.base import SAMPLERS, Sampler
@@ -268,7 +268,7 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
         train_seconds=train_seconds(case.run) if trained else None,
         train_tokens_per_second=_train_speed(plan, case) if trained else None,
         run=_relative(case.run.path, plan.folder) if trained else None,
-        commit=_training_commit(case.run) if trained else None,
+        commit=training_commit(case.run.environment) if trained else None,
         logged=(case.run.log_lines() or [{}])[-1] if trained else {},
         resolved=resolved,
     )
@@ -292,14 +292,6 @@ def train_seconds(run: RunDir) -> float:
 def _train_speed(plan: Plan, case: PreparedCase) -> float | None:
     """Training speed in tokens per second."""
     return train_tokens_per_second(case.run.log_lines(), case.recipe.train.batch_size * plan.dataset.spec.length)
-
-
-def _training_commit(run: RunDir) -> str | None:
-    """Commit of fewstep at the training."""
-    if not run.environment.exists():
-        return None
-    record = read_json(run.environment, "delete the run to train it anew")
-    return record.get("commit") if isinstance(record, dict) else None
 
 
 def _relative(path: str | Path, folder: Path) -> str:
