@@ -160,7 +160,11 @@ def model_grid(results: Results) -> Grid:
     """The models. Evaluations are samples that networks evaluated in training; each evaluation counts."""
     header = ["model", "recipe", "teacher", "commit", "parameters", "training steps", "evaluations", "training time"]
     header += ["training tokens/s", "training memory, MB"]
-    return Grid(header, [_model_row(case) for case in results.cases if case.model is None], text_columns=4)
+    return Grid(
+        header,
+        [_model_row(case) for case in results.cases if not case.model or results.case(case.model) is None],
+        text_columns=4,
+    )
 
 
 def _model_row(case: CaseResult) -> list[str]:
@@ -168,7 +172,7 @@ def _model_row(case: CaseResult) -> list[str]:
         "none (exact distribution)" if case.oracle else "" if case.parameters is None else f"{case.parameters:,}"
     )
     seconds = "" if case.train_seconds is None else clock(case.train_seconds)
-    recipe = " ".join([case.recipe, *(f"--set {change}" for change in _changes(case))])
+    recipe = case.model or " ".join([case.recipe, *(f"--set {change}" for change in _changes(case))])
     steps = "" if case.train_steps is None else f"{case.train_steps:,}"
     teacher = model_id(case.teacher, case.train_seed) if case.teacher else ""
     speed = "" if case.train_tokens_per_second is None else f"{case.train_tokens_per_second:,.0f}"
@@ -289,7 +293,8 @@ def commands(results: Results) -> list[str]:
 
 def _training(results: Results, case: CaseResult) -> list[str]:
     """Command that trains a case's model."""
-    teacher = results.case(case.teacher, case.train_seed) if case.teacher else None
+    name, seed = case.teacher or "", case.train_seed
+    teacher = results.case(name, seed) or results.case(name)  # a teacher that existed has no seed of training
     verb = ["distill", case.recipe, "--teacher", str(teacher.run)] if teacher else ["train", case.recipe]
     return ["fewstep", *verb, *(part for change in _changes(case) for part in ("--set", change))]
 

@@ -11,11 +11,12 @@ from fewstep.bench.results.results import model_id
 from fewstep.bench.suites.needs import unmet_need
 from fewstep.bench.suites.suite import CaseSpec, LoadedSuite, Suite
 from fewstep.core.component import ComponentConfig
-from fewstep.core.errors import Problem, RecipeError, UserError
+from fewstep.core.errors import FewstepError, Problem, RecipeError, UserError
 from fewstep.core.names import did_you_mean
 from fewstep.core.references import Reference, references, replace_references
 from fewstep.data.base import DATASETS, Dataset
 from fewstep.data.synthetic.source import Source
+from fewstep.evaluation.target import find_source
 from fewstep.metrics.base import METRICS, MetricConfig, ToScore
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe import LoadedRecipe, load_recipe, with_sampler
@@ -58,11 +59,6 @@ class PreparedCase:
         return model_id(self.spec.name, self.train_seed)
 
     @property
-    def dependencies(self) -> list[str]:
-        """`id`s of the trainings that must end before this one."""
-        return [model_id(name, self.train_seed) for _, name in self.spec.dependencies]
-
-    @property
     def label(self) -> str:
         return self.spec.label or self.spec.name
 
@@ -101,8 +97,14 @@ class Plan:
         """One training, by its `id`."""
         return next(case for case in self.cases if case.id == id)
 
+    def dependencies(self, case: PreparedCase) -> list[PreparedCase]:
+        """Cases that must be trained before this one. A model that exists has no seed of training."""
+        known = {other.id: other for other in self.cases}
+        return [known.get(model_id(name, case.train_seed)) or known[name] for _, name in case.spec.dependencies]
+
     def training_of(self, case: PreparedCase) -> PreparedCase | None:
-        """The case that trains this case's model: itself, or the case that it samples again; None for an oracle."""
+        """The case that trains this case's model: itself, or the case that it samples again; None for an oracle, and
+        for a model that exists."""
         return next((other for other in self.cases if other.trained and other.run.path == case.run.path), None)
 
     @property
@@ -192,8 +194,8 @@ class _Planner:
         suite = self.loaded.suite
         spec = suite.cases[index]
         changes = [*suite.set, *spec.set, *self.loaded.sets, *([] if seed is None else [f"seed={seed}"])]
-        teacher = self.cases.get(model_id(spec.teacher or "", seed))
-        origins = {role: self.cases.get(model_id(name, seed)) for role, name in spec.start_from.items()}
+        teacher = self._earlier(spec.teacher, seed)
+        origins = {role: self._earlier(name, seed) for role, name in spec.start_from.items()}
         # A teacher or origin that could not be prepared has reported its problems. A placeholder takes the place of its
         # run, so that this case is checked too.
         changes += [f"start_from.{role}={case.run.path if case else role}" for role, case in origins.items()]
@@ -227,9 +229,9 @@ class _Planner:
         self.cases[case.id] = case
 
     def add_resampled(self, index: int, seed: int | None) -> None:
-        """Prepare a case that samples an earlier case's model, or record its problems."""
+        """Prepare a case that samples an earlier case's model or one that exists, or record its problems."""
         spec = self.loaded.suite.cases[index]
-        origin = self.cases.get(model_id(spec.model or "", seed)) or self.cases.get(spec.model or "")
+        origin = self._existing(index) if spec.existing else self._earlier(spec.model, seed)
         if origin is None:
             return  # its problems were recorded
         recipe = origin.recipe
@@ -251,6 +253,32 @@ class _Planner:
         spec = origin.spec.model_copy(update=fields)
         case = replace(origin, spec=spec, loaded=replace(origin.loaded, recipe=recipe), unmet_need=need)
         self.cases[case.id] = case
+
+    def _earlier(self, name: str | None, seed: int | None) -> PreparedCase | None:
+        """An earlier case: its training with a seed, or one that has no seed; None if it has problems."""
+        return self.cases.get(model_id(name or "", seed)) or self.cases.get(name or "")
+
+    def _existing(self, index: int) -> PreparedCase | None:
+        """A run or export that a case names; None after its problem was recorded."""
+        spec = self.loaded.suite.cases[index]
+        try:
+            source = find_source(str(spec.model))
+        except FewstepError as error:
+            self._report(index, "model", str(error))
+            return None
+        dataset = self._data(index, source.recipe, place="model")
+        if dataset is None:
+            return None
+        if source.exported and source.data_fingerprint != dataset.fingerprint:
+            self._report(index, "model", f"'{spec.model}' was trained on other data than the suite's (its fingerprint)")
+            return None
+        if spec.grid_search and (source.exported or source.path.suffix):
+            self._report(index, "grid_search", f"steps are searched for runs, and '{spec.model}' is none")
+        facts = {"recipe": source.recipe.model_dump(mode="json"), "weights": source.digest, "data": dataset.fingerprint}
+        if self.code is not None:
+            facts |= {"code": self.code, "plugins": plugin_versions(source.recipe.plugins)}
+        loaded = LoadedRecipe(source.recipe, source.path, "")
+        return PreparedCase(spec, None, loaded, digest_of(facts), RunDir(source.path))
 
     def _check_sweep(self, index: int, recipe: Recipe) -> None:
         """Check that the sampler has the swept setting and accepts all its values."""
@@ -294,23 +322,21 @@ class _Planner:
         elif reason := config.refuses(ToScore(self._data_type, here=True)):
             yield f"metric '{config.type}' is not available here: {reason}"
 
-    def _data(self, index: int, recipe: Recipe) -> Dataset | None:
-        """Data of the case. All cases must have the same data."""
+    def _data(self, index: int, recipe: Recipe, place: str = "recipe") -> Dataset | None:
+        """Data of the case. All cases must have the same data; `place` is the key that problems are reported at."""
         key = recipe.data.model_dump_json()
         self._data_type = self._data_type or DATASETS.get(recipe.data.type).cls
         try:
             dataset = self._datasets.get(key) or build_dataset(recipe)
         except UserError as error:
-            self._report(index, "recipe", str(error))
+            self._report(index, place, str(error))
             return None
         self._datasets[key] = dataset
         spec = self.loaded.suite.cases[index]
         if self.dataset is None:
             self.dataset, self._first = dataset, spec.name
         if dataset.fingerprint != self.dataset.fingerprint:
-            self._report(
-                index, "recipe", f"its data differ from those of case '{self._first}'; all cases must share them"
-            )
+            self._report(index, place, f"its data differ from those of case '{self._first}'; all cases must share them")
         if spec.oracle and not isinstance(dataset, Source):
             known = ", ".join(entry.name for entry in DATASETS.entries() if issubclass(entry.cls, Source))
             self._report(index, "oracle", f"dataset '{recipe.data.type}' has no oracle; datasets with one: {known}")

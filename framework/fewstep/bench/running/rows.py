@@ -249,7 +249,7 @@ def _sheet(plan: Plan, slot: Slot, tokens: Tensor) -> str | None:
 
 def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> CaseResult:
     """Facts about a case's model, for the results."""
-    trained = not case.spec.oracle
+    trained, existing = not case.spec.oracle, case.spec.existing
     relative = replace_references(case.recipe, lambda reference: _relative(reference.value, plan.folder))
     resolved = relative.model_dump(mode="json")
     resolved["sampler"] = sampler_settings(plan, case)
@@ -257,8 +257,8 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
         name=case.name,
         train_seed=case.train_seed,
         label=case.label,
-        recipe=case.spec.recipe or "",
-        set=(*plan.suite.set, *case.spec.set, *plan.loaded.sets),
+        recipe=case.recipe.name if existing else case.spec.recipe or "",
+        set=() if existing else (*plan.suite.set, *case.spec.set, *plan.loaded.sets),
         digest=case.digest,
         teacher=case.spec.teacher,
         oracle=case.spec.oracle,

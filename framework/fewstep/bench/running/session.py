@@ -106,7 +106,7 @@ class Session:
     def needs(self, task: Task) -> list[Task]:
         """Trainings that must end before a task can begin."""
         if task.kind == "train":
-            cases = [self.plan.case(name) for name in self.plan.case(task.model).dependencies]
+            cases = self.plan.dependencies(self.plan.case(task.model))
         else:
             cases = list(self.plan.references.values())
             cases += [] if task.model == REFERENCE else [self.plan.case(task.model)]

@@ -56,7 +56,9 @@ class CaseSpec(Strict):
 
     name: Name = Field(description="name in results, claims and files")
     recipe: str | None = Field(None, description="shipped recipe, or a path relative to the suite")
-    model: str | None = Field(None, description="earlier case whose model to sample; nothing is trained")
+    model: str | None = Field(
+        None, description="earlier case, or path of a run or export (./few), to sample; nothing is trained"
+    )
     sampler: Annotated[ComponentConfig | None, From("samplers", optional=True)] = Field(
         None, description="replaces the recipe's; with `model`"
     )
@@ -79,9 +81,15 @@ class CaseSpec(Strict):
         return self.model_copy(update={**changes, "sweep": self.sweep and self.sweep.reduced(quick.steps)})
 
     @property
+    def existing(self) -> bool:
+        """Whether its model was trained before, outside of the suite: `model` is a path, not the name of a case."""
+        return self.model is not None and ("/" in self.model or self.model.endswith(".safetensors"))
+
+    @property
     def dependencies(self) -> list[tuple[Key, str]]:
         """Keys that name other cases, and those cases. They must be trained before this one."""
-        single: list[tuple[Key, str | None]] = [(("teacher",), self.teacher), (("model",), self.model)]
+        origin = None if self.existing else self.model
+        single: list[tuple[Key, str | None]] = [(("teacher",), self.teacher), (("model",), origin)]
         named = [(key, name) for key, name in single if name]
         return [*named, *((("start_from", role), name) for role, name in self.start_from.items())]
 
@@ -255,7 +263,8 @@ class Suite(Strict):
                 elif name in [other.name for other in self.cases]:
                     yield key, f"case '{name}' must come before this case, which needs it"
                 else:
-                    yield key, _unknown("case", name, list(earlier))
+                    path = "; a run or an export is named by its path, such as ./few" if below == ("model",) else ""
+                    yield key, _unknown("case", name, list(earlier)) + path
 
     def _check_headline(self) -> Problems:
         """The headline is a value of a metric with a better direction."""
