@@ -82,11 +82,11 @@ def test_runs_of_one_recipe_are_told_apart_and_exports_take_part(
 
 
 def test_recipes_differ_in_these_keys() -> None:
-    a: dict[str, object] = {"name": "a", "optim": {"lr": 0.1, "betas": [0.9]}, "sampler": {"type": "x"}}
-    b: dict[str, object] = {"name": "b", "optim": {"lr": 0.2, "betas": [0.9]}, "sampler": {"type": "x", "grid": None}}
+    a: dict[str, object] = {"name": "a", "optim": {"lr": 0.1, "betas": [0.9]}, "teacher": None}
+    b: dict[str, object] = {"name": "b", "optim": {"lr": 0.2, "betas": [0.9]}, "teacher": {"run": "runs/t"}}
     grid = recipes_grid({"a": a, "b": b, "c": a})
     assert grid.header == ["key", "a", "b", "c"]
-    assert grid.rows == [["optim.lr", "0.1", "0.2", "0.1"], ["sampler.grid", "–", "null", "–"]]
+    assert grid.rows == [["optim.lr", "0.1", "0.2", "0.1"], ["teacher.run", "–", "runs/t", "–"]]
 
 
 def test_panels_of_curves() -> None:

@@ -32,7 +32,9 @@ def recipes_grid(recipes: Mapping[str, Mapping[str, object]]) -> Grid:
     flat = {name: _flat(dict(recipe)) for name, recipe in recipes.items()}
     keys = dict.fromkeys(key for values in flat.values() for key in values)
     rows = [[key, *(values.get(key, "–") for values in flat.values())] for key in keys if key != "name"]
-    return Grid(["key", *flat], [row for row in rows if len(set(row[1:])) > 1], text_columns=1 + len(flat))
+    # A section that is null in one recipe and filled in another has a row for each of its keys.
+    differ = [row for row in rows if len({"–" if value == "null" else value for value in row[1:]}) > 1]
+    return Grid(["key", *flat], differ, text_columns=1 + len(flat))
 
 
 def _flat(value: object, path: str = "") -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fewstep.bench.results.results import CaseResult, Results, Row, SuiteInfo
 from fewstep.bench.results.summary import summarise
+from fewstep.bench.running.rows import train_seconds
 from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
 from fewstep.evaluation.rows import EvaluatedRow, load_rows
@@ -227,7 +228,7 @@ def _case(model: Measured, models: Sequence[Measured]) -> CaseResult:
         oracle=False,
         parameters=sum(tensor.numel() for tensor in source.state.values()),
         train_steps=source.step,
-        train_seconds=None,
+        train_seconds=train_seconds(source.run) if lines else None,
         run=str(source.path),
         commit=training_commit(source.run.environment),
         logged={key: value for key, value in (lines or [{}])[-1].items() if _is_finite(value)},
