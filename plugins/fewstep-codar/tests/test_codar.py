@@ -40,6 +40,7 @@ SMALL = [
     "watch.times=0",
     "evaluate={steps: [2], samples: 16}",
 ]
+HALVES = ["objective.denoised=0.5", "objective.noise=[0, 0.5]"]
 
 
 def recipe(name: str) -> Path:
@@ -62,7 +63,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = RunDir(tmp_path_factory.mktemp("student") / "run")
-    sets = [*SMALL, f"teacher.run={teacher}"]
+    sets = [*SMALL, *HALVES, f"teacher.run={teacher}"]
     fit(load_recipe(recipe("markov-codar"), sets), run, echo=lambda line: None)
     return run.path
 
@@ -175,7 +176,7 @@ def test_the_decoder_alone_is_trained(teacher: Path, student: Path) -> None:
 
 
 def test_an_interrupted_second_stage_goes_on_bit_by_bit(student: Path, teacher: Path, tmp_path: Path) -> None:
-    sets = [*SMALL, f"teacher.run={teacher}", "train.checkpoint_every=2"]
+    sets = [*SMALL, *HALVES, f"teacher.run={teacher}", "train.checkpoint_every=2"]
     loaded, run = load_recipe(recipe("markov-codar"), sets), RunDir(tmp_path / "run")
     fit(loaded, run, echo=lambda line: None)
     shutil.rmtree(list_checkpoints(run.checkpoints)[-1])
