@@ -114,6 +114,7 @@ IDLM = {"renoise": "forward_soft", "times": "independent", "weighting": "elbo", 
     [
         {"renoise": "posterior"},
         {"renoise": "posterior", "times": "grid"},
+        {"renoise": "posterior", "times": "grid", "below_end": 0.5},
         {"renoise": "forward"},
         {"renoise": "forward_soft"},
         {"renoise": "forward", "times": "start"},

@@ -15,7 +15,7 @@ from fewstep.predictions.lazy import Term
 from fewstep.testing.objectives import _processes, _recipe, _run, _silent, _train
 from fewstep.training.trainer import Trainer
 
-SMALL = {"rectified": {"pairs": 64, "teacher_steps": 4}}
+SMALL = {"shared_noise": {"groups": 3}, "rectified": {"pairs": 64, "teacher_steps": 4}}
 CASES = [
     *({"type": name, **SMALL.get(name, {})} for name in OBJECTIVES.names()),
     {"type": "denoising", "loss": "bound"},

@@ -100,3 +100,19 @@ def test_typical_steps() -> None:
     assert typical_steps("uniform", 8) == 8
     assert typical_steps("grid", (4, 16)) == 8
     assert typical_steps("start", 8) == 1
+
+
+@pytest.mark.parametrize("law", ["uniform", "grid"])
+def test_a_share_of_s_lies_below_the_end(law: TimeLaw) -> None:
+    """And is uniform there; where the end is 0 there is no place below it. The other draws are the law's."""
+    t, s, end = draw_times(law, N, 4, 1e-3, source(), 0.4)
+    before = draw(law, 4, 1e-3)
+    assert torch.equal(t, before.t)
+    inner = end > 0.1
+    below = (s < end)[inner]
+    assert below.double().mean() == pytest.approx(0.4, abs=0.02)
+    places = ((s - 1e-3) / (end - 1e-3))[inner][below]
+    assert (places.histc(5, 0, 1) / len(places)).sub(0.2).abs().max() < 0.02
+    same = s >= end
+    assert torch.equal(s[same], before.s[same])
+    assert torch.equal(s[end == 0], before.s[end == 0])

@@ -16,6 +16,7 @@ from fewstep.runs.folder import RunDir
 from fewstep.training.trainer import Trainer
 
 SMALL: dict[str, dict[str, Any]] = {
+    "shared_noise": {"groups": 3},
     "rectified": {"pairs": 64, "teacher_steps": 2},
     "dmmd": {"updates": "simultaneous"},
     "didi": {"group": 2, "head_start": 0.0},
@@ -45,7 +46,7 @@ def raw(name: str, parts: int, teacher: Path | None = None) -> dict[str, Any]:
         recipe["data"] = "digits"
         recipe["backbone"] = {"type": "vq_autoencoder", "width": 8, "depth": 1, "codes": 12, "code_width": 4}
     if any(role.adapters for role in kind.roles.values()):
-        recipe["noise_input"] = {"type": "gaussian", "channels": 4}
+        recipe["noise_input"] = "stable" if kind.needs_logit_noise else {"type": "gaussian", "channels": 4}
     if teacher is not None:
         recipe["teacher"] = {"run": str(teacher)}
     return recipe

@@ -16,10 +16,10 @@ from fewstep.testing.objectives import _processes, _recipe, _run, _silent, _trai
 from fewstep.testing.synchronisations import Synchronisations
 from fewstep.training.trainer import Trainer
 
-SMALL = {"rectified": {"pairs": 64, "teacher_steps": 4}}
+SMALL = {"shared_noise": {"groups": 3}, "rectified": {"pairs": 64, "teacher_steps": 4}}
 STEPS = 6
 
-MASKS = {"consistency": 2, "sdtt": 3, "dmmd": 2, "dmmd_instant": 5, "didi": 4, "di4c": 8}
+MASKS = {"consistency": 2, "shared_noise": 6, "sdtt": 3, "dmmd": 2, "dmmd_instant": 5, "didi": 4, "di4c": 8}
 """Waits a step of objectives that look up the positions of more than one mask: one each."""
 
 

@@ -58,13 +58,18 @@ class RoleSpec:
 class Phase:
     """One kind of optimiser step: the roles in `train` are updated `repeat` times before the next phase.
 
-    It is skipped until the share `after` of the training is over; at least one phase must start at 0.
+    It takes its turns from the share `after` of the training on, and no longer from the share `until` on; each step
+    must have a phase. Over a share `ramp` of the training, from the phase's first step, the rates of the roles in
+    `ramped` rise from 0.
     """
 
     name: str
     train: tuple[str, ...]
     repeat: int = 1
     after: float = 0.0
+    until: float = 1.0
+    ramp: float = 0.0
+    ramped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -264,6 +269,8 @@ class Objective(Component, ABC):
     """Whether its loss is a sum or mean of values [B, L] that `StepContext.mean` or `sum` reduces, so that a step may
     supervise fewer tokens. Losses of whole samples are not."""
 
+    needs_logit_noise: ClassVar[bool] = False
+    """Whether its student must have noise at its logits (`noise_input: stable`)."""
     shardable: ClassVar[bool] = True
     """Whether its networks may be divided between ranks (`parallel.strategy: fsdp`): it evaluates them by calling them,
     and reads no parameters while it does."""

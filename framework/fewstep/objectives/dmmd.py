@@ -6,26 +6,36 @@ Shapes: B batch, L tokens, V vocabulary. z_t and z_s are noised ids [B, L].
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
+from fewstep.core.component import ComponentConfig, Strict
 from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.guidance import guided
 from fewstep.denoisers.low_rank import LowRankDenoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.matching.diagnostics import diagnose
+from fewstep.objectives.matching.diagnostics import diagnose, mean_entropy
 from fewstep.objectives.matching.losses import LossName, matching_loss
 from fewstep.objectives.matching.student_step import Renoise, Target, check_target, soft_targets, student_step
-from fewstep.objectives.matching.times import TimeLaw, typical_steps
+from fewstep.objectives.matching.times import TimeLaw, draw_times, typical_steps
+from fewstep.objectives.parts.ramp import CountOrRamp, Ramp
+from fewstep.objectives.parts.trajectories import Groups, Turns, check_trajectories, places_in_turns, trajectory_loss
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.evidence import Output
 from fewstep.predictions.shaping import shape
 from fewstep.processes.base import PROCESSES, discrete, per_token
+
+
+class Warmup(Strict):
+    """The first share of a training, in which the student learns trajectories of its teacher (`shared_noise`)."""
+
+    share: float = Field(0.25, gt=0, lt=1, description="share of the training's steps")
+    groups: Groups = Field(4, description="turns of the teacher; [rows, columns] of an image; they divide the sample")
 
 
 @OBJECTIVES.register("dmmd")
@@ -45,7 +55,9 @@ class DMMD(Objective):
 
     class Config(WeightingConfig):
         type: Literal["dmmd"] = "dmmd"
-        k: int = Field(8, ge=1, description="sampling steps that the student is trained for")
+        k: CountOrRamp = Field(
+            8, description="sampling steps that the student is trained for; {from, to, over}: they change as it trains"
+        )
         k_max: int | None = Field(
             None, ge=2, description="largest k, drawn for each sample from k up to this: one student, several NFE"
         )
@@ -82,6 +94,29 @@ class DMMD(Objective):
             1.0, ge=0, description="weight of classifier-free guidance of the teacher that is distilled; 1 for none"
         )
         min_time: float = Field(1e-3, ge=0, lt=1, description="smallest s drawn")
+        below_end: float = Field(
+            0.0, ge=0, le=1, description="share of draws whose s is below the end of the student's step"
+        )
+        warmup: Warmup | None = Field(None, description="trajectories of the teacher before the game; null for none")
+        auxiliary_first: float = Field(
+            0.0, ge=0, lt=1, description="share of the training in which the auxiliary learns alone, before the game"
+        )
+        student_ramp: float = Field(
+            0.0,
+            ge=0,
+            le=1,
+            description="share of the training, from the game's first step, over which the student's rate rises from 0",
+        )
+
+        @property
+        def game(self) -> float:
+            """Share of the training after which both players learn."""
+            return self.warm + self.auxiliary_first
+
+        @property
+        def warm(self) -> float:
+            """Share of the training that the warm-up takes."""
+            return 0.0 if self.warmup is None else self.warmup.share
 
         def check_recipe(self, recipe: RecipeView) -> Iterator[tuple[str, str]]:
             means = not PROCESSES.get(recipe.process.type).cls.carry_over and recipe.output == "x_mean"
@@ -91,44 +126,61 @@ class DMMD(Objective):
                 yield "aux_steps", "simultaneous updates are one to one; set aux_steps to 1, or updates to alternating"
             if self.times in _FORWARD and self.renoise == "posterior":
                 yield "renoise", f"{_FORWARD[self.times]}; set renoise to forward or forward_soft"
-            if self.k_max is not None and self.k_max <= self.k:
+            if self.k_max is not None and isinstance(self.k, Ramp):
+                yield "k_max", "k changes with the training already; give one of the two"
+            elif self.k_max is not None and not isinstance(self.k, Ramp) and self.k_max <= self.k:
                 yield "k_max", f"must be more than k, which is {self.k}"
+            if self.below_end and self.times not in ("uniform", "grid"):
+                yield "below_end", f"with times '{self.times}' s has nothing to do with the step's end; set it to 0"
+            if self.game >= 1:
+                yield "auxiliary_first", "no steps are left for the game; lower it or warmup.share"
+            if self.warmup is not None:
+                yield from check_trajectories("warmup.groups", self.warmup.groups, recipe)
             if self.teacher_guidance != 1 and recipe.label_input is None:
                 yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
             yield from check_target("aux_target", self.aux_target, recipe)
 
     config: Config
+    _turns: Turns
 
     @classmethod
     def output(cls, config: ComponentConfig) -> Output:
         return "leave_one_out" if getattr(config, "loss", None) == "posterior" else "x_mean"
 
     def usual_steps(self) -> int | None:
-        return typical_steps(self.config.times, _steps(self.config))
+        return typical_steps(self.config.times, _steps(self.config, 1, 1))
+
+    def setup(self, ctx: StepContext) -> None:
+        if self.config.warmup is not None:
+            self._turns = places_in_turns(ctx.roles["student"], self.config.warmup.groups)
 
     def phases(self) -> Sequence[Phase]:
-        if self.config.updates == "simultaneous":
-            return [Phase("both", ("student", "auxiliary"))]
-        return [Phase("student", ("student",)), Phase("auxiliary", ("auxiliary",), repeat=self.config.aux_steps)]
+        c = self.config
+        begin, game = c.warm, c.game
+        ramp: dict[str, Any] = {"after": game, "ramp": c.student_ramp, "ramped": ("student",)}
+        phases = [] if c.warmup is None else [Phase("warmup", ("student",), until=begin)]
+        if c.updates == "alternating":
+            alone = Phase("auxiliary", ("auxiliary",), repeat=c.aux_steps, after=begin)
+            return [*phases, Phase("student", ("student",), **ramp), alone]
+        if c.auxiliary_first:
+            phases.append(Phase("auxiliary", ("auxiliary",), after=begin, until=game))
+        return [*phases, Phase("both", ("student", "auxiliary"), **ramp)]
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        if phase.name == "warmup":
+            return self._warmup_loss(batch, ctx)
         # 1. From noised real data, one sampling step of the student: soft probabilities, a hard draw x, and z_s.
         c = self.config
         grad = "student" in phase.train
-        step = student_step(batch, ctx, k=_steps(c), min_time=c.min_time, grad=grad, times=c.times, renoise=c.renoise)
+        k = _steps(c, ctx.step, ctx.steps)
+        step = student_step(
+            batch, ctx, k=k, min_time=c.min_time, grad=grad, times=c.times, renoise=c.renoise, below_end=c.below_end
+        )
         student, s = step.prediction, step.s
 
         # 2. Predictions of teacher and auxiliary from z_s.
         with torch.no_grad():
-            prediction = guided(
-                ctx.denoiser("teacher"),
-                step.z_s,
-                s,
-                cond=batch.cond,
-                weight=c.teacher_guidance,
-                generator=ctx.generators["noise"],
-            )
-            teacher = self._shaped(prediction)
+            teacher = self._teacher(step.z_s, s, batch, ctx)
         with torch.set_grad_enabled("auxiliary" in phase.train):
             auxiliary = ctx.roles["auxiliary"](step.z_s, s, step.next_time, cond=batch.cond)
 
@@ -149,9 +201,20 @@ class DMMD(Objective):
             metrics |= diagnose(student, teacher, auxiliary, step.t, s)
         return LossOutput(loss, metrics)
 
-    def _shaped(self, teacher: Prediction) -> Prediction:
-        """The teacher that is distilled, in every loss (arXiv 2603.20155, section 3.3)."""
+    def _warmup_loss(self, batch: Batch, ctx: StepContext) -> LossOutput:
         c = self.config
+        k = _steps(c, ctx.step, ctx.steps)
+        t, _, end = draw_times(c.times, batch.size, k, c.min_time, ctx.sample_time_of_blocks)
+        ask = partial(self._teacher, batch=batch, ctx=ctx)
+        student, values = trajectory_loss(batch, ctx, t, end, self._turns, ask)
+        loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * values)
+        metrics: dict[str, Any] = {"student_entropy": mean_entropy(student)} if ctx.diagnose else {}
+        return LossOutput(loss, metrics)
+
+    def _teacher(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
+        """The prediction that is distilled, guided and shaped, in every loss (arXiv 2603.20155, section 3.3)."""
+        c, denoiser, noise = self.config, ctx.denoiser("teacher"), ctx.generators["noise"]
+        teacher = guided(denoiser, z, t, cond=batch.cond, weight=c.teacher_guidance, generator=noise)
         return shape(teacher, temperature_=c.teacher_temperature, top_p_=c.teacher_top_p, delta=c.top_p_delta)
 
 
@@ -162,6 +225,7 @@ _FORWARD = {
 """Laws of times that need a fresh forward draw, and why."""
 
 
-def _steps(config: DMMD.Config) -> int | tuple[int, int]:
-    """k, or the range from k to k_max."""
-    return config.k if config.k_max is None else (config.k, config.k_max)
+def _steps(config: DMMD.Config, step: int, steps: int) -> int | tuple[int, int]:
+    """k at a step of a training of so many, or the range from k to k_max."""
+    k = config.k.at(step, steps) if isinstance(config.k, Ramp) else config.k
+    return k if config.k_max is None else (k, config.k_max)

@@ -103,7 +103,7 @@ def _recipe(
         raw["data"] = "digits"
         raw["backbone"] = {"type": "vq_autoencoder", "width": 8, "depth": 1, "codes": 12, "code_width": 4}
     if any(role.adapters for role in roles.values()):
-        raw["noise_input"] = {"type": "gaussian", "channels": 4}
+        raw["noise_input"] = "stable" if kind.needs_logit_noise else {"type": "gaussian", "channels": 4}
     if (only := SAMPLERS.get(sampler).cls.traits.only_steps) is not None:
         raw["evaluate"] = {"steps": [only]}
     if "teacher" in roles:

@@ -313,7 +313,7 @@ class Trainer:
         found = self._judge(phase, loss, norms, refused)
         if found is not None:
             return self._recover(phase, found)
-        rates = self.updates.apply(phase.train)
+        rates = self.updates.apply(phase.train, self.ctx.step)
         if "student" in phase.train:
             self.ema.update(self.shards["student"].own)
         self._end_step(phase)

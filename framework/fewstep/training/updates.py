@@ -33,7 +33,7 @@ class Updates:
     def __init__(
         self, section: OptimSection, shards: Mapping[str, Shards], turns: Turns, ranks: Ranks, tripped: Tensor
     ) -> None:
-        self.shards, self.ranks = shards, ranks
+        self.shards, self.ranks, self.turns = shards, ranks, turns
         self.settings = {name: settings_of(section, name) for name in shards}
         self.optimizers = {name: build_optimizer(self.settings[name], shards[name].own.values()) for name in shards}
         for optimizer in self.optimizers.values():
@@ -83,11 +83,12 @@ class Updates:
         """Clip the gradients of each role as its settings say; returns the norms before."""
         return {name: self.shards[name].clip(self.settings[name].clip or float("inf")) for name in names}
 
-    def apply(self, names: Sequence[str]) -> dict[str, float]:
-        """Update the roles and forget their gradients; returns their learning rates."""
+    def apply(self, names: Sequence[str], step: int) -> dict[str, float]:
+        """Update the roles at step `step` and forget their gradients; returns their learning rates."""
         rates = {}
         for name in names:
-            rates[name] = learning_rate(self.settings[name], self.counts[name], self.totals[name])
+            rate = learning_rate(self.settings[name], self.counts[name], self.totals[name])
+            rates[name] = rate * self.turns.ramp(name, step)
             for group in self.optimizers[name].param_groups:
                 group["lr"] = rates[name]
             self.optimizers[name].step()

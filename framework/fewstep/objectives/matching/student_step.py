@@ -58,6 +58,7 @@ def student_step(
     grad: bool,
     times: TimeLaw = "uniform",
     renoise: Renoise = "posterior",
+    below_end: float = 0.0,
 ) -> StudentStep:
     """Noise data to t and let the student take one step to s (arXiv 2603.20155, Algorithm 1, lines 1 to 5).
 
@@ -68,8 +69,9 @@ def student_step(
             the sampler's step.
         renoise: z_s from q(z_s | z_t, x), from q(z_s | x), or from Cat(alpha_s p + (1 - alpha_s) pi), drawn as
             q(z_s | x) with a second draw x.
+        below_end: share of draws whose s is below the end of the step, see `draw_times`.
     """
-    t, s, end = draw_times(times, batch.size, k, min_time, ctx.sample_time_of_blocks)
+    t, s, end = draw_times(times, batch.size, k, min_time, ctx.sample_time_of_blocks, below_end)
     z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
     with torch.set_grad_enabled(grad):
         prediction = ctx.roles["student"](z_t, t, end, cond=batch.cond, generator=ctx.generators["noise"])

@@ -30,7 +30,9 @@ class StepTimes(NamedTuple):
     end: Tensor
 
 
-def draw_times(law: TimeLaw, count: int, k: int | tuple[int, int], min_time: float, draw: Draw) -> StepTimes:
+def draw_times(
+    law: TimeLaw, count: int, k: int | tuple[int, int], min_time: float, draw: Draw, below_end: float = 0.0
+) -> StepTimes:
     """Draw the times of steps, each [B].
 
     Args:
@@ -43,8 +45,17 @@ def draw_times(law: TimeLaw, count: int, k: int | tuple[int, int], min_time: flo
             the logarithm.
         min_time: smallest s; smaller times have almost no noise to learn from.
         draw: source of uniform numbers.
+        below_end: share of draws whose s ~ U(min_time, end) in place of the law's; for "uniform" and "grid".
     """
-    steps = _steps(count, k, draw)
+    times = _of_law(law, count, _steps(count, k, draw), min_time, draw)
+    if not below_end:
+        return times
+    t, s, end = times
+    lower = min_time + (end - min_time) * draw(count)
+    return StepTimes(t, torch.where((draw(count) < below_end) & (end > min_time), lower, s), end)
+
+
+def _of_law(law: TimeLaw, count: int, steps: Tensor | int, min_time: float, draw: Draw) -> StepTimes:
     if law == "grid":
         t = ((draw(count) * steps).floor() + 1) / steps
         s = torch.minimum((t - draw(count) / steps).clamp(min_time, 1.0), t)
