@@ -15,9 +15,7 @@ from fewstep.core.errors import UserError
 from fewstep.data.base import Dataset
 from fewstep.data.text.text import TextDataset
 from fewstep.likelihood.references import Encoded, Reference
-
-PREFIX = "hf:"
-"""Prefix of the name of such a reference."""
+from fewstep.runtime.hub import PREFIX
 
 PINNED = {
     "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",

@@ -15,9 +15,10 @@ from fewstep.data.base import Dataset
 from fewstep.data.images.base import image_data
 from fewstep.data.synthetic.source import Source
 from fewstep.denoisers.base import Denoiser
-from fewstep.likelihood.causal_lm import PREFIX, load_causal_lm
+from fewstep.likelihood.causal_lm import load_causal_lm
 from fewstep.likelihood.references import DenoiserReference, Reference
 from fewstep.metrics.base import CollectingMetric, MetricConfig
+from fewstep.runtime.hub import PREFIX
 from fewstep.runtime.seeding import generator_for
 
 

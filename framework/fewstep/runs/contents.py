@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from fewstep.core.errors import UserError
 from fewstep.core.references import references
-from fewstep.likelihood.causal_lm import PREFIX
 from fewstep.runs.exported import is_exported
 from fewstep.runs.folder import RunDir
 from fewstep.runtime.hashing import sha256
+from fewstep.runtime.hub import PREFIX
 
 _READ_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".safetensors")
 """Suffixes of the files that are read from a model's folder: settings, tokenizer, weights in safetensors."""

@@ -9,6 +9,9 @@ from types import ModuleType
 
 from fewstep.core.errors import OperationError, UserError
 
+PREFIX = "hf:"
+"""Prefix of models of the Hub's format, a folder or NAME@COMMIT, where a setting may also name models of ours."""
+
 
 def fetch(repo: str, revision: str | None = None, *, patterns: Sequence[str] | None = None) -> Path:
     """Folder of a repository, downloaded or from the cache.

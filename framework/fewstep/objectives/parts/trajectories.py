@@ -80,6 +80,8 @@ def places_in_turns(network: Network, groups: Groups) -> Turns:
     """
     assert isinstance(network, BackboneNetwork)
     tokens = network.backbone.tokens
+    sizes: tuple[int, ...]
+    shape: tuple[int, ...]
     if isinstance(groups, int):
         sizes, shape = (groups,), (tokens.length,)
     else:
