@@ -1,4 +1,4 @@
-"""CI of the plugins: each one's wheel beside fewstep's in one clean environment, their tests, a few steps of recipes.
+"""CI of the plugins: each one's wheel in one clean environment, their tests, plans of suites, a few steps of recipes.
 
     python tests/packaging/check_plugins.py [NAME...]
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from environments import ROOT, Environment, build_wheel
 
 TRAINING = Path(__file__).with_name("train_few_steps.py")
+PLANNING = Path(__file__).with_name("plan_suites.py")
 
 
 def plugins(names: list[str]) -> list[Path]:
@@ -55,6 +56,11 @@ def checks(folders: list[Path], environment: Environment) -> Iterator[tuple[str,
         options = ["-q", "-p", "no:cacheprovider", "-c", str(folder / "pyproject.toml"), str(folder / "tests")]
         yield f"{folder.name}: tests", lambda options=options: environment.python("-m", "pytest", *options)
     recipes = [str(path) for folder in folders for path in sorted((folder / "recipes").glob("*.yaml"))]
+    suites = [str(path) for folder in folders for path in sorted((folder / "suites").glob("*.yaml"))]
+    if len(folders) == len(plugins([])):  # those that need all of them
+        suites += [str(path) for path in sorted((ROOT / "plugins/suites").glob("*.yaml"))]
+    if suites:
+        yield f"all: plans of {len(suites)} suites", lambda: environment.python(str(PLANNING), *suites)
     yield f"all: a few steps of {len(recipes)} recipes", lambda: environment.python(str(TRAINING), *recipes)
 
 
