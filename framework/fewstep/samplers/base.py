@@ -95,6 +95,16 @@ class Sampler(Component, ABC):
         """
         return denoiser
 
+    def check_clock(self, denoiser: Denoiser) -> None:
+        """Refuse a denoiser whose clock this sampler does not follow.
+
+        Raises:
+            ValueError: it has one.
+        """
+        if denoiser.has_clock and not self.traits.follows_clock:
+            name = self.config.type
+            raise ValueError(f"the denoiser has a clock of its own, and sampler {name} does not follow it")
+
     def network(self, key: str, denoiser: Denoiser, dataset: Dataset) -> Network:
         """The network that a setting names (`Annotated[str, Ref("run")]`), on the denoiser's device.
 

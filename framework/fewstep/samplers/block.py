@@ -56,4 +56,5 @@ class BlockSampler(Sampler):
         cond: Condition = NOTHING,
         on_step: OnStep | None = None,
     ) -> Samples:
+        self.check_clock(denoiser)
         return draw_in_blocks(self.inner, denoiser, count, steps=steps, generator=generator, cond=cond, on_step=on_step)

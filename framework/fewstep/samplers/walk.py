@@ -245,8 +245,7 @@ class WalkSampler(Sampler):
     ) -> Samples:
         if self.config.classifier is not None and not isinstance(denoiser, ClassifierGuidedDenoiser):
             raise ValueError("this sampler names a classifier: wrap the denoiser by `guide`")
-        if denoiser.has_clock and not self.traits.follows_clock:
-            raise ValueError(f"the denoiser has a clock of its own, and sampler {self.config.type} does not follow it")
+        self.check_clock(denoiser)
         before = denoiser.evaluated, denoiser.computed
         walk = Walk(denoiser, self.config, cond, generator)
         with refused_at_end():
