@@ -164,7 +164,7 @@ def test_a_refusal_has_file_line_and_remedy(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(
         "extends: coins-teacher\nname: bad\nplugins: [fewstep-flm]\nprocess: onehot_gaussian\nsampler: remdm\n"
     )
-    with pytest.raises(RecipeError, match=r"bad\.yaml:5: sampler: .*samplers for it: ancestral, flow_map"):
+    with pytest.raises(RecipeError, match=r"bad\.yaml:5: sampler: .*samplers for it: ancestral, .*flow_map"):
         load_recipe(tmp_path / "bad.yaml")
 
 
