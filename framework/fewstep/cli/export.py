@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -46,10 +47,11 @@ def push(
     """Upload an exported model to the Hugging Face Hub. Needs the extra `hub`. Uploads the card too."""
     from fewstep.export.hub import push as upload
     from fewstep.export.hub import uploads
+    from fewstep.runs.exported import Exported
 
     if dry_run:
-        for file in uploads(folder):
-            typer.echo(f"{file.stat().st_size:>12,}  {file.relative_to(folder)}")
+        for name in uploads(Exported(folder)):
+            typer.echo(f"{(Path(folder) / name).stat().st_size:>12,}  {name}")
         typer.echo(f"would be pushed to https://huggingface.co/{repo}")
         return
     typer.echo(f"pushed to {upload(folder, repo, private=private)}")

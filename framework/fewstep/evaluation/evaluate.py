@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.compiled import compile_trunks
@@ -128,22 +127,15 @@ def _measured(
             if row is None or of_samples:
                 drawn = _drawn(target, sampler, denoiser, steps, labels, prefix)
                 row = row or _row(target, steps, drawn, dataset, environment)
-                scores |= {
-                    i: _scored(target, i, _score(drawn, dataset, target.metrics[i], labels, denoiser))
-                    for i in of_samples
-                }
+                for i in of_samples:
+                    values = score(drawn.tokens, dataset, [target.metrics[i]], labels=labels, drawn_from=denoiser)
+                    scores[i] = _scored(target, i, values)
             yield steps, row.with_scores(scores[i] for i in missing)
 
 
 def _scored(target: Target, index: int, values: dict[str, float]) -> ScoredBy:
     settings = target.metrics[index].model_dump(mode="json")
     return ScoredBy(key=target.metric_keys[index], metric=settings, values=values)
-
-
-def _score(
-    drawn: Drawn, dataset: Dataset, metric: ComponentConfig, labels: Tensor | None, denoiser: Denoiser
-) -> dict[str, float]:
-    return score(drawn.tokens, dataset, [metric], labels=labels, drawn_from=denoiser)
 
 
 def _drawn(

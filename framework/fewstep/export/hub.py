@@ -25,8 +25,8 @@ def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = Non
         UserError: the folder is incomplete, the package is not installed, or nobody is logged in.
         OperationError: the Hub cannot be reached or refuses.
     """
-    names = [file.relative_to(folder).as_posix() for file in uploads(folder)]
-    model = Exported(folder).config
+    exported = Exported(folder)
+    names, model = uploads(exported), exported.config
     api = api or hub_package().HfApi()
     with hub_errors(f"push to '{repo}'"):
         api.create_repo(repo_id=repo, private=private, exist_ok=True, repo_type="model")
@@ -41,16 +41,16 @@ def push(folder: str | Path, repo: str, *, private: bool = False, api: Any = Non
     return f"https://huggingface.co/{repo}"
 
 
-def uploads(folder: str | Path) -> list[Path]:
+def uploads(exported: Exported) -> list[str]:
     """The files of an exported folder that `push` uploads: its settings, its card, and what the settings list.
 
     Raises:
-        UserError: the folder is incomplete, or names a file outside of it.
+        UserError: it has no card, or names a file outside of it.
     """
-    files = Exported(folder).config.files
-    if not (Path(folder) / CARD).is_file():
+    folder = exported.path
+    if not (folder / CARD).is_file():
         raise UserError(f"'{folder}' has no card ({CARD}); export it again, or write one")
-    names = [CONFIG, CARD, *files]
+    names = [CONFIG, CARD, *exported.config.files]
     for name in names:
-        inside(Path(folder), name, f"'{folder}'")
-    return [Path(folder) / name for name in names]
+        inside(folder, name, f"'{folder}'")
+    return names
