@@ -18,12 +18,18 @@ from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.guidance import guided
 from fewstep.denoisers.low_rank import LowRankDenoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.matching.diagnostics import diagnose, mean_entropy
+from fewstep.objectives.matching.diagnostics import diagnose
 from fewstep.objectives.matching.losses import LossName, matching_loss
 from fewstep.objectives.matching.student_step import Renoise, Target, check_target, soft_targets, student_step
 from fewstep.objectives.matching.times import TimeLaw, draw_times, typical_steps
 from fewstep.objectives.parts.ramp import CountOrRamp, Ramp
-from fewstep.objectives.parts.trajectories import Groups, Turns, check_trajectories, places_in_turns, trajectory_loss
+from fewstep.objectives.parts.trajectories import (
+    Groups,
+    Turns,
+    check_trajectories,
+    follow_trajectories,
+    places_in_turns,
+)
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.evidence import Output
@@ -205,11 +211,7 @@ class DMMD(Objective):
         c = self.config
         k = _steps(c, ctx.step, ctx.steps)
         t, _, end = draw_times(c.times, batch.size, k, c.min_time, ctx.sample_time_of_blocks)
-        ask = partial(self._teacher, batch=batch, ctx=ctx)
-        student, values = trajectory_loss(batch, ctx, t, end, self._turns, ask)
-        loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * values)
-        metrics: dict[str, Any] = {"student_entropy": mean_entropy(student)} if ctx.diagnose else {}
-        return LossOutput(loss, metrics)
+        return follow_trajectories(c, batch, ctx, t, end, self._turns, partial(self._teacher, batch=batch, ctx=ctx))
 
     def _teacher(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
         """The prediction that is distilled, guided and shaped, in every loss (arXiv 2603.20155, section 3.3)."""

@@ -6,19 +6,23 @@ Shapes: B batch, L tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
-from fewstep.objectives.matching.diagnostics import mean_entropy
 from fewstep.objectives.matching.times import draw_times, typical_steps
-from fewstep.objectives.parts.trajectories import Groups, Turns, check_trajectories, places_in_turns, trajectory_loss
-from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
+from fewstep.objectives.parts.trajectories import (
+    Groups,
+    Turns,
+    check_trajectories,
+    follow_trajectories,
+    places_in_turns,
+)
+from fewstep.objectives.parts.weighting import WeightingConfig
 from fewstep.predictions.base import Prediction
-from fewstep.processes.base import per_token
 
 
 @OBJECTIVES.register("shared_noise")
@@ -66,7 +70,4 @@ class SharedNoise(Objective):
         def teacher(z: Tensor, time: Tensor) -> Prediction:
             return ctx.denoiser("teacher")(z, time, cond=batch.cond, generator=ctx.generators["noise"])
 
-        student, values = trajectory_loss(batch, ctx, t, end, self._turns, teacher)
-        loss = ctx.mean(per_token(loss_weight(c, t, ctx.process.schedule)) * values)
-        metrics: dict[str, Any] = {"student_entropy": mean_entropy(student)} if ctx.diagnose else {}
-        return LossOutput(loss, metrics)
+        return follow_trajectories(c, batch, ctx, t, end, self._turns, teacher)

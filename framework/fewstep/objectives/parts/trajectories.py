@@ -21,11 +21,13 @@ from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.base import Network
 from fewstep.denoisers.network import BackboneNetwork
-from fewstep.objectives.base import Batch, StepContext
+from fewstep.objectives.base import Batch, LossOutput, StepContext
+from fewstep.objectives.matching.diagnostics import mean_entropy
+from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.logit_noise import NoisyPrediction
 from fewstep.predictions.row_losses import CrossEntropy
-from fewstep.processes.base import PROCESSES, Process
+from fewstep.processes.base import PROCESSES, Process, per_token
 from fewstep.runtime.streams import uniform
 
 Groups = int | tuple[int, int]
@@ -38,6 +40,15 @@ Teacher = Callable[[Tensor, Tensor], Prediction]
 """States [B, L] at times [B] or [B, L] -> the teacher's prediction."""
 
 _CROSS_ENTROPY = CrossEntropy((1.0,))
+
+
+def follow_trajectories(
+    config: WeightingConfig, batch: Batch, ctx: StepContext, t: Tensor, end: Tensor, turns: Turns, teacher: Teacher
+) -> LossOutput:
+    """A step of learning trajectories: `trajectory_loss`, weighted by time, and the student's entropy."""
+    student, values = trajectory_loss(batch, ctx, t, end, turns, teacher)
+    loss = ctx.mean(per_token(loss_weight(config, t, ctx.process.schedule)) * values)
+    return LossOutput(loss, {"student_entropy": mean_entropy(student)} if ctx.diagnose else {})
 
 
 def trajectory_loss(
