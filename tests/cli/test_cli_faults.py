@@ -108,9 +108,28 @@ def test_numbers_that_are_too_large(capsys: pytest.CaptureFixture[str], args: li
             "error: No space left on device; free",
         ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 1, "error: Disk quota exceeded; free"),
-        (IsADirectoryError(21, "Is a directory", "x"), 2, "error: Is a directory: 'x'"),
-        (NotADirectoryError(20, "Not a directory", "x/y"), 2, "error: Not a directory: 'x/y'"),
-        (FileExistsError(17, "File exists", "x"), 2, "error: File exists: 'x'"),
+        (IsADirectoryError(21, "Is a directory", "x"), 2, "error: Is a directory: 'x'; it is a folder: name a file"),
+        (
+            NotADirectoryError(20, "Not a directory", "x/y"),
+            2,
+            "error: Not a directory: 'x/y'; a part of the path is a file: name a folder",
+        ),
+        (
+            FileExistsError(17, "File exists", "x"),
+            2,
+            "error: File exists: 'x'; name another path, or move what is there",
+        ),
+        (
+            OSError(errno.EROFS, "Read-only file system", "x"),
+            2,
+            "error: Read-only file system: 'x'; name a path on a disk that can be written",
+        ),
+        (
+            FileNotFoundError(2, "No such file or directory", "x"),
+            2,
+            "error: No such file or directory: 'x'; check how the path is spelled",
+        ),
+        (OSError(errno.EIO, "Input/output error", "x"), 1, "error: Input/output error: 'x'"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

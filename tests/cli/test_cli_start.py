@@ -97,7 +97,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (OSError(28, "No space left on device", "x.pt"), 1, "error: No space left on device: 'x.pt'; free some space "
                                                             "on the disk, and continue with --resume where the command "
                                                             "has it\n"),
-        (PermissionError(13, "Permission denied", "x"), 2, "error: Permission denied: 'x'\n"),
+        (PermissionError(13, "Permission denied", "x"), 2, "error: Permission denied: 'x'; change its permissions, or "
+                                                           "name another path\n"),
         (MemoryError("2 GiB"), 1, "error: out of memory (MemoryError: 2 GiB); lower train.batch_size, or split it "
                                   "with train.accumulate\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),

@@ -38,6 +38,7 @@ from fewstep.core.errors import (
     is_disk_full,
     is_out_of_memory,
     is_too_large,
+    path_remedy,
 )
 from fewstep.core.version import __version__
 from fewstep.runtime.threads import bound_waiting
@@ -139,7 +140,8 @@ def describe(error: Exception) -> str:
         text = text if isinstance(error, OSError) else "the disk is full"  # what a library says of it helps nobody
         return f"error: {text}; free some space on the disk, and continue with --resume where the command has it"
     if isinstance(error, OSError) and error.strerror:
-        return f"error: {text}"
+        remedy = path_remedy(error)
+        return f"error: {text}; {remedy}" if remedy else f"error: {text}"
     if is_out_of_memory(error):
         return f"error: out of memory ({text}); lower train.batch_size, or split it with train.accumulate"
     plugin = plugins.blame(error)

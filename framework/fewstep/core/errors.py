@@ -33,17 +33,17 @@ _TOO_LARGE = (
 )
 """Parts of messages that say that a number does not fit into 64 bits, or into what Python reads."""
 _WRONG_PATH = {
-    errno.ENOENT,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
+    errno.ENOENT: "check how the path is spelled",
+    errno.EEXIST: "name another path, or move what is there",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.ENOTDIR: "a part of the path is a file: name a folder",
+    errno.EACCES: "change its permissions, or name another path",
+    errno.EPERM: "change its permissions, or name another path",
+    errno.EROFS: "name a path on a disk that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "its links lead in a circle: name the file itself",
 }
-"""Reasons of the system that lie in the path that it was given."""
+"""Reasons of the system that lie in the path that it was given, and what to do about each."""
 
 
 class FewstepError(Exception):
@@ -116,8 +116,14 @@ def exit_code(error: BaseException) -> int:
     """Exit code of an error: 2 for the user's fault (a path, a number that is too large), otherwise 1."""
     if isinstance(error, FewstepError):
         return error.exit_code
-    wrong_path = isinstance(error, OSError) and error.errno in _WRONG_PATH and error.filename is not None
-    return 2 if wrong_path or is_too_large(error) else 1
+    return 2 if path_remedy(error) or is_too_large(error) else 1
+
+
+def path_remedy(error: BaseException) -> str | None:
+    """What to do about an error of the system that lies in the path it was given; None for other errors."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno is None:
+        return None
+    return _WRONG_PATH.get(error.errno)
 
 
 def is_disk_full(error: BaseException) -> bool:
