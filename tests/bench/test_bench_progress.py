@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from fewstep.bench.running.plan import PreparedCase
 from fewstep.bench.running.progress import Stage, SuiteClock
+from fewstep.bench.suites.suite import CaseSpec
+from fewstep.recipe import load_recipe
+from fewstep.runs.folder import RunDir
 
 
 class Time:
@@ -65,3 +71,24 @@ def test_a_dropped_stage_takes_no_time() -> None:
     clock.advance(0, 5)
     clock.drop(1)
     assert clock.remaining() == pytest.approx(5)
+
+
+STABLE = "noise_input={type: stable}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "updates"),
+    [
+        ([], 100),  # one role a step, in turns
+        (["objective.updates=simultaneous"], 200),
+        (["objective.updates=simultaneous", "objective.warmup={share: 0.2}", STABLE], 20 + 2 * 80),
+        (["objective.updates=simultaneous", "objective.auxiliary_first=0.1"], 10 + 2 * 90),
+    ],
+    ids=["in turns", "together", "with a warm-up", "auxiliary first"],
+)
+def test_the_cost_of_a_training_weighs_phases_by_their_length(changes: list[str], updates: int) -> None:
+    loaded = load_recipe("smoke-dmmd", ["teacher.run=t", "train.steps=100", "train.batch_size=8", *changes])
+    case = PreparedCase(
+        CaseSpec(name="student", recipe="smoke-dmmd", steps=[1]), None, loaded, "d", RunDir(Path("run"))
+    )
+    assert case.train_passes == 8 * (3 * 100 + 2 * updates)

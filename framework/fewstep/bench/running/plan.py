@@ -28,6 +28,7 @@ from fewstep.runs.contents import contents_digest
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import build_dataset
 from fewstep.runtime.hashing import digest_of
+from fewstep.training.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ class PreparedCase:
         if not self.trained:
             return 0.0
         train, objective = self.recipe.train, OBJECTIVES.build(self.recipe.objective)
-        phases = objective.phases()
-        trained = sum(len(phase.train) * phase.repeat for phase in phases) / sum(phase.repeat for phase in phases)
+        turns = Turns(objective.phases(), train.steps)
+        updates = sum(turns.updates(role) for role in objective.roles)
         # Every role evaluates the batch; a backward pass costs about two forward passes.
-        return train.steps * train.batch_size * (len(objective.roles) + 2 * trained)
+        return train.batch_size * (train.steps * len(objective.roles) + 2.0 * updates)
 
 
 @dataclass(frozen=True)
