@@ -47,9 +47,16 @@ class Classifier(nn.Module):
 
     def classify(self, images: Tensor) -> Tensor:
         """Most likely class of each image (LongTensor [N]), on the CPU."""
+        return self._logits(images).argmax(1)
+
+    def confidence(self, images: Tensor) -> Tensor:
+        """Probability of the most likely class of each image (float [N]), on the CPU."""
+        return self._logits(images).softmax(1).amax(1)
+
+    def _logits(self, images: Tensor) -> Tensor:
         device = self.head.weight.device
         with torch.no_grad():
-            return torch.cat([self.head(self.body(part.to(device))).argmax(1).cpu() for part in images.split(_CHUNK)])
+            return torch.cat([self.head(self.body(part.to(device))).cpu() for part in images.split(_CHUNK)])
 
 
 def classifier_for(dataset: Dataset, device: torch.device | str = "cpu") -> Classifier:
