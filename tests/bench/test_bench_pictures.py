@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from fewstep.bench.report.canvas import COLOURS, DASHES, MARKERS, ORACLE, styles, wrapped
+from fewstep.bench.report.canvas import COLOURS, DASHES, MARKERS, ORACLE, in_words, styles, wrapped
 from fewstep.bench.report.diversity_plot import dense_interval, diversity_figure
+from fewstep.bench.report.finding import finding
 from fewstep.bench.report.plot import nfe_ticks, quality_figure
 from fewstep.bench.results.results import Estimate, Results, Summary
 
@@ -200,3 +201,53 @@ def test_the_script_says_what_it_cannot_read(tmp_path: Path) -> None:
     ran = redraw(str(tmp_path / "absent.json"))
     assert ran.returncode == 2
     assert ran.stderr == f"cannot read '{tmp_path / 'absent.json'}': No such file or directory\n"
+
+
+def quickstart() -> Results:
+    return Results.load(next(path for path in COMMITTED if path.parent.name == "quickstart"))
+
+
+def test_the_title_is_the_first_expectation_as_it_came_out() -> None:
+    results = quickstart()
+    first = results.claims[0]
+    assert (first.case, first.steps, first.against, first.at) == ("student", 8, "teacher", 32)
+    for verdict, words in (("better", "better than"), ("level", "level with"), ("worse", "worse than")):
+        claim = first.model_copy(update={"verdict": verdict, "holds": verdict != "worse"})
+        figure = quality_figure(results.model_copy(update={"claims": (claim,)}))
+        assert figure._suptitle.get_text() == f"D-MMD student with 8 evaluations: {words} Teacher with 32"
+        assert figure.axes[0].get_title(loc="left") == results.suite.title
+        bars = [text for text in figure.axes[0].texts if text.get_text() == "4x fewer evaluations"]
+        assert len(bars) == (verdict != "worse"), "a bar is drawn for what holds"
+        check(figure)
+
+
+def test_what_was_not_measured_is_no_title() -> None:
+    results = quickstart()
+    missing = results.claims[0].model_copy(update={"verdict": None, "holds": None})
+    other = results.claims[1].model_copy(update={"value": "class_entropy"})
+    figure = quality_figure(results.model_copy(update={"claims": (missing, other)}))
+    assert finding(results.model_copy(update={"claims": (missing, other)})) is None
+    assert figure._suptitle.get_text() == results.suite.title
+    assert figure.axes[0].get_title(loc="left") == ""
+
+
+def test_the_bar_lies_at_the_height_of_the_point_that_it_reaches() -> None:
+    results = quickstart()
+    found = finding(results)
+    assert found is not None
+    value = found.theirs.values[results.headline]
+    axes = quality_figure(results).axes[0]
+    bar = axes.collections[-1].get_paths()[0].get_extents()
+    assert (bar.x0, bar.x1) == (8, 32)
+    assert (bar.y0, bar.y1) == pytest.approx((value.mean - value.stderr, value.mean + value.stderr))
+
+
+def test_values_have_words() -> None:
+    from fewstep.metrics.base import METRICS
+
+    assert in_words("fid") == "distance to the data (Inception)"
+    assert in_words("of_a_plugin_that_went") == "of_a_plugin_that_went"
+    for entry in METRICS.entries():
+        assert entry.cls.words.keys() <= entry.cls.directions.keys(), entry.name
+    headlines = {Results.load(path).headline for path in COMMITTED}
+    assert not [name for name in headlines if in_words(name) == name], "the axis of a kept plot is its bare name"

@@ -171,3 +171,17 @@ def test_a_browser_lays_nothing_out_beside_the_screen(tmp_path: Path, width: int
         timeout=120,
     )
     assert f"<title>{width}</title>" in ran.stdout
+
+
+def test_sheets_are_rows_of_one_number_of_evaluations(tmp_path: Path) -> None:
+    text = committed("quickstart", tmp_path)
+    samples = text[text.index("<h2>Samples</h2>") :]
+    samples = samples[: samples.index("<h2>Models</h2>")]
+    heads = re.findall(r"<h3>(.*?)</h3>", samples)
+    assert heads == [f"{nfe} evaluations" for nfe in (2, 4, 8, 16, 32, 64)]
+    first, *rows = samples.split("<h3>")
+    assert "real samples" in first
+    captions = [re.findall(r"<figcaption>([^,]*),", row) for row in rows]
+    assert captions[0] == ["D-MMD student"]
+    assert captions[1] == ["Teacher", "D-MMD student"], "the teacher is to the left"
+    assert captions[-1] == ["Teacher"]

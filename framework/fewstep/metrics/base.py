@@ -80,6 +80,8 @@ class Metric(Component, ABC):
     directions: ClassVar[Mapping[str, Literal["lower", "higher", "info"]]]
     beside: ClassVar[Mapping[str, str]] = {}
     """Values that mislead alone -> the value that is shown beside each of them."""
+    words: ClassVar[Mapping[str, str]] = {}
+    """Values -> what they are, for readers of plots who know no metric by its name."""
     of_models: ClassVar[bool] = False
     """Whether it judges the model that draws the samples, and no samples (`ModelMetric`)."""
 

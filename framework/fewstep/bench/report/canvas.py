@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import Results
 from fewstep.bench.suites.suite import REFERENCE
+from fewstep.metrics.base import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +92,7 @@ def begin(height: float, *, columns: Iterable[float] = (1,), width: float = 8.0)
     return figure, list(axes)
 
 
-def dress(figure: Figure, axes: Axes, value_axis: Axis, results: Results) -> Figure:
+def dress(figure: Figure, axes: Axes, value_axis: Axis, results: Results, title: str) -> Figure:
     """Add the axis of the headline value, title, grid and legend. Returns the figure.
 
     Args:
@@ -101,17 +102,24 @@ def dress(figure: Figure, axes: Axes, value_axis: Axis, results: Results) -> Fig
     from matplotlib.text import Text
 
     _scale_values(axes, value_axis, _means(results, results.headline))
-    value_axis.set_label_text(f"{results.headline} ({results.direction} is better)", fontsize=11)
+    name = in_words(results.headline)
+    value_axis.set_label_text(f"{name}\n{results.headline}, {results.direction} is better", fontsize=11)
     for panel in figure.axes:
         panel.grid(True, color="#dddddd", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
     _legend(figure, axes)
     width = figure.get_figwidth()
-    figure.suptitle(textwrap.fill(results.suite.title, int(9 * width)), fontsize=13, x=0.012, ha="left")
+    figure.suptitle(textwrap.fill(title, int(9 * width)), fontsize=13, x=0.012, ha="left")
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a label may say "$5" or "a_$b$"
     return figure
+
+
+def in_words(value: str) -> str:
+    """What a value is, for readers who know no metric by its name; the name where no metric says it."""
+    classes = (entry.cls for entry in METRICS.entries())
+    return next((cls.words[value] for cls in classes if value in cls.words), value)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewstep.bench.report.canvas import GREY, Style, begin, dress, save, styles
+from fewstep.bench.report.canvas import GREY, Style, begin, dress, in_words, save, styles
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import Estimate, Results
 from fewstep.bench.suites.suite import REFERENCE
@@ -51,7 +51,7 @@ def diversity_figure(results: Results) -> Figure:
     if interval:
         _enlarge(panels, interval)
     (figure.supxlabel if interval else panels[0].set_xlabel)(_axis_label(results), fontsize=11)
-    return dress(figure, panels[0], panels[0].yaxis, results)
+    return dress(figure, panels[0], panels[0].yaxis, results, results.suite.title)
 
 
 def dense_interval(xs: list[float]) -> tuple[float, float] | None:
@@ -105,4 +105,5 @@ def _axis_label(results: Results) -> str:
     """Label of the horizontal axis, with the meaning of the size of dots."""
     counts = sorted({s.nfe for s in results.summary if s.nfe})
     sizes = f"; dots grow with NFE, {counts[0]:g} to {counts[-1]:g}" if len(counts) > 1 else ""
-    return f"{results.diversity}{sizes}"
+    name = in_words(str(results.diversity))
+    return f"{name} ({results.diversity}){sizes}"

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fewstep.bench.report.canvas import DASHES, GREY, Style, begin, dress, save, styles
+from fewstep.bench.report.canvas import DASHES, GREY, Style, begin, dress, in_words, save, styles
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import FrontierPoint, Results
 from fewstep.bench.suites.suite import REFERENCE
@@ -58,10 +58,11 @@ def frontier_figure(results: Results) -> Figure:
         x, y = (real.values[value].mean for value in (str(results.diversity), results.headline))
         axes.plot([x], [y], linestyle="none", marker="*", markersize=15, color=GREY, label=REAL)
         points_in_view = [*points_in_view, FrontierPoint(**real.model_dump(), sweep={})]
-    way = {"lower": " (lower is better)", "higher": " (higher is better)", "info": ""}
+    name, way = str(results.diversity), {"lower": ", lower is better", "higher": ", higher is better", "info": ""}
     labels = f"; labels of points are values of {settings[0]}" if len(settings) == 1 else ""
-    axes.set_xlabel(f"{results.diversity}{way[results.directions[str(results.diversity)]]}{labels}", fontsize=11)
-    return dress(figure, axes, axes.yaxis, results.model_copy(update={"summary": tuple(points_in_view)}))
+    axes.set_xlabel(f"{in_words(name)} ({name}{way[results.directions[name]]}){labels}", fontsize=11)
+    in_view = results.model_copy(update={"summary": tuple(points_in_view)})
+    return dress(figure, axes, axes.yaxis, in_view, results.suite.title)
 
 
 def _curves(results: Results) -> dict[tuple[str, str], list[FrontierPoint]]:

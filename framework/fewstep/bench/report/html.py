@@ -25,6 +25,7 @@ body { margin: 0 auto; padding: 1.2rem; max-width: 68rem; color: var(--text); ba
        font: 1rem/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.4rem 0; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 0.6rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 0.4rem; }
 .soft, figcaption { color: var(--soft); font-size: 0.9rem; }
 .note { border-left: 4px solid var(--bad); padding: 0.5rem 0.9rem; background: var(--box); }
 .conclusion { font-size: 1.1rem; }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewstep.bench.report.canvas import COLOURS, GREY, MARKERS, Style, begin, dress, save, styles, wrapped
+from fewstep.bench.report.finding import draw_bar, finding
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import Estimate, Results
 from fewstep.bench.suites.suite import REFERENCE
@@ -23,6 +24,8 @@ _SPREAD = 0.3
 """Doublings of NFE over which the points of one NFE are spread for more lines."""
 _ROW_WRAP = 32
 """Characters in a line of a row's label."""
+_TITLE_WRAP = 100
+"""Characters in a line of the suite's title."""
 _TICK_GAP = 0.5
 """Smallest distance of two ticks of NFE, in doublings."""
 
@@ -35,13 +38,14 @@ def draw_plot(results: Results, path: Path) -> Path:
 def quality_figure(results: Results) -> Figure:
     """The headline value against NFE: one line a case in a band of one standard error, and the value of real samples.
 
-    Too many cases to distinguish as lines are rows of dots, one dot for each NFE.
+    The title is the first expectation of the suite as it came out. Too many cases to distinguish as lines are rows of
+    dots, one dot for each NFE.
     """
     looks = styles(results)
     many = len(looks) > _MOST_LINES
     rows = sum(1 + wrapped(look.label, _ROW_WRAP).count("\n") for look in looks.values())
     figure, (axes,) = begin(1.9 + 0.2 * rows + 0.08 * len(looks) if many else 5)
-    real = results.find(REFERENCE, None)
+    real, found = results.find(REFERENCE, None), finding(results)
     if many:
         _dots(axes, results, looks)
     else:
@@ -49,10 +53,15 @@ def quality_figure(results: Results) -> Figure:
         for index, (name, look) in enumerate(looks.items()):
             _line(axes, results, name, look, offset=(index / (len(looks) - 1) - 0.5) * _SPREAD if crowded else 0.0)
         _nfe_axis(axes, results, spread=crowded)
+        if found is not None:
+            draw_bar(axes, results, found)
     if real and results.headline in real.values:
         level = (axes.axvline if many else axes.axhline)(real.values[results.headline].mean)
         level.set(color=GREY, linestyle=":", linewidth=1.6, label=REAL)
-    return dress(figure, axes, axes.xaxis if many else axes.yaxis, results)
+    if found is not None:
+        axes.set_title(wrapped(results.suite.title, _TITLE_WRAP), fontsize=10, color=GREY, loc="left")
+    title = found.title(results) if found is not None else results.suite.title
+    return dress(figure, axes, axes.xaxis if many else axes.yaxis, results, title)
 
 
 def _line(axes: Axes, results: Results, name: str, look: Style, *, offset: float) -> None:

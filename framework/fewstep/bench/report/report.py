@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import groupby
 from pathlib import Path
 
 from fewstep.bench.report import html
@@ -89,15 +90,19 @@ def _others(results: Results) -> list[str]:
 
 
 def _sheets(results: Results, folder: Path) -> str:
-    """Sample sheets side by side, real samples first."""
-    figures = []
-    for row in results.rows:
-        if row.sheet is None:
-            continue
-        caption = _caption(results, row)
-        file = inside(folder, row.sheet, f"'{folder / 'results.json'}'")
-        figures.append(html.sheet(file, caption))
-    return f'<div class="sheets">{"".join(figures)}</div>'
+    """Sample sheets: real samples first, then a row for each number of evaluations, with the cases in their order."""
+    rows = sorted((row for row in results.rows if row.sheet is not None), key=lambda row: row.nfe or 0)
+    parts = []
+    for nfe, group in groupby(rows, key=lambda row: row.nfe):
+        plural = "" if nfe == 1 else "s"
+        head = "" if nfe is None else f"<h3>{nfe:g} evaluation{plural}</h3>"
+        parts.append(f'{head}<div class="sheets">{"".join(_sheet(results, row, folder) for row in group)}</div>')
+    return "".join(parts)
+
+
+def _sheet(results: Results, row: Row, folder: Path) -> str:
+    file = inside(folder, str(row.sheet), f"'{folder / 'results.json'}'")
+    return html.sheet(file, _caption(results, row))
 
 
 def _caption(results: Results, row: Row) -> str:

@@ -20,6 +20,7 @@ class ClassAccuracy(Metric):
     """Share of samples that a small classifier assigns to their class (it errs too: see the value of real samples)."""
 
     directions: ClassVar = {"class_accuracy": "higher"}
+    words: ClassVar = {"class_accuracy": "share of the class that was asked for"}
 
     class Config(MetricConfig):
         type: Literal["class_accuracy"] = "class_accuracy"

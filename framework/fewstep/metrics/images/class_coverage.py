@@ -18,6 +18,7 @@ class ClassCoverage(Metric):
     """Number of classes that hold at least 1 % of the samples, and the entropy of the shares; both show a collapse."""
 
     directions: ClassVar = {"classes_covered": "higher", "class_entropy": "higher"}
+    words: ClassVar = {"class_entropy": "diversity of classes (entropy)"}
 
     class Config(MetricConfig):
         type: Literal["class_coverage"] = "class_coverage"

@@ -20,6 +20,7 @@ class DensityCoverage(ManifoldMetric):
     """
 
     directions: ClassVar = {"density": "info", "coverage": "higher"}
+    words: ClassVar = {"coverage": "share of the data that samples cover"}
 
     class Config(ManifoldConfig):
         type: Literal["density_coverage"] = "density_coverage"

@@ -21,6 +21,7 @@ class FeatureFrechet(Metric):
     """
 
     directions: ClassVar = {"feature_frechet": "lower"}
+    words: ClassVar = {"feature_frechet": "distance to the data (Frechet)"}
 
     class Config(MetricConfig):
         type: Literal["feature_frechet"] = "feature_frechet"

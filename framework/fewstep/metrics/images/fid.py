@@ -44,6 +44,7 @@ class Fid(CollectingMetric):
     """
 
     directions: ClassVar = {"fid": "lower"}
+    words: ClassVar = {"fid": "distance to the data (Inception)"}
 
     class Config(MetricConfig):
         type: Literal["fid"] = "fid"

@@ -21,6 +21,10 @@ class PrecisionRecall(ManifoldMetric):
     """
 
     directions: ClassVar = {"precision": "higher", "recall": "higher"}
+    words: ClassVar = {
+        "precision": "share of samples that are like data",
+        "recall": "share of data that are like samples",
+    }
 
     class Config(ManifoldConfig):
         type: Literal["precision_recall"] = "precision_recall"

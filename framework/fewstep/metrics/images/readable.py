@@ -22,6 +22,7 @@ class Readable(Metric):
     """
 
     directions: ClassVar = {"readable": "higher"}
+    words: ClassVar = {"readable": "share of pictures that can be read"}
 
     class Config(MetricConfig):
         type: Literal["readable"] = "readable"

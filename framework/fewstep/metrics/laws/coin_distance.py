@@ -20,6 +20,7 @@ class CoinDistance(Metric):
     """
 
     directions: ClassVar = {"coin_tv": "lower", "heads": "info", "tails": "info"}
+    words: ClassVar = {"coin_tv": "distance to the data (total variation)"}
 
     class Config(MetricConfig):
         type: Literal["coin_distance"] = "coin_distance"

@@ -36,6 +36,7 @@ class LikelihoodBound(ModelMetric):
     """
 
     directions: ClassVar = {"bound_bits": "lower", "bound_bits_stderr": "info", "bound_exact": "info"}
+    words: ClassVar = {"bound_bits": "bits that the data cost (upper bound)"}
 
     class Config(MetricConfig):
         type: Literal["likelihood_bound"] = "likelihood_bound"

@@ -21,6 +21,7 @@ class ChordShare(Metric):
     """
 
     directions: ClassVar = {"chord_share": "higher", "chord_share_held_out": "info"}
+    words: ClassVar = {"chord_share": "share of chords that occur in the data"}
 
     class Config(MetricConfig):
         type: Literal["chord_share"] = "chord_share"

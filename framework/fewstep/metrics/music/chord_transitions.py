@@ -32,6 +32,7 @@ class ChordTransitions(Metric):
         "chord_changes": "info",
         "chord_changes_data": "info",
     }
+    words: ClassVar = {"chord_tv": "distance to the data (chord changes)"}
 
     class Config(MetricConfig):
         type: Literal["chord_transitions"] = "chord_transitions"

@@ -30,6 +30,7 @@ class GenerativePerplexity(ReferenceMetric):
         "gen_ppl_data": "info",
         "gen_entropy_data": "info",
     }
+    words: ClassVar = {"gen_ppl": "perplexity under a reference model"}
     beside: ClassVar = {"gen_ppl": "gen_entropy", "gen_ppl_data": "gen_entropy_data"}
 
     class Config(ReferenceConfig):

@@ -48,6 +48,7 @@ class GradientMoment(ReferenceMetric):
         "gradient_moment_samples": "info",
         "gradient_moment_data": "info",
     }
+    words: ClassVar = {"gradient_moment": "distance to the data (gradients)"}
     misled_by_own_samples: ClassVar[bool] = True
 
     class Config(ReferenceConfig):

@@ -31,6 +31,7 @@ class Mauve(ReferenceMetric):
     """
 
     directions: ClassVar = {"mauve": "higher", "mauve_star": "higher"}
+    words: ClassVar = {"mauve": "closeness to the data (MAUVE)"}
 
     class Config(ReferenceConfig):
         type: Literal["mauve"] = "mauve"

@@ -22,6 +22,7 @@ class NgramDistance(Metric):
     """
 
     directions: ClassVar = {"ngram_tv": "lower", "ngram_tv_floor": "info"}
+    words: ClassVar = {"ngram_tv": "distance to the data (n-grams)"}
 
     class Config(MetricConfig):
         type: Literal["ngram_distance"] = "ngram_distance"

@@ -19,6 +19,7 @@ class SampleEntropy(Metric):
     """
 
     directions: ClassVar = {"sample_entropy": "info", "entropy_data": "info"}
+    words: ClassVar = {"sample_entropy": "diversity of samples (entropy)"}
 
     class Config(MetricConfig):
         type: Literal["sample_entropy"] = "sample_entropy"

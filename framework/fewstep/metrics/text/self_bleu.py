@@ -26,6 +26,7 @@ class SelfBleu(CollectingMetric):
     """
 
     directions: ClassVar = {"self_bleu": "info", "self_bleu_data": "info"}
+    words: ClassVar = {"self_bleu": "likeness of samples to each other"}
 
     class Config(MetricConfig):
         type: Literal["self_bleu"] = "self_bleu"
