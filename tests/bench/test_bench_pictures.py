@@ -51,6 +51,7 @@ def check(figure: Any) -> None:
     legend, axes = boxes(figure)
     whole = figure.bbox
     title = figure._suptitle.get_window_extent(figure.canvas.get_renderer())
+    assert not title.overlaps(legend)
     for box in axes:
         assert not legend.overlaps(box)
         assert not title.overlaps(box)

@@ -108,8 +108,8 @@ def dress(figure: Figure, axes: Axes, value_axis: Axis, results: Results, title:
         panel.grid(True, color="#dddddd", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
+    width = figure.get_figwidth()  # without a legend to the right, which the title would run into
     _legend(figure, axes)
-    width = figure.get_figwidth()
     figure.suptitle(textwrap.fill(title, int(9 * width)), fontsize=13, x=0.012, ha="left")
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a label may say "$5" or "a_$b$"

@@ -39,13 +39,13 @@ def quality_figure(results: Results) -> Figure:
     """The headline value against NFE: one line a case in a band of one standard error, and the value of real samples.
 
     The title is the first expectation of the suite as it came out. Too many cases to distinguish as lines are rows of
-    dots, one dot for each NFE.
+    dots, one dot for each NFE, below the suite's title.
     """
     looks = styles(results)
     many = len(looks) > _MOST_LINES
     rows = sum(1 + wrapped(look.label, _ROW_WRAP).count("\n") for look in looks.values())
     figure, (axes,) = begin(1.9 + 0.2 * rows + 0.08 * len(looks) if many else 5)
-    real, found = results.find(REFERENCE, None), finding(results)
+    real, found = results.find(REFERENCE, None), None if many else finding(results)
     if many:
         _dots(axes, results, looks)
     else:
