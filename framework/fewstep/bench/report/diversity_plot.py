@@ -105,5 +105,4 @@ def _axis_label(results: Results) -> str:
     """Label of the horizontal axis, with the meaning of the size of dots."""
     counts = sorted({s.nfe for s in results.summary if s.nfe})
     sizes = f"; dots grow with NFE, {counts[0]:g} to {counts[-1]:g}" if len(counts) > 1 else ""
-    name = in_words(str(results.diversity))
-    return f"{name} ({results.diversity}){sizes}"
+    return f"{in_words(str(results.diversity))}\n{results.diversity}{sizes}"

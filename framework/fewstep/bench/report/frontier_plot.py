@@ -60,7 +60,7 @@ def frontier_figure(results: Results) -> Figure:
         points_in_view = [*points_in_view, FrontierPoint(**real.model_dump(), sweep={})]
     name, way = str(results.diversity), {"lower": ", lower is better", "higher": ", higher is better", "info": ""}
     labels = f"; labels of points are values of {settings[0]}" if len(settings) == 1 else ""
-    axes.set_xlabel(f"{in_words(name)} ({name}{way[results.directions[name]]}){labels}", fontsize=11)
+    axes.set_xlabel(f"{in_words(name)}\n{name}{way[results.directions[name]]}{labels}", fontsize=11)
     in_view = results.model_copy(update={"summary": tuple(points_in_view)})
     return dress(figure, axes, axes.yaxis, in_view, results.suite.title)
 
