@@ -193,6 +193,12 @@ def check_batch(recipe: Recipe) -> Complaints:
         yield "train.batch_size", f"{size} cannot be split into {parts} equal micro-batches (train.accumulate)"
 
 
+def check_rates(recipe: Recipe) -> Complaints:
+    """Settings of a decay belong to a decay that has them."""
+    if recipe.optim.floor and recipe.optim.decay == "constant":
+        yield "optim.floor", "is where a decay ends, and a constant rate has none; set optim.decay"
+
+
 def check_trained_roles(recipe: Recipe) -> Complaints:
     """`optim.roles` and `start_from` name trained roles."""
     trained = [name for name, role in _objective(recipe).roles.items() if role.trained]
@@ -225,6 +231,7 @@ CHECKS: tuple[Callable[[Recipe], Complaints], ...] = (
     check_labels,
     check_blocks,
     check_batch,
+    check_rates,
     check_trained_roles,
     check_components,
 )

@@ -58,7 +58,12 @@ class OptimSection(Strict):
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (adamw)")
     clip: float | None = Field(1.0, gt=0, description="largest gradient norm of a role; null for none")
     warmup_steps: int = Field(0, ge=0, description="steps of a role over which its rate rises from 0")
-    decay: Literal["constant", "linear", "cosine"] = Field("constant", description="shape after the warm-up")
+    decay: Literal["constant", "linear", "cosine", "wsd"] = Field(
+        "constant",
+        description="shape after the warm-up; wsd (warm-up, stable, decay) is constant, and linear in its last part",
+    )
+    decay_share: float = Field(0.2, gt=0, le=1, description="last share of a role's updates in which wsd decays")
+    floor: float = Field(0.0, ge=0, lt=1, description="rate at the end of a decay, as a share of the peak")
     roles: dict[str, OptimOverride] = Field({}, description="settings of single roles, by role name")
 
 

@@ -43,12 +43,23 @@ def build_optimizer(section: OptimSection, parameters: Iterable[nn.Parameter]) -
 
 
 def learning_rate(section: OptimSection, update: int, total: int) -> float:
-    """Learning rate of update number `update` (from 0) of a role's `total` updates."""
+    """Learning rate of update number `update` (from 0) of a role's `total` updates.
+
+    A function of the update alone, in the place of torch's schedulers: nothing is stored, and a role whose updates
+    pause goes on where it was. Values are those of torch's `LinearLR` and `CosineAnnealingLR`.
+    """
     if update < section.warmup_steps:
         return section.lr * (update + 1) / section.warmup_steps
     progress = (update - section.warmup_steps) / max(1, total - section.warmup_steps)
+    return section.lr * (section.floor + (1 - section.floor) * _share(section, progress))
+
+
+def _share(section: OptimSection, progress: float) -> float:
+    """What is left of the rate above the floor, at a share of the updates after the warm-up."""
     if section.decay == "linear":
-        return section.lr * (1 - progress)
+        return 1 - progress
     if section.decay == "cosine":
-        return section.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    return section.lr
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if section.decay == "wsd":
+        return min(1.0, (1 - progress) / section.decay_share)
+    return 1.0
