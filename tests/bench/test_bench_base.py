@@ -9,7 +9,7 @@ import pytest
 from fewstep.bench.report.compare import check_comparable, compare_results
 from fewstep.bench.results.results import Results
 from fewstep.bench.running.plan import make_plan
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "benchmarks" / "results" / "exact-quick" / "base.json"

@@ -15,7 +15,7 @@ from fewstep.bench.report.tables import Grid, conclusion, console_table, markdow
 from fewstep.bench.results.results import Results
 from fewstep.bench.results.summary import estimate_text, value_text
 from fewstep.bench.running.runner import run_suite
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.cli.main import main
 from fewstep.core.errors import FewstepError
 from fewstep.metrics.base import METRICS

@@ -17,7 +17,7 @@ from fewstep.bench.results.results import Results
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.rows import plan_slots
 from fewstep.bench.running.runner import run_suite
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.core.errors import UserError
 from fewstep.core.references import Ref
 from fewstep.evaluation.grid_search import grid_run

@@ -21,7 +21,8 @@ from fewstep.bench.running.pool import Pool
 from fewstep.bench.running.runner import run_suite
 from fewstep.bench.running.session import Session
 from fewstep.bench.running.tasks import Task
-from fewstep.bench.suites.suite import REFERENCE, load_suite
+from fewstep.bench.suites.loading import load_suite
+from fewstep.bench.suites.suite import REFERENCE
 from fewstep.core.errors import OperationError
 
 Write = Callable[..., str]

@@ -20,7 +20,8 @@ from fewstep.bench.results.results import Results
 from fewstep.bench.running import runner, session, tasks
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.runner import run_suite
-from fewstep.bench.suites.suite import REFERENCE, load_suite
+from fewstep.bench.suites.loading import load_suite
+from fewstep.bench.suites.suite import REFERENCE
 from fewstep.core.errors import OperationError, UserError
 from fewstep.grids.files import read_grid_file
 from fewstep.runs import code

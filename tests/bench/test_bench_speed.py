@@ -15,7 +15,8 @@ from fewstep.bench.running import speed
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.runner import run_suite
 from fewstep.bench.suites import needs
-from fewstep.bench.suites.suite import REFERENCE, SPEED, load_suite
+from fewstep.bench.suites.loading import load_suite
+from fewstep.bench.suites.suite import REFERENCE, SPEED
 from fewstep.core.errors import RecipeError
 from fewstep.runtime.memory import peak_megabytes, reset_peak
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fewstep.bench.running.plan import make_plan
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.core.errors import RecipeError, UserError
 
 Write = Callable[..., str]

@@ -20,7 +20,7 @@ from fewstep.bench.results.results import Results, Row
 from fewstep.bench.results.summary import summarise, summarise_sweeps
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.runner import run_suite
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.core.errors import RecipeError
 
 Write = Callable[..., str]

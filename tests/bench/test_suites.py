@@ -8,7 +8,7 @@ import pytest
 from local_data import write_chorales, write_mnist
 
 from fewstep.bench.running.plan import make_plan
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.recipe.shipped import shipped_suites
 
 LEAST = 24

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.cli.main import main
 from fewstep.recipe import load_recipe, shipped
 

@@ -22,7 +22,7 @@ from mutations import HOSTILE, changed_text, damaged
 from PIL import Image
 
 from fewstep.bench.results.results import Results
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.cli.main import main
 from fewstep.core.errors import FewstepError
 from fewstep.data.base import DATASETS, Dataset

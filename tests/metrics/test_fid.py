@@ -13,7 +13,7 @@ from local_data import write_pictures
 from torch import Tensor
 
 from fewstep.bench.running.plan import make_plan
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.core.errors import RecipeError, UserError
 from fewstep.data.base import Dataset
 from fewstep.data.images.digits import Digits

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from fewstep.bench.running.plan import make_plan
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 
 
 def main(suites: list[str]) -> None:

@@ -10,8 +10,18 @@ from fewstep.bench.report.diversity_plot import draw_diversity_plot
 from fewstep.bench.report.frontier_plot import draw_frontier_plot
 from fewstep.bench.report.plot import draw_plot
 from fewstep.bench.report.report import write_report
-from fewstep.bench.report.tables import QUICK_NOTE, conclusion, console_table, frontier_grid, markdown, value_grid
+from fewstep.bench.report.surface_plot import draw_surface
+from fewstep.bench.report.tables import (
+    QUICK_NOTE,
+    conclusion,
+    console_table,
+    frontier_grid,
+    markdown,
+    surface_file,
+    value_grid,
+)
 from fewstep.bench.results.results import Results
+from fewstep.bench.results.surfaces import sentences, surfaces
 
 
 def write_outputs(results: Results, folder: Path) -> None:
@@ -31,6 +41,7 @@ def draw_pictures(results: Results, folder: Path) -> list[Path]:
         paths.append(draw_diversity_plot(results, folder / "quality_vs_diversity.png"))
     if results.frontier:
         paths.append(draw_frontier_plot(results, folder / "frontier.png"))
+    paths += [draw_surface(results, surface, folder / surface_file(surface)) for surface in surfaces(results)]
     return paths
 
 
@@ -46,7 +57,12 @@ def announce(results: Results, folder: Path, say: Callable[[str], None]) -> None
     for line in captured.get().rstrip().splitlines():
         say(line.rstrip())
     say("")
-    for line in [*[QUICK_NOTE] * results.suite.quick, *(claim.text for claim in results.claims), conclusion(results)]:
+    for line in [
+        *[QUICK_NOTE] * results.suite.quick,
+        *(claim.text for claim in results.claims),
+        *sentences(results),
+        conclusion(results),
+    ]:
         say(line)
     say(f"report: {folder / 'report.html'}")
     say(f"pictures: {folder / 'samples'}, {folder / 'quality_vs_nfe.png'}")

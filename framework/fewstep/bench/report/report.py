@@ -21,9 +21,12 @@ from fewstep.bench.report.tables import (
     notes,
     other_grid,
     spread,
+    surface_file,
+    surface_grid,
     value_grid,
 )
 from fewstep.bench.results.results import CaseResult, ClaimResult, Results, Row
+from fewstep.bench.results.surfaces import surfaces
 from fewstep.bench.suites.sweep import sweep_text
 from fewstep.core.places import inside
 from fewstep.recipe.yaml_loader import dump_yaml
@@ -43,6 +46,7 @@ def write_report(results: Results, folder: Path) -> Path:
         html.plot(folder / "quality_vs_nfe.png", "quality by number of evaluations"),
         *_diversity(results, folder),
         *_frontier(results, folder),
+        *_surfaces(results, folder),
         "<h2>Values</h2>",
         f'<p class="soft">{escape(_conditions(results))}</p>',
         f'<p class="soft">{escape(BEST)}</p>',
@@ -136,6 +140,20 @@ def _frontier(results: Results, folder: Path) -> list[str]:
         f'<p class="soft">{legend}</p>',
         html.table(frontier_grid(results)),
     ]
+
+
+def _surfaces(results: Results, folder: Path) -> list[str]:
+    """A section for each sweep of recipe keys: its best point in a sentence, plot and table."""
+    parts = []
+    for surface in surfaces(results):
+        title = f"Sweep of {surface.label}: {', '.join(surface.keys)}"
+        parts += [
+            f"<h2>{escape(title)}</h2>",
+            f"<p>{escape(surface.sentence(results))}</p>",
+            html.plot(folder / surface_file(surface), f"{surface.value} over {', '.join(surface.keys)}"),
+            html.table(surface_grid(results, surface)),
+        ]
+    return parts
 
 
 def _recipes(results: Results) -> list[str]:

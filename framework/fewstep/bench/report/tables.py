@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from fewstep.bench.report.judgement import best, contestants, leaders, repeated, undertrained
 from fewstep.bench.results.results import CaseResult, Estimate, Results, Summary, model_id
 from fewstep.bench.results.summary import estimate_text, value_text
+from fewstep.bench.results.surfaces import Surface, surfaces
+from fewstep.bench.suites.recipe_sweep import value_text as value_text_of
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.bench.suites.sweep import sweep_text
 from fewstep.runtime.progress import clock
@@ -127,6 +129,23 @@ def frontier_grid(results: Results) -> Grid:
         for point in results.frontier
     ]
     return Grid(["model", "setting", "NFE", *_value_header(results, columns)], rows, text_columns=2)
+
+
+def surface_grid(results: Results, surface: Surface) -> Grid:
+    """A sweep of recipe keys: a row for each point, the best ones and what is not significantly worse in bold."""
+    columns = _columns(results)
+    rows = [
+        [*(value_text_of(entry.point[key]) for key in surface.keys), *_values(entry.summary, columns)]
+        for entry in surface.points
+    ]
+    column = len(surface.keys) + columns.index(surface.value)
+    best = frozenset((row, column) for row, entry in enumerate(surface.points) if entry in surface.level)
+    return Grid([*surface.keys, *_value_header(results, columns)], rows, len(surface.keys), best)
+
+
+def surface_file(surface: Surface) -> str:
+    """Name of the plot of a sweep."""
+    return f"surface-{surface.case}.png"
 
 
 def _columns(results: Results) -> list[str]:
@@ -339,12 +358,22 @@ def markdown(results: Results) -> str:
         *([other.markdown()] if len((other := other_grid(results)).header) > 2 else []),
         "![quality by evaluations](quality_vs_nfe.png)",
         *([frontier_grid(results).markdown(), "![frontiers](frontier.png)"] if results.frontier else []),
+        *_surfaces(results),
         model_grid(results).markdown(),
         budgets(results),
         "```bash\n" + "\n".join(commands(results)) + "\n```",
         "\n".join(f"- {line}" for line in environment_lines(results)),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _surfaces(results: Results) -> list[str]:
+    """Sentence, table and picture of each sweep of recipe keys."""
+    return [
+        f"{surface.sentence(results)}\n\n{surface_grid(results, surface).markdown()}\n\n"
+        f"![{surface.value} by {', '.join(surface.keys)}]({surface_file(surface)})"
+        for surface in surfaces(results)
+    ]
 
 
 def console_table(results: Results) -> Group:

@@ -48,6 +48,15 @@ class SuiteInfo(Strict):
     )
 
 
+class SweepPoint(Strict):
+    """Where a model stands in a sweep of recipe keys."""
+
+    case: str = Field(description="case of the suite's file that was swept")
+    label: str = Field(description="label of that case")
+    steps: int = Field(description="number of sampling steps that its points are judged by")
+    point: dict[str, str | int | float | bool | None] = Field(description="values of the swept keys")
+
+
 class CaseResult(Strict):
     """One model. A case with several seeds of training has several."""
 
@@ -60,6 +69,7 @@ class CaseResult(Strict):
     teacher: str | None = Field(description="case of its teacher")
     oracle: bool
     model: str | None = Field(None, description="case whose model it samples, if it has no model itself")
+    swept: SweepPoint | None = Field(None, description="its place in a sweep of recipe keys")
     parameters: int | None = Field(description="weights of the sampled network; null if it was not trained")
     train_steps: int | None
     train_seconds: float | None = Field(description="time in the training loop, over all sessions")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from fewstep.bench.results.results import model_id
+from fewstep.bench.suites.loading import LoadedSuite
 from fewstep.bench.suites.needs import unmet_need
-from fewstep.bench.suites.suite import CaseSpec, LoadedSuite, Suite
+from fewstep.bench.suites.suite import CaseSpec, Suite
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import FewstepError, Problem, RecipeError, UserError
 from fewstep.core.names import did_you_mean

@@ -15,7 +15,7 @@ import torch
 from fewstep.bench.results.results import Row
 from fewstep.bench.running.plan import Plan, make_plan
 from fewstep.bench.running.tasks import Task, TaskRunner, error_message
-from fewstep.bench.suites.suite import load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.core.errors import OperationError
 from fewstep.core.plugins import trusting_plugins
 

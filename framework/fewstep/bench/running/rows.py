@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.bench.results.results import CaseResult, Row
+from fewstep.bench.results.results import CaseResult, Row, SweepPoint
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.speed import time_drawing, train_tokens_per_second
 from fewstep.bench.suites.suite import REFERENCE
@@ -263,6 +263,7 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
         teacher=case.spec.teacher,
         oracle=case.spec.oracle,
         model=case.spec.model,
+        swept=_swept(plan, case),
         parameters=parameters,
         train_steps=case.recipe.train.steps if trained else None,
         train_seconds=train_seconds(case.run) if trained else None,
@@ -272,6 +273,12 @@ def describe_case(plan: Plan, case: PreparedCase, parameters: int | None) -> Cas
         logged=(case.run.log_lines() or [{}])[-1] if trained else {},
         resolved=resolved,
     )
+
+
+def _swept(plan: Plan, case: PreparedCase) -> SweepPoint | None:
+    """A case's place in a sweep of its recipe, if a sweep made it."""
+    swept = plan.loaded.swept.get(case.name)
+    return SweepPoint(case=swept.case, label=swept.label, steps=swept.steps, point=swept.point) if swept else None
 
 
 def trained_steps(run: RunDir) -> int:

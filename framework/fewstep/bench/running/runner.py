@@ -13,7 +13,7 @@ from fewstep.bench.report.outputs import announce, write_outputs
 from fewstep.bench.results.results import Results, results_file
 from fewstep.bench.running.plan import Plan, make_plan
 from fewstep.bench.running.session import Session
-from fewstep.bench.suites.suite import LoadedSuite, load_suite
+from fewstep.bench.suites.loading import LoadedSuite, load_suite
 from fewstep.cluster.settings import ClusterSettings, load_cluster
 from fewstep.core.errors import OperationError, UserError
 from fewstep.core.plugins import plugins_are_trusted

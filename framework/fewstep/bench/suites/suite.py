@@ -5,24 +5,20 @@ Importing this loads no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveInt, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
 from fewstep.bench.suites.needs import Need
+from fewstep.bench.suites.recipe_sweep import Point
 from fewstep.bench.suites.sweep import SweepSpec
 from fewstep.core.component import ComponentConfig, Strict, custom_error
 from fewstep.core.echo import shown
-from fewstep.core.errors import Problem, RecipeError, UserError
 from fewstep.core.fields import From
 from fewstep.core.names import did_you_mean
-from fewstep.recipe import locate, validate_file
-from fewstep.recipe.compose import compose
-from fewstep.recipe.yaml_loader import Key, Node, dotted
+from fewstep.recipe.yaml_loader import Key
 
 REFERENCE = "data"
 """Case name of the rows of real samples."""
@@ -65,7 +61,9 @@ class CaseSpec(Strict):
     grid_search: bool = Field(False, description="sample at the step times of least cost (`fewstep grid`)")
     steps: Steps = Field(description="numbers of sampling steps to measure")
     sweep: SweepSpec | None = Field(
-        None, description="also measure a curve over several values of a setting of the sampler"
+        None,
+        description="also measure a curve over values of a setting of the sampler; or train a case for each "
+        "combination of values of recipe keys",
     )
     label: str | None = Field(None, description="label in plots and tables; the name if left out")
     teacher: str | None = Field(None, description="earlier case whose model is the teacher")
@@ -79,6 +77,11 @@ class CaseSpec(Strict):
         """The case for `--quick`."""
         changes = {"steps": quick.steps or self.steps, "set": (*self.set, *quick.set, *self.quick_set)}
         return self.model_copy(update={**changes, "sweep": self.sweep and self.sweep.reduced(quick.steps)})
+
+    @property
+    def points(self) -> list[Point]:
+        """Values of the recipe keys that it sweeps, a case for each; none if it is one case."""
+        return self.sweep.recipe_points if self.sweep else []
 
     @property
     def existing(self) -> bool:
@@ -226,7 +229,7 @@ class Suite(Strict):
         places += [(("cases", index, "set"), case.set) for index, case in enumerate(self.cases)]
         for key, changes in places if self.train_seeds else ():
             for number, change in enumerate(changes):
-                if _sets_seed(change):
+                if sets_seed(change):
                     yield (*key, number), "the suite's `train_seeds` set the seed of every training; remove one of them"
 
     def _check_origins(self) -> Problems:
@@ -288,15 +291,55 @@ class Suite(Strict):
             yield ("diversity",), _model_value(self.diversity)
 
     def _check_sweeps(self) -> Problems:
-        """Sweeps fit their cases, and the suite names a value to plot the curves against."""
+        """Sweeps fit their cases and each other, and the suite names a value to plot curves against."""
+        yield from self._check_swept_cases()
         for index, case in enumerate(self.cases):
             if case.sweep is None:
                 continue
             for key, message in case.sweep.problems(case.steps):
                 yield ("cases", index, "sweep", *key), message
-            if self.diversity is None and self.headline not in self.beside:
+            if not case.sweep.keys and self.diversity is None and self.headline not in self.beside:
                 message = "its plot is quality against diversity: name a value with the suite's `diversity`"
                 yield ("cases", index, "sweep"), message
+
+    def _check_swept_cases(self) -> Problems:
+        """Cases that sweep keys of their recipes are trained, and no other case needs them."""
+        swept = {case.name: case for case in self.cases if case.sweep and case.sweep.keys}
+        for index, case in enumerate(self.cases):
+            if case.name in swept and (case.model or case.oracle):
+                message = (
+                    "nothing is trained for this case, so keys of a recipe change nothing; sweep temperature or top_p"
+                )
+                yield ("cases", index, "sweep"), message
+            for below, name in case.dependencies:
+                if name in swept:
+                    yield (
+                        ("cases", index, *below),
+                        f"case '{name}' is swept into several models; name a case that is one",
+                    )
+        for index, claim in enumerate(self.claims):
+            for place, name in (("case", claim.case), ("against", claim.against)):
+                if name in swept:
+                    yield (
+                        ("claims", index, place),
+                        f"case '{name}' is swept into several models; name a case that is one",
+                    )
+        yield from self._check_budgets(swept)
+
+    def _check_budgets(self, swept: Mapping[str, CaseSpec]) -> Problems:
+        """Swept cases have equally many trainings: a search that tries more finds more."""
+        sizes = {name: _point_count(case) for name, case in swept.items()}
+        sizes = {name: size for name, size in sizes.items() if size}
+        if len(set(sizes.values())) > 1:
+            counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            least = min(sizes.values())
+            for index, case in enumerate(self.cases):
+                if sizes.get(case.name, least) > least:
+                    message = (
+                        f"its sweep has more trainings than another ({counts}), so that it would win by trying more; "
+                        f"add `draws: {least}` for an equal budget"
+                    )
+                    yield ("cases", index, "sweep"), message
 
     def _check_tolerances(self) -> Problems:
         """Tolerances name values of metrics with a better direction."""
@@ -327,51 +370,15 @@ class Suite(Strict):
                 yield ("claims", index), "compares a case with itself"
 
 
-@dataclass(frozen=True)
-class LoadedSuite:
-    """A valid suite (already reduced if `quick`), and the position of each value in its file."""
-
-    suite: Suite
-    source: str
-    path: Path
-    root: Node
-    quick: bool
-    sets: tuple[str, ...] = ()
-    """Further changes to every recipe, from the command line."""
-
-    def problem(self, key: Key, message: str) -> Problem:
-        """A problem at the value of `key`, or at the innermost section that exists."""
-        return self.root.follow(key)[0].problem(message, dotted(key))
-
-    def set_key(self, index: int, number: int) -> Key:
-        """Key of the `number`-th change (from 1) of the case at `index`."""
-        position = number - 1
-        for key in (("set",), ("cases", index, "set"), ("quick", "set")):
-            node, depth = self.root.follow(key)
-            count = len(node.value) if depth == len(key) else 0
-            if position < count:
-                return (*key, position)
-            position -= count
-        return ("cases", index, "quick_set", position)
+def _point_count(case: CaseSpec) -> int:
+    """Number of trainings of a sweep; 0 if it has problems of its own."""
+    if case.sweep is None or any(True for _ in case.sweep.problems(case.steps)):
+        return 0
+    return len(case.points)
 
 
-def load_suite(source: str, *, quick: bool = False, sets: Sequence[str] = ()) -> LoadedSuite:
-    """Read a suite by its path or shipped name; `sets` are changes to every recipe.
-
-    Raises:
-        RecipeError: all problems of the suite; or `quick` for a suite without a section `quick`.
-        UserError: `sets` has a seed, and the suite has seeds of training.
-    """
-    path, name = locate("suite", source)
-    suite, root = validate_file(name, Suite), compose(Path(name), name)
-    if quick and suite.quick is None:
-        raise RecipeError([root.problem("--quick needs a section `quick:` with the reduced values")])
-    if suite.train_seeds and any(_sets_seed(change) for change in sets):
-        raise UserError("--set seed: the suite trains with seeds of its own (train_seeds); leave it out")
-    return LoadedSuite(suite.reduced() if quick else suite, source, path, root, quick, tuple(sets))
-
-
-def _sets_seed(change: str) -> bool:
+def sets_seed(change: str) -> bool:
+    """Whether a change of a recipe sets its seed."""
     return change.partition("=")[0].strip() == "seed"
 
 
