@@ -131,7 +131,8 @@ def _pictures(symbols: str, side: int, count: int, seed: int) -> Tensor:
     for number, (font, draw) in enumerate(zip(fonts, draws.tolist(), strict=True)):
         key = symbols[number % len(symbols)], FONTS[font]
         wide, high, slant, turn, right, up = draw
-        change = Affine2D().translate(*(-(extents[key].min + extents[key].max) / 2))
+        box = extents[key]
+        change = Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2)
         change.scale(scale * (0.95 + 0.15 * wide), scale * (0.95 + 0.05 * high)).skew(0.15 * slant, 0)
         change.rotate_deg(5 * turn).translate(side / 2 + right, side / 2 + up)
         renderer.clear()
