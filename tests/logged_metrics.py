@@ -13,3 +13,9 @@ def logged(file: Path) -> list[dict[str, float]]:
     """Lines of a `metrics.jsonl`, each without its `MACHINE` keys."""
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in MACHINE} for line in lines]
+
+
+def as_then(line: dict[str, float], then: dict[str, float]) -> dict[str, float]:
+    """A line with the quantities of an older version alone; those that came later are diagnostics by bins of time."""
+    assert all("/log_ratio/" in key for key in line.keys() - then.keys())
+    return {key: line[key] for key in then}

@@ -35,5 +35,6 @@ def test_entropies_and_divergence_by_hand() -> None:
     assert value["kl/0.5-0.75"] == pytest.approx(kl)
     assert value["student_entropy"] == pytest.approx(math.log(2))
     assert value["log_ratio"] == pytest.approx((math.log(0.5 / 0.25) + math.log(0.75 / 0.5)) / 2)
-    assert len(value) == 5
+    assert value["log_ratio/0.5-0.75"] == value["log_ratio"]
+    assert len(value) == 6
     assert not math.isnan(float(diagnose(table(0.5, 0.5), table(1.0, 0.0), table(0.5, 0.5), t, s)["kl/0.5-0.75"][0]))

@@ -41,6 +41,7 @@ class RoleSpec:
         latents: reading of a teacher with a noise input, whose prediction is a random component of a mixture. "average"
             hands over the mean of `teacher.latents` components (`LatentAverage`), "draw" the network itself, and
             "refuse" refuses it.
+        needed_by: setting of the objective without which there is no such role; None: it is always there.
         network: class of the network, which builds it. What sampling needs lives in the student's: a second head or a
             decoder is trained, averaged, exported and resumed with it.
     """
@@ -51,7 +52,12 @@ class RoleSpec:
     step_input: bool = False
     refreshed: bool = False
     latents: Literal["average", "draw", "refuse"] = "average"
+    needed_by: str | None = None
     network: type[Network] = NetworkDenoiser
+
+    def needed(self, config: ComponentConfig) -> bool:
+        """Whether an objective with these settings has the role."""
+        return self.needed_by is None or getattr(config, self.needed_by) is not None
 
 
 @dataclass(frozen=True)
@@ -277,6 +283,12 @@ class Objective(Component, ABC):
     divides_setup: ClassVar[bool] = False
     """Whether `setup` divides its work between ranks; else the first rank's runs before that of the others, which
     find the files that it wrote."""
+
+    def __init__(self, config: ComponentConfig | None = None) -> None:
+        super().__init__(config)
+        roles = {name: role for name, role in self.roles.items() if role.needed(self.config)}
+        if len(roles) < len(self.roles):
+            self.roles = roles  # type: ignore[misc]  # of this objective; the class has those of all settings
 
     @classmethod
     def output(cls, config: ComponentConfig) -> Output:

@@ -201,7 +201,8 @@ def check_rates(recipe: Recipe) -> Complaints:
 
 def check_trained_roles(recipe: Recipe) -> Complaints:
     """`optim.roles` and `start_from` name trained roles."""
-    trained = [name for name, role in _objective(recipe).roles.items() if role.trained]
+    roles = _objective(recipe).roles.items()
+    trained = [name for name, role in roles if role.trained and role.needed(recipe.objective)]
     for key, names in (("optim.roles", recipe.optim.roles), ("start_from", recipe.start_from)):
         for name in [name for name in names if name not in trained]:
             yield (
@@ -209,6 +210,27 @@ def check_trained_roles(recipe: Recipe) -> Complaints:
                 f"objective '{recipe.objective.type}' trains no role '{name}'"
                 f"{did_you_mean(name, trained) or ';'} trained: {', '.join(trained)}",
             )
+
+
+def check_early_best(recipe: Recipe) -> Complaints:
+    """The best look is one of a distillation, by a metric of samples that has a better direction."""
+    metric, key = recipe.watch.early_best, "watch.early_best"
+    if metric is None:
+        return
+    cls = _class("metrics", metric)
+    if "teacher" not in _objective(recipe).roles:
+        yield (
+            key,
+            f"objective '{recipe.objective.type}' has no teacher, so its training is not watched; remove this key",
+        )
+    if not recipe.watch.times:
+        yield "watch.times", "is 0, and watch.early_best keeps the best look; set it to 1 or more"
+    if not recipe.watch.judged:
+        yield "watch.judged", "is 0, and watch.early_best scores that number of samples; set it to 1 or more"
+    if cls.of_models:
+        yield key, f"metric '{metric.type}' measures a model and not its samples; name a metric of samples"
+    elif all(direction == "info" for direction in cls.directions.values()):
+        yield key, f"metric '{metric.type}' has no value of which lower or higher is better; name one that has"
 
 
 def check_components(recipe: Recipe) -> Complaints:
@@ -233,6 +255,7 @@ CHECKS: tuple[Callable[[Recipe], Complaints], ...] = (
     check_batch,
     check_rates,
     check_trained_roles,
+    check_early_best,
     check_components,
 )
 

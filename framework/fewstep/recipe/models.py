@@ -157,6 +157,29 @@ class WatchSection(Strict):
     alarm: float = Field(
         0.7, ge=0, le=1, description="warn of a collapse when their diversity falls below this share of the data's"
     )
+    entropy: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="warn of a collapse when the student's output entropy is below this share of the teacher's at some "
+        "times, and the log-ratio is above its limit",
+    )
+    log_ratio: float = Field(
+        2.0,
+        ge=0,
+        description="limit in nats of the mean |log auxiliary - log teacher| at some times, above which it must fall "
+        "from look to look",
+    )
+    early_best: Annotated[ComponentConfig | None, From("metrics", optional=True)] = Field(
+        None, description="metric by which the average of the best look is kept and exported; null for the last average"
+    )
+    judged: int = Field(
+        256,
+        ge=0,
+        le=1 << 20,
+        description="samples of each of four draws that early_best scores, and that compare student and teacher at the "
+        "end (fewer in short trainings); 0 for no comparison",
+    )
 
 
 class EvaluateSection(Strict):

@@ -84,7 +84,7 @@ class Saver:
         if (name := non_finite_weight(snapshot)) is None:
             return
         kind, owner, weight = name.split("/", 2)
-        owner = "the student's average" if kind == "ema" else owner
+        owner = owner if kind == "roles" else "the student's average"
         checkpoints = list_checkpoints(self.folder)
         last = checkpoints[-1] if checkpoints else None
         raise OperationError(
@@ -110,7 +110,8 @@ class Saver:
 
 def non_finite_weight(snapshot: Snapshot) -> str | None:
     """Name of the first weight of a network, or of its average, that is not finite."""
-    return non_finite({name: x for name, x in snapshot.tensors.items() if name.startswith(("roles/", "ema/"))})
+    averaged = ("ema/", "early_best/")
+    return non_finite({name: x for name, x in snapshot.tensors.items() if name.startswith(("roles/", *averaged))})
 
 
 def advice(last: Path | None) -> str:

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import OperationError, is_out_of_memory
 from fewstep.data.base import Dataset
+from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.compiled import compile_trunks
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.predictions.draws import refusals, refuse_if
@@ -42,6 +44,7 @@ from fewstep.training.assemble import Parts, assemble
 from fewstep.training.batches import Batches
 from fewstep.training.ema import Ema
 from fewstep.training.exhausted import explain, weights
+from fewstep.training.judge import Judge, affordable, check_metric, compared, usable
 from fewstep.training.loggers import NoLogger, RunLogger
 from fewstep.training.mishaps import Found, Mishaps
 from fewstep.training.parallel import copies, parallelise, summing
@@ -53,7 +56,7 @@ from fewstep.training.shares import check_shares
 from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
 from fewstep.training.updates import Updates
-from fewstep.training.watch import Watch
+from fewstep.training.watch import Best, Watch, with_weights
 from fewstep.training.watchdog import Watchdog
 
 _HEARTBEAT = 30.0
@@ -220,7 +223,9 @@ class Trainer:
                         self._check_finite()
                         tokens = (self.ctx.step - begun) * size
                         peak = peak_megabytes(self.device)
-                        self.logger.row(self.ctx.step, self._flush_metrics(), tokens, self.loader.stalled, peak)
+                        values = self._flush_metrics()
+                        self.logger.row(self.ctx.step, values, tokens, self.loader.stalled, peak)
+                        self._listen(values)
                         self._status("running")
                     self._heartbeat()
                     if self.ranks.first:
@@ -273,7 +278,7 @@ class Trainer:
         # A run that was interrupted between its last checkpoint and its export has that checkpoint already.
         path = last if last and last.name == checkpoint_name(self.ctx.step) else self.save()
         finished = self.ctx.step >= self.settings.train.steps
-        average = self._average() if finished else {}
+        average = self._average(self._exported) if finished else {}
         if finished and self.ranks.first:
             metadata = {"step": str(self.ctx.step)}
             if self.recipe is not None:
@@ -281,7 +286,9 @@ class Trainer:
                 if installed := installed_plugins(self.recipe.plugins):
                     metadata["plugins"] = json.dumps(installed)
             export_weights(self.run.export, average, metadata)
-        elif not finished:
+        if finished:
+            self._compare()
+        else:
             self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")
         self._status("finished" if finished else "stopped")
         return FitResult(finished, self.ctx.step)
@@ -464,30 +471,83 @@ class Trainer:
         return self.run.checkpoints / name if name else None
 
     def _watch(self, sampler: Sampler) -> Watch | None:
-        """The monitor of a distillation; None for other trainings and without samples to draw."""
-        section = self.settings.watch
+        """The monitor of a distillation; None for other trainings and without samples to draw.
+
+        Raises:
+            UserError: the metric of `watch.early_best` lacks a package or a file.
+        """
+        section, metric = self.settings.watch, self.settings.watch.early_best
         if not section.times or "teacher" not in self.objective.roles:
             return None
+        judge = None
+        if metric is not None:
+            check_metric(metric, self.dataset)
+            judge = self._judge_by(metric, sampler, section.judged, "early best")
         return Watch(
             section,
             dataset=self.dataset,
             sampler=sampler,
-            steps=self.objective.usual_steps() or max(self.settings.evaluate.steps),
+            steps=self._usual_steps,
             total=self.settings.train.steps,
             seed=self.settings.seed,
+            judge=judge,
         )
 
+    @property
+    def _usual_steps(self) -> int:
+        return self.objective.usual_steps() or max(self.settings.evaluate.steps)
+
+    def _judge_by(self, metric: ComponentConfig, sampler: Sampler, samples: int, purpose: str) -> Judge:
+        evaluate, seed = self.settings.evaluate, self.settings.seed
+        steps, rows = self._usual_steps, evaluate.batch_size
+        return Judge(metric, self.dataset, sampler, steps, samples, seed, purpose, rows, self.ranks)
+
     def _look(self, watch: Watch) -> None:
-        look = watch.look(self.ctx.denoiser("student"), self.ema, self.shards["student"].own)
+        look = watch.look(self.ctx.denoiser("student"), self.ema, self.shards["student"].own, self.ctx.step)
         self._add({"watch/diversity": torch.tensor(look.diversity)})
+        if watch.judge is not None and look.score is not None:
+            self._add({f"watch/{watch.judge.value}": torch.tensor(look.score, dtype=torch.float64)})
         self.logger.sheet("samples/watch", self.dataset, look.samples, self.ctx.step)
         if look.collapsed:
-            self.logger.warn(
-                f"step {self.ctx.step}: the student's samples are {look.diversity:.0%} as diverse as the data "
-                f"(alarm below {watch.section.alarm:.0%}); it may be collapsing: see {self.run.samples}; a lower "
-                "optim.lr, a higher rate for the auxiliary (optim.roles) or more aux_steps may help",
-                self.ctx.step,
+            self._warn_of_collapse(
+                f"the student's samples are {look.diversity:.0%} as diverse as the data "
+                f"(alarm below {watch.section.alarm:.0%})"
             )
+
+    def _listen(self, values: Mapping[str, float]) -> None:
+        """Warn of a collapse that the numbers of a log line show."""
+        if self.watch and (clause := self.watch.hear(values)):
+            self._warn_of_collapse(clause)
+
+    def _warn_of_collapse(self, clause: str) -> None:
+        self.logger.warn(
+            f"step {self.ctx.step}: {clause}; it may be collapsing: see {self.run.samples}; a lower optim.lr, a higher "
+            "rate for the auxiliary (optim.roles), optim.betas with 0 first or more aux_steps may help",
+            self.ctx.step,
+        )
+
+    def _compare(self) -> None:
+        """Say how the finished student does beside its teacher, by the recipe's first metric that can say it."""
+        section, train = self.settings.watch, self.settings.train
+        role, teacher = self.objective.roles.get("teacher"), self.roles.get("teacher")
+        if self.watch is None or role is None or role.refreshed or self.objective.sampler or not section.judged:
+            return
+        if self.watch.best is not None and self.watch.judge is not None:
+            best = self.watch.best
+            self.logger.say(f"the average of step {best.step} is the run's: {self.watch.judge.value} {best.score:.4g}")
+        metric = section.early_best or usable(self.settings.evaluate.metrics, self.dataset)
+        samples = affordable(section.judged, self._usual_steps, train.steps, train.batch_size)
+        if metric is None or not samples or not isinstance(teacher, Denoiser):
+            return
+        student, own = self.ctx.denoiser("student"), self.shards["student"].own
+        judge = self._judge_by(metric, self.watch.sampler, samples, "comparison")
+        with with_weights(student, own, self._exported):
+            sentence, worse = compared(judge, student, teacher)
+        rest(self.roles.values())
+        if worse:
+            self.logger.warn(sentence, self.ctx.step)
+        else:
+            self.logger.say(sentence)
 
     # ------------------------------------------------------------- numbers
 
@@ -513,19 +573,32 @@ class Trainer:
 
     # --------------------------------------------------------------- state
 
-    def _average(self) -> dict[str, Tensor]:
-        """The student's averaged weights, of whole tensors."""
+    @property
+    def _exported(self) -> Mapping[str, Tensor]:
+        """The average that the run is known by: of the best look with `watch.early_best`, else the last one."""
+        return self.ema.weights if self.watch is None or self.watch.best is None else self.watch.best.weights
+
+    def _average(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Averaged weights of the student, of whole tensors."""
         student = self.shards["student"]
-        return {name: student.whole(name, weight) for name, weight in self.ema.weights.items()}
+        return {name: student.whole(name, weight) for name, weight in weights.items()}
 
     def state_dict(self) -> dict[str, object]:
-        """The complete state of the training; all ranks ask for it together."""
+        """The complete state of the training; all ranks ask for it together.
+
+        The part `ema` is what readers of a run take. Where that is the best look's, the average that goes on is another
+        part.
+        """
+        best = None if self.watch is None else self.watch.best
+        early = {}
+        if best is not None:
+            early = {"early_best": {"step": best.step, "score": best.score, "last": self._average(self.ema.weights)}}
         return {
             "step": self.ctx.step,
             "updates": self.updates.counts,
             "roles": {name: shards.state_dict() for name, shards in self.shards.items()},
             "optimizers": self.updates.state_dict(),
-            "ema": {"updates": self.ema.updates, "weights": self._average()},
+            "ema": {"updates": self.ema.updates, "weights": self._average(self._exported)},
             "objective": self.objective.state_dict(),
             "generators": {name: generator.get_state() for name, generator in self.generators.items()},
             "order": {"position": self.loader.position},
@@ -534,6 +607,7 @@ class Trainer:
             "sums": self.sums.over(self.ranks).state_dict(),
             "data": self.dataset.fingerprint,
             "models": {key: model.digest for key, model in self.objective.opened.items()},
+            **early,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -551,9 +625,10 @@ class Trainer:
         for name, shards in self.shards.items():
             shards.load_state_dict(state["roles"][name])
         self.updates.load_state_dict(state["optimizers"], state["updates"])
-        average, student = state["ema"]["weights"], self.shards["student"]
-        parts = {name: student.part(name, average[name]) for name in self.ema.weights}
-        self.ema.load_state_dict({**state["ema"], "weights": parts})
+        early, exported = state.get("early_best"), self._parts(state["ema"]["weights"])
+        self.ema.load_state_dict({**state["ema"], "weights": self._parts(early["last"]) if early else exported})
+        if self.watch is not None:
+            self.watch.best = Best(early["step"], early["score"], exported) if early else None
         self.objective.load_state_dict(state["objective"])
         states = state["generators"]
         if "noise" in states:
@@ -569,6 +644,11 @@ class Trainer:
         if "mishaps" in state:  # absent in earlier checkpoints
             self.mishaps.load_state_dict(state["mishaps"])
         self.sums.load_state_dict(state["sums"] if self.ranks.first else {})
+
+    def _parts(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's parts of a whole average, where and in the form that the average has them."""
+        student = self.shards["student"]
+        return {name: student.part(name, weights[name]).to(mine, copy=True) for name, mine in self.ema.weights.items()}
 
     def save(self, *, wait: bool = True) -> Path:
         """Write a checkpoint of the current step; returns its folder.

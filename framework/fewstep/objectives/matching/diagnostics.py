@@ -26,9 +26,9 @@ Pair = tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def diagnose(student: Prediction, teacher: Prediction, auxiliary: Prediction, t: Tensor, s: Tensor) -> dict[str, Pair]:
-    """Entropy of the student by bins of t; entropy of the teacher and KL(auxiliary || teacher) by bins of s.
+    """Entropy of the student by bins of t; entropy of the teacher, KL(auxiliary || teacher) and log-ratio by bins of s.
 
-    At all times: entropy of the student, and mean |log auxiliary - log teacher| (`log_ratio`).
+    The log-ratio is the mean of |log auxiliary - log teacher|. Entropy of the student and log-ratio also at all times.
 
     Args:
         student: from z_t.
@@ -42,12 +42,14 @@ def diagnose(student: Prediction, teacher: Prediction, auxiliary: Prediction, t:
         return expectation(a, a - q.masked_fill(q.isneginf(), -1e4))
 
     kl, entropy = rowwise(divergence, [auxiliary, teacher], where=teacher.where), student.entropy()
+    ratio = mean_log_ratio(auxiliary, teacher)
     return {
         "student_entropy": (entropy.sum(), student.where.sum()),
-        "log_ratio": (mean_log_ratio(auxiliary, teacher).sum(), teacher.where.sum()),
+        "log_ratio": (ratio.sum(), teacher.where.sum()),
         **by_time("student_entropy", entropy, student.where, t),
         **by_time("teacher_entropy", teacher.entropy(), teacher.where, s),
         **by_time("kl", kl, teacher.where, s),
+        **by_time("log_ratio", ratio, teacher.where, s),
     }
 
 
