@@ -5,6 +5,7 @@ from .adapters.noise.base import NoiseInput as NoiseInput
 from .backbones.base import BACKBONES as BACKBONES
 from .backbones.base import Backbone as Backbone
 from .backbones.base import TokenSpace as TokenSpace
+from .bench.running.benchmark import benchmark as benchmark
 from .core.component import Component as Component
 from .core.component import ComponentConfig as ComponentConfig
 from .core.errors import FewstepError as FewstepError
@@ -61,10 +62,13 @@ from .samplers.walk import Step as Step
 from .samplers.walk import Walk as Walk
 from .samplers.walk import WalkConfig as WalkConfig
 from .samplers.walk import WalkSampler as WalkSampler
+from .sampling.generated import Generated as Generated
 from .schedules.base import SCHEDULES as SCHEDULES
 from .schedules.base import NoiseSchedule as NoiseSchedule
 from .supervision.base import SUPERVISIONS as SUPERVISIONS
 from .supervision.base import Supervision as Supervision
 from .training.assemble import Parts as Parts
 from .training.assemble import assemble as assemble
+from .training.train import distill as distill
+from .training.train import train as train
 from .training.trainer import Trainer as Trainer

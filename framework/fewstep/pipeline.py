@@ -5,10 +5,12 @@ Shapes: N samples, M templates, L tokens, C, H, W channels, height and width of 
 
 from __future__ import annotations
 
+import html
 import logging
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,67 +19,48 @@ from torch import Tensor
 
 from fewstep.core.errors import UserError
 from fewstep.core.plugins import trusting_plugins
+from fewstep.core.python_words import python_words
 from fewstep.data.base import Dataset
 from fewstep.denoisers.compiled import compile_trunks
+from fewstep.export.hub import push
+from fewstep.export.write import export_model
 from fewstep.likelihood.bounds import Scores, score_model
+from fewstep.runs.build import usual_steps
+from fewstep.runs.exported import is_exported
 from fewstep.runs.local import local_model
 from fewstep.runs.models import TrainedModel, Weights, open_model
 from fewstep.runtime.compiling import CompileMode
+from fewstep.runtime.progress import Narrator, Progress
 from fewstep.sampling.draw import average
+from fewstep.sampling.generated import Generated
 from fewstep.sampling.job import Job, batch_size_of, job_of
 from fewstep.sampling.labels import requested_labels
 from fewstep.sampling.request import MAX_COUNT, SampleRequest
-from fewstep.sampling.sheets import save_sheet
 from fewstep.sampling.templates import BLANK, FREE, checked_tokens, lines_as_templates, text_as_tokens
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _LOG = logging.getLogger("fewstep")
 
 
-@dataclass(frozen=True)
-class Generated:
-    """Samples: `tokens` (LongTensor [N, L], on the CPU), the classes that were asked for (`labels`, LongTensor [N]) if
-    any were, and `nfe`, the network evaluations that each took on average."""
-
-    tokens: Tensor
-    labels: Tensor | None
-    nfe: float
-    dataset: Dataset
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def texts(self) -> list[str]:
-        """A readable line or block for each sample."""
-        return self.dataset.to_text(self.tokens)
-
-    @property
-    def images(self) -> Tensor | None:
-        """Images in [0, 1], float [N, C, H, W], or drawings of what can be drawn (music); None for all else."""
-        return self.dataset.pictures(self.tokens)
-
-    def save(self, path: str | Path) -> Path:
-        """Write a sheet of all samples: `path`.png for images, `path`.txt for all else; returns what was written."""
-        return save_sheet(Path(path).with_suffix(""), self.dataset, self.tokens)
-
-
 class Pipeline:
     """A trained model that samples, fills in and scores; make one with `Pipeline.from_pretrained`.
 
-    The same seed draws the same samples as `fewstep sample` does with the run that the model was exported from.
+    `pipe(4)` is `pipe.sample(4)`. Long draws show their progress on a terminal and in a notebook. The same seed draws
+    the same samples as `fewstep sample` does with the run that the model was exported from. All methods raise
+    `UserError` for a request that does not fit the model, in the words of their arguments.
     """
 
     def __init__(self, model: TrainedModel, dtype: Dtype = "float32", *, trust_plugins: bool = False) -> None:
         self.model, self.dtype, self.trust_plugins = model, dtype, trust_plugins
 
     @classmethod
+    @python_words()
     def from_pretrained(
         cls,
-        path_or_hub_id: str | Path,
+        path_or_hub_id: str | PathLike[str],
         *,
         device: str | torch.device = "auto",
-        dtype: Dtype = "float32",
+        dtype: Dtype | torch.dtype = "float32",
         weights: Weights = "ema",
         compile: CompileMode = "off",
         revision: str | None = None,
@@ -100,17 +83,17 @@ class Pipeline:
             UserError: there is no such model, it is damaged, it lists code that is not trusted, or there is no such
                 device.
         """
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise UserError(f"no dtype '{dtype}'; take float32, bfloat16 or float16")
+        computed_in = _dtype(dtype)
         if compile not in get_args(CompileMode):
             raise UserError(f"no compile mode '{compile}'; take {', '.join(get_args(CompileMode))}")
-        path = local_model(path_or_hub_id, revision)
+        name = path_or_hub_id if isinstance(path_or_hub_id, str) else Path(path_or_hub_id)
+        path = local_model(name, revision)
         auto = str(device) == "auto"
         model = open_model(path, weights=weights, device="auto" if auto else "cpu", trust_plugins=trust_plugins)
         if not auto:
             _placed(model, device)
         compile_trunks(model.denoiser, compile, model.denoiser.device, "the network", _LOG.info, graphs=True)
-        return cls(model, dtype, trust_plugins=trust_plugins)
+        return cls(model, computed_in, trust_plugins=trust_plugins)
 
     @property
     def dataset(self) -> Dataset:
@@ -122,6 +105,52 @@ class Pipeline:
         """Where the network is."""
         return self.model.denoiser.device
 
+    @python_words()
+    def to(self, device: str | torch.device | None = None, dtype: Dtype | torch.dtype | None = None) -> Pipeline:
+        """Move the network to a device, let it compute in another type, or both; returns this pipeline.
+
+        Raises:
+            UserError: torch knows or has no such device, or networks do not compute in that type.
+        """
+        computed_in = self.dtype if dtype is None else _dtype(dtype)
+        if device is not None:
+            _placed(self.model, device)
+        self.dtype = computed_in
+        return self
+
+    @python_words()
+    def save_pretrained(self, folder: str | PathLike[str], *, dtype: Dtype | None = None) -> Path:
+        """Write the model as a folder that suffices to sample, as `fewstep export` does; returns the folder.
+
+        Args:
+            folder: a new or an empty one.
+            dtype: type of the stored weights; None: float32, or as they are in a model that is exported already.
+
+        Raises:
+            UserError: the folder is not empty, or data or type do not allow it.
+        """
+        with trusting_plugins(self.trust_plugins):
+            return export_model(self.model, Path(folder), dtype)
+
+    @python_words()
+    def push_to_hub(self, repo_id: str, *, private: bool = False, dtype: Dtype | None = None) -> str:
+        """Upload the model with its card to the Hugging Face Hub; returns the address. Needs the extra `hub`.
+
+        Args:
+            repo_id: OWNER/NAME, created if it does not exist.
+            private: visibility of a new repository.
+            dtype: as in `save_pretrained`.
+
+        Raises:
+            UserError: nobody is logged in, or the package is not installed.
+            OperationError: the Hub cannot be reached or refuses.
+        """
+        if is_exported(self.model.path) and dtype is None:
+            return push(self.model.path, repo_id, private=private)
+        with tempfile.TemporaryDirectory() as folder:
+            return push(self.save_pretrained(Path(folder) / "model", dtype=dtype), repo_id, private=private)
+
+    @python_words()
     def sample(
         self,
         n: int = 1,
@@ -135,6 +164,7 @@ class Pipeline:
         top_p: float | None = None,
         guidance: float | None = None,
         batch_size: int | None = None,
+        progress: bool | Progress = True,
     ) -> Generated:
         """Draw n samples. What is None is as the model was made for, or as its recipe says.
 
@@ -142,25 +172,44 @@ class Pipeline:
             label: a class, or "all" for each in turn; None draws classes as often as the data have them.
             prompt: text that every sample starts with.
             sampler: another sampler, such as "first_hitting" or {"type": "ancestral", "greedy_tail": 1}.
+            progress: whether a draw of more than a second shows how far it is; or a function, which is called with
+                the steps of samples that are done and their number.
 
         Raises:
             UserError: what is asked for does not fit the model.
         """
-        request = SampleRequest(
-            count=n,
-            steps=steps,
-            seed=seed,
-            label=None if label is None else str(label),
-            sampler=sampler,
-            temperature=temperature,
-            top_p=top_p,
-            guidance=guidance,
-            batch_size=batch_size,
-            by="python",
-        )
-        rows = None if prompt is None else text_as_tokens(prompt, "prompt", self.dataset)[None]
-        return self._draw(request, rows)
+        job = self._sampling(n, steps, seed, label, prompt, sampler, temperature, top_p, guidance, batch_size)
+        return self._joined(job, progress)
 
+    __call__ = sample
+
+    @python_words()
+    def batches(
+        self,
+        n: int,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        label: int | Literal["all"] | None = None,
+        prompt: str | None = None,
+        sampler: str | Mapping[str, object] | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+        batch_size: int | None = None,
+        progress: bool | Progress = True,
+    ) -> Iterator[Generated]:
+        """The samples of `sample` with these arguments, one batch after the other: no more than one is in memory.
+
+        `batch_size` is their size; without it they are as large as memory allows, up to 64 on a CPU.
+
+        Raises:
+            UserError: what is asked for does not fit the model; nothing is drawn then.
+        """
+        job = self._sampling(n, steps, seed, label, prompt, sampler, temperature, top_p, guidance, batch_size)
+        return self._batches(job, progress)
+
+    @python_words()
     def infill(
         self,
         templates: str | Sequence[str] | Tensor,
@@ -172,6 +221,7 @@ class Pipeline:
         label: int | Literal["all"] | None = None,
         sampler: str | Mapping[str, object] | None = None,
         batch_size: int | None = None,
+        progress: bool | Progress = True,
     ) -> Generated:
         """Draw what templates leave open; what they give stays.
 
@@ -195,10 +245,10 @@ class Pipeline:
             label=None if label is None else str(label),
             sampler=sampler,
             batch_size=batch_size,
-            by="python",
         )
-        return self._draw(request, rows)
+        return self._joined(self._job(request, rows), progress)
 
+    @python_words()
     def score(
         self,
         samples: Sequence[str] | Tensor,
@@ -250,22 +300,80 @@ class Pipeline:
                 text=self.dataset.text_mask(tokens),
             )
 
-    def _draw(self, request: SampleRequest, rows: Tensor | None) -> Generated:
+    def _sampling(
+        self,
+        n: int,
+        steps: int | None,
+        seed: int,
+        label: int | Literal["all"] | None,
+        prompt: str | None,
+        sampler: str | Mapping[str, object] | None,
+        temperature: float | None,
+        top_p: float | None,
+        guidance: float | None,
+        batch_size: int | None,
+    ) -> Job:
+        request = SampleRequest(
+            count=n,
+            steps=steps,
+            seed=seed,
+            label=None if label is None else str(label),
+            sampler=sampler,
+            temperature=temperature,
+            top_p=top_p,
+            guidance=guidance,
+            batch_size=batch_size,
+        )
+        return self._job(request, None if prompt is None else text_as_tokens(prompt, "prompt", self.dataset)[None])
+
+    def _job(self, request: SampleRequest, rows: Tensor | None) -> Job:
+        """The job of a request, after a check."""
         for name, value in (("n", request.count), ("steps", request.steps), ("batch_size", request.batch_size)):
-            if value is not None and not 1 <= value <= MAX_COUNT:
+            if value is not None and (not isinstance(value, int) or not 1 <= value <= MAX_COUNT):
                 raise UserError(f"{name}: expected a number from 1 to {MAX_COUNT:,}, not {value}")
         if rows is not None and len(rows) > request.count:
             raise UserError(f"n: {len(rows)} templates need as many samples or more, not {request.count}")
-        with self._computing(), trusting_plugins(self.trust_plugins):
-            job = job_of(self.model, request, rows)
-            return self._collected(job)
+        with trusting_plugins(self.trust_plugins):
+            return job_of(self.model, request, rows)
 
-    def _collected(self, job: Job) -> Generated:
-        count, parts, evaluations = job.request.count, [], 0.0
-        for numbers, drawn in job.draw_all(range(count), batch_size_of(job), "pass a smaller batch_size"):
-            parts.append(drawn.x.cpu())
-            evaluations += drawn.nfe * len(numbers)
-        return Generated(torch.cat(parts), job.labels, average(evaluations, count), self.dataset)
+    def _batches(self, job: Job, progress: bool | Progress) -> Iterator[Generated]:
+        count, advice = job.request.count, "pass a smaller batch_size"
+        report = Narrator("sampling", every=float("inf"), unit="steps of samples") if progress is True else progress
+        drawn = job.draw_all(range(count), batch_size_of(job), advice, report or None)
+        while True:
+            with self._computing(), trusting_plugins(self.trust_plugins), python_words():
+                batch = next(drawn, None)
+            if batch is None:
+                return
+            numbers, samples = batch
+            labels = None if job.labels is None else job.labels[numbers.start : numbers.stop]
+            yield Generated(samples.x.cpu(), labels, samples.nfe, self.dataset)
+
+    def _joined(self, job: Job, progress: bool | Progress) -> Generated:
+        parts = list(self._batches(job, progress))
+        nfe = average(sum(part.nfe * len(part) for part in parts), job.request.count)
+        return Generated(torch.cat([part.tokens for part in parts]), job.labels, nfe, self.dataset)
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        recipe, spec = self.model.recipe, self.dataset.spec
+        size = sum(p.numel() for p in self.model.network.parameters())
+        return {
+            "model": recipe.name,
+            "objective": f"{recipe.objective.type}, {recipe.process.type} process",
+            "network": f"{recipe.backbone.type}, {size:,} parameters on {self.device}, computing in {self.dtype}",
+            "data": f"{recipe.data.type}: {spec.length:,} tokens of {spec.vocab_size:,} symbols",
+            "made for": f"{usual_steps(recipe)} steps of sampler {recipe.sampler.type}",
+            "from": str(self.model.path),
+        }
+
+    def __repr__(self) -> str:
+        return f"<Pipeline: {'; '.join(f'{key}: {value}' for key, value in self._facts.items())}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of the facts."""
+        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(value)}</td></tr>" for key, value in self._facts.items())
+        return f'<table style="text-align:left">{rows}</table>'
 
     def _computing(self) -> AbstractContextManager[object]:
         """Within it, networks compute in `dtype`."""
@@ -284,3 +392,15 @@ def _placed(model: TrainedModel, device: str | torch.device) -> None:
         model.denoiser.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"no device '{device}' here ({str(error).splitlines()[0]})") from None
+
+
+def _dtype(name: str | torch.dtype) -> Dtype:
+    """A type that networks compute in, by its name.
+
+    Raises:
+        UserError: they do not compute in it.
+    """
+    for dtype in get_args(Dtype):
+        if str(name).removeprefix("torch.") == dtype:
+            return dtype
+    raise UserError(f"no dtype '{name}'; take float32, bfloat16 or float16")

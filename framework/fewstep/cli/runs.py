@@ -9,7 +9,6 @@ import typer
 
 from fewstep.cli.lists import recipe_names, suite_names
 from fewstep.cli.recipes import Sets
-from fewstep.core.errors import UserError
 from fewstep.core.plugins import trusting_plugins
 
 RecipeArgument = Annotated[
@@ -73,13 +72,10 @@ def distill(
     trust_plugins: TrustPlugins = False,
 ) -> None:
     """Distil a teacher into a student. Trains with the teacher of --teacher or of the recipe."""
-    from fewstep.recipe import load_recipe
+    from fewstep.training.launch import launch
 
-    if teacher is None and load_recipe(recipe, sets or [], trust_plugins=True).recipe.teacher is None:
-        raise UserError(
-            f"recipe '{recipe}' trains without a teacher; name one with --teacher RUN, or use `fewstep train`"
-        )
-    train(recipe, teacher, run_dir, resume, sets, trust_plugins)
+    with trusting_plugins(trust_plugins):
+        launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=sets or [], distil=True)
 
 
 def benchmark(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewstep.core.errors import UserError
+from fewstep.core.places import inside
 from fewstep.core.version import __version__
 from fewstep.data.base import Dataset
 from fewstep.data.codec import codec_problem
@@ -65,18 +66,49 @@ def export_run(run: str, out: str | None = None, *, weights: Weights = "ema", dt
     if is_exported(run):
         raise UserError(f"'{run}' is an exported model already; name the run of its training")
     model = open_model(run, weights=weights, device="cpu")
-    path = Path(out) if out else model.run.export.parent / model.recipe.name
+    return export_model(model, Path(out) if out else model.run.export.parent / model.recipe.name, dtype)
+
+
+def export_model(model: TrainedModel, path: Path, dtype: Dtype | None = None) -> Path:
+    """Write a model as a folder that suffices to sample; one that is exported already is copied.
+
+    Args:
+        path: new folder.
+        dtype: type of the stored weights; None for float32, or that of the exported model.
+
+    Raises:
+        UserError: the folder is not empty, an exported model has another type, or the dataset cannot show samples
+            without its training data.
+        OperationError: another process writes to the same folder.
+    """
+    exported = Exported(model.path) if is_exported(model.path) else None
+    if exported and dtype not in (None, exported.config.dtype):
+        raise UserError(
+            f"'{model.path}' holds weights in {exported.config.dtype}; export the run of its training in {dtype}"
+        )
     if model.network.draws:  # fails early if a model that the sampler asks is missing
         build_component(SAMPLERS, model.recipe.sampler).guide(model.denoiser, model.dataset)
     lock = path.with_name(f".{path.absolute().name}.lock")
     with held(path, "export", file=lock):
         try:
             with _staging_folder(path) as folder:
-                _write(folder, model, dtype)
+                if exported:
+                    _copy(exported, folder)
+                else:
+                    _write(folder, model, dtype or "float32")
                 Exported(folder).recipe()
         finally:
             lock.unlink(missing_ok=True)
     return path
+
+
+def _copy(exported: Exported, folder: Path) -> None:
+    """Copy what an exported folder lists, and its card if there is one."""
+    card = [CARD] if (exported.path / CARD).is_file() else []
+    for name in [CONFIG, *card, *exported.config.files]:
+        source = inside(exported.path, name, f"'{exported.path}'")
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / name)
 
 
 @contextmanager
@@ -102,7 +134,7 @@ def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
     """Fill an empty folder with one network and everything that it needs."""
     content = portable(model.recipe, model.role)
     dependencies = _write_dependencies(folder, content, dtype)
-    state = {name: tensor.detach() for name, tensor in model.network.state_dict().items()}
+    state = {name: tensor.detach().cpu() for name, tensor in model.network.state_dict().items()}
     if model.weights == "ema":  # an average has parameters only, no buffers
         state = {name: state[name] for name, _ in model.network.named_parameters()}
     metadata = {"recipe": dump_yaml(content.recipe), "step": str(model.step), "format": EXPORT_FORMAT}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fewstep.core.echo import shown
@@ -14,19 +14,22 @@ MOST_BASES = 20
 """Limit on the files that extend one another."""
 
 
-def compose(path: Path, source: str, sets: Sequence[str] = (), *, teacher: str | None = None) -> Node:
+def compose(
+    content: Path | Mapping[str, object], source: str, sets: Sequence[str] = (), *, teacher: str | None = None
+) -> Node:
     """One file over the files that it extends, then `--set` overrides, then the teacher.
 
     Args:
-        path: the file.
-        source: name of the file in messages.
+        content: the file, or what would stand in a file of the current folder.
+        source: its name in messages.
         sets: overrides.
         teacher: run folder for `teacher.run`.
 
     Raises:
         RecipeError: a file cannot be read or parsed, or an override cannot be applied.
     """
-    root = _load(path, source)
+    here = Path.cwd()
+    root = _load(content, source) if isinstance(content, Path) else _extended(to_node(content, source), here, ())
     problems: list[Problem] = []
     for index, text in enumerate(sets, start=1):
         try:
@@ -65,13 +68,18 @@ def _longhand(node: Node, other: Node) -> Node:
 
 def _load(path: Path, source: str, extended_by: tuple[Path, ...] = ()) -> Node:
     """A file merged over the file that it extends."""
-    node = anchor_plugins(load_mapping(read_text(path, source), source), path.parent)
+    return _extended(load_mapping(read_text(path, source), source), path.parent, (*extended_by, path.resolve()))
+
+
+def _extended(root: Node, folder: Path, chain: tuple[Path, ...]) -> Node:
+    """The content of a file in `folder`, merged over the file that it extends; `chain` is what has led to it."""
+    node = anchor_plugins(root, folder)
     extends = node.child("extends")
     if extends is None:
         return node
     if not isinstance(extends.value, str):
         raise RecipeError([extends.problem("expected one string: a path, or the name of a shipped recipe", "extends")])
-    base, chain = _base_path(extends, path.parent), (*extended_by, path.resolve())
+    base = _base_path(extends, folder)
     if len(chain) > MOST_BASES:
         raise RecipeError([extends.problem(f"more than {MOST_BASES} files extend one another; merge some", "extends")])
     if base.resolve() in chain:

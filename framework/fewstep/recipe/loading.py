@@ -36,7 +36,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A valid recipe, its file, and the text of the file with its comments."""
+    """A valid recipe, its file, and the text of the file with its comments; without a file, of the current folder."""
 
     recipe: Recipe
     path: Path
@@ -44,7 +44,7 @@ class LoadedRecipe:
 
 
 def load_recipe(
-    source: str | Path,
+    source: str | Path | Mapping[str, object],
     sets: Sequence[str] = (),
     *,
     teacher: str | None = None,
@@ -54,7 +54,7 @@ def load_recipe(
     """Read and check a recipe.
 
     Args:
-        source: a path, or the name of a shipped recipe.
+        source: a path, the name of a shipped recipe, or the content of a recipe as plain data.
         sets: overrides such as "train.steps=10".
         teacher: run folder that replaces `teacher.run`.
         trust_plugins: run the plugin files and modules that the recipe lists, but not those of models that it names.
@@ -63,12 +63,16 @@ def load_recipe(
     Raises:
         RecipeError: all problems of the recipe, each with file, line, key and correction.
     """
-    path, name = locate("recipe", source)
-    root = compose(path, name, sets, teacher=teacher)
+    if isinstance(source, Mapping):
+        path, name, text = Path("recipe.yaml"), "recipe", dump_yaml(source)
+        root = compose(source, name, sets, teacher=teacher)
+    else:
+        path, name = locate("recipe", source)
+        root, text = compose(path, name, sets, teacher=teacher), read_text(path, name)
     recipe = _validate_recipe(root, trusted=trust_plugins)
     if complaints := list(also(recipe) if also else ()):
         raise _error(_located(root, undotted(key), message) for key, message in complaints)
-    return LoadedRecipe(recipe, path, read_text(path, name))
+    return LoadedRecipe(recipe, path, text)
 
 
 def parse_recipe(
@@ -117,7 +121,6 @@ def with_sampler(
     settings: Mapping[str, object] | None = None,
     *,
     steps: Sequence[int],
-    named: Callable[[str], str] = lambda key: f"--{key.replace('_', '-')}",
 ) -> Recipe:
     """The recipe with another sampler, or with other settings of its sampler, checked like any recipe.
 
@@ -125,7 +128,6 @@ def with_sampler(
         sampler: the new `sampler:` section, YAML or plain data; it discards the old section.
         settings: keys of the sampler.
         steps: numbers of sampling steps, which replace `evaluate.steps`.
-        named: how messages call "sampler" and the keys of `settings`; an option of the command line (`--top-p`).
 
     Raises:
         RecipeError: all problems of the sampler, alone or with the other sections.
@@ -133,13 +135,13 @@ def with_sampler(
     evaluate = recipe.evaluate.model_copy(update={"steps": tuple(steps)})
     root = to_node(recipe.model_copy(update={"evaluate": evaluate}).model_dump(mode="json"), recipe.name)
     if sampler is not None:
-        place = named("sampler")
+        place = "--sampler"
         section = load_value(sampler, place, key=("sampler",)) if isinstance(sampler, str) else to_node(sampler, place)
         if section is None:
             raise RecipeError([Problem(place, None, "", "expected the name of a sampler, or keys with `type:`")])
         root = Node({**root.value, "sampler": section}, root.source, None)
     for key, value in (settings or {}).items():
-        root = merge(root, to_node({"sampler": {key: value}}, named(key)))
+        root = merge(root, to_node({"sampler": {key: value}}, f"--{key.replace('_', '-')}"))
     return _validate_recipe(root)
 
 

@@ -18,7 +18,10 @@ RUNS = Path("runs")
 
 
 class RunDir:
-    """One folder a run: recipe as given and resolved, environment, log, metrics, checkpoints, samples, status."""
+    """One folder a run: recipe as given and resolved, environment, log, metrics, checkpoints, samples, status.
+
+    It can stand for its path: `Pipeline.from_pretrained(run)`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,6 +39,12 @@ class RunDir:
         self.export = path / "export" / "student_ema.safetensors"
         self._status = path / "status.json"
         self._id = path / "run-id"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"<RunDir: {self.path}, {self.status['state']}>"
 
     @classmethod
     def create(cls, name: str, path: str | Path | None = None) -> RunDir:

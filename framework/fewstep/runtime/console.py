@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+
+from fewstep.core.python_words import in_python
 
 
 def say(line: str) -> None:
@@ -12,6 +15,16 @@ def say(line: str) -> None:
         print(line, flush=True)
     except OSError:
         silence_console()
+
+
+def say_in_python(line: str) -> None:
+    """Print a line with keywords of functions in the place of options of commands."""
+    say(in_python(line))
+
+
+def is_console(echo: Callable[[str], None]) -> bool:
+    """Whether lines that go to `echo` are printed as they are."""
+    return echo in (say, say_in_python)
 
 
 def silence_console() -> None:

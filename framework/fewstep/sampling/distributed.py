@@ -27,7 +27,7 @@ def sample_on_cluster(cluster: str, run: str, request: SampleRequest, say: Calla
         OperationError: the cluster is gone, or cannot take part.
     """
     if request.part.of > 1:
-        raise UserError(f"{request.named('part')} and {request.named('cluster')} exclude each other")
+        raise UserError("--part and --cluster exclude each other")
     settings = load_cluster(cluster)
 
     def fill(folder: JobFolder, job: Job, size: int) -> str:

@@ -29,9 +29,9 @@ from fewstep.runs.environment import commit
 from fewstep.runs.models import TrainedModel, build_component, open_model
 from fewstep.runtime.digest import digest, weights_digest
 from fewstep.runtime.files import publish
-from fewstep.runtime.progress import Narrator
+from fewstep.runtime.progress import Narrator, Progress
 from fewstep.runtime.streams import SampleStreams
-from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples
+from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 from fewstep.samplers.walk import Walk, WalkSampler
 from fewstep.sampling.animation import animate, animated_count, file_name, record_frames
 from fewstep.sampling.draw import average, draw_batch
@@ -95,27 +95,43 @@ class Job:
             on_step=on_step,
         )
 
-    def draw_all(self, numbers: range, size: int, advice: str) -> Iterator[tuple[range, Samples]]:
+    def draw_all(
+        self, numbers: range, size: int, advice: str, progress: Progress | None = None
+    ) -> Iterator[tuple[range, Samples]]:
         """Draw the samples with these numbers in batches, which get smaller when memory runs out.
 
         Args:
             size: samples of a batch, unless the request has its own number, which stays.
             advice: what to do when memory does not suffice.
+            progress: called after each step, with steps of samples.
 
         Raises:
             OperationError: a batch of the requested size, or a single sample, does not fit into memory.
         """
         fixed = self.request.batch_size
+
+        def drawn(part: range) -> Samples:
+            if progress is None:
+                return self.draw(part)
+            samples = self.draw(part, lambda state: progress(*self._steps_done(numbers, part, state)))
+            progress((part.stop - numbers.start) * self.steps, len(numbers) * self.steps)
+            return samples
+
         try:
             if fixed is None:
-                yield from draw_fitting(self.draw, numbers, size, self.denoiser.device)
+                yield from draw_fitting(drawn, numbers, size, self.denoiser.device)
             else:
                 parts = (numbers[first : first + fixed] for first in range(0, len(numbers), fixed))
-                yield from ((part, self.draw(part)) for part in parts)
+                yield from ((part, drawn(part)) for part in parts)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             raise OperationError(f"out of memory with {fixed or 1} samples at once; {advice}") from None
+
+    def _steps_done(self, numbers: range, part: range, state: StepState) -> tuple[int, int]:
+        """Steps of samples that are done after a step of `part`, and all of them; walks in blocks take more steps."""
+        done = min(state.index + 1, self.steps - 1)
+        return (part.start - numbers.start) * self.steps + done * len(part), len(numbers) * self.steps
 
 
 Fill = Callable[[JobFolder, Job, int], str]
@@ -277,11 +293,11 @@ def _sampler(model: TrainedModel, request: SampleRequest, steps: int) -> Sampler
     if "guidance" in changes and not model.denoiser.conditioned_on_labels:
         raise UserError(f"'{model.path}' was trained without labels (label_input), by which guidance goes")
     if request.sampler is not None:
-        recipe = with_sampler(recipe, request.sampler, steps=[steps], named=request.named)
+        recipe = with_sampler(recipe, request.sampler, steps=[steps])
     unknown = changes.keys() - type(recipe.sampler).model_fields.keys()
     if unknown:
         raise UserError(f"sampler '{recipe.sampler.type}' has no setting '{min(unknown)}'")
-    changed = with_sampler(recipe, settings=changes, steps=[steps], named=request.named) if changes else recipe
+    changed = with_sampler(recipe, settings=changes, steps=[steps]) if changes else recipe
     return build_component(SAMPLERS, changed.sampler)
 
 
@@ -290,7 +306,7 @@ def _labels(model: TrainedModel, denoiser: Denoiser, request: SampleRequest) -> 
     if request.label is None:
         return labels_like_data(denoiser, model.dataset, request.count, request.seed)
     if not denoiser.conditioned_on_labels:
-        raise UserError(f"'{model.path}' was trained without labels (label_input); leave {request.named('label')} out")
+        raise UserError(f"'{model.path}' was trained without labels (label_input); leave --label out")
     return requested_labels(request.label, model.dataset, request.count)
 
 

@@ -60,7 +60,6 @@ class SampleRequest:
         animate: also show the steps of the first samples.
         compile: whether the network's trunk is compiled; see `runtime.compiling`. It does not change the samples, but
             by rounding.
-        by: whether the request comes from the command line or from Python; messages name its parts accordingly.
     """
 
     count: int = 16
@@ -81,11 +80,6 @@ class SampleRequest:
     resume: bool = False
     animate: bool = False
     compile: Literal["off", "auto", "trunk"] = "off"
-    by: Literal["command", "python"] = "command"
-
-    def named(self, key: str) -> str:
-        """A part of the request as who made it knows it: `--top-p`, or `top_p`."""
-        return key if self.by == "python" else f"--{key.replace('_', '-')}"
 
     @property
     def settings(self) -> dict[str, float]:

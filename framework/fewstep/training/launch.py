@@ -8,7 +8,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -61,50 +61,62 @@ _MAY_CHANGE = {
 
 
 def launch(
-    source: str,
+    source: str | Path | Mapping[str, object],
     *,
     teacher: str | None = None,
     run_dir: str | None = None,
     resume: str | None = None,
     sets: Sequence[str] = (),
+    distil: bool = False,
+    echo: Callable[[str], None] = say,
 ) -> Path:
-    """Train a recipe (shipped name or path) in a new run folder, or continue an old one.
+    """Train a recipe (shipped name, path or content) in a new run folder, or continue an old one.
 
     The plugins that the recipe lists are imported, and no others: not those of its teacher, nor of a resumed run.
 
     Args:
         resume: a run folder, or "auto" for the recipe's newest run that is not finished (a new one if none).
+        distil: refuse a recipe without a teacher.
+        echo: where console lines go.
 
     Raises:
         FewstepError: with a message of one sentence for the command line.
     """
-    loaded = _with_real_runs(load_recipe(source, sets, teacher=teacher, trust_plugins=True))
+    loaded = load_recipe(source, sets, teacher=teacher, trust_plugins=True)
+    if distil and loaded.recipe.teacher is None:
+        name = loaded.recipe.name if isinstance(source, Mapping) else source
+        raise UserError(
+            f"recipe '{name}' trains without a teacher; name one with --teacher RUN, or use `fewstep train`"
+        )
+    loaded = _with_real_runs(loaded)
     resolve_device(loaded.recipe.train.device)  # fails before a folder is made
     section = loaded.recipe.parallel
     with ranks_of_environment(section.backend, loaded.recipe.train.device, section.timeout_minutes) as ranks:
         agree_on_recipe(loaded.recipe, ranks)
         if ranks.first:
-            return _launch(loaded, ranks, run_dir, resume)
+            return _launch(loaded, ranks, run_dir, resume, echo)
         run = RunDir(Path(ranks.of_first("")))
         fit(loaded, run, ranks=ranks)
         ranks.wait()
         return run.path
 
 
-def _launch(loaded: LoadedRecipe, ranks: Ranks, run_dir: str | None, resume: str | None) -> Path:
+def _launch(
+    loaded: LoadedRecipe, ranks: Ranks, run_dir: str | None, resume: str | None, echo: Callable[[str], None]
+) -> Path:
     """Train as the first rank, which finds or makes the run folder."""
     recipe = loaded.recipe
     run = _resumed(recipe, resume, run_dir) if resume else _restarted(recipe, run_dir)
     with nullcontext(run) if run else _new_run(recipe.name, run_dir) as run:
-        say(f"run folder: {run.path}")
+        echo(f"run folder: {run.path}")
         if ranks.several:
             rewrite(run.job, _job() + "\n")
         ranks.of_first(str(run.path.absolute()))
-        result = fit(loaded, run, ranks=ranks)
+        result = fit(loaded, run, echo=echo, ranks=ranks)
         ranks.wait()
     if result.finished:
-        say(f"finished: {run.path}")
-        say(f"next: {_next(recipe, run)}")
+        echo(f"finished: {run.path}")
+        echo(f"next: {_next(recipe, run)}")
     return run.path
 
 

@@ -38,6 +38,21 @@ def run_suite(
     keep_code: bool = False,
     base: str | None = None,
 ) -> Path:
+    """`measure_suite`, for those who read the results from the folder that it returns."""
+    return measure_suite(source, out, quick, sets, jobs=jobs, cluster=cluster, keep_code=keep_code, base=base)[0]
+
+
+def measure_suite(
+    source: str,
+    out: str | None = None,
+    quick: bool = False,
+    sets: Sequence[str] = (),
+    *,
+    jobs: int = 1,
+    cluster: str | None = None,
+    keep_code: bool = False,
+    base: str | None = None,
+) -> tuple[Path, Results | None]:
     """Run a suite, or its missing rows, and write its results.
 
     Args:
@@ -51,7 +66,7 @@ def run_suite(
         base: results of an earlier run, a file or a folder, to compare with.
 
     Returns:
-        The folder. After SIGTERM or Ctrl-C too; all measured rows are stored.
+        The folder and the results; none after SIGTERM or Ctrl-C, and all measured rows are stored.
 
     Raises:
         RecipeError: the suite or one of its recipes is wrong; nothing was run.
@@ -75,10 +90,9 @@ def run_suite(
                 say(f"{case.case} is skipped: {case.reason}")
             finished = _finish(session, workers)
         if finished:
-            _conclude(session, earlier, str(base))
-        else:
-            say(f"stopped; all measured rows are stored, and the same command continues: {command}")
-    return plan.folder
+            return plan.folder, _conclude(session, earlier, str(base))
+        say(f"stopped; all measured rows are stored, and the same command continues: {command}")
+        return plan.folder, None
 
 
 @contextmanager
@@ -119,8 +133,8 @@ def _command(
     return shlex.join([*parts, *(part for change in sets for part in ("--set", change))])
 
 
-def _conclude(session: Session, earlier: Results | None, base: str) -> None:
-    """Write and print the results, and their comparison with earlier results.
+def _conclude(session: Session, earlier: Results | None, base: str) -> Results:
+    """Write and print the results, and their comparison with earlier results; returns them.
 
     Raises:
         OperationError: a case failed, or a value is worse.
@@ -138,6 +152,7 @@ def _conclude(session: Session, earlier: Results | None, base: str) -> None:
         raise OperationError(f"{len(results.failures)} of {len(suite.cases)} cases failed: {names}")
     if comparison and comparison.regressions:
         raise OperationError(f"worse than in {base}: {'; '.join(comparison.regressions)}")
+    return results
 
 
 def _finish(session: Session, workers: Cluster | None) -> bool:
