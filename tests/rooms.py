@@ -16,6 +16,7 @@ PACKAGE = ROOT / "fewstep"
 ORDER = (
     "core",
     "runtime",
+    "trackers",
     "schedules",
     "predictions",
     "processes",

@@ -67,6 +67,9 @@ from .schedules.base import SCHEDULES as SCHEDULES
 from .schedules.base import NoiseSchedule as NoiseSchedule
 from .supervision.base import SUPERVISIONS as SUPERVISIONS
 from .supervision.base import Supervision as Supervision
+from .trackers.base import TRACKERS as TRACKERS
+from .trackers.base import TrackedRun as TrackedRun
+from .trackers.base import Tracker as Tracker
 from .training.assemble import Parts as Parts
 from .training.assemble import assemble as assemble
 from .training.train import distill as distill

@@ -33,6 +33,7 @@ PAGES = {
     "tokenizers": DOCS / "text-data.md",
     "datasets": DOCS / "data.md",
     "metrics": DOCS / "metrics.md",
+    "trackers": DOCS / "tracking.md",
 }
 _SECTION = re.compile(
     r"<!-- (?P<kind>\w+), written by tests/docs/component_tables\.py -->\n(?P<table>.*?)<!-- end of (?P=kind) -->\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Annotated, Any
 
@@ -62,11 +63,14 @@ def evaluate(
     weights: WeightsOption = None,
     device: DeviceOption = Device.auto,
     batch_size: BatchSizeOption = None,
+    track: Annotated[
+        bool, typer.Option("--track", help="record new values with all trackers of a run, not TensorBoard alone")
+    ] = False,
     trust_plugins: TrustPlugins = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Score samples of trained models. Values that are known already are not measured again."""
-    request = request_of(steps, samples, seed, sampler, metrics, weights, device, batch_size)
+    request = replace(request_of(steps, samples, seed, sampler, metrics, weights, device, batch_size), track=track)
     from fewstep.evaluation.evaluate import evaluate_models
 
     with trusting_plugins(trust_plugins):

@@ -23,6 +23,7 @@ _PLACES = {
     "tokenizers": ("fewstep.data.text.tokenizers.base", "TOKENIZERS"),
     "datasets": ("fewstep.data.base", "DATASETS"),
     "metrics": ("fewstep.metrics.base", "METRICS"),
+    "trackers": ("fewstep.trackers.base", "TRACKERS"),
 }
 
 KINDS = tuple(_PLACES)

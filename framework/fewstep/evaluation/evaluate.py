@@ -21,6 +21,7 @@ from fewstep.evaluation.request import EvaluationRequest
 from fewstep.evaluation.rows import EvaluatedRow, ScoredBy, store_rows
 from fewstep.evaluation.score import judge, score
 from fewstep.evaluation.target import Target, find_source, find_target, is_of_models
+from fewstep.evaluation.tracked import track_rows
 from fewstep.metrics.base import DrawnFrom
 from fewstep.runs.environment import Environment, describe_environment
 from fewstep.runs.models import build_component
@@ -101,6 +102,7 @@ def _evaluate(target: Target, dataset: Dataset | None, environment: Environment 
             for steps, row in _measured(target, dataset, environment, f"{target.name}, " if several else ""):
                 rows[steps] = row
             store_rows(target.file, rows.values())
+        track_rows(target, list(rows.values()))
     for steps in target.steps:
         if steps not in rows:
             rows[steps] = target.stored[target.row_key(steps)]

@@ -19,6 +19,7 @@ class EvaluationRequest:
         weights: averaged weights, or those of the last step.
         device: "auto", "cpu" or "cuda".
         batch_size: samples drawn at once, without effect on their values.
+        track: record new values with all trackers of a run, also with those that send them elsewhere.
     """
 
     steps: tuple[int, ...] | None = None
@@ -29,3 +30,4 @@ class EvaluationRequest:
     weights: Literal["ema", "raw"] | None = None
     device: str = "auto"
     batch_size: int | None = None
+    track: bool = False

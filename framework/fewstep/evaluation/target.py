@@ -25,6 +25,7 @@ from fewstep.runs.folder import RUNS, RunDir
 from fewstep.runs.local import is_local, local_model
 from fewstep.runs.models import ModelSource, Weights, find_model
 from fewstep.runtime.hashing import digest_of
+from fewstep.trackers.base import refuse_missing
 
 _MODEL = ("data", "process", "backbone", "noise_input", "step_input", "objective")
 """Sections of a recipe on which samples depend, beside the sampler."""
@@ -44,6 +45,8 @@ class Target:
     seed: int
     device: str
     batch_size: int
+    track: bool = False
+    """Whether trackers that send values elsewhere get new ones."""
 
     @property
     def metrics(self) -> Sequence[ComponentConfig]:
@@ -124,7 +127,7 @@ def find_target(name: str, source: ModelSource, request: EvaluationRequest) -> T
     """Check a request for a model, before anything is drawn.
 
     Raises:
-        UserError: no metrics, one whose package or file is missing, no such device.
+        UserError: no metrics, one whose package or file is missing, no such device, or a tracker without its package.
         RecipeError: a sampler or a metric that is unknown or does not fit the model.
     """
     recipe = source.recipe
@@ -139,6 +142,8 @@ def find_target(name: str, source: ModelSource, request: EvaluationRequest) -> T
     if request.sampler is not None:
         recipe = with_sampler(recipe, request.sampler, steps=steps)
     source.device(request.device, "--device")
+    if request.track:
+        refuse_missing(source.recipe.trackers)
     section = recipe.evaluate
     return Target(
         name=name,
@@ -149,6 +154,7 @@ def find_target(name: str, source: ModelSource, request: EvaluationRequest) -> T
         seed=request.seed,
         device=request.device,
         batch_size=request.batch_size or section.batch_size,
+        track=request.track,
     )
 
 

@@ -40,7 +40,7 @@ def portable(recipe: Recipe, role: str = "student") -> Portable:
     Raises:
         UserError: the sampler or the process names a missing file.
     """
-    content: dict[str, Any] = recipe.model_dump(mode="json")
+    content: dict[str, Any] = recipe.model_dump(mode="json", exclude={"trackers"})  # of the training only
     code = [name for name in content["plugins"] if name.endswith(".py")]
     content["plugins"] = [name for name in content["plugins"] if name not in code]
     needed = [reference for reference in references(recipe) if reference.key.startswith(BESIDE)]

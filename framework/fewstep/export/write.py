@@ -157,7 +157,7 @@ def _write(folder: Path, model: TrainedModel, dtype: Dtype) -> None:
         environment=_environment(model),
         beside=dependencies,
         needs=content.needs,
-        distributions=distributions(model.recipe),
+        distributions=distributions(model.recipe.model_copy(update={"trackers": ()})),
         files={name: value for name, value in files.items() if Path(name).name != CARD},
     )
     # Older versions of fewstep refuse the key, and open what needs no plugin.

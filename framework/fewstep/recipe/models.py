@@ -196,6 +196,9 @@ class EvaluateSection(Strict):
     metrics: tuple[Annotated[ComponentConfig, From("metrics")], ...] = Field((), description="metrics, by name")
 
 
+Trackers = tuple[Annotated[ComponentConfig, From("trackers")], ...]
+
+
 class TrainerSettings(Strict):
     """The sections of a recipe that the trainer itself reads; all that a training without a recipe has to say."""
 
@@ -206,6 +209,7 @@ class TrainerSettings(Strict):
     ema: EmaSection = EmaSection()
     watch: WatchSection = WatchSection()
     evaluate: EvaluateSection = EvaluateSection()
+    trackers: Trackers = Field(("tensorboard",), validate_default=True, description="where numbers go as well")
 
 
 class Recipe(Strict):
@@ -248,6 +252,11 @@ class Recipe(Strict):
     ema: EmaSection = EmaSection()
     watch: WatchSection = WatchSection()
     evaluate: EvaluateSection = EvaluateSection()
+    trackers: Trackers = Field(
+        ("tensorboard",),
+        validate_default=True,
+        description="trackers of the training, by name; [] for none",
+    )
 
     @field_validator("sampler")
     @classmethod
@@ -280,4 +289,5 @@ class Recipe(Strict):
             ema=self.ema,
             watch=self.watch,
             evaluate=self.evaluate,
+            trackers=self.trackers,
         )

@@ -32,6 +32,7 @@ class RunDir:
         self.log = path / "log.txt"
         self.job = path / "torchrun-job"
         self.tensorboard = path / "tb"
+        self.trackers = path / "trackers"
         self.checkpoints = path / "checkpoints"
         self.plugins = path / "plugins"
         self.samples = path / "samples"

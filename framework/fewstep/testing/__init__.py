@@ -42,6 +42,7 @@ from fewstep.testing.statistics import assert_same_distribution, chi_square_sigm
 from fewstep.testing.supervisions import check_supervision
 from fewstep.testing.synchronisations import Synchronisations
 from fewstep.testing.tokenizers import check_tokenizer
+from fewstep.testing.trackers import check_tracker
 
 __all__ = [
     "CHECKS",
@@ -66,6 +67,7 @@ __all__ = [
     "check_schedule",
     "check_supervision",
     "check_tokenizer",
+    "check_tracker",
     "chi_square_sigmas",
     "exact_denoiser",
     "exact_distribution",

@@ -17,6 +17,7 @@ from fewstep.testing.samplers import check_sampler
 from fewstep.testing.schedules import check_schedule
 from fewstep.testing.supervisions import check_supervision
 from fewstep.testing.tokenizers import check_tokenizer
+from fewstep.testing.trackers import check_tracker
 
 CHECKS: Mapping[str, Callable[[Raw], None]] = {
     "schedules": check_schedule,
@@ -30,6 +31,7 @@ CHECKS: Mapping[str, Callable[[Raw], None]] = {
     "tokenizers": check_tokenizer,
     "datasets": check_dataset,
     "metrics": check_metric,
+    "trackers": check_tracker,
 }
 """Checks by kind, as `fewstep list` names kinds; each has options of its own beside the configuration."""
 

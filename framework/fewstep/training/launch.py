@@ -31,6 +31,7 @@ from fewstep.runtime.device import resolve_device
 from fewstep.runtime.files import rewrite
 from fewstep.runtime.precision import resolve_precision
 from fewstep.runtime.ranks import ALONE, Ranks, ranks_of_environment
+from fewstep.trackers.base import refuse_missing
 from fewstep.training.agreement import agree_on_recipe
 from fewstep.training.trainer import FitResult, Trainer
 
@@ -51,6 +52,7 @@ _MAY_CHANGE = {
     "train.timeout_minutes",
     "train.device",
     "train.compile",
+    "trackers",
     "parallel.strategy",
     "parallel.shards",
     "parallel.backend",
@@ -90,6 +92,7 @@ def launch(
         )
     loaded = _with_real_runs(loaded)
     resolve_device(loaded.recipe.train.device)  # fails before a folder is made
+    refuse_missing(loaded.recipe.trackers)
     section = loaded.recipe.parallel
     with ranks_of_environment(section.backend, loaded.recipe.train.device, section.timeout_minutes) as ranks:
         agree_on_recipe(loaded.recipe, ranks)

@@ -1,29 +1,28 @@
-"""Destinations of a run's numbers: console lines, log.txt, metrics.jsonl and TensorBoard."""
+"""Destinations of a run's numbers: console lines or a bar, log.txt, metrics.jsonl and trackers."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fewstep.core.component import ComponentConfig
 from fewstep.data.base import Dataset
-from fewstep.data.images.base import ImageDataset
 from fewstep.runs.folder import RunDir
-from fewstep.runtime.console import silence_console
+from fewstep.runtime.bars import Bar, open_bar
+from fewstep.runtime.console import is_console, silence_console
 from fewstep.runtime.files import rewrite
 from fewstep.runtime.progress import clock
 from fewstep.sampling.sheets import image_sheet, save_sheet
+from fewstep.trackers.base import Scalar, TrackedRun
+from fewstep.trackers.tracking import Tracking
 from fewstep.training.pace import Pace
 
 VOLATILE = ("seconds", "tokens_per_second", "stall_seconds", "peak_memory_mb")
 """Fields of a metrics line that depend on the machine."""
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 _NOTABLE = 0.05
 """Share of the time spent waiting for data above which console lines name it."""
@@ -37,20 +36,41 @@ class RunLogger:
     training needs none of them.
     """
 
-    def __init__(self, run: RunDir, *, start: int, total: int, echo: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        *,
+        start: int,
+        total: int,
+        echo: Callable[[str], None],
+        trackers: Sequence[ComponentConfig] = (),
+        name: str = "",
+        settings: Mapping[str, Scalar] | None = None,
+    ) -> None:
+        """
+        Args:
+            start: step that the training goes on from.
+            total: its last step.
+            echo: where console lines go; where that is a terminal or a notebook, a bar takes the place of lines.
+            trackers: trackers that get the numbers too.
+            name: of the recipe.
+            settings: of the recipe by dotted key, for trackers.
+        """
         self.run, self.total = run, total
         self._echo: Callable[[str], None] | None = echo
         self._start, self._begun = start, time.monotonic()
         self._last = (0.0, 0.0)
         self._pace = Pace()
         self._lost: set[str] = set()
+        self._name, self._state, self._note = name or run.path.name, "running", ""
+        self._bar: Bar | None = open_bar(self._name, "steps") if is_console(echo) else None
         with self._optional("metrics.jsonl"):
             _cut(run, start)
-        self._writer: Any = None
-        with self._optional("TensorBoard's files"):
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(run.tensorboard), purge_step=start + 1 if start else None)
+        identity = self._name
+        with self._optional("run-id"):
+            identity = run.identity()
+        tracked = TrackedRun(self._name, run.path, identity, start, settings or {})
+        self._tracking = Tracking(trackers, tracked, lambda line: self.say(f"warning: {line}"))
 
     @contextmanager
     def _optional(self, name: str) -> Iterator[None]:
@@ -74,16 +94,25 @@ class RunLogger:
     def say(self, line: str) -> None:
         """A sentence for the console and the log."""
         self._to_console(line)
+        self._to_log(line)
+
+    def _to_log(self, line: str) -> None:
         with self._optional("log.txt"), self.run.log.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def warn(self, line: str, step: int) -> None:
-        """A warning for the console, the log and TensorBoard."""
+        """A warning for the console, the log and trackers."""
         self.say(f"warning: {line}")
-        self._tensorboard(lambda writer: writer.add_text("warnings", line, step))
+        self._tracking.text("warnings", line, step)
+
+    def tick(self, step: int) -> None:
+        """Move the bar, if there is one."""
+        if self._bar is not None:
+            self._bar.show(step, self.total, self._note)
 
     def status(self, state: str, **details: object) -> None:
         """The state of the run, for other programs."""
+        self._state = state
         with self._optional("status.json"):
             self.run.set_status(state, **details)
 
@@ -106,18 +135,17 @@ class RunLogger:
         with self._optional("metrics.jsonl"), self.run.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         scalars = {_tag(name): value for name, value in values.items()}
-        scalars |= {f"throughput/{name}": value for name, value in machine.items()}
-
-        def write(writer: SummaryWriter) -> None:
-            for tag, value in scalars.items():
-                writer.add_scalar(tag, value, step)
-
-        self._tensorboard(write)
+        self._tracking.numbers(scalars | {f"throughput/{name}": value for name, value in machine.items()}, step)
         left = seconds / max(1, step - self._start) * (self.total - step)
         share = (stalled - self._last[1]) / max(seconds - self._last[0], 1e-9)
         self._last = (seconds, stalled)
         waited = f"  waited for data {share:.0%}" if share >= _NOTABLE else ""
-        self.say(_line(step, self.total, values, speed, left) + waited)
+        line = _line(step, self.total, values, speed, left) + waited
+        if self._bar is None:
+            self.say(line)
+        else:
+            self._note = f"{_losses(values)}  {speed / 1000:.1f}k tok/s{waited}"
+            self._to_log(line)
         if slow := self._pace.slowdown(tokens, seconds):
             self.warn(f"step {step}: {slow}", step)
 
@@ -127,46 +155,38 @@ class RunLogger:
             _cut(self.run, step)
 
     def text(self, tag: str, text: str) -> None:
-        """A block of text for TensorBoard."""
-        self._tensorboard(lambda writer: writer.add_text(tag, "    " + text.replace("\n", "\n    ")))
+        """A block of text for trackers."""
+        self._tracking.text(tag, text, self._start)
 
     def sheet(self, tag: str, dataset: Dataset, samples: Tensor, step: int) -> None:
-        """Samples [N, L] as a picture or a text, in the run's folder and for TensorBoard."""
+        """Samples [N, L] as a picture or a text, in the run's folder and for trackers."""
         with self._optional("sample sheets"):
             file = save_sheet(self.run.samples / f"watch-{step:08d}", dataset, samples, columns=8)
-            if isinstance(dataset, ImageDataset):
-                image = image_sheet(dataset.to_images(samples).float(), 8)
-                self._tensorboard(lambda writer: writer.add_image(tag, image, step))
-            else:
-                text = file.read_text(encoding="utf-8")
-                self._tensorboard(lambda writer: writer.add_text(tag, text, step))
-
-    def _tensorboard(self, write: Callable[[SummaryWriter], object]) -> None:
-        if self._writer is None:
-            return
-        with self._optional("TensorBoard's files"):
-            try:
-                write(self._writer)
-            except OSError:
-                self._writer = None
-                raise
+            pictures = dataset.pictures(samples)
+            if pictures is not None:
+                self._tracking.picture(tag, image_sheet(pictures.float(), 8), step)
+            if dataset.kind != "image":
+                self._tracking.text(tag, file.read_text(encoding="utf-8"), step)
 
     def close(self) -> None:
         """Write what is buffered, and close the files."""
-        with self._optional("TensorBoard's files"):
-            if self._writer is not None:
-                self._writer.close()
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._tracking.end("stopped" if self._state == "running" else self._state)
 
 
 class NoLogger(RunLogger):
     """The logger of all ranks but the first: it writes nothing."""
 
-    def __init__(self, run: RunDir, *, start: int, total: int, echo: Callable[[str], None]) -> None:
+    def __init__(self, run: RunDir, **_: object) -> None:
         self.run = run
 
     def say(self, line: str) -> None: ...
 
     def warn(self, line: str, step: int) -> None: ...
+
+    def tick(self, step: int) -> None: ...
 
     def status(self, state: str, **details: object) -> None: ...
 
@@ -190,11 +210,16 @@ def _tag(name: str) -> str:
 
 
 def _line(step: int, total: int, values: dict[str, float], speed: float, left: float) -> str:
-    """One line for the console; losses that an objective names itself (`student_loss`) replace their sum."""
+    """One line for the console."""
+    progress = f"step {step:>{len(str(total))}}/{total}"
+    return f"{progress}  loss: {_losses(values)}  {speed / 1000:.1f}k tok/s  left {clock(left)}"
+
+
+def _losses(values: dict[str, float]) -> str:
+    """Losses by name; those that an objective names itself (`student_loss`) replace their sum."""
     parts = {name.split("/")[1].removesuffix("_loss"): v for name, v in values.items() if name.endswith("_loss")}
     losses = parts or {name.split("/")[0]: v for name, v in values.items() if name.endswith("/loss")}
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
-    return f"step {step:>{len(str(total))}}/{total}  loss: {shown}  {speed / 1000:.1f}k tok/s  left {clock(left)}"
+    return "  ".join(f"{name} {value:.4f}" for name, value in losses.items())
 
 
 def _cut(run: RunDir, step: int) -> None:

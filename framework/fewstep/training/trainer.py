@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import OperationError, is_out_of_memory
+from fewstep.core.references import references
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.compiled import compile_trunks
@@ -39,6 +40,7 @@ from fewstep.runtime.ranks import ALONE, Ranks
 from fewstep.runtime.seeding import derived_seed
 from fewstep.runtime.signals import asked_to_end
 from fewstep.samplers.base import Sampler
+from fewstep.trackers.base import flat, refuse_missing
 from fewstep.training.agreement import agree_on_parts
 from fewstep.training.assemble import Parts, assemble
 from fewstep.training.batches import Batches
@@ -56,7 +58,7 @@ from fewstep.training.shares import check_shares
 from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
 from fewstep.training.updates import Updates
-from fewstep.training.watch import Best, Watch, with_weights
+from fewstep.training.watch import Best, Watch, section_of_teacher, shows_pictures, with_weights
 from fewstep.training.watchdog import Watchdog
 
 _HEARTBEAT = 30.0
@@ -87,7 +89,8 @@ class Trainer:
             the same weights; the first one writes the run folder.
 
     Raises:
-        UserError: the device is not there, a model that the sampler names does not fit, or the batch cannot be shared.
+        UserError: the device is not there, a model that the sampler names does not fit, the batch cannot be shared, or
+            the package of a tracker is missing.
     """
 
     def __init__(
@@ -101,6 +104,8 @@ class Trainer:
         ranks: Ranks = ALONE,
     ) -> None:
         check_shares(settings.train, ranks)
+        if ranks.first:
+            refuse_missing(settings.trackers)
         echo = echo if ranks.first else _nowhere
         self.settings, self.run, self.recipe, self.echo, self.ranks = settings, run, recipe, echo, ranks
         self.device = resolve_device(settings.train.device)
@@ -202,7 +207,15 @@ class Trainer:
         resume(self)
         total, every = self.settings.train.steps, self.settings.train
         logger = RunLogger if self.ranks.first else NoLogger
-        self.logger = logger(self.run, start=self.ctx.step, total=total, echo=self.echo)
+        self.logger = logger(
+            self.run,
+            start=self.ctx.step,
+            total=total,
+            echo=self.echo,
+            trackers=self.settings.trackers,
+            name=self.recipe.name if self.recipe else "",
+            settings=flat((self.recipe or self.settings).model_dump(mode="json")),
+        )
         if self.recipe is not None:
             self.logger.text("recipe", dump_recipe(self.recipe))
         self._status("running")
@@ -216,6 +229,7 @@ class Trainer:
                     self.watchdog.step()
                     if not self._step_in_memory():
                         continue
+                    self.logger.tick(self.ctx.step)
                     if self.watch and self.ctx.step in self.watch.due:
                         self._check_finite()
                         self._look(self.watch)
@@ -471,13 +485,19 @@ class Trainer:
         return self.run.checkpoints / name if name else None
 
     def _watch(self, sampler: Sampler) -> Watch | None:
-        """The monitor of a distillation; None for other trainings and without samples to draw.
+        """The monitor of a distillation, or of a teacher whose samples are pictures; None for other trainings.
 
         Raises:
             UserError: the metric of `watch.early_best` lacks a package or a file.
         """
         section, metric = self.settings.watch, self.settings.watch.early_best
-        if not section.times or "teacher" not in self.objective.roles:
+        distils = "teacher" in self.objective.roles
+        if not distils:
+            shown = self.objective.roles["student"].network.draws and shows_pictures(self.dataset)
+            asks_others = any(True for _ in references(sampler.config))  # networks that may come later
+            steps = self._usual_steps if shown and not asks_others else 0
+            section = section_of_teacher(section, self.settings.train, steps)
+        if not section.times:
             return None
         judge = None
         if metric is not None:
@@ -491,6 +511,7 @@ class Trainer:
             total=self.settings.train.steps,
             seed=self.settings.seed,
             judge=judge,
+            distils=distils,
         )
 
     @property
@@ -504,7 +525,8 @@ class Trainer:
 
     def _look(self, watch: Watch) -> None:
         look = watch.look(self.ctx.denoiser("student"), self.ema, self.shards["student"].own, self.ctx.step)
-        self._add({"watch/diversity": torch.tensor(look.diversity)})
+        if watch.distils:
+            self._add({"watch/diversity": torch.tensor(look.diversity)})
         if watch.judge is not None and look.score is not None:
             self._add({f"watch/{watch.judge.value}": torch.tensor(look.score, dtype=torch.float64)})
         self.logger.sheet("samples/watch", self.dataset, look.samples, self.ctx.step)

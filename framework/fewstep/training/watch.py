@@ -1,4 +1,4 @@
-"""Monitor of a distillation: samples from the same noise at regular steps, alarms of a collapse, and the best look.
+"""Monitor of a training: samples from the same noise at regular steps, alarms of a collapse, and the best look.
 
 Shapes: N samples, L tokens, V vocabulary.
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fewstep.data.base import Dataset
+from fewstep.data.base import Dataset, Pictures
 from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.network import evaluating
-from fewstep.recipe.models import WatchSection
+from fewstep.recipe.models import TrainSection, WatchSection
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import Sampler
 from fewstep.sampling.labels import condition_on, labels_like_data
@@ -24,6 +24,11 @@ from fewstep.training.alarm import ConfidenceAlarm
 from fewstep.training.ema import Ema
 from fewstep.training.judge import DRAWS, Judge
 from fewstep.training.shards import rest
+
+_TEACHER_SAMPLES = 16
+"""Samples of a look at a teacher: two rows of a sheet."""
+_TEACHER_SHARE = 0.02
+"""Limit on what looks at a teacher cost, as a share of its training; its walks are long."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Watch:
         steps: sampling steps.
         total: optimiser steps of the training.
         judge: scores each look, whose best average is then kept; None to keep none.
+        distils: whether diversity is compared with the data's, and logged.
     """
 
     def __init__(
@@ -70,14 +76,19 @@ class Watch:
         total: int,
         seed: int,
         judge: Judge | None = None,
+        distils: bool = True,
     ) -> None:
         self.section, self.sampler, self.steps, self.seed, self.judge = section, sampler, steps, seed, judge
+        self.distils = distils
         self.best: Best | None = None
         self._alarm = ConfidenceAlarm(section.entropy, section.log_ratio)
         self._unheard = False
         self.due = {round(total * i / section.times) for i in range(1, section.times + 1)}
         self._dataset = dataset
-        self._expected = disagreement(dataset.train[: max(section.samples, 2048)].long(), dataset.spec.vocab_size)
+        self._expected = 1.0
+        if distils:
+            rows = dataset.train[: max(section.samples, 2048)].long()
+            self._expected = disagreement(rows, dataset.spec.vocab_size)
 
     @torch.no_grad()
     def look(self, student: Denoiser, ema: Ema, own: Mapping[str, nn.Parameter], step: int) -> Look:
@@ -100,7 +111,7 @@ class Watch:
         self._unheard = True
         if score is not None:
             self._keep(step, score, ema)
-        return Look(samples.cpu(), share, share < self.section.alarm, score)
+        return Look(samples.cpu(), share, self.distils and share < self.section.alarm, score)
 
     def hear(self, values: Mapping[str, float]) -> str | None:
         """A clause on a collapse that the numbers of a log line show, if it is the first line since a look."""
@@ -115,6 +126,24 @@ class Watch:
             return
         if self.best is None or self.judge.sign * (score - self.best.score) < 0:
             self.best = Best(step, score, {name: weight.clone() for name, weight in ema.weights.items()})
+
+
+def shows_pictures(dataset: Dataset) -> bool:
+    """Whether samples of the data can be drawn."""
+    return any(isinstance(view, Pictures) for view in dataset.views().values())
+
+
+def section_of_teacher(section: WatchSection, train: TrainSection, steps: int) -> WatchSection:
+    """The looks at a training without a teacher: few samples, and no more looks than cost 2 % of the training.
+
+    A step of a training costs about three evaluations of each sample.
+
+    Args:
+        steps: sampling steps of a look; 0 for no looks.
+    """
+    samples = min(section.samples, _TEACHER_SAMPLES)
+    budget = int(_TEACHER_SHARE * 3 * train.steps * train.batch_size) // (samples * steps) if steps else 0
+    return section.model_copy(update={"samples": samples, "times": min(section.times, budget)})
 
 
 @contextmanager

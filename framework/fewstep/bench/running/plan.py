@@ -29,6 +29,7 @@ from fewstep.runs.contents import contents_digest
 from fewstep.runs.folder import RunDir
 from fewstep.runs.models import build_dataset
 from fewstep.runtime.hashing import digest_of
+from fewstep.trackers.base import refuse_missing
 from fewstep.training.turns import Turns
 
 
@@ -207,6 +208,10 @@ class _Planner:
         except RecipeError as error:
             self.problems += [self._relocated(index, problem) for problem in error.problems]
             return
+        try:
+            refuse_missing(recipe.recipe.trackers)
+        except UserError as error:
+            self._report(index, "recipe", str(error))
         if recipe.recipe.teacher and spec.teacher is None:
             self._report(index, "recipe", f"'{spec.recipe}' learns from a teacher; name its case with `teacher: CASE`")
         for role in recipe.recipe.start_from.keys() - spec.start_from.keys():
@@ -219,7 +224,8 @@ class _Planner:
             return
         run_digests = {str(case.run.path): case.digest for case in (teacher, *origins.values()) if case}
         settings = replace_references(recipe.recipe, lambda entry: run_digests.get(entry.value, entry.value))
-        facts = {"recipe": settings.model_dump(mode="json"), "data": dataset.fingerprint, "oracle": spec.oracle}
+        recorded = settings.model_dump(mode="json", exclude={"trackers"})  # no value depends on them
+        facts = {"recipe": recorded, "data": dataset.fingerprint, "oracle": spec.oracle}
         if self.code is not None:
             facts |= {"code": self.code, "plugins": plugin_versions(recipe.recipe.plugins)}
         digest = digest_of(facts)
@@ -276,7 +282,8 @@ class _Planner:
             return None
         if spec.grid_search and (source.exported or source.path.suffix):
             self._report(index, "grid_search", f"steps are searched for runs, and '{spec.model}' is none")
-        facts = {"recipe": source.recipe.model_dump(mode="json"), "weights": source.digest, "data": dataset.fingerprint}
+        recorded = source.recipe.model_dump(mode="json", exclude={"trackers"})
+        facts = {"recipe": recorded, "weights": source.digest, "data": dataset.fingerprint}
         if self.code is not None:
             facts |= {"code": self.code, "plugins": plugin_versions(source.recipe.plugins)}
         loaded = LoadedRecipe(source.recipe, source.path, "")
