@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 check test test-all test-lowest plugins: export OMP_WAIT_POLICY = passive
 check test test-all test-lowest plugins: export GOMP_SPINCOUNT = 0
 
-.PHONY: help install quickstart check test test-all test-lowest plugins lint types docs bench-quick bench-base gpu clean
+.PHONY: help install quickstart check test test-all test-lowest plugins lint types docs demo bench-quick bench-base gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,13 @@ docs: $(VENV)/.docs  ## the site, in build/site (a minute)
 
 $(VENV)/.docs: $(INSTALLED)
 	$(PIP) install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+demo: $(VENV)/.demo  ## the demo page, opened in headless Chromium where there is one (a minute)
+	$(BIN)/python -m pytest tests/demo
+
+$(VENV)/.demo: $(INSTALLED)
+	$(PIP) install -q -c constraints.txt -e '.[demo]' 'selenium>=4.20'
 	@touch $@
 
 # One thread for each of two processes on any machine, so that sums are added in the same order.

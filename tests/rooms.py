@@ -37,6 +37,7 @@ ORDER = (
     "evaluation",
     "training",
     "planning",
+    "demo",
     "export",
     "convert",
     "bench",

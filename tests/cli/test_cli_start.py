@@ -17,9 +17,11 @@ VERBS = [
     "train",
     "distill",
     "plan",
+    "models",
     "sample",
     "evaluate",
     "compare",
+    "demo",
     "benchmark",
     "runs",
     "leaderboard",
@@ -44,7 +46,9 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[Any, str, str]:
     return caught.value.code, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("args", [["--help"], ["list", "recipes"], ["list", "suites", "--json"], ["--version"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["list", "recipes"], ["list", "suites", "--json"], ["models"], ["--version"]]
+)
 def test_no_torch(args: list[str]) -> None:
     code = (
         "import sys\nfrom fewstep.cli.main import main\n"

@@ -14,6 +14,7 @@ from environments import ROOT, Environment, build_wheel
 
 import fewstep
 from fewstep.recipe.shipped import shipped_recipes, shipped_suites
+from fewstep.runs.shipped import manifest
 
 pytestmark = pytest.mark.medium
 
@@ -67,6 +68,14 @@ def test_the_wheel_holds_one_package_and_all_of_it(wheel: Path) -> None:
     assert yaml == files
 
 
+def test_the_wheel_holds_the_models_and_stays_small(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        sizes = {file.filename: file.file_size for file in archive.infolist()}
+    for name, model in manifest().models.items():
+        assert {f"fewstep/shipped/models/{name}/{file}" for file in model.files} <= sizes.keys()
+    assert sum(sizes.values()) < 12_000_000  # without what Python compiles
+
+
 def test_the_installed_command_works_outside_of_the_repository(installed: Environment) -> None:
     assert Path(installed.python("-c", "import fewstep; print(fewstep.__file__)").strip()).is_relative_to(
         installed.site
@@ -76,6 +85,8 @@ def test_the_installed_command_works_outside_of_the_repository(installed: Enviro
     assert set(known["suites"]) == set(shipped_suites())
     assert known["objectives"]["dmmd"]["origin"] == f"fewstep {fewstep.__version__}"
     assert installed.fewstep("validate", *names).splitlines() == [f"ok {name} ({name})" for name in names]
+    shown = installed.fewstep("sample", "digits-dmmd", "-n", "2", "--steps", "2")
+    assert shown.splitlines()[-1].startswith("wrote runs/fewstep--digits-dmmd/samples/")
 
 
 def test_the_installed_command_trains(trained: Environment) -> None:

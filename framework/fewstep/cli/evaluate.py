@@ -18,7 +18,10 @@ from fewstep.sampling.request import MAX_COUNT
 
 ModelsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL...", help="run folders, exported folders or files, or OWNER/NAME on the Hub"),
+    typer.Argument(
+        metavar="MODEL...",
+        help="run folders, exported folders or files, names of `fewstep models`, or OWNER/NAME on the Hub",
+    ),
 ]
 StepsOption = Annotated[
     str | None, typer.Option("--steps", metavar="4,8", help="sampling steps; the recipe's if left out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fewstep.cli.runs import RunArgument, TrustPlugins, Weights
+from fewstep.core.errors import UserError
 from fewstep.core.plugins import trusting_plugins
 
 
@@ -39,19 +41,46 @@ def export(
 
 
 def push(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="folder that `fewstep export` wrote")],
-    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="repository of models; created if it does not exist")],
+    folders: Annotated[
+        list[str], typer.Argument(metavar="FOLDER...", help="folder that `fewstep export` wrote; several with --space")
+    ],
+    repo: Annotated[str, typer.Option(metavar="OWNER/NAME", help="repository on the Hub; created if it is new")],
     private: Annotated[bool, typer.Option("--private", help="make a new repository private")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be uploaded, no more")] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="upload a Space: the page of `fewstep demo`, with the models in it")
+    ] = False,
 ) -> None:
     """Upload an exported model to the Hugging Face Hub. Needs the extra `hub`. Uploads the card too."""
+    if space:
+        _push_space(folders, repo, private, dry_run)
+        return
+    if len(folders) > 1:
+        raise UserError(f"a repository holds one model, not {len(folders)}; push each alone, or all with --space")
     from fewstep.export.hub import push as upload
     from fewstep.export.hub import uploads
     from fewstep.runs.exported import Exported
+    from fewstep.runs.shipped import model_path
 
+    folder = model_path(folders[0])
     if dry_run:
-        for name in uploads(Exported(folder)):
-            typer.echo(f"{(Path(folder) / name).stat().st_size:>12,}  {name}")
-        typer.echo(f"would be pushed to https://huggingface.co/{repo}")
+        _echo_files(folder, uploads(Exported(folder)), f"https://huggingface.co/{repo}")
         return
     typer.echo(f"pushed to {upload(folder, repo, private=private)}")
+
+
+def _push_space(models: list[str], repo: str, private: bool, dry_run: bool) -> None:
+    from fewstep.export.space import push_space, write_space
+
+    if not dry_run:
+        typer.echo(f"pushed to {push_space(models, repo, private=private)}")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        names = write_space(models, Path(scratch))
+        _echo_files(Path(scratch), names, f"https://huggingface.co/spaces/{repo}")
+
+
+def _echo_files(folder: Path, names: list[str], address: str) -> None:
+    for name in names:
+        typer.echo(f"{(folder / name).stat().st_size:>12,}  {name}")
+    typer.echo(f"would be pushed to {address}")

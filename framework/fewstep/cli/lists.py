@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from itertools import takewhile
 from typing import Any
 
@@ -25,6 +26,14 @@ def suite_names(incomplete: str) -> list[str]:
     from fewstep.recipe.shipped import shipped_suites
 
     return [name for name in shipped_suites() if name.startswith(incomplete)]
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Names of shipped models, and paths, that begin so, for completion."""
+    from fewstep.runs.shipped import manifest
+
+    paths = sorted(glob.glob(f"{glob.escape(incomplete)}*"))
+    return [name for name in manifest().models if name.startswith(incomplete)] + paths
 
 
 def numbers(text: str) -> list[int]:

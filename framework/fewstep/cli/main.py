@@ -14,12 +14,14 @@ from fewstep.cli import (
     catalogue,
     compare,
     data,
+    demo,
     doctor,
     evaluate,
     export,
     grid,
     importing,
     leaderboard,
+    models,
     new_plugin,
     plan,
     recipes,
@@ -54,9 +56,11 @@ app.add_typer(data.app, name="data")
 app.command()(runs.train)
 app.command()(runs.distill)
 app.command()(plan.plan)
+app.command()(models.models)
 app.command()(sampling.sample)
 app.command(cls=StepsCommand)(evaluate.evaluate)
 app.command(cls=StepsCommand)(compare.compare)
+app.command()(demo.demo)
 app.command()(runs.benchmark)
 app.command()(run_list.runs)
 app.command()(leaderboard.leaderboard)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.lists import recipe_names, suite_names
+from fewstep.cli.lists import model_names, recipe_names, suite_names
 from fewstep.cli.recipes import Sets
 from fewstep.core.plugins import trusting_plugins
 
@@ -17,10 +17,19 @@ RecipeArgument = Annotated[
 RunArgument = Annotated[
     str,
     typer.Argument(
-        metavar="RUN", help="run folder or exported file; `runs/NAME/latest` is the newest run of recipe NAME"
+        metavar="RUN",
+        help="run folder, exported folder or file, or a name of `fewstep models`; `runs/NAME/latest` is the newest run",
+        autocompletion=model_names,
     ),
 ]
-Teacher = Annotated[str | None, typer.Option(metavar="RUN", help="run folder of the teacher, or an exported file")]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUN",
+        help="run folder of the teacher, exported folder or file, or a name of `fewstep models`",
+        autocompletion=model_names,
+    ),
+]
 RunFolder = Annotated[str | None, typer.Option("--run-dir", help="new folder for the run; chosen if left out")]
 Resume = Annotated[
     str | None, typer.Option(metavar="auto|RUN", help="continue a run; auto takes the recipe's newest unfinished one")

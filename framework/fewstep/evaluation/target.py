@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from fewstep.recipe import with_metrics, with_sampler
 from fewstep.recipe.models import Recipe
 from fewstep.runs.code import code_digest, plugin_versions
 from fewstep.runs.contents import contents_digest, file_facts, reference_digests
-from fewstep.runs.folder import RUNS, RunDir
-from fewstep.runs.local import is_local, local_model
-from fewstep.runs.models import ModelSource, Weights, find_model
+from fewstep.runs.local import find_named
+from fewstep.runs.models import ModelSource, Weights
 from fewstep.runtime.hashing import digest_of
 from fewstep.trackers.base import refuse_missing
 
@@ -105,22 +104,19 @@ def find_source(name: str, weights: Weights | None = None) -> ModelSource:
     """Find a model and read it, without building it.
 
     Args:
-        name: a run, an exported folder or file, or OWNER/NAME on the Hugging Face Hub.
+        name: a run, an exported folder or file, a shipped model, or OWNER/NAME on the Hugging Face Hub.
         weights: averaged or raw ones; None takes those that its recipe evaluates.
 
     Raises:
         UserError: no such model, or one that draws no samples.
     """
-    path = local_model(name)
-    source = find_model(path, weights=weights or "ema")
+    source = find_named(name, weights or "ema")
     if weights is None and source.recipe.evaluate.weights != source.weights:
-        source = find_model(path, weights=source.recipe.evaluate.weights)
+        source = find_named(name, source.recipe.evaluate.weights)
     objective = source.recipe.objective.type
     if not OBJECTIVES.get(objective).cls.roles["student"].network.draws:
         raise UserError(f"'{name}' draws no samples to score: objective '{objective}' trains no network for that")
-    if is_local(name):
-        return source
-    return replace(source, run=RunDir(RUNS / name.replace("/", "--")))  # and not into the Hub's cache
+    return source
 
 
 def find_target(name: str, source: ModelSource, request: EvaluationRequest) -> Target:

@@ -39,6 +39,7 @@ from fewstep.runs.exported import (
     put,
 )
 from fewstep.runs.models import TrainedModel, Weights, build_component, open_model
+from fewstep.runs.shipped import model_path
 from fewstep.runtime.files import publish_folder
 from fewstep.runtime.hashing import sha256
 from fewstep.runtime.lock import held
@@ -63,7 +64,7 @@ def export_run(run: str, out: str | None = None, *, weights: Weights = "ema", dt
             show samples without its training data.
         OperationError: another process writes to the same folder.
     """
-    if is_exported(run):
+    if is_exported(model_path(run)):
         raise UserError(f"'{run}' is an exported model already; name the run of its training")
     model = open_model(run, weights=weights, device="cpu")
     return export_model(model, Path(out) if out else model.run.export.parent / model.recipe.name, dtype)

@@ -15,6 +15,7 @@ from fewstep.core.errors import UserError
 from fewstep.core.references import references
 from fewstep.runs.exported import is_exported
 from fewstep.runs.folder import RunDir
+from fewstep.runs.shipped import model_path
 from fewstep.runtime.hashing import sha256
 from fewstep.runtime.hub import PREFIX
 
@@ -26,7 +27,7 @@ def contents_digest(reference: str) -> str | None:
     """SHA-256 of the files of a reference. Does not depend on their times or on the place of the folder.
 
     Args:
-        reference: the setting of a metric: `hf:FOLDER`, a run, or an exported folder or file.
+        reference: the setting of a metric: `hf:FOLDER`, a run, an exported folder or file, or a shipped model.
 
     Returns:
         None for `hf:NAME@COMMIT`, whose name identifies the weights.
@@ -34,9 +35,10 @@ def contents_digest(reference: str) -> str | None:
     Raises:
         UserError: a run without a checkpoint, or a folder without weights.
     """
-    path = Path(reference.removeprefix(PREFIX))
     if reference.startswith(PREFIX):
+        path = Path(reference.removeprefix(PREFIX))
         return _folder(reference, path) if path.is_dir() else None
+    path = model_path(reference)
     if path.is_file():
         return _digest([path], path.parent)
     return _folder(reference, path) if is_exported(path) else _run(RunDir.open(path))
@@ -45,7 +47,7 @@ def contents_digest(reference: str) -> str | None:
 def reference_digests(settings: BaseModel) -> dict[str, str]:
     """Digests of the references in a sampler's settings, such as a classifier's run or a file of steps, by value."""
     names = [entry.value for entry in references(settings) if entry.kind != "file" or Path(entry.value).is_file()]
-    return {name: contents_digest(name) or "" for name in names if Path(name).exists()}
+    return {name: contents_digest(name) or "" for name in names if model_path(name).exists()}
 
 
 def file_facts(settings: BaseModel) -> dict[str, list[list[object]]]:

@@ -27,7 +27,8 @@ from fewstep.runs.build import build_network, build_process
 from fewstep.runs.checkpoint import DamagedCheckpoint, import_weights, list_checkpoints, load_checkpoint, step_of
 from fewstep.runs.environment import plugin_versions, run_data_fingerprint, run_plugin_versions
 from fewstep.runs.exported import Exported, is_exported
-from fewstep.runs.folder import RunDir
+from fewstep.runs.folder import RUNS, RunDir
+from fewstep.runs.shipped import OWNER, is_shipped, model_path
 from fewstep.runtime.bounded import TooLargeError, build_bounded, largest_tensor
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.digest import digest, weights_digest
@@ -44,7 +45,7 @@ class TrainedModel:
     """The run's folder, or the exported folder or file."""
     run: RunDir
     """Folder for files derived from it: its run, or a folder beside an exported file (of its name) or folder
-    (NAME-made)."""
+    (NAME-made); below `runs/` for a shipped model."""
     recipe: Recipe
     dataset: Dataset
     network: Network
@@ -86,7 +87,8 @@ def open_model(
     """Network of a run's newest checkpoint, or of an exported folder or file, ready to use.
 
     Args:
-        path: run folder, a folder that `fewstep export` wrote, or a `.safetensors` file of a run's export/.
+        path: run folder, a folder that `fewstep export` wrote, a `.safetensors` file of a run's export/, or the name
+            of a shipped model.
         role: role of the network in the run's objective.
         weights: "ema" for the student's averaged weights, "raw" for the last ones; other roles have only the latter.
         device: "auto" is a GPU if there is one, unless the recipe trains on the CPU.
@@ -202,7 +204,7 @@ class ModelSource:
 
 def find_model(path: str | Path, role: str = "student", weights: Weights = "ema") -> ModelSource:
     """The source of `open_model`, read but not built."""
-    path = Path(path)
+    path = model_path(path)
     if is_exported(path):
         return _from_folder(path, role, weights)
     return (_from_file if path.suffix == ".safetensors" else _from_run)(path, role, weights)
@@ -272,9 +274,9 @@ def _from_folder(path: Path, role: str, weights: Weights) -> ModelSource:
         raise UserError(f"'{path}' holds the {config.role} of '{config.name}', and not a {role}")
     if weights == "raw" and config.weights != "raw":
         raise UserError(f"'{path}' holds averaged weights only; export the run with `--weights raw`")
-    run = RunDir(path.with_name(f"{path.absolute().name}-made"))
+    made = RUNS / f"{OWNER}--{path.name}" if is_shipped(path) else path.with_name(f"{path.absolute().name}-made")
     state = exported.contents[0]
-    return ModelSource(path, run, exported.recipe(), config.step, state, config.weights, role, exported)
+    return ModelSource(path, RunDir(made), exported.recipe(), config.step, state, config.weights, role, exported)
 
 
 def _from_file(path: Path, role: str, weights: Weights) -> ModelSource:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from fewstep.sampling.folder import GIF, PAGE
 from fewstep.sampling.page import page
 from fewstep.sampling.sheets import image_sheet
 
+T = TypeVar("T")
 IMAGES, TEXTS, COLUMNS = 40, 4, 10
 """Limits on the samples of an animation: a sheet of four rows of images, or the texts that fit on a page."""
 _MASK = (0.16, 0.30, 0.55)
@@ -40,15 +42,14 @@ def animated_count(dataset: Dataset, count: int) -> int:
     return min(count, IMAGES if dataset.spec.grid else TEXTS)
 
 
-def record_frames(draw: Callable[[OnStep], object], start: Tensor | None) -> list[Frame]:
-    """The state after each step of `draw`, preceded by the noise that it starts from, if that is known."""
+def record_frames(draw: Callable[[OnStep], T], start: Tensor | None) -> tuple[T, list[Frame]]:
+    """What `draw` returns, and the state after each of its steps, preceded by the noise of its start if it is known."""
     frames = [] if start is None else [Frame(1.0, start.cpu())]
 
     def append_frame(state: StepState) -> None:
         frames.append(Frame(state.s, state.x.cpu().clone()))
 
-    draw(append_frame)
-    return frames
+    return draw(append_frame), frames
 
 
 def file_name(dataset: Dataset) -> str:
@@ -56,7 +57,9 @@ def file_name(dataset: Dataset) -> str:
     return GIF if dataset.spec.grid else PAGE
 
 
-def animate(file: Path, dataset: Dataset, frames: list[Frame], templates: Tensor | None, title: str) -> None:
+def animate(
+    file: Path, dataset: Dataset, frames: list[Frame], templates: Tensor | None, title: str, columns: int = COLUMNS
+) -> None:
     """Write a GIF for images, else a page.
 
     Args:
@@ -65,9 +68,10 @@ def animate(file: Path, dataset: Dataset, frames: list[Frame], templates: Tensor
         frames: states of the K samples.
         templates: fixed tokens of the K samples (LongTensor [K, L]), -1 where a token was drawn.
         title: heading of the page.
+        columns: images beside each other.
     """
     if dataset.spec.grid is not None:
-        _gif(file, dataset, frames)
+        _gif(file, dataset, frames, columns)
         return
     rows = None if templates is None else templates.tolist()
     tokens = [frame.x.tolist() for frame in frames]
@@ -76,18 +80,19 @@ def animate(file: Path, dataset: Dataset, frames: list[Frame], templates: Tensor
     file.write_text(text, encoding="utf-8")
 
 
-def _gif(file: Path, dataset: Dataset, frames: list[Frame]) -> None:
+def _gif(file: Path, dataset: Dataset, frames: list[Frame], columns: int) -> None:
     """Write a frame per step, all of the same duration except the last; a bar below shows the progress."""
     from PIL import Image
 
-    sheets = [_picture(dataset, frame.x, index / (len(frames) - 1 or 1)) for index, frame in enumerate(frames)]
+    last = len(frames) - 1 or 1
+    sheets = [_picture(dataset, frame.x, index / last, columns) for index, frame in enumerate(frames)]
     pictures = [Image.fromarray((sheet * 255).round().byte().permute(1, 2, 0).numpy()) for sheet in sheets]
     duration = max(_SHORTEST_MS, _PLAY_MS // len(pictures))
     durations = [duration] * (len(pictures) - 1) + [_HOLD_MS]
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-def _picture(dataset: Dataset, x: Tensor, share: float) -> Tensor:
+def _picture(dataset: Dataset, x: Tensor, share: float, columns: int) -> Tensor:
     """Sheet of one frame, float [3, H', W'], with masked pixels in their own colour."""
     assert dataset.spec.grid is not None
     height, width, channels = dataset.spec.grid
@@ -97,7 +102,7 @@ def _picture(dataset: Dataset, x: Tensor, share: float) -> Tensor:
     # A token may cover several pixels along each side.
     masked_pixels = masked_pixels.repeat_interleave(images.shape[2] // height, 2)
     masked_pixels = masked_pixels.repeat_interleave(images.shape[3] // width, 3)
-    sheet = image_sheet(torch.where(masked_pixels, torch.tensor(_MASK)[:, None, None], images), COLUMNS)
+    sheet = image_sheet(torch.where(masked_pixels, torch.tensor(_MASK)[:, None, None], images), columns)
     bar = torch.full((3, _BAR, sheet.shape[2]), 0.1)
     bar[:, :, : round(share * sheet.shape[2])] = torch.tensor(_BAR_COLOUR)[:, None, None]
     return torch.cat((sheet, bar), 1)

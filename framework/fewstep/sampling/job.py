@@ -26,19 +26,21 @@ from fewstep.denoisers.compiled import compile_trunks
 from fewstep.recipe import with_sampler
 from fewstep.runs.build import usual_steps
 from fewstep.runs.environment import commit
-from fewstep.runs.models import TrainedModel, build_component, open_model
+from fewstep.runs.local import find_named
+from fewstep.runs.models import TrainedModel, build_component
 from fewstep.runtime.digest import digest, weights_digest
 from fewstep.runtime.files import publish
 from fewstep.runtime.progress import Narrator, Progress
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS, OnStep, Sampler, Samples, StepState
 from fewstep.samplers.walk import Walk, WalkSampler
-from fewstep.sampling.animation import animate, animated_count, file_name, record_frames
+from fewstep.sampling.animation import COLUMNS, Frame, animate, animated_count, file_name, record_frames
 from fewstep.sampling.draw import average, draw_batch
-from fewstep.sampling.folder import Batch, JobFolder, missing_in, staging_folder
+from fewstep.sampling.folder import TENSORS, Batch, JobFolder, missing_in, staging_folder
 from fewstep.sampling.labels import condition_on, labels_like_data, requested_labels
 from fewstep.sampling.memory import draw_fitting, largest_batch
 from fewstep.sampling.output import jsonl, write_samples
+from fewstep.sampling.preview import picture_size, preview
 from fewstep.sampling.request import Part, SampleRequest
 from fewstep.sampling.templates import approximation, cycle_rows, templates
 
@@ -95,6 +97,25 @@ class Job:
             on_step=on_step,
         )
 
+    def record(self, numbers: range) -> tuple[Samples, list[Frame]]:
+        """Draw samples, with their state after each step, preceded by the noise that they start from if it is known."""
+        start, device = None, self.denoiser.device
+        if isinstance(self.sampler, WalkSampler):
+            cond = condition_on(None, device, self._templates_of(numbers))
+            streams = SampleStreams(self.request.seed, numbers, device=device)
+            walk = Walk(self.denoiser, self.sampler.config, cond, streams)
+            start = walk.to_ids(self.sampler.start(walk, len(numbers), self.denoiser.length))
+        return record_frames(lambda on_step: self.draw(numbers, on_step=on_step), start)
+
+    def animate(self, file: Path, frames: list[Frame], numbers: range, columns: int = COLUMNS) -> None:
+        """Write the animation of recorded samples."""
+        title = f"{self.model.recipe.name}: {self.steps} steps, seed {self.request.seed}"
+        animate(file, self.model.dataset, frames, self._templates_of(numbers), title, columns)
+
+    def _templates_of(self, numbers: range) -> Tensor | None:
+        rows = self.sample_templates
+        return None if rows is None else rows[numbers.start : numbers.stop]
+
     def draw_all(
         self, numbers: range, size: int, advice: str, progress: Progress | None = None
     ) -> Iterator[tuple[range, Samples]]:
@@ -148,9 +169,9 @@ def sample_run(
     """Draw samples from a run into a folder.
 
     Args:
-        run: run folder, or an exported file.
+        run: run folder, an exported folder or file, a shipped model, or OWNER/NAME on the Hugging Face Hub.
         request: number, settings and destination of the samples.
-        say: called with a one-line report.
+        say: called with each line of the report: the first samples, and what was written.
         fill: what draws the missing samples; None draws them in this process.
 
     Returns:
@@ -188,13 +209,16 @@ def _draw_into(folder: JobFolder, job: Job, fill: Fill, say: Say) -> Path:
     if r.animate:
         _animate(path, job)
     sheet = next(file for suffix in ("txt", "png") if (file := path / f"samples.{suffix}").exists())
-    say(f"wrote {sheet}" if size is not None else f"found {sheet}, drawn before with these settings")
+    for line in preview(path / TENSORS, job.model.dataset):
+        say(line)
+    place = f"{sheet}{picture_size(sheet)}"
+    say(f"wrote {place}" if size is not None else f"found {place}, drawn before with these settings")
     return sheet
 
 
 def prepare(run: str, request: SampleRequest) -> Job:
     """Load the model and check the request against it."""
-    model = open_model(run, weights=request.weights)
+    model = find_named(run, request.weights).build(None, "auto")
     return job_of(model, request, templates(request, model.dataset))
 
 
@@ -266,18 +290,11 @@ def _finish(folder: Path, batch: Batch, job: Job, device: str) -> dict[str, obje
 
 def _animate(path: Path, job: Job) -> None:
     """Draw the first samples once more and animate their steps."""
-    dataset, denoiser, sampler = job.model.dataset, job.denoiser, job.sampler
-    numbers = range(animated_count(dataset, job.request.count))
-    start, rows = None, None if job.sample_templates is None else job.sample_templates[: len(numbers)]
-    if isinstance(sampler, WalkSampler):
-        cond = condition_on(None, denoiser.device, rows)
-        walk = Walk(denoiser, sampler.config, cond, SampleStreams(job.request.seed, numbers, device=denoiser.device))
-        start = walk.to_ids(sampler.start(walk, len(numbers), denoiser.length))
-    frames = record_frames(lambda on_step: job.draw(numbers, on_step=on_step), start)
-    title = f"{job.model.recipe.name}: {job.steps} steps, seed {job.request.seed}"
+    numbers = range(animated_count(job.model.dataset, job.request.count))
+    frames = job.record(numbers)[1]
     with staging_folder(path) as folder:
-        file = folder / file_name(dataset)
-        animate(file, dataset, frames, rows, title)
+        file = folder / file_name(job.model.dataset)
+        job.animate(file, frames, numbers)
         publish(file, path / file.name)
 
 

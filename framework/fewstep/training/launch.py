@@ -25,6 +25,7 @@ from fewstep.recipe.yaml_loader import load_mapping, read_text
 from fewstep.runs.environment import describe_environment
 from fewstep.runs.exported import is_exported
 from fewstep.runs.folder import RUNS, RunDir
+from fewstep.runs.shipped import model_path
 from fewstep.runtime.compiling import compiles
 from fewstep.runtime.console import say
 from fewstep.runtime.device import resolve_device
@@ -294,7 +295,7 @@ def _with_real_runs(loaded: LoadedRecipe) -> LoadedRecipe:
     def resolve(named: Reference) -> str:
         if named.kind == "file":
             return named.value
-        path = Path(named.value)
+        path = model_path(named.value)
         try:
             exported = path.suffix == ".safetensors" or is_exported(path)
             return str((path if exported else RunDir.open(path).path).absolute())

@@ -16,6 +16,7 @@ from fewstep.denoisers.base import Network
 from fewstep.objectives.base import OBJECTIVES
 from fewstep.recipe.models import Recipe
 from fewstep.runs.models import TrainedModel, find_model
+from fewstep.runs.shipped import model_path
 from fewstep.runtime.hashing import sha256
 
 _FREE = {"activation_checkpointing", "attention", "dropout"}
@@ -109,7 +110,7 @@ def misfits(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _present(run: str) -> bool:
     """Whether anything is there; `.../latest` is there if its folder has a run."""
-    path = Path(run)
+    path = model_path(run)
     return path.exists() or (path.name == "latest" and any(path.parent.glob("*/recipe.resolved.yaml")))
 
 
