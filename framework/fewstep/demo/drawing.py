@@ -78,7 +78,6 @@ def answer(model: TrainedModel, settings: Settings, *, trust_plugins: bool = Fal
         temperature=settings.temperature,
         top_p=settings.top_p,
         label=settings.label if model.denoiser.conditioned_on_labels else None,
-        by="python",
     )
     with trusting_plugins(trust_plugins):
         job = job_of(model, request, _templates(model, settings, count))

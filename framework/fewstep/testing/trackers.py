@@ -11,7 +11,7 @@ import torch
 from fewstep.core.registry import Raw
 from fewstep.trackers.base import TRACKERS, TrackedRun, Tracker, refuse_missing
 
-SETTINGS = {"name": "checked", "train.steps": 8, "optim.lr": 1e-3, "ema": True}
+SETTINGS: dict[str, str | int | float | bool] = {"name": "checked", "train.steps": 8, "optim.lr": 1e-3, "ema": True}
 
 
 def check_tracker(config: Raw) -> None:
