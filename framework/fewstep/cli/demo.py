@@ -20,7 +20,7 @@ def demo(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL...]",
+            metavar="MODEL...",
             help="up to four models of the same data, beside each other; a shipped teacher and student if left out",
             autocompletion=model_names,
         ),
