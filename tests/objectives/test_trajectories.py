@@ -121,6 +121,7 @@ NEW: list[dict[str, Any]] = [
     {},
     {"below_end": 0.6},
     {"k": {"from": 1, "to": 6, "over": 0.5}, "times": "grid", "below_end": 0.3},
+    {"backward": 0.5},
     {"warmup": {"share": 0.3, "groups": 1}, "auxiliary_first": 0.2, "student_ramp": 0.2},
     {"warmup": {"share": 0.3, "groups": 1}, "auxiliary_first": 0.2, "updates": "simultaneous"},
 ]

@@ -6,6 +6,7 @@ Shapes: B batch, L tokens, V vocabulary. z_t and z_s are noised ids [B, L].
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -13,16 +14,33 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fewstep.backbones.base import BACKBONES
 from fewstep.core.component import ComponentConfig, Strict
 from fewstep.core.recipe_view import RecipeView
+from fewstep.denoisers.critic import CriticDenoiser
 from fewstep.denoisers.guidance import guided
-from fewstep.denoisers.low_rank import LowRankDenoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.matching.diagnostics import diagnose
 from fewstep.objectives.matching.losses import LossName, matching_loss
 from fewstep.objectives.matching.student_step import Renoise, Target, check_target, soft_targets, student_step
 from fewstep.objectives.matching.times import TimeLaw, draw_times, typical_steps
+from fewstep.objectives.parts.adversarial import (
+    Adversarial,
+    check_adversarial,
+    check_networks,
+    discriminator_loss,
+    judged,
+    student_values,
+)
 from fewstep.objectives.parts.ramp import CountOrRamp, Ramp
+from fewstep.objectives.parts.teacher_training import (
+    LEARNER,
+    TeacherTraining,
+    check_teacher,
+    follow,
+    teacher_loss,
+    with_teacher,
+)
 from fewstep.objectives.parts.trajectories import (
     Groups,
     Turns,
@@ -56,7 +74,8 @@ class DMMD(Objective):
     roles: ClassVar = {
         "teacher": RoleSpec(trained=False, starts_from="teacher"),
         "student": RoleSpec(starts_from="teacher", adapters=True),
-        "auxiliary": RoleSpec(starts_from="teacher", step_input=True, network=LowRankDenoiser),
+        "auxiliary": RoleSpec(starts_from="teacher", step_input=True, network=CriticDenoiser),
+        LEARNER: RoleSpec(starts_from="teacher", needed_by="teacher_training"),
     }
 
     class Config(WeightingConfig):
@@ -113,6 +132,18 @@ class DMMD(Objective):
             le=1,
             description="share of the training, from the game's first step, over which the student's rate rises from 0",
         )
+        adversarial: Adversarial | None = Field(
+            None, description="discriminator between noised data and the student's z_s; null for none"
+        )
+        teacher_training: TeacherTraining | None = Field(
+            None, description="train a copy of the teacher on real data, which the teacher follows; null for none"
+        )
+        backward: float = Field(
+            0.0,
+            ge=0,
+            le=1,
+            description="share of a batch whose z_t is of the student's own walk from noise, in place of noised data",
+        )
 
         @property
         def game(self) -> float:
@@ -144,10 +175,29 @@ class DMMD(Objective):
                 yield from check_trajectories("warmup.groups", self.warmup.groups, recipe)
             if self.teacher_guidance != 1 and recipe.label_input is None:
                 yield "teacher_guidance", "a teacher is guided by labels; add `label_input: {}`"
+            if self.adversarial is not None:
+                shaping = ("teacher_temperature", "teacher_top_p", "teacher_guidance")
+                shaped = [key for key in shaping if getattr(self, key) != 1]
+                yield from check_adversarial(self.renoise, shaped, recipe)
+            if self.teacher_training is not None and self.auxiliary_rank is not None:
+                yield "auxiliary_rank", "shares the teacher's weights, which teacher_training moves; set one to null"
+            if self.backward and BACKBONES.get(recipe.backbone.type).cls.uses_context:
+                yield (
+                    "backward",
+                    "a walk from noise goes over whole samples; use a backbone without blocks, or set it to 0",
+                )
+            if self.backward and self.times == "start":
+                yield "backward", "with times 'start' every step begins at noise; set it to 0"
             yield from check_target("aux_target", self.aux_target, recipe)
 
     config: Config
     _turns: Turns
+
+    def __init__(self, config: ComponentConfig | None = None) -> None:
+        super().__init__(config)
+        if self.config.teacher_training is not None:
+            teacher = replace(self.roles["teacher"], refreshed=True)
+            self.roles = {**self.roles, "teacher": teacher}  # type: ignore[misc]
 
     @classmethod
     def output(cls, config: ComponentConfig) -> Output:
@@ -157,6 +207,10 @@ class DMMD(Objective):
         return typical_steps(self.config.times, _steps(self.config, 1, 1))
 
     def setup(self, ctx: StepContext) -> None:
+        if self.config.adversarial is not None:
+            check_networks(ctx)
+        if self.config.teacher_training is not None:
+            check_teacher(ctx)
         if self.config.warmup is not None:
             self._turns = places_in_turns(ctx.roles["student"], self.config.warmup.groups)
 
@@ -167,28 +221,50 @@ class DMMD(Objective):
         phases = [] if c.warmup is None else [Phase("warmup", ("student",), until=begin)]
         if c.updates == "alternating":
             alone = Phase("auxiliary", ("auxiliary",), repeat=c.aux_steps, after=begin)
-            return [*phases, Phase("student", ("student",), **ramp), alone]
-        if c.auxiliary_first:
-            phases.append(Phase("auxiliary", ("auxiliary",), after=begin, until=game))
-        return [*phases, Phase("both", ("student", "auxiliary"), **ramp)]
+            players = [Phase("student", ("student",), **ramp), alone]
+        else:
+            if c.auxiliary_first:
+                phases.append(Phase("auxiliary", ("auxiliary",), after=begin, until=game))
+            players = [Phase("both", ("student", "auxiliary"), **ramp)]
+        if c.teacher_training is not None:
+            players = with_teacher(players, c.teacher_training, begin)
+        return [*phases, *players]
+
+    def after_step(self, phase: Phase, ctx: StepContext) -> None:
+        if phase.name == "teacher" and self.config.teacher_training is not None:
+            follow(self.config.teacher_training, ctx)
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         if phase.name == "warmup":
             return self._warmup_loss(batch, ctx)
+        if phase.name == "teacher" and self.config.teacher_training is not None:
+            return teacher_loss(self.config.teacher_training, phase, batch, ctx)
         # 1. From noised real data, one sampling step of the student: soft probabilities, a hard draw x, and z_s.
         c = self.config
         grad = "student" in phase.train
         k = _steps(c, ctx.step, ctx.steps)
         step = student_step(
-            batch, ctx, k=k, min_time=c.min_time, grad=grad, times=c.times, renoise=c.renoise, below_end=c.below_end
+            batch,
+            ctx,
+            k=k,
+            min_time=c.min_time,
+            grad=grad,
+            times=c.times,
+            renoise=c.renoise,
+            below_end=c.below_end,
+            backward=c.backward,
         )
         student, s = step.prediction, step.s
 
         # 2. Predictions of teacher and auxiliary from z_s.
         with torch.no_grad():
             teacher = self._teacher(step.z_s, s, batch, ctx)
+        log_ratio = None
         with torch.set_grad_enabled("auxiliary" in phase.train):
-            auxiliary = ctx.roles["auxiliary"](step.z_s, s, step.next_time, cond=batch.cond)
+            if c.adversarial is None:
+                auxiliary = ctx.roles["auxiliary"](step.z_s, s, step.next_time, cond=batch.cond)
+            else:
+                auxiliary, log_ratio = judged(c.adversarial, step, batch, ctx)
 
         # 3. The losses of the roles that this phase trains.
         weight = per_token(loss_weight(c, s, ctx.process.schedule))
@@ -196,6 +272,9 @@ class DMMD(Objective):
         values: dict[str, Tensor] = {}
         if "student" in phase.train:
             values["student_loss"] = form.student(student, auxiliary, teacher)
+            if c.adversarial is not None and log_ratio is not None:
+                process = discrete(ctx.process)
+                values["adversarial_loss"] = student_values(c.adversarial, step, log_ratio, process)
         if "auxiliary" in phase.train:
             target = student if soft_targets(c.aux_target, ctx.process) else step.x
             values["auxiliary_loss"] = form.fit(target, auxiliary, teacher, c.regulariser)
@@ -203,6 +282,11 @@ class DMMD(Objective):
         metrics: dict[str, Any] = dict.fromkeys(values, loss.detach())
         if len(values) > 1:
             metrics = {name: ctx.mean(weight * value.detach()) for name, value in values.items()}
+        if log_ratio is not None:
+            metrics["reward"] = log_ratio.detach().mean()
+        if c.adversarial is not None and log_ratio is not None and "auxiliary" in phase.train:
+            cost, more = discriminator_loss(c.adversarial, step, log_ratio, batch, ctx)
+            loss, metrics = loss + cost, {**metrics, **more}
         if ctx.diagnose:
             metrics |= diagnose(student, teacher, auxiliary, step.t, s)
         return LossOutput(loss, metrics)

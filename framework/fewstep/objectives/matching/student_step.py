@@ -16,7 +16,9 @@ from torch import Tensor
 from fewstep.core.recipe_view import RecipeView
 from fewstep.objectives.base import Batch, StepContext
 from fewstep.objectives.matching.times import TimeLaw, draw_times
+from fewstep.objectives.parts.shares import rows_of_share
 from fewstep.predictions.base import Prediction
+from fewstep.predictions.condition import Condition
 from fewstep.processes.base import PROCESSES, Process, discrete
 from fewstep.runtime.streams import uniform
 
@@ -59,6 +61,7 @@ def student_step(
     times: TimeLaw = "uniform",
     renoise: Renoise = "posterior",
     below_end: float = 0.0,
+    backward: float = 0.0,
 ) -> StudentStep:
     """Noise data to t and let the student take one step to s (arXiv 2603.20155, Algorithm 1, lines 1 to 5).
 
@@ -70,9 +73,15 @@ def student_step(
         renoise: z_s from q(z_s | z_t, x), from q(z_s | x), or from Cat(alpha_s p + (1 - alpha_s) pi), drawn as
             q(z_s | x) with a second draw x.
         below_end: share of draws whose s is below the end of the step, see `draw_times`.
+        backward: share of samples whose z_t is where the student's own walk from noise has come to at t, in place of
+            noised data (backward simulation, arXiv 2405.14867).
     """
     t, s, end = draw_times(times, batch.size, k, min_time, ctx.sample_time_of_blocks, below_end)
     z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+    if backward:
+        rows = rows_of_share(backward, batch.size, ctx)
+        steps = k if isinstance(k, int) else k[1]
+        z_t = z_t.index_copy(0, rows, walk(t[rows], steps, batch.cond.select(rows), ctx.select(rows)))
     with torch.set_grad_enabled(grad):
         prediction = ctx.roles["student"](z_t, t, end, cond=batch.cond, generator=ctx.generators["noise"])
     rng = ctx.generators["sample"]
@@ -86,6 +95,20 @@ def student_step(
             levels = uniform(z_t.shape, rng, device=z_t.device)
         z_s = ctx.process.corrupt(prediction.sample_at(levels), s, generator=rng).x_t
     return StudentStep(prediction, levels, z_t, z_s, t, s, s - (t - end))
+
+
+@torch.no_grad()
+def walk(t: Tensor, steps: int, cond: Condition, ctx: StepContext) -> Tensor:
+    """States [B, L] at times t [B] of the student's own samples, whose steps from 1 have length 1 / `steps`."""
+    student, noise, rng = ctx.roles["student"], ctx.generators["noise"], ctx.generators["sample"]
+    z = ctx.process.prior((len(t), student.length), device=ctx.device, generator=rng)
+    now = torch.ones_like(t)
+    for _ in range(steps):
+        end = (now - 1 / steps).clamp_min(0.0)
+        then = torch.maximum(end, t)
+        prediction = student(z, now, end, cond=cond, generator=noise)
+        z, now = ctx.process.step_back(z, prediction, now, then, generator=rng), then
+    return z
 
 
 def soft_targets(target: Target, process: Process) -> bool:
