@@ -338,8 +338,12 @@ class Pipeline:
 
     def _batches(self, job: Job, progress: bool | Progress) -> Iterator[Generated]:
         count, advice = job.request.count, "pass a smaller batch_size"
-        report = Narrator("sampling", every=float("inf"), unit="steps of samples") if progress is True else progress
-        drawn = job.draw_all(range(count), batch_size_of(job), advice, report or None)
+        report: Progress | None = None
+        if progress is True:
+            report = Narrator("sampling", every=float("inf"), unit="steps of samples")
+        elif progress is not False:
+            report = progress
+        drawn = job.draw_all(range(count), batch_size_of(job), advice, report)
         while True:
             with self._computing(), trusting_plugins(self.trust_plugins), python_words():
                 batch = next(drawn, None)

@@ -134,8 +134,9 @@ class Job:
         def drawn(part: range) -> Samples:
             if progress is None:
                 return self.draw(part)
-            samples = self.draw(part, lambda state: progress(*self._steps_done(numbers, part, state)))
-            progress((part.stop - numbers.start) * self.steps, len(numbers) * self.steps)
+            report = progress
+            samples = self.draw(part, lambda state: report(*self._steps_done(numbers, part, state)))
+            report((part.stop - numbers.start) * self.steps, len(numbers) * self.steps)
             return samples
 
         try:

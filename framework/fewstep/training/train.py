@@ -91,9 +91,11 @@ def _launched(
     *,
     distil: bool,
 ) -> RunDir:
-    source = {str(key): _plain(value) for key, value in recipe.items()} if isinstance(recipe, Mapping) else recipe
-    if isinstance(source, PathLike):
-        source = Path(source)
+    source: str | Path | Mapping[str, object]
+    if isinstance(recipe, Mapping):
+        source = {str(key): _plain(value) for key, value in recipe.items()}
+    else:
+        source = recipe if isinstance(recipe, str) else Path(recipe)
     folders = [None if path is None else fspath(path) for path in (teacher, run_dir, resume)]
     with trusting_plugins(trust_plugins):
         path = launch(
