@@ -35,6 +35,7 @@ VERBS = [
     "schema",
     "cp",
     "new-plugin",
+    "new-study",
     "doctor",
     "data",
 ]

@@ -23,6 +23,7 @@ from fewstep.cli import (
     leaderboard,
     models,
     new_plugin,
+    new_study,
     plan,
     recipes,
     run_list,
@@ -74,6 +75,7 @@ app.command()(recipes.validate)
 app.command()(recipes.schema)
 app.command()(recipes.cp)
 app.command()(new_plugin.new_plugin)
+app.command()(new_study.new_study)
 app.command()(doctor.doctor)
 
 

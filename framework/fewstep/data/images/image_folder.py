@@ -58,7 +58,7 @@ def read_parts(path: Path, form: Form, limit: int | None, held_out: int) -> tupl
     Raises:
         UserError: as `PictureFiles` does.
     """
-    train, test = _parts(path)
+    train, test = find_parts(path)
     files = PictureFiles(train)
     images, labels = files.read(limit, form, files.classes)
     if test is None or not held_out:
@@ -80,7 +80,7 @@ def _split(images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor
     return images[~held_out], labels[~held_out], images[held_out]
 
 
-def _parts(path: Path) -> tuple[Path, Path | None]:
+def find_parts(path: Path) -> tuple[Path, Path | None]:
     """Paths of the training images and of the held-out images, if there are any.
 
     Raises:

@@ -64,7 +64,7 @@ class PictureFiles:
         names = self._names()
         folders = {_folder(name): PurePosixPath(_folder(name)) for name in names}
         if not folders:
-            raise UserError(f"data.path: '{path}' holds no pictures ({', '.join(_extensions())})")
+            raise UserError(f"data.path: '{path}' holds no pictures ({', '.join(picture_endings())})")
         above = _shared(list(folders.values()))
         if len(folders) > 1 and above in folders.values():
             stray = next(name for name in names if folders[_folder(name)] == above)
@@ -101,6 +101,24 @@ class PictureFiles:
         labels = torch.tensor([classes.index(picture.label) for picture in pictures], dtype=torch.long)
         return torch.from_numpy(images), labels
 
+    def shorter_side(self, limit: int) -> int:
+        """Pixels of the shorter side of a typical picture: the median of at most `limit` pictures.
+
+        Raises:
+            UserError: a picture cannot be read.
+        """
+        from PIL import Image
+
+        sides = []
+        for index in spread(len(self.pictures), limit).tolist():
+            name = self.pictures[index].name
+            try:
+                with Image.open(io.BytesIO(self._content(name))) as opened:
+                    sides.append(min(opened.size))
+            except _unreadable() as error:
+                raise self._damaged(name, error) from None
+        return int(np.median(sides))
+
     def _names(self) -> list[str]:
         if self.path.is_dir():
             files = sorted(file for file in self.path.rglob("*") if file.is_file())
@@ -108,7 +126,7 @@ class PictureFiles:
         else:
             entries = self._archive.infolist()
             names = [e.filename for e in entries if e.filename and not e.is_dir()]  # a name may be empty
-        endings = _extensions()
+        endings = picture_endings()
         return [name for name in names if name.lower().endswith(endings) and not _hidden(name)]
 
     @cached_property
@@ -132,8 +150,11 @@ class PictureFiles:
         try:
             return _decoded(self._content(picture.name), form, place)
         except _unreadable() as error:
-            reason = _reason(error)
-            raise UserError(f"data.path: {place} cannot be read ({reason}); replace it, or remove it") from None
+            raise self._damaged(picture.name, error) from None
+
+    def _damaged(self, name: str, error: Exception) -> UserError:
+        place = f"image '{name}' of '{self.path}'"
+        return UserError(f"data.path: {place} cannot be read ({_reason(error)}); replace it, or remove it")
 
     def _content(self, name: str) -> bytes:
         """Bytes of a file; an archive says how many before it unpacks them.
@@ -193,7 +214,8 @@ def _reason(error: Exception) -> str:
     return str(error).split("\n")[0]
 
 
-def _extensions() -> tuple[str, ...]:
+def picture_endings() -> tuple[str, ...]:
+    """Endings of the names of pictures, in lower case."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     return tuple(IMG_EXTENSIONS)

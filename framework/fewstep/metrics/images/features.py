@@ -62,6 +62,8 @@ class Classifier(nn.Module):
 def classifier_for(dataset: Dataset, device: torch.device | str = "cpu") -> Classifier:
     """The classifier of a labelled image dataset, trained once per process and device, always from the same seed.
 
+    Where all images are of one class it tells turned images apart.
+
     Metrics train it on the CPU, so that values do not depend on the machine; on a GPU it takes seconds.
     """
     return _trained(DatasetKey(dataset), str(device))
@@ -84,7 +86,8 @@ class DatasetKey:
 def _trained(key: DatasetKey, device: str) -> Classifier:
     dataset = key.dataset
     assert dataset.labels is not None
-    images, labels = image_data(dataset).originals(slice(None)).to(device), dataset.labels.to(device)
+    images, labels = _to_tell_apart(image_data(dataset).originals(slice(None)), dataset.labels)
+    images, labels = images.to(device), labels.to(device)
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(_SEED, "classifier/init"))
         model = Classifier(images.shape[1:], int(labels.max()) + 1).to(device)
@@ -98,6 +101,19 @@ def _trained(key: DatasetKey, device: str) -> Classifier:
                 loss.backward()
                 optimizer.step()
     return model.requires_grad_(False).eval()
+
+
+def _to_tell_apart(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and classes [N] that the classifier learns: those of the data.
+
+    Images of one class would teach it nothing. They are turned instead, and it learns by how much (arXiv 1803.07728):
+    by quarter turns, or by half turns if they are not square.
+    """
+    if int(labels.max()) > 0:
+        return images, labels
+    turns = (0, 1, 2, 3) if images.shape[2] == images.shape[3] else (0, 2)
+    turned = torch.cat([images.rot90(turn, (2, 3)) for turn in turns])
+    return turned, torch.arange(len(turns)).repeat_interleave(len(images))
 
 
 def needs_labelled_images(dataset_type: type[Dataset]) -> str | None:
