@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewstep.bench.report.canvas import COLOURS, GREY, begin, save, wrapped
+from fewstep.bench.report.canvas import COLOURS, GREY, begin, in_words, save, wrapped
 from fewstep.bench.report.tables import REAL
 from fewstep.bench.results.results import Results
 from fewstep.bench.results.surfaces import Surface, SurfacePoint, distinct
-from fewstep.bench.suites.recipe_sweep import value_text
+from fewstep.bench.suites.recipe_sweep import point_text, value_text
 from fewstep.bench.suites.suite import REFERENCE
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def surface_figure(results: Results, surface: Surface) -> Figure:
         figure, panels = begin(4.6, columns=[1] * len(surface.keys), width=max(8.0, 3.2 * len(surface.keys)))
         for axes, key in zip(panels, surface.keys, strict=True):
             _line(axes, results, surface, key)
-        panels[0].set_ylabel(f"{surface.value} ({surface.direction} is better)", fontsize=11)
+        panels[0].set_ylabel(_value_label(surface), fontsize=11)
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=10)
-    title = f"{surface.label}: {surface.value} at {surface.steps} steps by {_joined(surface.keys)}"
+    title = f"{surface.label} at {surface.steps} steps is best with {point_text(surface.best.point)}"
     figure.suptitle(wrapped(title, int(9 * figure.get_figwidth())), fontsize=13, x=0.012, ha="left")
     for text in figure.findobj(Text):
         text.set_parse_math(False)
@@ -127,7 +127,7 @@ def _heat(figure: Figure, axes: Axes, surface: Surface) -> None:
     axes.set_yticks(range(len(rows)), [value_text(value) for value in rows])  # type: ignore[arg-type]
     axes.set_xlabel(across, fontsize=11)
     axes.set_ylabel(up, fontsize=11)
-    figure.colorbar(image, ax=axes, label=f"{surface.value} ({surface.direction} is better); ★ best")
+    figure.colorbar(image, ax=axes, label=f"{_value_label(surface)}; ★ best")
 
 
 def _is_sparse(surface: Surface) -> bool:
@@ -159,7 +159,7 @@ def _dots(figure: Figure, axes: Axes, surface: Surface) -> None:
     axes.set_ylabel(up, fontsize=11)
     axes.grid(True, color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
-    figure.colorbar(dots, ax=axes, label=f"{surface.value} ({surface.direction} is better); ★ best")
+    figure.colorbar(dots, ax=axes, label=f"{_value_label(surface)}; ★ best")
 
 
 def _plain_numbers(axis: Axis) -> None:
@@ -175,8 +175,8 @@ def _spans(numbers: list[float]) -> bool:
     return min(numbers) > 0 and max(numbers) / min(numbers) >= _LOG_SPAN
 
 
-def _joined(keys: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(keys[:-1]), keys[-1]]))
+def _value_label(surface: Surface) -> str:
+    return f"{in_words(surface.value)}\n{surface.value}, {surface.direction} is better"
 
 
 def _mean(surface: Surface, entry: SurfacePoint | None) -> float:
