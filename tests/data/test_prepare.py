@@ -64,6 +64,13 @@ def test_wrapped_samples_are_the_documents_one_after_the_other(length: int, text
     assert torch.equal(data.train[picked], data.train[:][picked])
 
 
+def test_samples_of_a_tokenizer_without_an_end_are_text(text: Path) -> None:
+    data = build(text, tokenizer="char", separator="\n", length=8)
+    rows = data.train[:4].long()
+    assert "".join(data.to_text(rows)) == "".join(data.tokenizer.decode(row) for row in rows.tolist())
+    assert data.documents(rows) == [[line] for line in data.to_text(rows)]
+
+
 def test_padded_samples_are_one_document_each(text: Path) -> None:
     data = build(text, packing="pad", length=40)
     wanted = [(document + [256] * 40)[:40] for document in expected("train")]

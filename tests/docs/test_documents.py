@@ -256,7 +256,7 @@ def test_mentioned_keys_exist(page: Path) -> None:
     pattern = re.compile(rf"({'|'.join(SECTIONS)})\.(\w+)(=.*)?")
     for line, code in inline_code(page):
         found = pattern.fullmatch(code)
-        if found and found[2] not in ("py", "md"):
+        if found and found[2] not in ("py", "md", "yaml"):
             fields = SECTIONS[found[1]].model_fields
             assert found[2] in fields, f"{named(page)}:{line}: no such key: {code}"
 

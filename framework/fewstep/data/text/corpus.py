@@ -204,7 +204,7 @@ class Corpus(TextDataset):
     def documents(self, samples: Tensor) -> list[list[str]]:
         end = self.tokenizer.end
         if end is None:
-            return super().documents(samples)
+            return [[self.tokenizer.decode(row)] for row in samples.tolist()]
         last = 1 if self.config.packing == "pad" else None
         return [[self.tokenizer.decode(part) for part in _split(row, end)[:last]] for row in samples.tolist()]
 
