@@ -49,8 +49,8 @@ def teacher_loss(config: TeacherTraining, phase: Phase, batch: Batch, ctx: StepC
 @torch.no_grad()
 def follow(config: TeacherTraining, ctx: StepContext) -> None:
     """Move the teacher towards its copy, after an update of that."""
-    weights, copy = (list(ctx.roles[name].parameters()) for name in ("teacher", LEARNER))
-    torch._foreach_lerp_(weights, copy, 1 - config.decay)
+    for weight, copy in zip(ctx.roles["teacher"].parameters(), ctx.roles[LEARNER].parameters(), strict=True):
+        weight.lerp_(copy, 1 - config.decay)
 
 
 def check_teacher(ctx: StepContext) -> None:
