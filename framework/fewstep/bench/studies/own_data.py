@@ -101,7 +101,9 @@ def look_at_text(path: Path, kind: TextKind, field: str | None) -> OwnData:
 def _table(path: Path, files: list[TextFile], field: str, kind: TextKind) -> OwnData:
     """Texts in a column."""
     texts = _read(files, Rules(documents="line", field=field))
-    section: dict[str, object] = {"documents": "line"} | ({} if field == "text" else {"field": field})
+    section: dict[str, object] = {"documents": "line"}
+    if field != "text":
+        section["field"] = field
     origin = f"one a row, its '{shown(field)}'"
     if kind != "text" and texts.are_short:
         return _short(path, texts, origin, section)

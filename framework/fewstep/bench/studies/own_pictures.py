@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -60,10 +61,10 @@ def look_at_pictures(path: Path, colour: Literal["auto", "grey", "rgb"]) -> OwnD
 def holds_pictures(path: Path) -> bool:
     """Whether a folder or archive has files with the names of pictures."""
     if path.is_dir():
-        names = (file.name for file in path.rglob("*"))
+        names: Iterable[str] = (file.name for file in path.rglob("*"))
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            names = iter(archive.namelist())
+            names = archive.namelist()
     else:
         return False
     return any(name.lower().endswith(picture_endings()) for name in names)
