@@ -67,10 +67,12 @@ def test_train(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
     assert calls == [("launch", ("r",), first), ("launch", ("r",), second)]
 
 
-def test_distill_wants_a_teacher(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
+def test_distill_wants_a_teacher(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     Path("plain.yaml").write_text(RECIPE)
     Path("lacks.yaml").write_text(RECIPE.replace("denoising", "dmmd"))
-    Path("names.yaml").write_text(RECIPE.replace("denoising", "dmmd") + "teacher: {run: t}\n")
     code, _, err = run(capsys, "distill", "plain.yaml")
     assert code == 2
     assert (
@@ -80,13 +82,15 @@ def test_distill_wants_a_teacher(capsys: pytest.CaptureFixture[str], calls: Call
     code, _, err = run(capsys, "distill", "lacks.yaml")
     assert code == 2
     assert "or use `fewstep distill RECIPE --teacher RUN`" in err
-    assert calls == []
+    assert not Path("runs").exists()
+
+
+def test_distill(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
     assert run(capsys, "distill", "names.yaml")[0] == 0
     assert run(capsys, "distill", "lacks.yaml", "--teacher", "t", "--set", "seed=1")[0] == 0
-    assert [(args, kwargs["teacher"], kwargs["sets"]) for _, args, kwargs in calls] == [
-        (("names.yaml",), None, []),
-        (("lacks.yaml",), "t", ["seed=1"]),
-    ]
+    first = {"teacher": None, "run_dir": None, "resume": None, "sets": [], "distil": True}
+    second = {"teacher": "t", "run_dir": None, "resume": None, "sets": ["seed=1"], "distil": True}
+    assert calls == [("launch", ("names.yaml",), first), ("launch", ("lacks.yaml",), second)]
 
 
 def test_sample(capsys: pytest.CaptureFixture[str], calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
