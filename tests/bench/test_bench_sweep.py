@@ -266,8 +266,8 @@ def test_the_picture(results: Results) -> None:
         values = [point.values[name] for point in points]
         assert low == pytest.approx(min(value.mean - value.stderr for value in values))
         assert high == pytest.approx(max(value.mean + value.stderr for value in values))
-    assert axes.get_xlabel() == "sample_entropy"
-    assert axes.get_ylabel() == "ngram_tv (lower is better)"
+    assert axes.get_xlabel() == "diversity of samples (entropy)\nsample_entropy"
+    assert axes.get_ylabel() == "distance to the data (n-grams)\nngram_tv, lower is better"
 
 
 def test_values_come_in_order_whatever_that_of_the_suite(results: Results) -> None:

@@ -22,7 +22,8 @@ def test_suites_ship() -> None:
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
 @pytest.mark.parametrize("name", shipped_suites())
 def test_a_shipped_suite_is_ready_to_run(name: str, quick: bool, tmp_path: Path) -> None:
-    files = {"dmmd-music": write_chorales(tmp_path / "music.json"), "dmmd-mnist": write_mnist(tmp_path / "mnist")}
+    music, mnist = write_chorales(tmp_path / "music.json"), write_mnist(tmp_path / "mnist")
+    files = {"dmmd-music": music, "shipped-chorales": music, "dmmd-mnist": mnist}
     sets = [f"data.path={files[name]}"] if name in files else []
     loaded = load_suite(name, quick=quick, sets=sets)
     assert loaded.suite.name == name, "results go to a folder of the suite's name"

@@ -120,6 +120,7 @@ def test_failures(
     monkeypatch.delenv("FEWSTEP_DEBUG", raising=False)
     monkeypatch.setattr("fewstep.core.plugins.loaded", list)  # plugins of other tests
     monkeypatch.setattr("fewstep.recipe.load_recipe", fail)
+    monkeypatch.setattr("fewstep.training.launch.load_recipe", fail)
     if isinstance(error, RecipeError):  # validate gathers these itself; distill lets them pass
         assert run(capsys, "distill", "x") == (code, "", text)
     assert run(capsys, "validate", "x") == (code, "", text)

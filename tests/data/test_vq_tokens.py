@@ -346,7 +346,7 @@ def test_masked_codes_cover_all_of_their_pixels(tokenizer: Path) -> None:
     data = build(tokenizer)
     tokens = data.train[:1].long()
     tokens[0, 0] = LEVELS  # the mask, in the upper left
-    picture, plain = _picture(data, tokens, 0.5), _picture(data, data.train[:1].long(), 0.5)
+    picture, plain = (_picture(data, x, 0.5, columns=1) for x in (tokens, data.train[:1].long()))
     changed = (picture != plain).any(0).nonzero()
     height, width = (changed.amax(0) - changed.amin(0) + 1).tolist()
     assert (height, width) == (2 * 8, 2 * 8)  # two pixels a side, each enlarged to eight
