@@ -197,5 +197,15 @@ def evaluating(network: nn.Module) -> Iterator[None]:
         network.train(before)
 
 
+@contextmanager
+def uncounted(network: Denoiser | Network) -> Iterator[None]:
+    """Context whose evaluations of the network do not count as the training's."""
+    counts = network.nfe, network.evaluated, network.computed
+    try:
+        yield
+    finally:
+        network.nfe, network.evaluated, network.computed = counts
+
+
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}

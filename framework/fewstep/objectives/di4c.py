@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from fewstep.core.component import ComponentConfig
 from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.latents import ComponentRows, LatentAverage, MixedStates
-from fewstep.denoisers.network import evaluating
+from fewstep.denoisers.network import evaluating, uncounted
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.draws import expectation
@@ -173,11 +173,11 @@ def _uncounted(ctx: StepContext) -> Iterator[StepContext]:
 
     It takes no draws of samples, and does not count.
     """
-    counts = {name: (role.nfe, role.evaluated, role.computed) for name, role in ctx.roles.items()}
     source = torch.Generator(ctx.device).manual_seed(0)
-    yield replace(ctx, generators=dict.fromkeys(ctx.generators, source))
-    for name, role in ctx.roles.items():
-        role.nfe, role.evaluated, role.computed = counts[name]
+    with ExitStack() as stack:
+        for role in ctx.roles.values():
+            stack.enter_context(uncounted(role))
+        yield replace(ctx, generators=dict.fromkeys(ctx.generators, source))
 
 
 def correlations(log_p: Tensor) -> Tensor:

@@ -31,9 +31,9 @@ class ConfidenceAlarm:
         Args:
             values: means of a line of the log, by `owner/quantity/bin` (`objectives.matching.diagnostics`).
         """
-        shares = {}
+        shares, teachers = {}, _of(values, "teacher_entropy")
         for name, entropy in _of(values, "student_entropy").items():
-            if (teacher := _of(values, "teacher_entropy").get(name, 0.0)) > 0:
+            if (teacher := teachers.get(name, 0.0)) > 0:
                 shares[name] = (entropy / teacher, entropy, teacher)
         ratios, before = _of(values, "log_ratio"), self.before
         if ratios:

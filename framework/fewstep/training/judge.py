@@ -16,7 +16,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import FewstepError, OperationError
 from fewstep.data.base import Dataset
 from fewstep.denoisers.base import Denoiser
-from fewstep.denoisers.network import evaluating
+from fewstep.denoisers.network import evaluating, uncounted
 from fewstep.evaluation.score import score
 from fewstep.metrics.base import METRICS, Metric, MetricConfig, ToScore
 from fewstep.metrics.reference import ReferenceMetric
@@ -75,12 +75,10 @@ class Judge:
         Raises:
             FewstepError: the sampler cannot draw from this network, or the metric cannot score its samples.
         """
-        counted = network.nfe, network.evaluated, network.computed
         denoiser = self.sampler.guide(network, self.dataset)
         labels = labels_like_data(denoiser, self.dataset, DRAWS * self.samples, self.seed)
-        with evaluating(network):
+        with uncounted(network), evaluating(network):
             samples = torch.cat([self._draw(denoiser, numbers, labels) for numbers in self._batches()])
-        network.nfe, network.evaluated, network.computed = counted
         shared = json.loads(self.ranks.of_first(self._scored(samples, labels) if self.ranks.first else ""))
         if "error" in shared:
             raise OperationError(shared["error"])

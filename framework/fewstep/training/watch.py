@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fewstep.data.base import Dataset, Pictures
 from fewstep.denoisers.base import Denoiser
-from fewstep.denoisers.network import evaluating
+from fewstep.denoisers.network import evaluating, uncounted
 from fewstep.recipe.models import TrainSection, WatchSection
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import Sampler
@@ -98,15 +98,13 @@ class Watch:
             own: the student's parameters, as this rank holds them.
             step: optimiser steps so far.
         """
-        counted = student.nfe, student.evaluated, student.computed
         count = self.section.samples
         streams = SampleStreams(self.seed, range(count), purpose="watch", device=student.device)
         denoiser = self.sampler.guide(student, self._dataset)
         cond = condition_on(labels_like_data(denoiser, self._dataset, count, self.seed), student.device)
-        with evaluating(student), with_weights(student, own, ema.weights):
+        with uncounted(student), evaluating(student), with_weights(student, own, ema.weights):
             samples = self.sampler.sample(denoiser, count, steps=self.steps, generator=streams, cond=cond).x
             score = None if self.judge is None else sum(self.judge.scores(student)) / DRAWS
-        student.nfe, student.evaluated, student.computed = counted
         share = disagreement(samples, self._dataset.spec.vocab_size) / max(self._expected, 1e-12)
         self._unheard = True
         if score is not None:
