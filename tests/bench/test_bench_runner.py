@@ -17,7 +17,7 @@ from tiny_suite import SUITE, write_files
 
 from fewstep.bench.report.leaderboard import merge
 from fewstep.bench.results.results import Results
-from fewstep.bench.running import runner, session, tasks
+from fewstep.bench.running import reuse, runner, session, tasks
 from fewstep.bench.running.plan import make_plan
 from fewstep.bench.running.runner import run_suite
 from fewstep.bench.suites.loading import load_suite
@@ -371,7 +371,7 @@ def test_other_code_does_everything_anew_unless_it_is_told_not_to(
     run_suite(source, str(out))
     before = load(out)
     trained, measured = count_calls(monkeypatch, "fit"), count_calls(monkeypatch, "measure")
-    monkeypatch.setattr(runner, "code_digest", lambda: "another")
+    monkeypatch.setattr(reuse, "code_digest", lambda: "another")
     run_suite(source, str(out), keep_code=True)
     assert (trained, measured) == ([], [])
     assert load(out).suite.code == before.suite.code

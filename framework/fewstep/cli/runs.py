@@ -99,6 +99,10 @@ def benchmark(
         str | None,
         typer.Option(metavar="BASE", help="earlier results (file or folder); exit code 1 if a value is worse"),
     ] = None,
+    reuse: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RESULTS", help="take rows from other results (file or folder); may be repeated"),
+    ] = None,
     keep_code: Annotated[
         bool, typer.Option("--keep-code", help="reuse models and rows of other code of fewstep")
     ] = False,
@@ -112,4 +116,14 @@ def benchmark(
     from fewstep.bench.running.runner import run_suite
 
     with trusting_plugins(trust_plugins):
-        run_suite(suite, out, quick, sets or [], jobs=jobs, cluster=cluster, keep_code=keep_code, base=compare)
+        run_suite(
+            suite,
+            out,
+            quick,
+            sets or [],
+            jobs=jobs,
+            cluster=cluster,
+            keep_code=keep_code,
+            base=compare,
+            reuse=reuse or [],
+        )

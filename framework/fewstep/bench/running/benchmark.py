@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from fewstep.bench.report.html import plot, table
 from fewstep.bench.report.tables import conclusion, value_grid
 from fewstep.bench.results.results import Results
-from fewstep.bench.running.runner import measure_suite
+from fewstep.bench.running.runner import SuiteCall, measure_suite
 from fewstep.core.plugins import trusting_plugins
 from fewstep.core.python_words import python_words
 from fewstep.training.train import Changes, as_sets
@@ -53,6 +54,7 @@ def benchmark(
     jobs: int = 1,
     cluster: str | PathLike[str] | None = None,
     compare: str | PathLike[str] | None = None,
+    reuse: Sequence[str | PathLike[str]] = (),
     keep_code: bool = False,
     changes: Changes | None = None,
     trust_plugins: bool = False,
@@ -68,6 +70,7 @@ def benchmark(
         jobs: number of processes, each with one model at a time.
         cluster: file or address of a Dask cluster, in the place of `jobs`.
         compare: earlier results to compare with, a file or a folder.
+        reuse: results of other folders, files or folders, whose rows are not measured again.
         keep_code: reuse models and rows of other code of fewstep.
         changes: values by dotted key, for every recipe, such as `{"data.path": "pictures"}`.
         trust_plugins: run the plugin files and modules that models list.
@@ -78,17 +81,19 @@ def benchmark(
         KeyboardInterrupt: it was stopped; the same call continues it.
     """
     places = [None if place is None else fspath(place) for place in (out, cluster, compare)]
+    call = SuiteCall(
+        source=fspath(suite),
+        out=places[0],
+        quick=quick,
+        sets=tuple(as_sets(changes)),
+        jobs=jobs,
+        cluster=places[1],
+        keep_code=keep_code,
+        base=places[2],
+        reuse=tuple(fspath(place) for place in reuse),
+    )
     with trusting_plugins(trust_plugins):
-        folder, results = measure_suite(
-            fspath(suite),
-            places[0],
-            quick,
-            as_sets(changes),
-            jobs=jobs,
-            cluster=places[1],
-            keep_code=keep_code,
-            base=places[2],
-        )
+        folder, results = measure_suite(call)
     if results is None:
         raise KeyboardInterrupt
     return Benchmarked(results, folder)

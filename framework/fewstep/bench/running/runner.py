@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,12 @@ from fewstep.bench.report.compare import check_comparable, compare_results
 from fewstep.bench.report.outputs import announce, write_outputs
 from fewstep.bench.results.results import Results, results_file
 from fewstep.bench.running.plan import Plan, make_plan
+from fewstep.bench.running.reuse import code_of, load_earlier
 from fewstep.bench.running.session import Session
-from fewstep.bench.suites.loading import LoadedSuite, load_suite
+from fewstep.bench.suites.loading import load_suite
 from fewstep.cluster.settings import ClusterSettings, load_cluster
 from fewstep.core.errors import OperationError, UserError
 from fewstep.core.plugins import plugins_are_trusted
-from fewstep.runs.code import code_digest
 from fewstep.runtime.console import say
 from fewstep.runtime.lock import held
 from fewstep.runtime.signals import interrupted_by_sigterm
@@ -25,6 +26,42 @@ from fewstep.runtime.signals import interrupted_by_sigterm
 if TYPE_CHECKING:
     from fewstep.bench.running.process import ProcessSettings
     from fewstep.cluster.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class SuiteCall:
+    """What `fewstep benchmark` was asked for."""
+
+    source: str
+    """Shipped name, or path."""
+    out: str | None = None
+    """Folder for results and runs; `results/SUITE` if left out (`results/SUITE-quick` for a quick run)."""
+    quick: bool = False
+    """Reduce it by its section `quick`."""
+    sets: tuple[str, ...] = ()
+    """Changes to every recipe, such as "data.path=FOLDER"."""
+    jobs: int = 1
+    """Number of processes that share the tasks, each with its part of the threads."""
+    cluster: str | None = None
+    """Cluster file or address of a scheduler, in place of `jobs`; see `fewstep.cluster`."""
+    keep_code: bool = False
+    """Take results that were measured with other code of fewstep."""
+    base: str | None = None
+    """Results of an earlier run, a file or a folder, to compare with."""
+    reuse: tuple[str, ...] = ()
+    """Results of other folders, files or folders, whose rows are not measured again."""
+
+    def command(self) -> str:
+        """The command line of the same call."""
+        parts = ["fewstep", "benchmark", self.source, *(["--out", self.out] if self.out else [])]
+        parts += ["--quick"] * self.quick
+        parts += ["--jobs", str(self.jobs)] if self.jobs > 1 else []
+        parts += ["--cluster", self.cluster] if self.cluster else []
+        parts += [part for path in self.reuse for part in ("--reuse", path)]
+        parts += ["--keep-code"] if self.keep_code else []
+        parts += ["--compare", self.base] if self.base else []
+        parts += ["--trust-plugins"] if plugins_are_trusted() else []
+        return shlex.join([*parts, *(part for change in self.sets for part in ("--set", change))])
 
 
 def run_suite(
@@ -37,61 +74,43 @@ def run_suite(
     cluster: str | None = None,
     keep_code: bool = False,
     base: str | None = None,
+    reuse: Sequence[str] = (),
 ) -> Path:
     """`measure_suite`, for those who read the results from the folder that it returns."""
-    return measure_suite(source, out, quick, sets, jobs=jobs, cluster=cluster, keep_code=keep_code, base=base)[0]
+    call = SuiteCall(source, out, quick, tuple(sets), jobs, cluster, keep_code, base, tuple(reuse))
+    return measure_suite(call)[0]
 
 
-def measure_suite(
-    source: str,
-    out: str | None = None,
-    quick: bool = False,
-    sets: Sequence[str] = (),
-    *,
-    jobs: int = 1,
-    cluster: str | None = None,
-    keep_code: bool = False,
-    base: str | None = None,
-) -> tuple[Path, Results | None]:
+def measure_suite(call: SuiteCall) -> tuple[Path, Results | None]:
     """Run a suite, or its missing rows, and write its results.
-
-    Args:
-        source: shipped name, or path.
-        out: folder for results and runs; `results/SUITE` if left out (`results/SUITE-quick` for a quick run).
-        quick: reduce it by its section `quick`.
-        sets: changes to every recipe, such as "data.path=FOLDER".
-        jobs: number of processes that share the tasks, each with its part of the threads.
-        cluster: cluster file or address of a scheduler, in place of `jobs`; see `fewstep.cluster`.
-        keep_code: reuse results that an earlier call measured with other code of fewstep.
-        base: results of an earlier run, a file or a folder, to compare with.
 
     Returns:
         The folder and the results; none after SIGTERM or Ctrl-C, and all measured rows are stored.
 
     Raises:
         RecipeError: the suite or one of its recipes is wrong; nothing was run.
-        UserError: the folder holds results of another suite, `base` does not compare with this one, or `cluster` is
-            none.
+        UserError: the folder or a file to reuse holds results of another suite, `base` does not compare with this one,
+            or `cluster` is none.
         OperationError: a case failed (the others were completed), a value is worse than in `base`, or the cluster is
             gone.
     """
-    if cluster and jobs > 1:
+    if call.cluster and call.jobs > 1:
         raise UserError("--jobs and --cluster exclude each other; the number of workers stands in the cluster file")
-    settings = load_cluster(cluster) if cluster else None
-    earlier = Results.load(results_file(base)) if base else None
-    plan = _plan(load_suite(source, quick=quick, sets=sets), out, keep_code)
-    if earlier:
-        check_comparable(earlier, plan.suite, plan.dataset.fingerprint, quick)
-    command = _command(source, out, quick, jobs, cluster, keep_code, base, sets)
+    settings = load_cluster(call.cluster) if call.cluster else None
+    base = Results.load(results_file(call.base)) if call.base else None
+    plan = _plan(call)
+    if base:
+        check_comparable(base, plan.suite, plan.dataset.fingerprint, call.quick)
+    earlier = load_earlier(call.reuse, plan.suite, call.quick)
     with held(plan.folder, "results"):
         with _opened(settings, plan.folder) as workers:
-            session = Session(plan, command, say, _setup(jobs, workers))
+            session = Session(plan, call.command(), say, _setup(call.jobs, workers), earlier)
             for case in session.skipped:
                 say(f"{case.case} is skipped: {case.reason}")
             finished = _finish(session, workers)
         if finished:
-            return plan.folder, _conclude(session, earlier, str(base))
-        say(f"stopped; all measured rows are stored, and the same command continues: {command}")
+            return plan.folder, _conclude(session, base, str(call.base))
+        say(f"stopped; all measured rows are stored, and the same command continues: {call.command()}")
         return plan.folder, None
 
 
@@ -107,30 +126,11 @@ def _opened(settings: ClusterSettings | None, folder: Path) -> Iterator[Cluster 
         yield cluster
 
 
-def _plan(loaded: LoadedSuite, out: str | None, keep_code: bool) -> Plan:
+def _plan(call: SuiteCall) -> Plan:
     """The plan of the suite in its folder."""
-    folder = Path(out) if out else Path("results") / f"{loaded.suite.name}{'-quick' if loaded.quick else ''}"
-    return make_plan(loaded, folder, _code(folder) if keep_code else code_digest())
-
-
-def _command(
-    source: str,
-    out: str | None,
-    quick: bool,
-    jobs: int,
-    cluster: str | None,
-    keep_code: bool,
-    base: str | None,
-    sets: Sequence[str],
-) -> str:
-    """The command line of the same call."""
-    parts = ["fewstep", "benchmark", source, *(["--out", out] if out else []), *(["--quick"] * quick)]
-    parts += ["--jobs", str(jobs)] if jobs > 1 else []
-    parts += ["--cluster", cluster] if cluster else []
-    parts += ["--keep-code"] if keep_code else []
-    parts += ["--compare", base] if base else []
-    parts += ["--trust-plugins"] if plugins_are_trusted() else []
-    return shlex.join([*parts, *(part for change in sets for part in ("--set", change))])
+    loaded = load_suite(call.source, quick=call.quick, sets=call.sets)
+    folder = Path(call.out) if call.out else Path("results") / f"{loaded.suite.name}{'-quick' if loaded.quick else ''}"
+    return make_plan(loaded, folder, code_of(folder, call.reuse, call.keep_code))
 
 
 def _conclude(session: Session, earlier: Results | None, base: str) -> Results:
@@ -162,12 +162,6 @@ def _finish(session: Session, workers: Cluster | None) -> bool:
             return _run(session, workers)
         except KeyboardInterrupt:
             return False
-
-
-def _code(folder: Path) -> str | None:
-    """Code digest of the results in a folder; the digest of the present code if there are none."""
-    file = folder / "results.json"
-    return Results.load(file).suite.code if file.exists() else code_digest()
 
 
 def _setup(jobs: int, workers: Cluster | None) -> dict[str, int] | None:

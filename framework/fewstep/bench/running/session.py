@@ -12,11 +12,12 @@ from fewstep.bench.results.results import CaseResult, Failure, Results, Row, Sui
 from fewstep.bench.results.summary import estimate, judge, summarise, summarise_sweeps, value_text
 from fewstep.bench.running.plan import Plan, PreparedCase
 from fewstep.bench.running.progress import Stage, SuiteClock
+from fewstep.bench.running.reuse import Earlier, check_same_suite
 from fewstep.bench.running.rows import Slot, describe_case, plan_slots, trained_steps
 from fewstep.bench.running.tasks import Task, TaskRunner, error_message, evaluations
 from fewstep.bench.suites.suite import REFERENCE
 from fewstep.bench.suites.sweep import sweep_text
-from fewstep.core.errors import OperationError, UserError
+from fewstep.core.errors import OperationError
 from fewstep.runs.environment import describe_environment
 
 
@@ -30,13 +31,20 @@ class Session:
         command: command line that repeats the run.
         say: prints a line on the console.
         setup: number of processes and of threads, recorded in the results; None for this process alone.
+        earlier: results of other folders. Their rows are not measured again, and a model with all its rows is trained
+            only where another model needs it.
 
     Raises:
         UserError: the folder's results are damaged, or not this suite's.
     """
 
     def __init__(
-        self, plan: Plan, command: str, say: Callable[[str], None], setup: dict[str, int] | None = None
+        self,
+        plan: Plan,
+        command: str,
+        say: Callable[[str], None],
+        setup: dict[str, int] | None = None,
+        earlier: Earlier | None = None,
     ) -> None:
         self.plan, self.suite, self.command, self.say = plan, plan.suite, command, say
         self.file = plan.folder / "results.json"
@@ -49,6 +57,7 @@ class Session:
         self.untrained: set[str] = set()
         self.finished = False
         self._recall()
+        self._elsewhere = self._take(earlier or Earlier())
         self.stages = [Task("sample", REFERENCE)]
         for case in (case for case in plan.cases if not case.unmet_need):
             self.stages += [Task("train", case.id)] * case.trained + [Task("sample", case.id)]
@@ -59,20 +68,32 @@ class Session:
         if not self.file.exists():
             return
         old = Results.load(self.file)
-        if (old.suite.name, old.suite.quick) != (self.suite.name, self.plan.loaded.quick):
-            run = f"{'a quick run' if old.suite.quick else 'a full run'} of suite '{old.suite.name}'"
-            raise UserError(f"'{self.plan.folder}' holds {run}; choose another folder with --out")
+        message = f"'{self.plan.folder}' holds {{run}}; choose another folder with --out"
+        check_same_suite(old, self.suite, self.plan.loaded.quick, message)
         complete = [row for row in old.rows if row.sheet is None or (self.plan.folder / row.sheet).exists()]
         self.rows = {row.key: row for row in complete}
         digests = {case.id: case.digest for case in self.plan.cases}
         self.cases = {case.id: case for case in old.cases if digests.get(case.id) == case.digest}
+
+    def _take(self, earlier: Earlier) -> set[str]:
+        """Take rows and models over from other folders. Returns the ids of known models without a run in this one."""
+        missing = [slot.key for slot in self.slots if slot.key not in self.rows and slot.key in earlier.rows]
+        self.rows |= {key: earlier.rows[key] for key in missing}
+        absent = [case for case in self.plan.cases if not trained_steps(case.run)]
+        known = {case.id: earlier.cases.get((case.id, case.digest)) for case in absent if case.id not in self.cases}
+        self.cases |= {id: case for id, case in known.items() if case}
+        if earlier.rows:
+            models = sum(case.trained for case in absent if known.get(case.id))
+            self.say(f"reused: {len(missing)} of {len(self.slots)} rows, and {models} trained models")
+        return {case.id for case in absent if case.id in self.cases}
 
     def _stage(self, task: Task) -> Stage:
         """A task's number of forward passes over a sample, in total and completed by earlier calls."""
         if task.kind == "train":
             case = self.plan.case(task.model)
             total = case.train_passes
-            return Stage("train", total, total * trained_steps(case.run) / case.recipe.train.steps)
+            done = trained_steps(case.run) / case.recipe.train.steps if self.is_open(task) else 1.0
+            return Stage("train", total, total * done)
         slots = self._model_slots(task.model)
         passes = {slot.key: float(self.suite.samples * evaluations(self.plan, slot)) for slot in slots}
         return Stage("sample", sum(passes.values()), sum(p for key, p in passes.items() if key in self.rows))
@@ -143,7 +164,8 @@ class Session:
     def _begin_training(self, task: Task, case: PreparedCase) -> list[Slot] | None:
         title = f"train {titled(case.id, case.label)}"
         if not self.is_open(task):
-            self._announce(task, f"{title}: finished before, reused")
+            reason = "finished before, reused" if trained_steps(case.run) else "not needed, its rows are reused"
+            self._announce(task, f"{title}: {reason}")
             self._record(case)
             return None
         self._announce(task, f"{title}: {case.recipe.train.steps} steps")
@@ -174,7 +196,10 @@ class Session:
         case = None if task.model == REFERENCE else self.plan.case(task.model)
         if task.kind == "train":
             assert case
-            return trained_steps(case.run) != case.recipe.train.steps or case.run.status["state"] != "finished"
+            if trained_steps(case.run) == case.recipe.train.steps and case.run.status["state"] == "finished":
+                return False
+            needed = any(task in self.needs(other) and self.is_open(other) for other in self.stages)
+            return needed or case.id not in self._elsewhere
         known = self.cases.get(task.model)
         unsized = case is not None and case.trained and (known is None or known.parameters is None)
         return unsized or bool(self.missing(task))
@@ -274,7 +299,8 @@ class Session:
         previous = self.cases.get(case.id)
         if parameters is None and previous:
             parameters = previous.parameters
-        self.cases[case.id] = describe_case(self.plan, case, parameters)
+        if case.id not in self._elsewhere or trained_steps(case.run):
+            self.cases[case.id] = describe_case(self.plan, case, parameters)
         self.save()
 
     def fail(self, task: Task, reason: str) -> None:
