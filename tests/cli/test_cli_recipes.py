@@ -89,6 +89,13 @@ def test_cp_of_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert not Path("x.yaml").exists()
 
 
+def test_cp_suggests_recipes_and_suites(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no shipped suite named 'quikstart'; did you mean 'quickstart'?" in run(capsys, "cp", "quikstart", "x")[2]
+    assert (
+        "no shipped recipe named 'digits-dmd'; did you mean 'digits-dmmd'?" in run(capsys, "cp", "digits-dmd", "x")[2]
+    )
+
+
 def test_cp_points_to_the_same_base_and_plugins(capsys: pytest.CaptureFixture[str]) -> None:
     Path("deep/er").mkdir(parents=True)
     Path("deep/er/plugin one.py").write_text("")

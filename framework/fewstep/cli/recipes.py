@@ -6,7 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -96,11 +96,9 @@ def cp(
 ) -> None:
     """Copy a recipe or a suite to start your own from. Adapts the paths in it to the new place."""
     from fewstep.recipe import locate
-    from fewstep.recipe.shipped import shipped_recipes, shipped_suites
     from fewstep.recipe.yaml_loader import load_mapping, read_text
 
-    is_suite = recipe in shipped_suites().keys() - shipped_recipes().keys()
-    source, name = locate("suite" if is_suite else "recipe", recipe)
+    source, name = locate(_kind(recipe), recipe)
     text = read_text(source, name)
     load_mapping(text, name)  # raises for broken YAML before anything is written
     target = file / source.name if file.is_dir() else file
@@ -109,6 +107,17 @@ def cp(
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(_modeline(target) + _retarget(text, source, target), encoding="utf-8")
     typer.echo(f"wrote {target}")
+
+
+def _kind(name: str) -> Literal["recipe", "suite"]:
+    """What has this shipped name, or is nearest to it; a recipe where both have it."""
+    from fewstep.core.names import did_you_mean
+    from fewstep.recipe.shipped import shipped_recipes, shipped_suites
+
+    recipes, suites = shipped_recipes(), shipped_suites()
+    if name in recipes or name in suites:
+        return "recipe" if name in recipes else "suite"
+    return "suite" if did_you_mean(name, suites) and not did_you_mean(name, recipes) else "recipe"
 
 
 def _modeline(target: Path) -> str:
