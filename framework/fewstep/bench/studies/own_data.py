@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,9 @@ import numpy as np
 from fewstep.bench.studies.looked_at import OwnData
 from fewstep.core.echo import shown
 from fewstep.core.errors import UserError
-from fewstep.data.text.preparation.documents import Rules, read_documents
-from fewstep.data.text.preparation.files import Format, TextFile, find_files, format_of, opened, unread_format
+from fewstep.data.text.preparation.documents import Document, Rules, read_documents
+from fewstep.data.text.preparation.files import TextFile, find_files, format_of, opened, unread_format
+from fewstep.data.text.preparation.hub import Rows, is_saved, saved_table
 from fewstep.data.text.preparation.tables import DELIMITERS
 
 FEWEST = 200
@@ -69,7 +70,7 @@ class _Texts:
 
 
 def look_at_text(path: Path, kind: TextKind, field: str | None) -> OwnData:
-    """Text files, tables of texts, or folders of either.
+    """Text files, tables of texts, or folders of either; or a saved dataset or Parquet, by the library `datasets`.
 
     Args:
         kind: whether each line (or row) is a sample; "auto" decides by their lengths.
@@ -78,6 +79,8 @@ def look_at_text(path: Path, kind: TextKind, field: str | None) -> OwnData:
     Raises:
         UserError: nothing that can be read is there, there is too little of it, or it is not clear which column counts.
     """
+    if is_saved(path):
+        return _saved(path, field, kind)
     files = find_files(path, "--data")
     for file in files:
         if reason := unread_format(file.path.name):
@@ -86,7 +89,7 @@ def look_at_text(path: Path, kind: TextKind, field: str | None) -> OwnData:
     if not tables and field is not None:
         raise UserError(f"--field: '{shown(field)}' names a column, and '{path}' is plain text; leave it out")
     if tables:
-        return _table(path, files, field or _text_column(tables[0]), kind)
+        return _table(path, files, field or _text_column(path, islice(_rows(tables[0]), _ROWS)), kind)
     lines = _read(files, Rules(documents="line"))
     if kind == "lines" or (kind == "auto" and lines.look_like_names):
         if not lines.are_short:
@@ -101,9 +104,23 @@ def look_at_text(path: Path, kind: TextKind, field: str | None) -> OwnData:
 def _table(path: Path, files: list[TextFile], field: str, kind: TextKind) -> OwnData:
     """Texts in a column."""
     texts = _read(files, Rules(documents="line", field=field))
-    section: dict[str, object] = {"documents": "line"}
+    return _column(path, texts, field, {"documents": "line"}, kind)
+
+
+def _saved(path: Path, field: str | None, kind: TextKind) -> OwnData:
+    """Texts in a column of a dataset that the library `datasets` reads."""
+    if not path.exists():
+        raise UserError(f"--data: no file '{path}'")
+    table = saved_table(path)
+    field = field or _text_column(path, islice(table, _ROWS))
+    rows = Rows(table, field, f"'{path}'")
+    return _column(path, _looked_at(rows.documents(), rows.size or 0), field, {}, kind)
+
+
+def _column(path: Path, texts: _Texts, field: str, section: dict[str, object], kind: TextKind) -> OwnData:
+    """Texts of a column: samples if they are short, else windows of all of them."""
     if field != "text":
-        section["field"] = field
+        section = {**section, "field": field}
     origin = f"one a row, its '{shown(field)}'"
     if kind != "text" and texts.are_short:
         return _short(path, texts, origin, section)
@@ -173,15 +190,18 @@ def _documents(files: list[TextFile]) -> tuple[_Texts, dict[str, object], str | 
 
 
 def _read(files: list[TextFile], rules: Rules) -> _Texts:
-    """The first texts of the files, and what they say of all."""
+    return _looked_at(read_documents(files, rules), sum(file.size for file in files))
+
+
+def _looked_at(documents: Iterable[Document], total: int) -> _Texts:
+    """The first documents, and what they say of all, whose amount is `total`."""
     lengths, symbols, characters, amount = [], set[str](), 0, 0
-    for document in islice(read_documents(files, rules), _READ):
+    for document in islice(documents, _READ):
         lengths.append(len(document.text))
         symbols.update(document.text)
         characters, amount = characters + len(document.text), document.amount_read
         if characters > _READ_CHARACTERS:
             break
-    total = sum(file.size for file in files)
     whole = len(lengths) < _READ and characters <= _READ_CHARACTERS
     factor = 1.0 if whole or not amount else max(1.0, total / amount)
     return _Texts(np.array(lengths), round(factor * len(lengths)), len(symbols), round(factor * characters))
@@ -193,21 +213,20 @@ def _share(samples: int) -> float:
     return round(min(high, max(low, _HELD_OUT / samples)), 3)
 
 
-def _text_column(file: TextFile) -> str:
-    """The column or key of a table that holds its texts.
+def _text_column(path: Path, first: Iterable[Mapping[str, object]]) -> str:
+    """The column or key of a table that holds its texts, by its first rows.
 
     Raises:
         UserError: there is none, or several.
     """
-    kind = format_of(file.path.name)
-    rows = list(islice(_rows(file, kind), _ROWS))
+    rows = list(first)
     names = list(dict.fromkeys(name for row in rows for name in row))
     texts = [name for name in names if _is_text([row.get(name) for row in rows])]
     if "text" in texts or len(texts) == 1:
         return "text" if "text" in texts else texts[0]
     columns = ", ".join(map(repr, map(shown, texts or names))) or "none"
     reason = "holds texts in several columns" if texts else "has no column of texts"
-    raise UserError(f"--field: '{file.path}' {reason} ({columns}); name the one to learn with --field")
+    raise UserError(f"--field: '{path}' {reason} ({columns}); name the one to learn with --field")
 
 
 def _is_text(values: Sequence[object]) -> bool:
@@ -224,8 +243,9 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _rows(file: TextFile, kind: Format) -> Iterator[dict[str, object]]:
+def _rows(file: TextFile) -> Iterator[dict[str, object]]:
     """Rows of a table as far as they can be read; reading the texts reports what is wrong."""
+    kind = format_of(file.path.name)
     with opened(file) as (stream, _):
         lines = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
         if kind in DELIMITERS:

@@ -70,7 +70,7 @@ def from_hub(config: HubConfig, split: str, field: str, number: int) -> Rows:
     """
     name = f"'{config.name}' ({split})"
     with _one_sentence_errors(name):
-        table = library().load_dataset(
+        table = library(f"data.hub: {name}").load_dataset(
             config.name, config.config, split=split, revision=config.revision, streaming=config.stream
         )
     return Rows(table, field, name, number)
@@ -87,17 +87,30 @@ def from_disk(path: Path, field: str, number: int) -> Rows:
     """A dataset that `save_to_disk` wrote, or the Parquet files at or below a path.
 
     Raises:
+        UserError: the library is missing, it cannot read the files, or there is no such column.
+    """
+    return Rows(saved_table(path), field, f"'{path}'", number)
+
+
+def saved_table(path: Path) -> Any:
+    """The library's table of what `from_disk` reads.
+
+    Raises:
         UserError: the library is missing, or it cannot read the files.
     """
     with _one_sentence_errors(f"'{path}'"):
+        package = library(f"data.path: '{path.name}'")
         if (path / "dataset_info.json").exists():
-            return Rows(library().load_from_disk(str(path)), field, f"'{path}'", number)
+            return package.load_from_disk(str(path))
         files = sorted(str(file) for file in path.rglob("*.parquet")) if path.is_dir() else [str(path)]
-        return Rows(library().load_dataset("parquet", data_files=files, split="train"), field, f"'{path}'", number)
+        return package.load_dataset("parquet", data_files=files, split="train")
 
 
-def library() -> ModuleType:
+def library(needed_by: str) -> ModuleType:
     """The `datasets` library.
+
+    Args:
+        needed_by: what it reads, for the message.
 
     Raises:
         UserError: it is not installed.
@@ -105,7 +118,7 @@ def library() -> ModuleType:
     try:
         import datasets
     except ImportError:
-        raise UserError("data: this needs Hugging Face's datasets: pip install datasets") from None
+        raise UserError(f"{needed_by} is read by Hugging Face's datasets: pip install datasets") from None
     datasets.disable_progress_bars()
     datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False  # versions before 4 would run a script of a repository
     return datasets
