@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from fewstep.bench.studies.sizes import Size, sizes_of
 from fewstep.bench.studies.study import StudyRequest, look_at, new_study
 from fewstep.bench.suites.loading import load_suite
 from fewstep.core.errors import UserError
+from fewstep.recipe import load_recipe
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("na", "lo", "rik", "s", "tam")]
 """300 different short texts."""
@@ -110,6 +112,29 @@ def test_a_column_text_comes_first_and_packed_tables_are_read(tmp_path: Path) ->
     assert seen(packed).samples == 300
 
 
+def test_parquet_is_a_table_too(tmp_path: Path) -> None:
+    pytest.importorskip("datasets", reason="datasets is an optional package")
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "t.parquet"
+    parquet.write_table(arrow.table({"id": list(range(len(WORDS))), "word": WORDS}), file)
+    data = seen(file)
+    same = seen(table(tmp_path, "t.csv", [{"id": i, "word": word} for i, word in enumerate(WORDS)]))
+    assert replace(data, section={}) == replace(same, section={})
+    expected = {key: value for key, value in same.section.items() if key != "documents"}
+    assert data.section == {**expected, "path": str(file)}
+    with pytest.raises(UserError, match="has no column 'body'; it has id, word"):
+        seen(file, field="body")
+
+
+def test_parquet_without_its_library_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    request = StudyRequest(str(write(tmp_path / "t.parquet", "PAR1")))
+    with pytest.raises(UserError) as caught:
+        new_study(str(tmp_path / "study"), request, lambda line: None)
+    assert str(caught.value) == "--data: 't.parquet' is read by Hugging Face's datasets: pip install datasets"
+    assert not (tmp_path / "study").exists()
+
+
 def test_long_rows_are_windows(tmp_path: Path) -> None:
     rows = [{"body": " ".join(WORDS[i : i + 30])} for i in range(150)]
     data = seen(table(tmp_path, "t.csv", rows))
@@ -151,6 +176,8 @@ def test_a_zip_of_pictures_and_a_test_part(tmp_path: Path) -> None:
     ("make", "options", "message"),
     [
         (lambda f: f / "none.txt", {}, "--data: no file '"),
+        (lambda f: f / "none.parquet", {}, "--data: no file '"),
+        (names, {"device": "cuda"}, "--device: is cuda, but torch finds no GPU here; use 'auto' or 'cpu'"),
         (lambda f: write(f / "few.txt", "ab\ncd\n"), {"kind": "lines"}, "has 2 texts, and a study needs 200 or more"),
         (lambda f: write(f / "few.txt", "ab\ncd\n"), {}, "characters, and a study needs 12,800 or more"),
         (lambda f: write(f / "a.pdf", "x"), {}, "is a formatted document, which is not read"),
@@ -167,8 +194,9 @@ def test_a_zip_of_pictures_and_a_test_part(tmp_path: Path) -> None:
     ],
 )
 def test_one_sentence_and_no_folder(
-    tmp_path: Path, make: Callable[[Path], Path], options: dict[str, Any], message: str
+    tmp_path: Path, make: Callable[[Path], Path], options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError) as caught:
         new_study(str(tmp_path / "study"), StudyRequest(str(make(tmp_path / "in")), **options), lambda line: None)
@@ -287,8 +315,11 @@ def test_a_short_study_is_measured_and_runs(tmp_path: Path, monkeypatch: pytest.
     from fewstep.bench.running.runner import run_suite
 
     monkeypatch.chdir(tmp_path)
-    study = new_study("shapes", StudyRequest(str(pictures(tmp_path)), minutes=0.1, size=4), lambda line: None)
+    study = new_study(
+        "shapes", StudyRequest(str(pictures(tmp_path)), minutes=0.1, size=4, device="cpu"), lambda line: None
+    )
     assert study.speed.parameters > 1000
+    assert load_recipe("shapes/student.yaml").recipe.train.device == "cpu"
     assert all(seconds > 0 for seconds in study.speed.steps.values())
     assert any("too few for samples" in line for line in study.expectations)
     results = Results.load(run_suite("shapes/suite.yaml", "out", quick=True) / "results.json")

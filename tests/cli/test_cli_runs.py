@@ -61,9 +61,9 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[Any, str, str]:
 
 def test_train(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
     assert run(capsys, "train", "r", "--set", "a=1", "--set", "b.c=[1, 2]", "--resume", "auto")[0] == 0
-    assert run(capsys, "train", "r", "--run-dir", "d", "--teacher", "t")[0] == 0
+    assert run(capsys, "train", "r", "--run-dir", "d", "--teacher", "t", "--device", "cpu")[0] == 0
     first = {"teacher": None, "run_dir": None, "resume": "auto", "sets": ["a=1", "b.c=[1, 2]"]}
-    second = {"teacher": "t", "run_dir": "d", "resume": None, "sets": []}
+    second = {"teacher": "t", "run_dir": "d", "resume": None, "sets": ["train.device=cpu"]}
     assert calls == [("launch", ("r",), first), ("launch", ("r",), second)]
 
 
@@ -87,9 +87,9 @@ def test_distill_wants_a_teacher(
 
 def test_distill(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
     assert run(capsys, "distill", "names.yaml")[0] == 0
-    assert run(capsys, "distill", "lacks.yaml", "--teacher", "t", "--set", "seed=1")[0] == 0
+    assert run(capsys, "distill", "lacks.yaml", "--teacher", "t", "--set", "seed=1", "--device", "cuda")[0] == 0
     first = {"teacher": None, "run_dir": None, "resume": None, "sets": [], "distil": True}
-    second = {"teacher": "t", "run_dir": None, "resume": None, "sets": ["seed=1"], "distil": True}
+    second = {"teacher": "t", "run_dir": None, "resume": None, "sets": ["seed=1", "train.device=cuda"], "distil": True}
     assert calls == [("launch", ("names.yaml",), first), ("launch", ("lacks.yaml",), second)]
 
 
@@ -97,7 +97,7 @@ def test_sample(capsys: pytest.CaptureFixture[str], calls: Calls, monkeypatch: p
     assert run(capsys, "sample", "r")[0] == 0
     text = (
         "-n 3 --steps 8 --seed 5 --out o --weights raw --temperature 0.5 --top-p 0.9 --guidance 2 --label all "
-        "--sampler cached_ancestral --prompt The --batch-size 7 --part 2/3 --resume --animate"
+        "--sampler cached_ancestral --prompt The --batch-size 7 --device cpu --part 2/3 --resume --animate"
     )
     assert run(capsys, "sample", "r", *text.split())[0] == 0
     monkeypatch.setenv("RANK", "1")
@@ -116,6 +116,7 @@ def test_sample(capsys: pytest.CaptureFixture[str], calls: Calls, monkeypatch: p
         sampler="cached_ancestral",
         prompt="The",
         batch_size=7,
+        device="cpu",
         part=Part(2, 3),
         resume=True,
         animate=True,
@@ -185,8 +186,8 @@ def test_steps_with_spaces_are_refused_with_the_list_that_was_meant(
 
 def test_benchmark(capsys: pytest.CaptureFixture[str], calls: Calls) -> None:
     assert run(capsys, "benchmark", "s", "--quick") == (0, "", "")
-    assert run(capsys, "benchmark", "s", "--out", "o", "--set", "seed=1")[0] == 0
-    assert [call[1] for call in calls] == [("s", None, True, []), ("s", "o", False, ["seed=1"])]
+    assert run(capsys, "benchmark", "s", "--out", "o", "--set", "seed=1", "--device", "cpu")[0] == 0
+    assert [call[1] for call in calls] == [("s", None, True, []), ("s", "o", False, ["seed=1", "train.device=cpu"])]
 
 
 def test_the_real_modules_take_these_arguments() -> None:

@@ -63,7 +63,13 @@ def test_without_a_file_it_is_kept_with_the_run(train: Train, capsys: pytest.Cap
     assert json.loads(out) == json.loads((run.path / "grid.json").read_text())
 
 
-def test_what_cannot_be_measured(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_measured(
+    train: Train, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = train("smoke-teacher", "run")
+    code, _, err = command(capsys, "grid", str(run.path), "--steps", "2", "--device", "cuda")
+    assert (code, err) == (2, "error: --device: is cuda, but torch finds no GPU here; use 'auto' or 'cpu'\n")
     assert command(capsys, "grid", "nowhere", "--steps", "2")[0] == 2
     assert command(capsys, "grid", "nowhere", "--steps", "two")[0] == 2
     code, _, err = command(capsys, "grid", "nowhere", "--steps", "4,128")

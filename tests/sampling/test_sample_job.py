@@ -194,6 +194,12 @@ def test_samplers_are_checked_like_a_recipe(run: str, request_: SampleRequest, s
     assert said in str(caught.value)
 
 
+def test_a_device_that_is_not_here(run: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^--device: is cuda, but torch finds no GPU here; use 'auto' or 'cpu'$"):
+        sample_run(run, SampleRequest(device="cuda", out=str(tmp_path / "x")))
+    assert not (tmp_path / "x").exists()
+
+
 def test_samplers_must_fit_the_process(train: Train) -> None:
     run = train("smoke-teacher", "uniform", "process=uniform")
     with pytest.raises(RecipeError, match="'cached_ancestral' fills in masks, and the uniform process has none"):

@@ -10,8 +10,6 @@ import typer
 
 from fewstep.cli.evaluate import (
     BatchSizeOption,
-    Device,
-    DeviceOption,
     MetricsOption,
     ModelsArgument,
     SamplesOption,
@@ -21,7 +19,7 @@ from fewstep.cli.evaluate import (
     request_of,
 )
 from fewstep.cli.output import echo_json
-from fewstep.cli.runs import SamplerOption, TrustPlugins
+from fewstep.cli.runs import Device, DeviceOption, SamplerOption, TrustPlugins
 from fewstep.core.echo import printable
 from fewstep.core.plugins import trusting_plugins
 

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from fewstep.cli.evaluate import Device, DeviceOption
 from fewstep.cli.lists import model_names
-from fewstep.cli.runs import TrustPlugins
+from fewstep.cli.runs import Device, DeviceOption, TrustPlugins
 from fewstep.core.errors import UserError
 from fewstep.core.plugins import trusting_plugins
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
 from fewstep.cli.lists import MAX_SEED, numbers
 from fewstep.cli.output import echo_json, echo_table
-from fewstep.cli.runs import SamplerOption, TrustPlugins, Weights
+from fewstep.cli.runs import Device, DeviceOption, SamplerOption, TrustPlugins, Weights
 from fewstep.core.plugins import trusting_plugins
 from fewstep.evaluation.request import EvaluationRequest
 from fewstep.sampling.request import MAX_COUNT
@@ -43,17 +42,6 @@ BatchSizeOption = Annotated[
     int | None,
     typer.Option("--batch-size", min=1, max=MAX_COUNT, help="samples drawn at once, without effect on their values"),
 ]
-
-
-class Device(str, Enum):
-    """Where networks compute; auto takes a GPU if there is one."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-DeviceOption = Annotated[Device, typer.Option("--device", help="where networks compute; auto is a GPU if there is one")]
 
 
 def evaluate(

@@ -8,7 +8,7 @@ import typer
 
 from fewstep.cli.lists import MAX_SEED, numbers
 from fewstep.cli.output import echo_json, echo_table
-from fewstep.cli.runs import RunArgument, TrustPlugins, Weights
+from fewstep.cli.runs import Device, DeviceOption, RunArgument, TrustPlugins, Weights
 from fewstep.core.plugins import trusting_plugins
 from fewstep.sampling.request import MAX_COUNT
 
@@ -23,6 +23,7 @@ def grid(
     samples: Annotated[int, typer.Option(min=1, max=MAX_COUNT, help="samples of data to measure on")] = 512,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="seed of the measurement")] = 0,
     weights: Annotated[Weights, typer.Option(help="averaged weights, or those of the last step")] = Weights.ema,
+    device: DeviceOption = Device.auto,
     trust_plugins: TrustPlugins = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -30,7 +31,7 @@ def grid(
     from fewstep.evaluation.grid_search import grid_run
 
     with trusting_plugins(trust_plugins):
-        path, grid_file = grid_run(run, numbers(steps), out, times, samples, seed, weights.value)
+        path, grid_file = grid_run(run, numbers(steps), out, times, samples, seed, weights.value, device.value)
     if as_json:
         echo_json(grid_file.model_dump(mode="json"))
         return

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fewstep.cli.runs import Device, DeviceOption
+
 
 class Kind(str, Enum):
     """What a sample is."""
@@ -29,7 +31,9 @@ def new_study(
     folder: Annotated[str, typer.Argument(metavar="FOLDER", help="new folder for recipes, suite and results")],
     data: Annotated[
         str,
-        typer.Option("--data", metavar="PATH", help="text, CSV, TSV, JSON lines, or a folder of these or of pictures"),
+        typer.Option(
+            "--data", metavar="PATH", help="text, CSV, TSV, JSON lines, Parquet, or a folder of these or of pictures"
+        ),
     ],
     minutes: Annotated[
         float, typer.Option(min=0.1, max=100_000, help="time of the whole comparison on this machine")
@@ -42,6 +46,7 @@ def new_study(
     size: Annotated[
         int | None, typer.Option(min=4, max=64, metavar="PIXELS", help="of a side of pictures; chosen if left out")
     ] = None,
+    device: DeviceOption = Device.auto,
 ) -> None:
     """Write a comparison of student and teacher on your data.
 
@@ -50,7 +55,7 @@ def new_study(
     from fewstep.bench.studies.study import StudyRequest
     from fewstep.bench.studies.study import new_study as write
 
-    request = StudyRequest(data, minutes, kind.value, field, colour.value, size)
+    request = StudyRequest(data, minutes, kind.value, field, colour.value, size, device.value)
     study = write(folder, request, typer.echo)
     typer.echo(f"wrote {study.folder}: {' '.join(sorted(file.name for file in study.folder.iterdir()))}")
     for name, text in study.facts.items():

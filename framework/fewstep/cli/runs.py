@@ -50,6 +50,20 @@ ClusterOption = Annotated[
 ]
 
 
+class Device(str, Enum):
+    """Where networks compute; auto takes a GPU if there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+DeviceOption = Annotated[Device, typer.Option("--device", help="where networks compute; auto is a GPU if there is one")]
+TrainDevice = Annotated[
+    Device | None, typer.Option("--device", help="where networks compute, short for --set train.device=DEVICE")
+]
+
+
 class Weights(str, Enum):
     """Weights of a model: averaged, or of the last step."""
 
@@ -62,6 +76,7 @@ def train(
     teacher: Teacher = None,
     run_dir: RunFolder = None,
     resume: Resume = None,
+    device: TrainDevice = None,
     sets: Sets = None,
     trust_plugins: TrustPlugins = False,
 ) -> None:
@@ -69,7 +84,7 @@ def train(
     from fewstep.training.launch import launch
 
     with trusting_plugins(trust_plugins):
-        launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=sets or [])
+        launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=_all_sets(sets, device))
 
 
 def distill(
@@ -77,6 +92,7 @@ def distill(
     teacher: Teacher = None,
     run_dir: RunFolder = None,
     resume: Resume = None,
+    device: TrainDevice = None,
     sets: Sets = None,
     trust_plugins: TrustPlugins = False,
 ) -> None:
@@ -84,7 +100,7 @@ def distill(
     from fewstep.training.launch import launch
 
     with trusting_plugins(trust_plugins):
-        launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=sets or [], distil=True)
+        launch(recipe, teacher=teacher, run_dir=run_dir, resume=resume, sets=_all_sets(sets, device), distil=True)
 
 
 def benchmark(
@@ -106,6 +122,7 @@ def benchmark(
     keep_code: Annotated[
         bool, typer.Option("--keep-code", help="reuse models and rows of other code of fewstep")
     ] = False,
+    device: TrainDevice = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="change one key of every recipe; may be repeated"),
@@ -120,10 +137,15 @@ def benchmark(
             suite,
             out,
             quick,
-            sets or [],
+            _all_sets(sets, device),
             jobs=jobs,
             cluster=cluster,
             keep_code=keep_code,
             base=compare,
             reuse=reuse or [],
         )
+
+
+def _all_sets(sets: list[str] | None, device: Device | None) -> list[str]:
+    """Changes of keys, with that of --device last."""
+    return [*(sets or []), *([] if device is None else [f"train.device={device.value}"])]

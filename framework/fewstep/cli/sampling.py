@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fewstep.cli.lists import MAX_SEED, is_count
-from fewstep.cli.runs import ClusterOption, RunArgument, SamplerOption, TrustPlugins, Weights
+from fewstep.cli.runs import ClusterOption, Device, DeviceOption, RunArgument, SamplerOption, TrustPlugins, Weights
 from fewstep.core.plugins import trusting_plugins
 from fewstep.sampling.request import MAX_COUNT, Part, SampleRequest
 
@@ -72,6 +72,7 @@ def sample(
     infill: Infill = None,
     blank: Blank = None,
     batch_size: BatchSize = "auto",
+    device: DeviceOption = Device.auto,
     part: PartOption = None,
     cluster: ClusterOption = None,
     resume: Resume = False,
@@ -97,6 +98,7 @@ def sample(
         infill=infill,
         blank=blank,
         batch_size=_batch_size(batch_size),
+        device=device.value,
         part=Part.parse(part),
         resume=resume,
         animate=animate,

@@ -22,9 +22,9 @@ def open_columns(names: Sequence[str], device: str = "auto") -> list[Column]:
     """The models of a page, by path, shipped name or OWNER/NAME on the Hub.
 
     Raises:
-        UserError: there is no such model, or it draws no samples.
+        UserError: there is no such model or device, or it draws no samples.
     """
-    columns = [Column(name, find_named(name).build(None, device)) for name in names]
+    columns = [Column(name, find_named(name).build(None, device, "--device")) for name in names]
     for column in columns:
         _ = column.model.denoiser
     return columns

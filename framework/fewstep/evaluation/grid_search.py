@@ -13,7 +13,7 @@ from fewstep.grids.files import Costs, GridFile, Walk, write_grid_file
 from fewstep.grids.search import cheapest_paths, path_cost
 from fewstep.likelihood.step_costs import Posterior, StepCosts
 from fewstep.processes.base import DiscreteProcess
-from fewstep.runs.models import TrainedModel, Weights, open_model, with_data
+from fewstep.runs.models import TrainedModel, Weights, find_model, with_data
 from fewstep.runtime.progress import Narrator, Progress
 
 
@@ -25,6 +25,7 @@ def grid_run(
     samples: int = 512,
     seed: int = 0,
     weights: Weights = "ema",
+    device: str = "auto",
 ) -> tuple[Path, GridFile]:
     """Measure the cost of steps of a run's model, and write the cheapest walks of the numbers `steps` into a file.
 
@@ -32,13 +33,14 @@ def grid_run(
         out: file to write; `grid.json` in the run's folder if left out.
         times: number of steps of the fine grid; walks use a subset of its times.
         samples: number of data samples to measure on: held-out ones if the model needs no labels.
+        device: "auto", "cpu" or "cuda".
 
     Raises:
-        UserError: no such run, more steps than fine ones, or a model that goes block by block.
+        UserError: no such run or device, more steps than fine ones, or a model that goes block by block.
     """
     if max(steps) > times:
         raise UserError(f"a walk of {max(steps)} steps needs as many fine ones, and there are {times}; raise --times")
-    model = open_model(run, weights=weights)
+    model = find_model(run, weights=weights).build(None, device, "--device")
     if model.denoiser.block_size is not None:
         raise UserError(f"run '{model.path}' goes block by block; grids are measured for models of whole samples")
     if not isinstance(model.denoiser.process, DiscreteProcess):

@@ -149,8 +149,9 @@ class ModelSource:
     role: str = "student"
     exported: Exported | None = None
 
-    def build(self, dataset: Dataset | None, device: str) -> TrainedModel:
-        """The network with its weights, frozen and in eval mode; see `open_model`."""
+    def build(self, dataset: Dataset | None, device: str, setting: str = "train.device") -> TrainedModel:
+        """The network with its weights, frozen and in eval mode; see `open_model`, and `device` for `setting`."""
+        place = self.device(device, setting)
         if dataset is None:
             dataset = self.exported.dataset(self.recipe) if self.exported else build_dataset(self.recipe)
         role = OBJECTIVES.get(self.recipe.objective.type).cls.roles[self.role]
@@ -163,7 +164,7 @@ class ModelSource:
         except TooLargeError:
             raise UnfitModelError(f"the recipe in '{self.path}' describes a larger network than its weights") from None
         self._load_into(network)
-        network.requires_grad_(False).eval().to(self.device(device))
+        network.requires_grad_(False).eval().to(place)
         return TrainedModel(self.path, self.run, self.recipe, dataset, network, self.step, self.weights, self.role)
 
     def device(self, name: str, setting: str = "train.device") -> torch.device:

@@ -219,7 +219,7 @@ def _draw_into(folder: JobFolder, job: Job, fill: Fill, say: Say) -> Path:
 
 def prepare(run: str, request: SampleRequest) -> Job:
     """Load the model and check the request against it."""
-    model = find_named(run, request.weights).build(None, "auto")
+    model = find_named(run, request.weights).build(None, request.device, "--device")
     return job_of(model, request, templates(request, model.dataset))
 
 

@@ -55,6 +55,7 @@ class SampleRequest:
         infill: file of templates; each sample keeps the fixed tokens of its template.
         blank: character of a text template that marks a token to draw.
         batch_size: samples drawn at once; None sizes it to memory. It does not change the samples.
+        device: "auto", "cpu" or "cuda". It does not change the samples, but by rounding.
         part: share of the samples that this process draws.
         resume: continue an interrupted job in the folder.
         animate: also show the steps of the first samples.
@@ -76,6 +77,7 @@ class SampleRequest:
     infill: str | None = None
     blank: str | None = None
     batch_size: int | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     part: Part = Part()
     resume: bool = False
     animate: bool = False

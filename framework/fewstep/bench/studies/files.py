@@ -37,6 +37,7 @@ class Design:
         samples: of each row of the suite.
         limit: pictures to read; None for all.
         minutes: time of each training and of all, in words, by name.
+        device: where its trainings compute.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Design:
     samples: int = 600
     limit: int | None = None
     minutes: Mapping[str, str] = field(default_factory=dict)
+    device: str = "auto"
 
     @property
     def is_text(self) -> bool:
@@ -122,6 +124,7 @@ class Design:
             "rate": f"{size.rate:g}",
             "batch": BATCH,
             "log_every": min(100, max(1, self.steps // 10)),
+            "device": "" if self.device == "auto" else f", device: {self.device}",
             "warmup": min(_WARMUP, self.steps // 10),
             "samples": self.samples,
             "drawn_at_once": _DRAWN_AT_ONCE,

@@ -22,6 +22,7 @@ from fewstep.bench.studies.sizes import sizes_of
 from fewstep.bench.suites.loading import load_suite
 from fewstep.core.errors import UserError
 from fewstep.recipe import load_recipe
+from fewstep.runtime.device import resolve_device
 
 Kind = Literal["auto", "lines", "text", "pictures"]
 Colour = Literal["auto", "grey", "rgb"]
@@ -43,6 +44,7 @@ class StudyRequest:
         kind: what a sample is; "auto" looks.
         field: column of a table that holds the texts.
         size: pixels a side of pictures; None chooses.
+        device: "auto", "cpu" or "cuda"; measured on it, and written into the recipes.
     """
 
     data: str
@@ -51,6 +53,7 @@ class StudyRequest:
     field: str | None = None
     colour: Colour = "auto"
     size: int | None = None
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -119,15 +122,23 @@ def new_study(folder: str, request: StudyRequest, say: Callable[[str], None]) ->
         say: console.
 
     Raises:
-        UserError: the folder is not empty, or the data are none that a study can be made of.
+        UserError: the folder is not empty, there is no such device, or the data are none that a study can be made of.
     """
     path = Path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"'{folder}' exists already; name another folder, or delete it")
+    resolve_device(request.device, "--device")
     data = _of_option(lambda: look_at(request))
     say(f"data: {data.label}")
     with _new_folder(path), tempfile.TemporaryDirectory(prefix="fewstep-study-") as place:
-        design = Design(_name(path), shlex.quote(folder.rstrip("/")), data, sizes_of(data)[0], path / "prepared")
+        design = Design(
+            _name(path),
+            shlex.quote(folder.rstrip("/")),
+            data,
+            sizes_of(data)[0],
+            path / "prepared",
+            device=request.device,
+        )
         say("measuring a few steps on this machine ...")
         numbers = iter(range(100))
 
