@@ -20,6 +20,7 @@ from fewstep.evaluation.evaluate import evaluate_run
 from fewstep.evaluation.request import EvaluationRequest
 from fewstep.export.write import export_run
 from fewstep.runs.folder import RunDir
+from fewstep.runs.models import ModelSource
 
 Train = Callable[..., RunDir]
 ASKED = EvaluationRequest(samples=20)
@@ -51,7 +52,10 @@ def test_teacher_and_student_on_one_page(train: Train, tmp_path: Path) -> None:
         "How to repeat this",
     ]
     assert text.count("data:image/png;base64,") == 3
-    assert text.count("<pre>") == 5  # sheets of text
+    assert text.count("<pre>") == 6  # sheets of text
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text)
+    assert captions[0] == "real samples"
+    assert [caption.split(",")[0] for caption in captions[1:3]] == ["smoke-teacher", "smoke-dmmd"]
     assert "smoke-dmmd: not measured at 8 steps" in text
     assert "fewstep compare &lt;a&gt; b" in text
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
@@ -78,6 +82,14 @@ def test_runs_of_one_recipe_are_told_apart_and_exports_take_part(
     monkeypatch.setattr(module, "draw", None)
     again, _ = compare_models(["first", str(few)], request)  # nothing is drawn
     assert again.rows == results.rows
+    assert page.read_text().count("<figcaption>real samples</figcaption>") == 1  # of the data, which are here
+
+    def gone(source: ModelSource) -> None:
+        raise UserError("the data are not here")
+
+    monkeypatch.setattr(ModelSource, "training_data", gone)
+    _, page = compare_models(["first", str(few)], request)
+    assert "real samples" not in page.read_text()
     assert first.path.is_dir()
 
 

@@ -32,16 +32,20 @@ from fewstep.sampling.draw import Drawn, draw
 from fewstep.sampling.labels import labels_like_data
 from fewstep.sampling.sheets import save_nearest_sheet, save_sheet
 
-_SHEET = 50
+SHEET_SAMPLES = 50
 """Number of samples on a sheet."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model and its rows, one for each number of steps; each row has the values of the requested metrics only."""
+    """A model and its rows, one for each number of steps; each row has the values of the requested metrics only.
+
+    `dataset` is the model's, if something was measured.
+    """
 
     target: Target
     rows: tuple[EvaluatedRow, ...]
+    dataset: Dataset | None = None
 
 
 def evaluate_run(
@@ -106,7 +110,7 @@ def _evaluate(target: Target, dataset: Dataset | None, environment: Environment 
     for steps in target.steps:
         if steps not in rows:
             rows[steps] = target.stored[target.row_key(steps)]
-    return Evaluation(target, tuple(rows[steps].of_metrics(target.metric_keys) for steps in target.steps))
+    return Evaluation(target, tuple(rows[steps].of_metrics(target.metric_keys) for steps in target.steps), dataset)
 
 
 def _measured(
@@ -175,7 +179,7 @@ def _row(target: Target, steps: int, drawn: Drawn, dataset: Dataset, environment
         model=target.source.digest,
         hardware=environment["hardware"],
         commit=environment["commit"],
-        sheet=_sheet(target, steps, key, dataset, drawn.tokens[:_SHEET]),
+        sheet=_sheet(target, steps, key, dataset, drawn.tokens[:SHEET_SAMPLES]),
     )
 
 

@@ -15,6 +15,7 @@ from fewstep.bench.report.plot import draw_plot
 from fewstep.bench.report.recipe_diff import recipes_grid
 from fewstep.bench.report.tables import (
     ARROWS,
+    REAL,
     Grid,
     conclusion,
     console_table,
@@ -53,11 +54,12 @@ def area_grid(results: Results) -> Grid | None:
     return Grid(header, [[name, f"{areas[name]:.4g}" if name in areas else "one NFE only"] for name in curves])
 
 
-def write_side_by_side(results: Results, logs: Mapping[str, Lines], folder: Path) -> Path:
+def write_side_by_side(results: Results, logs: Mapping[str, Lines], folder: Path, real: Path | None = None) -> Path:
     """Write `results.json`, `comparison.md`, plots and `comparison.html`; returns the page.
 
     Args:
         logs: lines of the training log of each model that has one.
+        real: sheet of real samples, if there is one.
     """
     results.save(folder / "results.json")
     draw_plot(results, folder / "quality_vs_nfe.png")
@@ -68,7 +70,7 @@ def write_side_by_side(results: Results, logs: Mapping[str, Lines], folder: Path
     differences = recipes_grid({case.name: case.resolved for case in results.cases})
     (folder / "comparison.md").write_text(_markdown(results, differences, curves), encoding="utf-8")
     page = folder / "comparison.html"
-    page.write_text(html.page(results.suite.title, _body(results, differences, curves, folder)), encoding="utf-8")
+    page.write_text(html.page(results.suite.title, _body(results, differences, curves, folder, real)), encoding="utf-8")
     return page
 
 
@@ -106,7 +108,7 @@ def _markdown(results: Results, differences: Grid, curves: Path | None) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _body(results: Results, differences: Grid, curves: Path | None, folder: Path) -> str:
+def _body(results: Results, differences: Grid, curves: Path | None, folder: Path, real: Path | None) -> str:
     area = area_grid(results)
     parts = [
         _STYLE,
@@ -122,7 +124,7 @@ def _body(results: Results, differences: Grid, curves: Path | None, folder: Path
         "significantly worse.</p>",
         html.table(value_grid(results)),
         *_diversity(results, folder),
-        f"<h2>Samples</h2>{_sheets(results, folder)}",
+        f"<h2>Samples</h2>{_real(real)}{_sheets(results, folder)}",
         "<h2>Recipes: what differs</h2>",
         html.table(differences) if differences.rows else '<p class="soft">Nothing.</p>',
         f"<h2>Trainings</h2>{html.table(model_grid(results))}",
@@ -145,6 +147,11 @@ def _diversity(results: Results, folder: Path) -> list[str]:
     if results.diversity is None:
         return []
     return ["<h2>Quality by diversity</h2>", html.plot(folder / "quality_vs_diversity.png", "quality by diversity")]
+
+
+def _real(sheet: Path | None) -> str:
+    """Real samples, which stand before all others."""
+    return "" if sheet is None else f'<div class="sheets">{html.sheet(sheet, REAL)}</div>'
 
 
 def _sheets(results: Results, folder: Path) -> str:

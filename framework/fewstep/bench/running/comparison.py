@@ -11,14 +11,16 @@ from pathlib import Path
 from fewstep.bench.report.side_by_side import write_side_by_side
 from fewstep.bench.results.evaluations import Measured, check_diversity, check_value, has_variety, results_of
 from fewstep.bench.results.results import Results
+from fewstep.bench.running.rows import real_samples
 from fewstep.core.component import ComponentConfig
-from fewstep.core.errors import OperationError, UserError
-from fewstep.evaluation.evaluate import Evaluation, evaluate_targets
+from fewstep.core.errors import FewstepError, OperationError, UserError
+from fewstep.evaluation.evaluate import SHEET_SAMPLES, Evaluation, evaluate_targets
 from fewstep.evaluation.request import EvaluationRequest
 from fewstep.evaluation.rows import EvaluatedRow
 from fewstep.evaluation.target import Target, find_source, find_target
 from fewstep.metrics.base import METRICS
 from fewstep.runs.models import ModelSource
+from fewstep.sampling.sheets import save_sheet
 
 _VARIETY = "sample_entropy"
 """Metric that is added if none of those of the recipes says how varied samples are."""
@@ -88,7 +90,7 @@ def compare_models(
                 "--value, or more samples with --samples"
             )
     logs = {labels[name]: source.run.log_lines() for name, source in sources.items() if source.exported is None}
-    return results, write_side_by_side(results, logs, folder)
+    return results, write_side_by_side(results, logs, folder, real=_real_sheet(evaluations, folder / "samples"))
 
 
 def short_names(sources: Mapping[str, ModelSource]) -> dict[str, str]:
@@ -146,6 +148,17 @@ def _all_seeds(evaluation: Evaluation) -> tuple[EvaluatedRow, ...]:
         if row.steps in target.steps and scored and other.row_key(row.steps) == row.key:
             rows.setdefault(row.key, row.of_metrics(target.metric_keys))
     return tuple(rows.values())
+
+
+def _real_sheet(evaluations: Sequence[Evaluation], folder: Path) -> Path | None:
+    """A sheet of real samples; None where nothing was measured and the data are not here any more."""
+    try:
+        first = evaluations[0].target.source
+        dataset = next((e.dataset for e in evaluations if e.dataset is not None), None) or first.training_data()
+    except FewstepError:
+        return None
+    tokens, _ = real_samples(dataset, SHEET_SAMPLES, seed=0)
+    return save_sheet(folder / "real", dataset, tokens)
 
 
 def _copy_sheets(evaluations: Sequence[Evaluation], folder: Path) -> dict[str, str]:
