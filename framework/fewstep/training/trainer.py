@@ -15,11 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import OperationError, is_out_of_memory
-from fewstep.core.references import references
 from fewstep.data.base import Dataset
-from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.compiled import compile_trunks
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.predictions.draws import refusals, refuse_if
@@ -39,26 +36,25 @@ from fewstep.runtime.precision import resolve_precision, tf32
 from fewstep.runtime.ranks import ALONE, Ranks
 from fewstep.runtime.seeding import derived_seed
 from fewstep.runtime.signals import asked_to_end
-from fewstep.samplers.base import Sampler
 from fewstep.trackers.base import flat, refuse_missing
 from fewstep.training.agreement import agree_on_parts
 from fewstep.training.assemble import Parts, assemble
 from fewstep.training.batches import Batches
 from fewstep.training.ema import Ema
 from fewstep.training.exhausted import explain, weights
-from fewstep.training.judge import Judge, affordable, check_metric, compared, usable
 from fewstep.training.loggers import NoLogger, RunLogger
 from fewstep.training.mishaps import Found, Mishaps
+from fewstep.training.oversight import Oversight
 from fewstep.training.parallel import copies, parallelise, summing
 from fewstep.training.resume import go_back, resume
 from fewstep.training.saver import Saver, StorageError, advice
 from fewstep.training.sentinel import Sentinel
 from fewstep.training.shards import Shards, rest
 from fewstep.training.shares import check_shares
+from fewstep.training.state import restore, state_of
 from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
 from fewstep.training.updates import Updates
-from fewstep.training.watch import Best, Watch, section_of_teacher, shows_pictures, with_weights
 from fewstep.training.watchdog import Watchdog
 
 _HEARTBEAT = 30.0
@@ -144,7 +140,16 @@ class Trainer:
         self.sentinel = Sentinel(self.trained, self.device)
         trained = {name: self.shards[name] for name in self.trained}
         self.updates = Updates(settings.optim, trained, self.turns, self.ctx.ranks, self.sentinel.tripped)
-        self.watch = self._watch(parts.sampler)
+        self.oversight = Oversight(
+            settings,
+            dataset=self.dataset,
+            objective=self.objective,
+            sampler=parts.sampler,
+            ctx=self.ctx,
+            student=self.shards["student"],
+            ema=self.ema,
+            ranks=ranks,
+        )
         self.watchdog = Watchdog(settings.train.timeout_minutes, run.log)
         self._beat, self._before = 0.0, 0.0
         self._stop = threading.Event()
@@ -230,16 +235,16 @@ class Trainer:
                     if not self._step_in_memory():
                         continue
                     self.logger.tick(self.ctx.step)
-                    if self.watch and self.ctx.step in self.watch.due:
+                    if self.ctx.step in self.oversight.due:
                         self._check_finite()
-                        self._look(self.watch)
+                        self._add(self.oversight.look(self.logger, self.run.samples))
                     if self.ctx.step % every.log_every == 0 or self.ctx.step == total:
                         self._check_finite()
                         tokens = (self.ctx.step - begun) * size
                         peak = peak_megabytes(self.device)
                         values = self._flush_metrics()
                         self.logger.row(self.ctx.step, values, tokens, self.loader.stalled, peak)
-                        self._listen(values)
+                        self.oversight.hear(values, self.logger, self.run.samples)
                         self._status("running")
                     self._heartbeat()
                     if self.ranks.first:
@@ -292,7 +297,7 @@ class Trainer:
         # A run that was interrupted between its last checkpoint and its export has that checkpoint already.
         path = last if last and last.name == checkpoint_name(self.ctx.step) else self.save()
         finished = self.ctx.step >= self.settings.train.steps
-        average = self._average(self._exported) if finished else {}
+        average = self.oversight.average(self.oversight.exported) if finished else {}
         if finished and self.ranks.first:
             metadata = {"step": str(self.ctx.step)}
             if self.recipe is not None:
@@ -301,7 +306,7 @@ class Trainer:
                     metadata["plugins"] = json.dumps(installed)
             export_weights(self.run.export, average, metadata)
         if finished:
-            self._compare()
+            self.oversight.compare(self.logger)
         else:
             self.logger.say(f"stopped at step {self.ctx.step}; saved {path}; continue with --resume {self.run.path}")
         self._status("finished" if finished else "stopped")
@@ -484,102 +489,15 @@ class Trainer:
         name = self.ranks.of_first(last.name if last else "")
         return self.run.checkpoints / name if name else None
 
-    def _watch(self, sampler: Sampler) -> Watch | None:
-        """The monitor of a distillation, or of a teacher whose samples are pictures; None for other trainings.
-
-        Raises:
-            UserError: the metric of `watch.early_best` lacks a package or a file.
-        """
-        section, metric = self.settings.watch, self.settings.watch.early_best
-        distils = "teacher" in self.objective.roles
-        if not distils:
-            shown = self.objective.roles["student"].network.draws and shows_pictures(self.dataset)
-            asks_others = any(True for _ in references(sampler.config))  # networks that may come later
-            steps = self._usual_steps if shown and not asks_others else 0
-            section = section_of_teacher(section, self.settings.train, steps)
-        if not section.times:
-            return None
-        judge = None
-        if metric is not None:
-            check_metric(metric, self.dataset)
-            judge = self._judge_by(metric, sampler, section.judged, "early best")
-        return Watch(
-            section,
-            dataset=self.dataset,
-            sampler=sampler,
-            steps=self._usual_steps,
-            total=self.settings.train.steps,
-            seed=self.settings.seed,
-            judge=judge,
-            distils=distils,
-        )
-
-    @property
-    def _usual_steps(self) -> int:
-        return self.objective.usual_steps() or max(self.settings.evaluate.steps)
-
-    def _judge_by(self, metric: ComponentConfig, sampler: Sampler, samples: int, purpose: str) -> Judge:
-        evaluate, seed = self.settings.evaluate, self.settings.seed
-        steps, rows = self._usual_steps, evaluate.batch_size
-        return Judge(metric, self.dataset, sampler, steps, samples, seed, purpose, rows, self.ranks)
-
-    def _look(self, watch: Watch) -> None:
-        look = watch.look(self.ctx.denoiser("student"), self.ema, self.shards["student"].own, self.ctx.step)
-        if watch.distils:
-            self._add({"watch/diversity": torch.tensor(look.diversity)})
-        if watch.judge is not None and look.score is not None:
-            self._add({f"watch/{watch.judge.value}": torch.tensor(look.score, dtype=torch.float64)})
-        self.logger.sheet("samples/watch", self.dataset, look.samples, self.ctx.step)
-        if look.collapsed:
-            self._warn_of_collapse(
-                f"the student's samples are {look.diversity:.0%} as diverse as the data "
-                f"(alarm below {watch.section.alarm:.0%})"
-            )
-
-    def _listen(self, values: Mapping[str, float]) -> None:
-        """Warn of a collapse that the numbers of a log line show."""
-        if self.watch and (clause := self.watch.hear(values)):
-            self._warn_of_collapse(clause)
-
-    def _warn_of_collapse(self, clause: str) -> None:
-        self.logger.warn(
-            f"step {self.ctx.step}: {clause}; it may be collapsing: see {self.run.samples}; a lower optim.lr, a higher "
-            "rate for the auxiliary (optim.roles), optim.betas with 0 first or more aux_steps may help",
-            self.ctx.step,
-        )
-
-    def _compare(self) -> None:
-        """Say how the finished student does beside its teacher, by the recipe's first metric that can say it."""
-        section, train = self.settings.watch, self.settings.train
-        role, teacher = self.objective.roles.get("teacher"), self.roles.get("teacher")
-        if self.watch is None or role is None or role.refreshed or self.objective.sampler or not section.judged:
-            return
-        if self.watch.best is not None and self.watch.judge is not None:
-            best = self.watch.best
-            self.logger.say(f"the average of step {best.step} is the run's: {self.watch.judge.value} {best.score:.4g}")
-        metric = section.early_best or usable(self.settings.evaluate.metrics, self.dataset)
-        samples = affordable(section.judged, self._usual_steps, train.steps, train.batch_size)
-        if metric is None or not samples or not isinstance(teacher, Denoiser):
-            return
-        student, own = self.ctx.denoiser("student"), self.shards["student"].own
-        judge = self._judge_by(metric, self.watch.sampler, samples, "comparison")
-        with with_weights(student, own, self._exported):
-            sentence, worse = compared(judge, student, teacher)
-        rest(self.roles.values())
-        if worse:
-            self.logger.warn(sentence, self.ctx.step)
-        else:
-            self.logger.say(sentence)
-
     # ------------------------------------------------------------- numbers
 
     def _flush_metrics(self) -> dict[str, float]:
         """Means since the last line, and the number of samples that networks have evaluated in this training."""
         means = self.sums.over(self.ranks).means()
         self.sums.clear()
-        return {**means, "evaluations": sum(self._evaluated().values())}
+        return {**means, "evaluations": sum(self.evaluated().values())}
 
-    def _evaluated(self) -> dict[str, int]:
+    def evaluated(self) -> dict[str, int]:
         """Number of samples that each network has evaluated, on all ranks."""
         counts = [json.loads(text) for text in self.ranks.texts(json.dumps([r.evaluated for r in self.roles.values()]))]
         return dict(zip(self.roles, map(sum, zip(*counts, strict=True)), strict=True))
@@ -595,42 +513,9 @@ class Trainer:
 
     # --------------------------------------------------------------- state
 
-    @property
-    def _exported(self) -> Mapping[str, Tensor]:
-        """The average that the run is known by: of the best look with `watch.early_best`, else the last one."""
-        return self.ema.weights if self.watch is None or self.watch.best is None else self.watch.best.weights
-
-    def _average(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Averaged weights of the student, of whole tensors."""
-        student = self.shards["student"]
-        return {name: student.whole(name, weight) for name, weight in weights.items()}
-
     def state_dict(self) -> dict[str, object]:
-        """The complete state of the training; all ranks ask for it together.
-
-        The part `ema` is what readers of a run take. Where that is the best look's, the average that goes on is another
-        part.
-        """
-        best = None if self.watch is None else self.watch.best
-        early = {}
-        if best is not None:
-            early = {"early_best": {"step": best.step, "score": best.score, "last": self._average(self.ema.weights)}}
-        return {
-            "step": self.ctx.step,
-            "updates": self.updates.counts,
-            "roles": {name: shards.state_dict() for name, shards in self.shards.items()},
-            "optimizers": self.updates.state_dict(),
-            "ema": {"updates": self.ema.updates, "weights": self._average(self._exported)},
-            "objective": self.objective.state_dict(),
-            "generators": {name: generator.get_state() for name, generator in self.generators.items()},
-            "order": {"position": self.loader.position},
-            "evaluated": self._evaluated(),
-            "mishaps": self.mishaps.state_dict(),
-            "sums": self.sums.over(self.ranks).state_dict(),
-            "data": self.dataset.fingerprint,
-            "models": {key: model.digest for key, model in self.objective.opened.items()},
-            **early,
-        }
+        """The complete state of the training; all ranks ask for it together."""
+        return state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -638,39 +523,7 @@ class Trainer:
         Raises:
             OperationError: the data, or models that the objective names, are not those that the run began with.
         """
-        if state["data"] != self.dataset.fingerprint:
-            raise OperationError(f"run '{self.run.path}' was trained on other data than this recipe gives now")
-        for key, digest in state.get("models", {}).items():  # absent in earlier checkpoints
-            if self.objective.open_model(key).digest != digest:
-                raise OperationError(f"objective.{key}: run '{self.run.path}' began with other weights of this model")
-        self.ctx.step = state["step"]
-        for name, shards in self.shards.items():
-            shards.load_state_dict(state["roles"][name])
-        self.updates.load_state_dict(state["optimizers"], state["updates"])
-        early, exported = state.get("early_best"), self._parts(state["ema"]["weights"])
-        self.ema.load_state_dict({**state["ema"], "weights": self._parts(early["last"]) if early else exported})
-        if self.watch is not None:
-            self.watch.best = Best(early["step"], early["score"], exported) if early else None
-        self.objective.load_state_dict(state["objective"])
-        states = state["generators"]
-        if "noise" in states:
-            self.echo(
-                "note: the checkpoint is of an earlier version; the random numbers that follow are this version's"
-            )
-        for name, generator in self.generators.items():
-            generator.set_state(states[name])
-        self.loader.position = state["order"]["position"]
-        for name, role in self.roles.items():
-            counts = state.get("evaluated", {}) if self.ranks.first else {}  # absent in earlier checkpoints
-            role.evaluated = counts.get(name, 0)
-        if "mishaps" in state:  # absent in earlier checkpoints
-            self.mishaps.load_state_dict(state["mishaps"])
-        self.sums.load_state_dict(state["sums"] if self.ranks.first else {})
-
-    def _parts(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """This rank's parts of a whole average, where and in the form that the average has them."""
-        student = self.shards["student"]
-        return {name: student.part(name, weights[name]).to(mine, copy=True) for name, mine in self.ema.weights.items()}
+        restore(self, state)
 
     def save(self, *, wait: bool = True) -> Path:
         """Write a checkpoint of the current step; returns its folder.
