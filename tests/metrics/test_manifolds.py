@@ -62,6 +62,25 @@ def test_density_of_a_set_in_itself_is_one_plus_its_own_ball() -> None:
     assert coverage(points, points, 5) == 1
 
 
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_values_are_those_of_prdc(k: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The package of Naeem et al.; samples that overlap with the data in part, and are fewer."""
+    prdc = pytest.importorskip("prdc", reason="prdc comes with the extra `test`")
+    generator = torch.Generator().manual_seed(k)
+    real = torch.randn(300, 4, generator=generator, dtype=torch.float64)
+    samples = 0.7 * torch.randn(200, 4, generator=generator, dtype=torch.float64) + 0.8
+    theirs = prdc.compute_prdc(real_features=real.numpy(), fake_features=samples.numpy(), nearest_k=k)
+    ours = {
+        "precision": precision(samples, real, k),
+        "recall": precision(real, samples, k),
+        "density": density(samples, real, k),
+        "coverage": coverage(samples, real, k),
+    }
+    assert ours == pytest.approx(theirs, rel=1e-12)
+    assert all(0.05 < value < 0.99 for name, value in ours.items() if name != "density"), "no value is trivial"
+    capsys.readouterr()  # it prints the sizes
+
+
 def test_metrics_of_digits() -> None:
     """Training samples score high; one digit over and over is precise and covers nothing; noise is neither."""
     digits = Digits()

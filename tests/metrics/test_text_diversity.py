@@ -70,6 +70,20 @@ def test_bleu_by_counting(order: int) -> None:
     )
 
 
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_bleu_is_that_of_nltk(order: int) -> None:
+    """Mean of `sentence_bleu` against all other rows. All are equally long, so that its brevity penalty is 1."""
+    nltk = pytest.importorskip("nltk.translate.bleu_score", reason="nltk comes with the extra `test`")
+    rows = torch.randint(3, (12, 20), generator=Generator().manual_seed(order))
+    rows[0] = torch.arange(20) % 3
+    texts = [list(map(str, row)) for row in rows.tolist()]
+    weights = [1 / order] * order
+    theirs = [nltk.sentence_bleu(texts[:i] + texts[i + 1 :], text, weights) for i, text in enumerate(texts)]
+    assert min(theirs) > 0.1, "nltk replaces zeros"
+    found = self_bleu(rows, order, torch.ones_like(rows, dtype=torch.bool))
+    assert found == pytest.approx(sum(theirs) / len(theirs), rel=1e-12)
+
+
 def test_numbers_are_equal_where_ngrams_are() -> None:
     rows, more = (torch.randint(4, (6, 7), generator=Generator().manual_seed(seed)) for seed in (0, 1))
     found = ngram_numbers(rows, more, n=3)
