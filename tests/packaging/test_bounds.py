@@ -26,7 +26,7 @@ def bounds() -> dict[str, str]:
 
 def test_every_dependency_has_a_lower_bound() -> None:
     assert {"torch", "torchvision", "xformers", "pydantic", "numpy"} <= set(bounds())
-    assert len(bounds()) == 16
+    assert len(bounds()) == 17
 
 
 @pytest.mark.parametrize("name", ["torch", "torchvision", "xformers"])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fewstep.bench.report import html
@@ -25,18 +24,10 @@ from fewstep.bench.report.tables import (
     value_grid,
 )
 from fewstep.bench.report.training_plot import Lines, draw_training_plot
-from fewstep.bench.results.results import Results, Row
+from fewstep.bench.results.results import Results
 
-_CURVES = (
-    "Losses of different objectives are different quantities: compare the shape of their curves, and heights only "
-    "between runs of one objective."
-)
 _KEYS = 8
 """Keys of recipes that the console names."""
-_STYLE = """<style>
-.side { display: grid; grid-template-columns: repeat(var(--models), minmax(15rem, 1fr)); gap: 1.2rem; }
-.side h3 { font-size: 1rem; margin: 0; }
-</style>"""
 
 
 def area_grid(results: Results) -> Grid | None:
@@ -69,8 +60,25 @@ def write_side_by_side(results: Results, logs: Mapping[str, Lines], folder: Path
     curves = draw_training_plot({name: lines for name, lines in logs.items() if lines}, looks, folder / "training.png")
     differences = recipes_grid({case.name: case.resolved for case in results.cases})
     (folder / "comparison.md").write_text(_markdown(results, differences, curves), encoding="utf-8")
+    text = html.page(
+        "comparison.html",
+        results=results,
+        folder=folder,
+        conclusion=conclusion(results),
+        area=area_grid(results),
+        spread=spread(results),
+        values=value_grid(results),
+        real=REAL,
+        real_sheet=real,
+        samples=list(_sheets(results, folder)),
+        differences=differences,
+        models=model_grid(results),
+        curves=curves,
+        commands=[results.suite.command],
+        environment=environment_lines(results),
+    )
     page = folder / "comparison.html"
-    page.write_text(html.page(results.suite.title, _body(results, differences, curves, folder, real)), encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     return page
 
 
@@ -108,64 +116,14 @@ def _markdown(results: Results, differences: Grid, curves: Path | None) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _body(results: Results, differences: Grid, curves: Path | None, folder: Path, real: Path | None) -> str:
-    area = area_grid(results)
-    parts = [
-        _STYLE,
-        f"<h1>{escape(results.suite.title)}</h1>",
-        f'<p class="soft">{escape(results.date)}, {escape(str(results.environment["hardware"]))}</p>',
-        f'<p class="conclusion">{escape(conclusion(results))}</p>',
-        "<h2>Quality by evaluations</h2>",
-        html.plot(folder / "quality_vs_nfe.png", "quality by number of evaluations"),
-        *([_area_note(), html.table(area)] if area else []),
-        "<h2>Values</h2>",
-        f'<p class="soft">{results.suite.samples} samples in each row; {escape(spread(results))}. ↓ lower is better, ↑ '
-        "higher is better. NFE: network evaluations, counted by the network. Bold: the best, and what is not "
-        "significantly worse.</p>",
-        html.table(value_grid(results)),
-        *_diversity(results, folder),
-        f"<h2>Samples</h2>{_real(real)}{_sheets(results, folder)}",
-        "<h2>Recipes: what differs</h2>",
-        html.table(differences) if differences.rows else '<p class="soft">Nothing.</p>',
-        f"<h2>Trainings</h2>{html.table(model_grid(results))}",
-        *([html.plot(curves, "training curves"), f'<p class="soft">{_CURVES}</p>'] if curves else []),
-        f'<h2>How to repeat this</h2><pre class="wrap">{escape(results.suite.command)}</pre>',
-        "<details><summary>Hardware and versions</summary>"
-        f'<pre class="wrap">{escape(chr(10).join(environment_lines(results)))}</pre></details>',
-    ]
-    return "\n".join(parts)
-
-
-def _area_note() -> str:
-    return (
-        '<p class="soft">One number for each curve: its area over the logarithm of NFE, divided by the width of the '
-        "range that all curves cover. A doubling of NFE counts the same anywhere.</p>"
-    )
-
-
-def _diversity(results: Results, folder: Path) -> list[str]:
-    if results.diversity is None:
-        return []
-    return ["<h2>Quality by diversity</h2>", html.plot(folder / "quality_vs_diversity.png", "quality by diversity")]
-
-
-def _real(sheet: Path | None) -> str:
-    """Real samples, which stand before all others."""
-    return "" if sheet is None else f'<div class="sheets">{html.sheet(sheet, REAL)}</div>'
-
-
-def _sheets(results: Results, folder: Path) -> str:
-    """Sheets of samples: a row for each number of steps, a column for each model."""
+def _sheets(results: Results, folder: Path) -> Iterator[tuple[str, int, Path | None, str]]:
+    """Model, steps, sheet and caption: a row for each number of steps, a column for each model."""
     rows = {(row.case, row.steps): row for row in results.rows if row.sheet}
-    names = [case.name for case in results.cases]
-    cells = [f"<h3>{escape(name)}</h3>" for name in names]
     for steps in sorted({row.steps for row in rows.values() if row.steps is not None}):
-        cells += [_sheet(results, rows.get((name, steps)), name, steps, folder) for name in names]
-    return f'<div class="scroll"><div class="side" style="--models: {len(names)}">{"".join(cells)}</div></div>'
-
-
-def _sheet(results: Results, row: Row | None, name: str, steps: int, folder: Path) -> str:
-    if row is None or row.sheet is None:
-        return f'<figure><figcaption class="soft">{escape(name)}: not measured at {steps} steps</figcaption></figure>'
-    value = f", {results.headline} {row.values[results.headline]:.4g}" if results.headline in row.values else ""
-    return html.sheet(folder / row.sheet, f"{name}, {row.nfe} NFE{value}")
+        for case in results.cases:
+            row = rows.get((case.name, steps))
+            if row is None or row.sheet is None:
+                yield case.name, steps, None, ""
+                continue
+            value = f", {results.headline} {row.values[results.headline]:.4g}" if results.headline in row.values else ""
+            yield case.name, steps, folder / row.sheet, f"{case.name}, {row.nfe} NFE{value}"

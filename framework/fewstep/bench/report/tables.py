@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ARROWS = {"lower": " ↓", "higher": " ↑", "info": ""}
 REAL = "real samples"
 """Name of the reference row in tables."""
+_LONG = 40
+"""Characters above which a cell of text may wrap."""
 _EQUAL_BUDGETS = 1.1
 """Ratio of the largest to the smallest budget below which budgets count as equal."""
 BUDGET = "Evaluations: samples that networks evaluated in the training, the teacher included; each evaluation counts."
@@ -47,6 +49,10 @@ class Grid:
     rows: list[list[str]]
     text_columns: int = 1
     best: frozenset[tuple[int, int]] = frozenset()
+
+    def style(self, column: int, cell: str) -> str:
+        """Class of a cell in HTML: a number, text, or text so long that it may wrap."""
+        return "number" if column >= self.text_columns else "word long" if len(cell) > _LONG else "word"
 
     def latex(self) -> str:
         """The table in LaTeX; needs the package booktabs."""
