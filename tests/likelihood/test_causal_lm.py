@@ -96,7 +96,7 @@ def test_ids_are_read_as_they_are(folder: Path) -> None:
     ("name", "message"),
     [
         ("hf:my-model", r"'hf:my-model' is no folder, and a name needs its commit.*hf:NAME@COMMIT.*hf:gpt2-large"),
-        ("hf:{empty}", r"cannot be loaded: .*\(without a network, give the folder that holds the model: hf:FOLDER\)"),
+        ("hf:{empty}", r"cannot be loaded: .*\(without a network, give the folder .*hf:FILE.gguf\)"),
     ],
 )
 def test_what_cannot_be_loaded_is_told_in_a_sentence(name: str, message: str, data: Text, tmp_path: Path) -> None:

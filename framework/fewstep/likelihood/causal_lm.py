@@ -22,6 +22,7 @@ PINNED = {
     "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
 }
 """Default commits of models that papers compare by."""
+GGUF_SUFFIX = ".gguf"
 
 
 class CausalLM(Reference):
@@ -97,11 +98,13 @@ class CausalLM(Reference):
 
 
 def load_causal_lm(name: str, dataset: Dataset, *, reads: Literal["text", "ids"], device: str = "auto") -> CausalLM:
-    """The model that `hf:FOLDER`, `hf:NAME` or `hf:NAME@COMMIT` names; weights are read from safetensors only.
+    """The model that `hf:FOLDER`, `hf:FILE.gguf`, `hf:NAME` or `hf:NAME@COMMIT` names.
+
+    Weights are read from safetensors or a GGUF file only.
 
     Raises:
-        UserError: transformers is not installed, the model does not exist, the name has no commit, or the data have no
-            text.
+        UserError: transformers is not installed, the model does not exist, the name has no commit, the file is broken
+            or holds another kind of network, or the data have no text.
     """
     from fewstep.runtime.device import resolve_device
 
@@ -113,21 +116,56 @@ def load_causal_lm(name: str, dataset: Dataset, *, reads: Literal["text", "ids"]
         raise UserError(
             f"reference '{name}' reads text, and these data are none; a model of their ids has `reads: ids`"
         )
+    path = Path(name.removeprefix(PREFIX))
+    if path.suffix == GGUF_SUFFIX:
+        model, tokenizer = read_gguf(path, with_tokenizer=reads == "text")
+    else:
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        model, tokenizer = _from_safetensors(name, with_tokenizer=reads == "text")
+    return CausalLM(model.to(resolve_device(device)), tokenizer, dataset, f"reference '{name}'")
+
+
+def read_gguf(path: Path, *, with_tokenizer: bool = True) -> tuple[Any, Any]:
+    """Network and tokenizer of a GGUF file; None for a tokenizer that is not asked for.
+
+    Raises:
+        UserError: the package gguf is not installed, there is no such file, or `BrokenGGUFError`.
+    """
+    from fewstep.likelihood.gguf.header import read_header
+
+    try:
+        from gguf.constants import GGML_QUANT_SIZES
+    except ImportError:
+        raise UserError(f"GGUF file '{path}' needs the package gguf: pip install 'fewstep[hf]'") from None
+    if not path.is_file():
+        raise UserError(f"there is no GGUF file '{path}'; check how it is spelled")
+    from fewstep.likelihood.gguf.llama import build_llama
+    from fewstep.likelihood.gguf.tokenizer import build_tokenizer
+
+    sizes: dict[int, tuple[int, int]] = {int(kind): block for kind, block in GGML_QUANT_SIZES.items()}
+    file = read_header(path, sizes.get)
+    tokenizer = build_tokenizer(file) if with_tokenizer else None
+    return build_llama(file), tokenizer
+
+
+def _from_safetensors(name: str, *, with_tokenizer: bool) -> tuple[Any, Any]:
+    """Network and tokenizer of a folder, or of a commit on the Hub."""
+    import transformers
+
     source, revision = _source(name)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     if revision is None:
         options = {"local_files_only": True, "trust_remote_code": False}
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options) if reads == "text" else None
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options) if with_tokenizer else None
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"reference '{name}' cannot be loaded: {reason} (without a network, give the folder that holds the model: "
-            "hf:FOLDER)"
+            f"reference '{name}' cannot be loaded: {reason} (without a network, give the folder that holds the model, "
+            "hf:FOLDER, or a GGUF file: hf:FILE.gguf)"
         ) from None
-    return CausalLM(model.to(resolve_device(device)), tokenizer, dataset, f"reference '{name}'")
+    return model, tokenizer
 
 
 def _source(name: str) -> tuple[str, str | None]:

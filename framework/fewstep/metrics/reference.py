@@ -27,7 +27,7 @@ class ReferenceConfig(MetricConfig):
 
     reference: Annotated[str, Ref("model")] = Field(
         description="run or exported file of an autoregressive model of the same data; in a suite also one of its "
-        "cases; or a Hugging Face causal language model: hf:FOLDER, hf:gpt2-large, hf:NAME@COMMIT"
+        "cases; or a Hugging Face causal language model: hf:FOLDER, hf:FILE.gguf, hf:gpt2-large, hf:NAME@COMMIT"
     )
     batch_size: int = Field(100, ge=1, description="samples that the reference reads at once")
     reads: Literal["text", "ids"] = Field(

@@ -27,7 +27,8 @@ def contents_digest(reference: str) -> str | None:
     """SHA-256 of the files of a reference. Does not depend on their times or on the place of the folder.
 
     Args:
-        reference: the setting of a metric: `hf:FOLDER`, a run, an exported folder or file, or a shipped model.
+        reference: the setting of a metric: `hf:FOLDER`, `hf:FILE.gguf`, a run, an exported folder or file, or a
+            shipped model.
 
     Returns:
         None for `hf:NAME@COMMIT`, whose name identifies the weights.
@@ -37,6 +38,8 @@ def contents_digest(reference: str) -> str | None:
     """
     if reference.startswith(PREFIX):
         path = Path(reference.removeprefix(PREFIX))
+        if path.suffix == ".gguf" and path.is_file():
+            return _digest([path], path.parent)
         return _folder(reference, path) if path.is_dir() else None
     path = model_path(reference)
     if path.is_file():
