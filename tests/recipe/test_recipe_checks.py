@@ -16,6 +16,7 @@ from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import OBJECTIVES, Objective, RoleSpec
 from fewstep.recipe import checks
 from fewstep.recipe.models import Recipe
+from fewstep.samplers.ancestral import AncestralSampler
 from fewstep.samplers.base import SAMPLERS, Sampler, SamplerTraits
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
@@ -156,10 +157,39 @@ def test_a_clock_needs_a_sampler_that_follows_it() -> None:
     assert key == "sampler"
     assert message == (
         "students of 'ordered' decide which positions turn clean first, and sampler 'cached_ancestral' decides that "
-        "itself; samplers for it: ancestral, block_ancestral, one_step"
+        "itself; samplers for it: ancestral, one_step"
     )
     assert not list(checks.check_clock(recipe(objective="ordered")))
     assert not list(checks.check_clock(recipe(sampler="cached_ancestral")))
+
+
+def test_samplers_that_a_message_names_fit_the_whole_recipe() -> None:
+    @SAMPLERS.register("continuous_jump")
+    class OfContinuousStates(AncestralSampler):
+        traits = SamplerTraits(spaces=frozenset({"continuous"}))
+
+        class Config(AncestralSampler.Config):
+            type: Literal["continuous_jump"] = "continuous_jump"  # type: ignore[assignment]
+
+    @SAMPLERS.register("of_one_process")
+    class OfOneProcess(AncestralSampler):
+        class Config(AncestralSampler.Config):
+            type: Literal["of_one_process"] = "of_one_process"  # type: ignore[assignment]
+
+            def check_recipe(self, recipe: Any) -> Any:
+                if recipe.process.type != "uniform":
+                    yield "", "is for the uniform process"
+
+    def named(**sections: Any) -> list[str]:
+        ((_, message),) = checks.check_context(recipe(sampler="block_ancestral", **sections))
+        return str(message.split("samplers for it: ")[1]).split(", ")
+
+    masked, uniform = named(), named(process="uniform")
+    assert "continuous_jump" not in masked + uniform, "it takes no ids"
+    assert "of_one_process" in uniform
+    assert "of_one_process" not in masked, "it refuses masks itself"
+    assert "confidence" in masked
+    assert "confidence" not in uniform, "it fills in masks"
 
 
 def test_noise_input() -> None:

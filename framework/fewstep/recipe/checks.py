@@ -63,7 +63,8 @@ def check_spaces(recipe: Recipe) -> Complaints:
         config: ComponentConfig = getattr(recipe, section)
         spaces = _spaces(kind, config.type)
         if space not in spaces:
-            fitting = [entry.name for entry in registry(kind).entries() if space in _spaces(kind, entry.name)]
+            others = [entry.name for entry in registry(kind).entries() if space in _spaces(kind, entry.name)]
+            fitting = _fitting_samplers(recipe) if section == "sampler" else others
             yield (
                 section,
                 f"{section} '{config.type}' works on {', '.join(sorted(spaces))} data, but process "
@@ -93,7 +94,7 @@ def check_context(recipe: Recipe) -> Complaints:
     backbone, sampler = _class("backbones", recipe.backbone), _class("samplers", recipe.sampler)
     if backbone.uses_context == sampler.traits.gives_context:
         return
-    fitting = [e.name for e in registry("samplers").entries() if e.cls.traits.gives_context == backbone.uses_context]
+    fitting = _fitting_samplers(recipe)
     backbone_label, sampler_label = f"backbone '{recipe.backbone.type}'", f"sampler '{recipe.sampler.type}'"
     reason = (
         f"{backbone_label} predicts each block from clean tokens before it, and {sampler_label} gives it none"
@@ -108,12 +109,32 @@ def check_clock(recipe: Recipe) -> Complaints:
     objective, sampler = _objective(recipe), _class("samplers", recipe.sampler)
     if not objective.roles["student"].network.has_clock or sampler.traits.follows_clock:
         return
-    fitting = [entry.name for entry in registry("samplers").entries() if entry.cls.traits.follows_clock]
     yield (
         "sampler",
         f"students of '{recipe.objective.type}' decide which positions turn clean first, and sampler "
-        f"'{recipe.sampler.type}' decides that itself; samplers for it: {', '.join(fitting)}",
+        f"'{recipe.sampler.type}' decides that itself; samplers for it: {', '.join(_fitting_samplers(recipe))}",
     )
+
+
+def _fitting_samplers(recipe: Recipe) -> list[str]:
+    """Names of the samplers that a recipe could have in the place of its own, by all that these say of themselves."""
+    process, backbone = _class("processes", recipe.process), _class("backbones", recipe.backbone)
+    has_clock = _objective(recipe).roles["student"].network.has_clock
+    fitting = []
+    for entry in registry("samplers").entries():
+        traits = entry.cls.traits
+        fits = process.space in traits.spaces and (process.carry_over or not traits.masks_only)
+        fits = fits and traits.gives_context == backbone.uses_context and (traits.follows_clock or not has_clock)
+        if fits and not _refused(entry.cls, recipe):
+            fitting.append(entry.name)
+    return fitting
+
+
+def _refused(sampler: Any, recipe: Recipe) -> bool:
+    """Whether a sampler with its usual settings refuses the recipe as such, and not the value of a setting."""
+    config = sampler.Config()
+    other = recipe.model_copy(update={"sampler": config})
+    return any(key in ("", "type") for key, _ in config.check_recipe(other))
 
 
 def check_output(recipe: Recipe) -> Complaints:

@@ -5,7 +5,6 @@ This file can also be listed alone as a plugin. Shapes: B batch, L tokens, V voc
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -17,6 +16,7 @@ from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.fields import From
 from fewstep.core.recipe_view import RecipeView
+from fewstep.core.sizes import too_large
 from fewstep.data.base import DATASETS
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.positions import everywhere
@@ -135,20 +135,3 @@ class OneHotGaussian(Process):
     def evidence(self, x_t: Tensor, t: Tensor) -> Tensor:
         g = self.signal(t)
         return (g * x_t.double() / (1 - g).clamp_min(TINY) ** 2).softmax(-1)
-
-
-def too_large(count: int, length: int, vocab_size: int, gigabytes: float) -> str | None:
-    """Why states of a batch take more memory than they may; None if they do not."""
-    size = 4 * count * length * vocab_size / 1e9
-    if size <= gigabytes:
-        return None
-    return (
-        f"{count:,} states of {length:,} tokens and {vocab_size:,} symbols are dense vectors of "
-        f"{_rounded(size)} GB, above the limit of {gigabytes:g} GB"
-    )
-
-
-def _rounded(size: float) -> str:
-    """Two significant digits, always different from the limit below it: rounded up."""
-    digits = max(0, 1 - math.floor(math.log10(size)))
-    return f"{math.ceil(size * 10**digits) / 10**digits:,.{digits}f}"

@@ -16,6 +16,7 @@ from torch.nn.functional import one_hot
 from fewstep.core.component import ComponentConfig
 from fewstep.core.errors import UserError
 from fewstep.core.recipe_view import RecipeView
+from fewstep.core.sizes import too_large
 from fewstep.data.base import DATASETS
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.predictions.base import Prediction, rowwise
@@ -23,8 +24,8 @@ from fewstep.processes.base import PROCESSES, TINY, discrete, per_token
 from fewstep.processes.uniform import UniformProcess
 from fewstep_idlm.relaxed import Levels, bound_of, gap, levels_at, relaxed_state
 
-MAX_DENSE = 1 << 27
-"""Most numbers of a relaxed state B x L x V, 512 MB in float32; a step has a handful of them."""
+_GIGABYTES = 0.55
+"""Limit on the relaxed states of a batch; a step has a handful of them."""
 
 
 @OBJECTIVES.register("inverse")
@@ -70,8 +71,8 @@ class Inverse(Objective):
             spec = DATASETS.get(recipe.data.type).cls.outline(recipe.data)
             if spec is not None:
                 count = recipe.train.batch_size // recipe.train.accumulate
-                if message := _too_large(count, spec.length, spec.vocab_size):
-                    yield "", message
+                if reason := _too_large(count, spec.length, spec.vocab_size):
+                    yield "", f"{reason}; raise train.accumulate"
 
     config: Config
 
@@ -80,8 +81,8 @@ class Inverse(Objective):
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
         c, process = self.config, discrete(ctx.process)
-        if message := _too_large(*batch.x0.shape, process.vocab_size):
-            raise UserError(message)
+        if reason := _too_large(*batch.x0.shape, process.vocab_size):
+            raise UserError(f"objective: {reason}; raise train.accumulate")
 
         # 1. The student's soft tokens, from data with Gaussian noise.
         grad = "student" in phase.train
@@ -116,12 +117,4 @@ def _time(ctx: StepContext, levels: Levels) -> Tensor:
 
 
 def _too_large(count: int, length: int, vocab_size: int) -> str | None:
-    """Why states of this size are refused, if they are."""
-    if count * length * vocab_size <= MAX_DENSE:
-        return None
-    most = MAX_DENSE // (length * vocab_size)
-    remedy = f"at most {most} samples fit at once: raise train.accumulate" if most else "take shorter samples"
-    return (
-        f"objective 'inverse' forms relaxed states of {count:,} x {length:,} x {vocab_size:,} numbers, more than "
-        f"{MAX_DENSE:,}; {remedy}"
-    )
+    return too_large(count, length, vocab_size, _GIGABYTES, label="relaxed states")
