@@ -40,7 +40,7 @@ def check_autoregressive(denoiser: Denoiser, label: str) -> None:
 
 def token_nll(denoiser: Denoiser, x0: Tensor) -> Tensor:
     """-log p(x_i | x_1, ..., x_{i-1}) in nats [B, L], of ids [B, L]; one evaluation, with gradient to the weights."""
-    return _predict(denoiser, x0).nll(x0)
+    return predict_next(denoiser, x0).nll(x0)
 
 
 def last_hidden(denoiser: Denoiser, x0: Tensor, last: Tensor | None = None) -> Tensor:
@@ -49,13 +49,17 @@ def last_hidden(denoiser: Denoiser, x0: Tensor, last: Tensor | None = None) -> T
     Args:
         last: LongTensor [B], number of the token that counts as the last one of each sample; None for that of the row.
     """
-    prediction = _predict(denoiser, x0)
+    prediction = predict_next(denoiser, x0)
     assert isinstance(prediction, HeadPrediction), "a network of blocks has hidden states"
     return prediction.hidden[:, -1] if last is None else prediction.hidden[torch.arange(len(x0)), last]
 
 
-def _predict(denoiser: Denoiser, x0: Tensor) -> Prediction:
-    """Prediction of each token of the ids [B, L] from those before it."""
+def predict_next(denoiser: Denoiser, x0: Tensor, labels: Tensor | None = None) -> Prediction:
+    """Prediction of each token of the ids [B, L] from those before it; one evaluation.
+
+    Args:
+        labels: LongTensor [B], for a denoiser that is conditioned on them.
+    """
     masks = torch.full_like(x0, denoiser.process.vocab_size)
     times = torch.ones(len(x0), device=x0.device)
-    return denoiser(masks, times, cond=Condition(context=x0))
+    return denoiser(masks, times, cond=Condition(context=x0, labels=labels))

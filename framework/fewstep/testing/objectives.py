@@ -36,6 +36,7 @@ def check_objective(
     processes: tuple[str, ...] | None = None,
     steps: int = 6,
     sections: Mapping[str, object] = _NONE,
+    teacher: Mapping[str, object] = _NONE,
 ) -> None:
     """Assert that an objective keeps the contract of `Objective`, inside the real trainer.
 
@@ -45,6 +46,7 @@ def check_objective(
         steps: number of steps of the runs that are compared for exact resume.
         sections: further keys of the recipe, by their dotted names (`step_input`, `backbone.time_conditioned`); those
             of the backbone, and the sampler of one that goes block by block, are also the teacher's.
+        teacher: further keys of the teacher's recipe, for objectives with a teacher of another kind.
 
     Raises:
         AssertionError: a check fails; the message names it.
@@ -55,8 +57,8 @@ def check_objective(
     for process in processes or _processes(config, sections):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
-            teacher = _train(_recipe("denoising", process, 4, None, shared), root / "teacher")
-            recipe = _recipe(config, process, steps, teacher.run.path, sections)
+            trained = _train(_recipe("denoising", process, 4, None, {**shared, **teacher}), root / "teacher")
+            recipe = _recipe(config, process, steps, trained.run.path, sections)
             trainer = Trainer.from_recipe(recipe, _run(recipe, root / "gradients"), echo=_silent)
             _check_gradients(trainer)
             _check_reduction(trainer)
