@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -154,15 +155,13 @@ def drawn_by(ctx: StepContext) -> list[Tensor]:
     """Collects what z_s is drawn for: the student's x, or real data."""
     drawn, sample, step = list[Tensor](), ctx.process.posterior_sample, ctx.process.step_at
 
-    def of_ids(x0: Tensor, *args: Tensor, generator: Generator | None) -> Tensor:
+    def of_ids(x0: Tensor, *args: Tensor, **how: Any) -> Tensor:
         drawn.append(x0)
-        return sample(x0, *args, generator=generator)
+        return sample(x0, *args, **how)
 
-    def of_prediction(
-        x_t: Tensor, prediction: Prediction, levels: Tensor, *times: Tensor, generator: Generator | None
-    ) -> Tensor:
+    def of_prediction(x_t: Tensor, prediction: Prediction, levels: Tensor, *times: Tensor, **how: Any) -> Tensor:
         before = len(drawn)
-        z_s = step(x_t, prediction, levels, *times, generator=generator)
+        z_s = step(x_t, prediction, levels, *times, **how)
         drawn[before:] = [prediction.sample_at(levels)]
         return z_s
 

@@ -8,6 +8,7 @@ import torch
 from games import Size, game, network
 from rows import Row
 
+from fewstep.predictions.draws import refusals
 from fewstep.processes.base import PROCESSES
 from fewstep.runtime.streams import SampleStreams
 from fewstep.samplers.base import SAMPLERS
@@ -26,7 +27,7 @@ def of_objective(name: str, process: str) -> float:
     """Waits of a step, averaged over the phases; the first round may fill what stays."""
     player = game({"type": name}, process, SIZE)
     player.cycle()
-    with Synchronisations() as seen:
+    with refusals(), Synchronisations() as seen:  # the trainer collects refusals of draws too
         player.cycle()
     return seen.total / len(player.objective.phases())
 

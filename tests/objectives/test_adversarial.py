@@ -16,7 +16,7 @@ from fewstep.denoisers.base import NOTHING
 from fewstep.denoisers.critic import Critic
 from fewstep.objectives.base import Batch, Phase, StepContext
 from fewstep.objectives.dmmd import DMMD
-from fewstep.objectives.matching.student_step import walk
+from fewstep.objectives.matching.student_step import draw_step, student_step, walk
 from fewstep.objectives.matching.times import StepTimes
 from fewstep.objectives.parts.adversarial import check_networks, discriminator_loss
 from fewstep.objectives.parts.shares import rows_of_share
@@ -129,9 +129,8 @@ def objective(**settings: Any) -> DMMD:
 
 
 def test_states_have_the_enumerated_law(source: Source) -> None:
-    from fewstep.objectives.matching.student_step import student_step
-
-    step = student_step(source.batch(), source.ctx, k=2, min_time=0.0, grad=False)
+    batch = source.batch()
+    step = student_step(batch, source.ctx, draw_step(batch, source.ctx, k=2, min_time=0.0), grad=False)
     expected = torch.zeros(len(source.states), dtype=torch.float64)
     expected.index_copy_(0, source.auxiliary.index(source.states), source.stepped().detach())
     counts = torch.bincount(source.auxiliary.index(step.z_s), minlength=len(source.states)) / MANY
@@ -227,9 +226,8 @@ def test_losses_of_parts_add_up_to_that_of_the_batch(source: Source) -> None:
 
 
 def fixed_step(source: Source, batch: Batch) -> tuple[Any, Tensor]:
-    from fewstep.objectives.matching.student_step import student_step
 
-    step = student_step(batch, source.ctx, k=2, min_time=0.0, grad=False)
+    step = student_step(batch, source.ctx, draw_step(batch, source.ctx, k=2, min_time=0.0), grad=False)
     return step, source.auxiliary.score(step.z_s, step.s)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.denoisers.network import NetworkDenoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, StepContext
-from fewstep.objectives.matching.student_step import student_step
+from fewstep.objectives.matching.student_step import draw_step, student_step
 from fewstep.predictions.base import Prediction
 from fewstep.processes.base import PROCESSES
 from fewstep.runtime.streams import SampleStreams
@@ -35,7 +35,7 @@ def context(process: str, network: Any = None) -> StepContext:
 def test_z_s_is_noised_from_the_hard_draw(process: str) -> None:
     """q(z_s | z_t, x) with the same numbers, whether x is drawn everywhere or where z_s needs it."""
     ctx = context(process)
-    step = student_step(ctx.batch, ctx, k=4, min_time=1e-3, grad=False)
+    step = student_step(ctx.batch, ctx, draw_step(ctx.batch, ctx, k=4, min_time=1e-3), grad=False)
     streams = SampleStreams(0, range(64), purpose="sample")
     x = step.prediction.sample(generator=streams)
     z_s = ctx.process.posterior_sample(x, step.z_t, step.t, step.s, generator=streams)
@@ -56,7 +56,7 @@ def test_a_step_of_dmmd_computes_each_row_of_the_student_once(monkeypatch: pytes
     head = type(ctx.roles["student"](ctx.batch.x0, torch.rand(64)))
     plain = head.source
     monkeypatch.setattr(head, "source", counted)
-    step = student_step(ctx.batch, ctx, k=4, min_time=1e-3, grad=False)
+    step = student_step(ctx.batch, ctx, draw_step(ctx.batch, ctx, k=4, min_time=1e-3), grad=False)
     revealed = int((step.z_t != step.z_s).sum())
     assert rows == [revealed]
     assert 0 < revealed < int((step.z_t == 7).sum())
@@ -65,7 +65,9 @@ def test_a_step_of_dmmd_computes_each_row_of_the_student_once(monkeypatch: pytes
 @pytest.mark.parametrize("renoise", ["forward", "forward_soft"])
 def test_the_target_is_the_draw_that_made_z_s(renoise: str) -> None:
     ctx = context("masked")
-    step = student_step(ctx.batch, ctx, k=4, min_time=1e-3, grad=False, renoise=renoise)
+    step = student_step(
+        ctx.batch, ctx, draw_step(ctx.batch, ctx, k=4, min_time=1e-3, renoise=renoise), grad=False, renoise=renoise
+    )
     shown = step.z_s != 7
     assert shown.any()
     assert torch.equal(step.z_s[shown], step.x[shown])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fewstep.predictions.positions import (
     Positions,
+    count_together,
     covers,
     difference,
     everywhere,
@@ -16,6 +17,7 @@ from fewstep.predictions.positions import (
     of_samples,
     positions,
     remembered,
+    split,
 )
 from fewstep.testing.synchronisations import Synchronisations
 
@@ -57,7 +59,36 @@ def test_one_wait_answers_everything_about_a_mask() -> None:
         positions(where).put(positions(where).take(x))
         positions(where).repeated(2)
         positions(everywhere(x)).take(x)
-    assert seen.counts == {"aten::_local_scalar_dense": 1}
+    assert seen.counts == {"tolist": 1}
+
+
+def test_masks_are_counted_together() -> None:
+    masks = [mask(), mask().roll(1, 1), torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool)]
+    with Synchronisations() as seen:
+        count_together(masks, [(masks[3], masks[0]), (masks[0], masks[1])])
+        places = [positions(where) for where in masks]
+        answers = covers(masks[3], masks[0]), covers(masks[0], masks[1])
+        count_together(masks)
+    assert seen.counts == {"tolist": 1}
+    assert answers == (True, bool((masks[0] | ~masks[1]).all()))
+    for where, known in zip(masks, places, strict=True):
+        assert torch.equal(known.put(torch.ones(known.count)) > 0, where)
+
+
+def test_parts_of_a_mask_are_known_to_lie_within_it() -> None:
+    whole, rows = mask(), torch.tensor([[True], [False]])
+    top, bottom = split(whole, rows)
+    left, right = split(top, torch.tensor([[True, False, False]]))
+    assert torch.equal(top, whole & rows)
+    assert torch.equal(bottom, whole & ~rows)
+    with Synchronisations() as seen:
+        assert all(covers(whole, part) for part in (top, bottom, left, right))
+        assert covers(top, left)
+        count_together([whole, left])
+        rest = difference(whole, left)
+        assert positions(rest).count == positions(whole).count - positions(left).count
+    assert seen.counts == {"tolist": 1}
+    assert torch.equal(known_mask(positions(rest), rest.device), whole & ~left)
 
 
 def test_a_mask_that_changes_is_looked_up_again() -> None:
@@ -73,15 +104,18 @@ def test_a_mask_that_changes_is_looked_up_again() -> None:
 
 def test_intersections_and_differences_of_masks_that_cover_one_another_are_known() -> None:
     where, other = mask(), ~mask()
-    whole = everywhere(where)
+    whole, results = everywhere(where), []
     with Synchronisations() as seen:
         for a, b in ((where, where), (whole, where), (where, whole), (whole, everywhere(where)), (where, other)):
             both, left = intersection(a, b), difference(a, b)
-            assert torch.stack((both, left)).tolist() == torch.stack((a & b, a & ~b)).tolist()
+            results.append((a, b, both, left))
             if a is not where or b is where:
                 positions(both)
         assert positions(of_samples(whole, slice(1))).count == 3
     assert seen.counts == {"aten::_local_scalar_dense": 1}  # of `where`
+    for a, b, both, left in results:
+        assert torch.equal(both, a & b)
+        assert torch.equal(left, a & ~b)
 
 
 def test_repeated_positions_are_those_of_the_repeated_mask() -> None:

@@ -19,9 +19,6 @@ from fewstep.training.trainer import Trainer
 SMALL = {"shared_noise": {"groups": 3}, "rectified": {"pairs": 64, "teacher_steps": 4}}
 STEPS = 6
 
-MASKS = {"consistency": 2, "shared_noise": 6, "sdtt": 3, "dmmd": 2, "dmmd_instant": 5, "didi": 4, "di4c": 8}
-"""Waits a step of objectives that look up the positions of more than one mask: one each."""
-
 
 def test_the_trainer_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Batches, clipping, update, average, metrics with counts of their own, and the guard against nan."""
@@ -38,14 +35,10 @@ def test_the_trainer_waits_for_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_who_acts_on_each_step_waits_once(change: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Denoising, "loss", _plain_loss)
     trainer = _trainer(tmp_path, change)
-    reads: list[int] = []
-    plain = torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(1) or plain(self))
     with Synchronisations() as seen:
         for _ in range(STEPS):
             trainer._step()
-    assert not seen.counts, "tolist of a CPU tensor is no operator, so it is counted by itself"
-    assert len(reads) == STEPS
+    assert seen.counts == {"tolist": STEPS}
 
 
 def test_nothing_changes_from_a_step_on_that_is_not_finite(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,10 +79,7 @@ def test_steps_wait_at_most_once(name: str, tmp_path: Path) -> None:
         with Synchronisations() as seen:
             for _ in range(STEPS):
                 trainer._step()
-        allowed = MASKS.get(name, 1)
-        assert seen.total <= allowed * STEPS, (
-            f"{process}: {dict(seen.counts)} in {STEPS} steps, {allowed} a step allowed"
-        )
+        assert seen.total <= STEPS, f"{process}: {dict(seen.counts)} in {STEPS} steps"
 
 
 def _plain_loss(self: Denoising, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:

@@ -24,11 +24,15 @@ class MixturePrediction(Prediction):
     Args:
         components: prediction of M copies of a batch, [M B, L], one copy after the other.
         count: M.
+        where: its predicted tokens, if a mask of them is there already (BoolTensor [B, L]).
     """
 
-    def __init__(self, components: Prediction, count: int, shaping: tuple[RowMap, ...] = ()) -> None:
+    def __init__(
+        self, components: Prediction, count: int, shaping: tuple[RowMap, ...] = (), *, where: Tensor | None = None
+    ) -> None:
         batch = len(components.known) // count
-        super().__init__(components.known[:batch], of_samples(components.where, slice(batch)), shaping)
+        where = of_samples(components.where, slice(batch)) if where is None else where
+        super().__init__(components.known[:batch], where, shaping)
         self._components, self._count = components, count
 
     @property
@@ -51,7 +55,7 @@ class MixturePrediction(Prediction):
         return max(1, self._components.chunk_rows() // self._count)
 
     def with_shaping(self, shaping: tuple[RowMap, ...]) -> Prediction:
-        return MixturePrediction(self._components, self._count, shaping)
+        return MixturePrediction(self._components, self._count, shaping, where=self.where)
 
 
 class ComponentRows(MixturePrediction):
@@ -69,10 +73,6 @@ class MixedStates(MixturePrediction):
     Args:
         where: BoolTensor [B, L], tokens that are not known in all states.
     """
-
-    def __init__(self, components: Prediction, count: int, shaping: tuple[RowMap, ...] = (), *, where: Tensor) -> None:
-        super().__init__(components, count, shaping)
-        self.where = where
 
     def source(self, where: Tensor) -> Tensor:
         copies = positions(where).repeated(self._count)

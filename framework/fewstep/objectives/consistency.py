@@ -15,9 +15,9 @@ from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Ph
 from fewstep.objectives.parts.divergence import Divergence, divergence
 from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
 from fewstep.predictions.evidence import LeaveOneOutPrediction
-from fewstep.predictions.positions import difference, intersection
+from fewstep.predictions.positions import difference, intersection, lies_within
 from fewstep.predictions.shaping import shape
-from fewstep.processes.base import Process, per_token
+from fewstep.processes.base import Process, find_masks, per_token
 from fewstep.runtime.streams import Randomness, uniform
 from fewstep.schedules.gaussian_dual import induced_alpha, keep_alpha
 
@@ -102,6 +102,7 @@ class Consistency(Objective):
         t, s = self.pair(batch.size, ctx)
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
         z_s = step_on_path(ctx.process, batch.x0, z_t, t, s, generator=ctx.generators["noise"])
+        know_path(ctx.process, z_t, z_s)
         student = ctx.roles["student"](z_t, t.float(), cond=batch.cond)
         with torch.no_grad():
             teacher = ctx.roles["teacher"](z_s, s.float(), cond=batch.cond)
@@ -142,6 +143,13 @@ class Consistency(Objective):
         with torch.no_grad():
             for name, weight in teacher.items():
                 weight.lerp_(student[name], 1 - decay)
+
+
+def know_path(process: Process, z_t: Tensor, z_s: Tensor) -> None:
+    """Find the masks of both states of a pair, of which those at s are nested in those at t, with one wait."""
+    if process.carry_over:
+        lies_within(process.to_predict(z_s), process.to_predict(z_t))
+        find_masks(process, [z_t, z_s])
 
 
 def step_on_path(process: Process, x0: Tensor, z_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:

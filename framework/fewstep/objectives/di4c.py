@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -21,11 +21,44 @@ from fewstep.denoisers.latents import ComponentRows, LatentAverage, MixedStates
 from fewstep.denoisers.network import evaluating, uncounted
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.predictions.base import Prediction, rowwise
+from fewstep.predictions.condition import Condition
 from fewstep.predictions.draws import expectation
-from fewstep.runtime.streams import repeated
+from fewstep.processes.base import StepMasks, discrete, find_masks
+from fewstep.runtime.streams import Randomness, repeated
 
 _EARLIEST = 1e-5
 """Smallest t drawn."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Samples that are near data, or those that are not: their noised data z_t [B, L] at t [B], and M copies of it."""
+
+    batch: Batch
+    t: Tensor
+    ctx: StepContext
+    z_t: Tensor
+    latents: int
+    """M."""
+    states: Tensor
+    """The copies of z_t, [M B, L]."""
+    times: tuple[Tensor, Tensor]
+    """t and u of the copies, float64 [M B]."""
+    masks: StepMasks | None = None
+    """Places of the copies' step to u, if they are drawn already."""
+
+    @property
+    def where(self) -> Tensor:
+        return self.ctx.process.to_predict(self.z_t)
+
+    @property
+    def cond(self) -> Condition:
+        """Conditions of the copies."""
+        return self.batch.cond.repeat(self.latents)
+
+    def streams(self, name: str) -> Randomness:
+        """Random numbers of the copies."""
+        return repeated(self.ctx.generators[name], self.latents)
 
 
 @OBJECTIVES.register("di4c")
@@ -64,44 +97,55 @@ class Di4C(Objective):
         t = ctx.sample_time(batch.size)
         # The first samples of the step's batch are near data.
         count = min(max(round(c.near_share * (ctx.whole or batch.size)) - ctx.place, 0), batch.size)
-        near = torch.arange(batch.size, device=ctx.device) < count
-        t = torch.where(near, c.delta * t, c.delta + (1 - c.delta) * t).clamp_min(_EARLIEST)
+        is_near = torch.arange(batch.size, device=ctx.device) < count
+        t = torch.where(is_near, c.delta * t, c.delta + (1 - c.delta) * t).clamp_min(_EARLIEST)
+        near, far = self._draw(batch, t, slice(0, count), ctx), self._draw(batch, t, slice(count, batch.size), ctx)
+        (masks,) = discrete(ctx.process).draw_masks(far.states, far.times, generator=far.streams("sample"))
+        far = replace(far, masks=masks)
+        find_masks(ctx.process, [near.z_t, far.z_t], [masks])
         total = torch.zeros((), device=ctx.device)
         metrics: dict[str, Tensor] = {}
-        for part, of_part in ((slice(0, count), self._imitate), (slice(count, batch.size), self._correlate)):
-            if part.start < part.stop:
-                value, numbers = of_part(Batch(batch.x0[part], batch.cond.select(part)), t[part], ctx.select(part))
+        for part, of_part in ((near, self._imitate), (far, self._correlate)):
+            if len(part.t):
+                value, numbers = of_part(part)
                 total, metrics = total + value, metrics | numbers
             elif ctx.ranks.together:
-                first = slice(0, 1)
                 with _uncounted(ctx) as idle:
-                    value, _ = of_part(Batch(batch.x0[first], batch.cond.select(first)), t[first], idle)
+                    value, _ = of_part(self._draw(batch, t, slice(0, 1), idle, select=False))
                 total = total + 0 * value
         return LossOutput(total / batch.size, {name: value.detach() for name, value in metrics.items()})
 
-    def _imitate(self, batch: Batch, t: Tensor, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def _draw(self, batch: Batch, t: Tensor, samples: slice, ctx: StepContext, select: bool = True) -> _Part:
+        """These samples noised to t, and copies of them.
+
+        Args:
+            select: whether `ctx` has streams of the whole batch, and not of these samples alone.
+        """
+        c, ctx, t = self.config, ctx.select(samples) if select else ctx, t[samples]
+        part = Batch(batch.x0[samples], batch.cond.select(samples))
+        z_t = ctx.process.corrupt(part.x0, t, generator=ctx.generators["noise"]).x_t
+        states, u = z_t.repeat(c.latents, 1), t - torch.minimum(torch.full_like(t, c.step), t / 2)
+        times = t.repeat(c.latents).double(), u.repeat(c.latents).double()
+        return _Part(part, t, ctx, z_t, c.latents, states, times)
+
+    def _imitate(self, part: _Part) -> tuple[Tensor, dict[str, Tensor]]:
         """mean over latents of sum_i KL(teacher_i || student_i given the latent), summed over samples."""
 
         def value(student: Tensor, teacher: Tensor) -> Tensor:
             return expectation(teacher.detach(), teacher.detach() - student.mean(1))
 
-        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
-        student, teacher = self._mixture(z_t, t, batch, ctx), self._teacher(z_t, t, batch, ctx)
-        kl = rowwise(value, [student, teacher], where=ctx.process.to_predict(z_t)).sum()
-        return kl, {"near_divergence": kl / batch.size}
+        kl = rowwise(value, [self._mixture(part), self._teacher(part)], where=part.where).sum()
+        return kl, {"near_divergence": kl / part.batch.size}
 
-    def _correlate(self, batch: Batch, t: Tensor, ctx: StepContext) -> tuple[Tensor, dict[str, Tensor]]:
+    def _correlate(self, part: _Part) -> tuple[Tensor, dict[str, Tensor]]:
         """Correlations of data and of the teacher's step, and both marginals, summed over samples.
 
         A correlation is a function of all tokens of a sequence, so rows are read twice: for the probabilities of the
         sequences' symbols, without gradient, and with the derivatives by these as constants.
         """
-        c, m = self.config, self.config.latents
-        z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
-        u = t - torch.minimum(torch.full_like(t, c.step), t / 2)
-        sequences, later = self._later(z_t, t, u, batch, ctx)
-        student, teacher = self._mixture(z_t, t, batch, ctx), self._teacher(z_t, t, batch, ctx)
-        where = ctx.process.to_predict(z_t)
+        c, m, batch, where = self.config, self.config.latents, part.batch, part.where
+        sequences, later = self._later(part)
+        student, teacher = self._mixture(part), self._teacher(part)
         ids = torch.cat((sequences, batch.x0[None])).permute(1, 2, 0)  # [B, L, J]
 
         def of_symbols(rows: Tensor, ids: Tensor) -> Tensor:
@@ -124,47 +168,47 @@ class Di4C(Objective):
             read = rowwise(first, predictions, [ids], where=where)
         log_p = read[..., :-1].unflatten(2, (m, -1)).requires_grad_()  # [B, L, M, J]
         terms = correlations(log_p)
-        weight = c.data_weight * torch.sigmoid(20 * (t - 0.5))
+        weight = c.data_weight * torch.sigmoid(20 * (part.t - 0.5))
         value = terms[:-1].mean(0).sum() + (weight * terms[-1]).sum()
         (slopes,) = torch.autograd.grad(value, log_p)
         loss = rowwise(second, predictions, [ids, slopes], where=where).sum()
         metrics = {"correlation": terms[-1].mean(), "divergence": read[..., -1].sum() / batch.size}
         return loss + ((slopes * log_p).sum() - value).detach(), metrics
 
-    def _mixture(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
+    def _mixture(self, part: _Part) -> Prediction:
         """log p_i(. | z_t, latent) of fresh latents; its rows are [n, M, V]."""
-        m = self.config.latents
-        return ComponentRows(self._student(z_t.repeat(m, 1), t.repeat(m), batch, ctx), m)
+        return ComponentRows(
+            self._student(part, part.states, part.t.repeat(part.latents)), part.latents, where=part.where
+        )
 
-    def _student(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
+    def _student(self, part: _Part, z: Tensor, t: Tensor) -> Prediction:
         """Prediction of M B states, each with its own latent."""
-        m = self.config.latents
-        cond, rng = batch.cond.repeat(m), repeated(ctx.generators["noise"], m)
-        prediction: Prediction = ctx.roles["student"](z, t, torch.zeros_like(t), cond=cond, generator=rng)
+        cond, rng, student = part.cond, part.streams("noise"), part.ctx.roles["student"]
+        prediction: Prediction = student(z, t, torch.zeros_like(t), cond=cond, generator=rng)
         return prediction
 
     @torch.no_grad()
-    def _teacher(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
+    def _teacher(self, part: _Part) -> Prediction:
         """The teacher's prediction; of a teacher with latents that of their mean."""
-        teacher = ctx.denoiser("teacher")
+        teacher = part.ctx.denoiser("teacher")
         if teacher.has_latent:
-            teacher = LatentAverage(teacher, self.config.latents)
-        prediction: Prediction = teacher(z_t, t, cond=batch.cond, generator=ctx.generators["noise"])
+            teacher = LatentAverage(teacher, part.latents)
+        noise = part.ctx.generators["noise"]
+        prediction: Prediction = teacher(part.z_t, part.t, cond=part.batch.cond, generator=noise)
         return prediction
 
     @torch.no_grad()
-    def _later(self, z_t: Tensor, t: Tensor, u: Tensor, batch: Batch, ctx: StepContext) -> tuple[Tensor, Prediction]:
+    def _later(self, part: _Part) -> tuple[Tensor, Prediction]:
         """Sequences x ~ student(z_u) with z_u by a teacher's step, ids [M, B, L], and the mixture's marginals there."""
-        m = self.config.latents
+        m, process, (now, then) = part.latents, discrete(part.ctx.process), part.times
         # A teacher with latents has one for each sequence, so that its tokens correlate.
-        noise, rng = (repeated(ctx.generators[name], m) for name in ("noise", "sample"))
-        many, times, ends = z_t.repeat(m, 1), t.repeat(m), u.repeat(m)
-        prediction = ctx.roles["teacher"](many, times, cond=batch.cond.repeat(m), generator=noise)
-        z_u = ctx.process.step_back(many, prediction, times.double(), ends.double(), generator=rng)
-        with evaluating(ctx.roles["student"]):
-            later = self._student(z_u, ends, batch, ctx)
-        marginals = MixedStates(later, m, where=ctx.process.to_predict(z_t))
-        return later.sample(generator=rng).view(m, *z_t.shape), marginals.shaped(Tensor.detach)
+        noise, rng = part.streams("noise"), part.streams("sample")
+        prediction = part.ctx.roles["teacher"](part.states, now.float(), cond=part.cond, generator=noise)
+        z_u = process.step_back(part.states, prediction, now, then, generator=rng, masks=part.masks)
+        with evaluating(part.ctx.roles["student"]):
+            later = self._student(part, z_u, then.float())
+        marginals = MixedStates(later, m, where=part.where)
+        return later.sample(generator=rng).view(m, *part.z_t.shape), marginals.shaped(Tensor.detach)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from fewstep.objectives.parts.divergence import divergence
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
-from fewstep.processes.base import PROCESSES
+from fewstep.processes.base import PROCESSES, discrete, find_masks
 from fewstep.runtime.streams import repeated, uniform
 
 
@@ -163,16 +163,18 @@ def draw_trajectory(times: Tensor, cond: Condition, ctx: StepContext) -> Traject
     on the student, and is left out.
     """
     student, rng = ctx.roles["student"], ctx.generators["sample"]
-    z = ctx.process.prior((times.shape[1], student.length), device=ctx.device, generator=rng)
-    log_p, last = torch.zeros(times.shape[1], device=ctx.device), len(times) - 2
-    for number, (now, then) in enumerate(pairwise(times)):
+    process, last = discrete(ctx.process), times[-2]
+    z = process.prior((times.shape[1], student.length), device=ctx.device, generator=rng)
+    log_p = torch.zeros(times.shape[1], device=ctx.device)
+    steps = process.draw_masks(z, times[:-1].unbind(), generator=rng)
+    find_masks(process, [z], steps)
+    for (now, then), masks in zip(pairwise(times[:-1]), steps, strict=True):
         before, prediction = z, student(z, now, then, cond=cond, generator=ctx.generators["noise"])
-        if number == last:
-            z = prediction.sample(generator=rng)
-        else:
-            z = ctx.process.step_back(before, prediction, now, then, generator=rng)
-        log_p = log_p - prediction.nll(z, where=z != before).sum(1)
-    return Trajectory(z, log_p, before, times[last], prediction)
+        z = process.step_back(before, prediction, now, then, generator=rng, masks=masks)
+        log_p = log_p - prediction.nll(z, where=z != before if masks is None else masks.revealed).sum(1)
+    prediction = student(z, last, times[-1], cond=cond, generator=ctx.generators["noise"])
+    x = prediction.sample(generator=rng)
+    return Trajectory(x, log_p - prediction.nll(x).sum(1), z, last, prediction)
 
 
 @torch.no_grad()

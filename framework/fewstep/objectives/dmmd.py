@@ -22,7 +22,14 @@ from fewstep.denoisers.guidance import guided
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.matching.diagnostics import diagnose
 from fewstep.objectives.matching.losses import LossName, matching_loss
-from fewstep.objectives.matching.student_step import Renoise, Target, check_target, soft_targets, student_step
+from fewstep.objectives.matching.student_step import (
+    Renoise,
+    Target,
+    check_target,
+    draw_step,
+    soft_targets,
+    student_step,
+)
 from fewstep.objectives.matching.times import TimeLaw, draw_times, typical_steps
 from fewstep.objectives.parts.adversarial import (
     Adversarial,
@@ -243,17 +250,17 @@ class DMMD(Objective):
         c = self.config
         grad = "student" in phase.train
         k = _steps(c, ctx.step, ctx.steps)
-        step = student_step(
+        draws = draw_step(
             batch,
             ctx,
             k=k,
             min_time=c.min_time,
-            grad=grad,
             times=c.times,
             renoise=c.renoise,
             below_end=c.below_end,
             backward=c.backward,
         )
+        step = student_step(batch, ctx, draws, grad=grad, renoise=c.renoise)
         student, s = step.prediction, step.s
 
         # 2. Predictions of teacher and auxiliary from z_s.

@@ -18,11 +18,18 @@ from fewstep.denoisers.base import Denoiser
 from fewstep.denoisers.derivative import directional_derivative
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.matching.diagnostics import mean_entropy
-from fewstep.objectives.matching.student_step import StudentStep, Target, check_target, soft_targets, student_step
+from fewstep.objectives.matching.student_step import (
+    StudentStep,
+    Target,
+    check_target,
+    draw_step,
+    soft_targets,
+    student_step,
+)
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import rowwise
 from fewstep.predictions.row_losses import Mean
-from fewstep.processes.base import discrete, per_token
+from fewstep.processes.base import StepMasks, discrete, find_masks, per_token
 
 
 @OBJECTIVES.register("dmmd_instant")
@@ -79,17 +86,20 @@ class DMMDInstant(Objective):
         return self.config.k
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
-        c, (first, second) = self.config, batch.halves()
-        middle = first.size
+        c, (first, second), process = self.config, batch.halves(), discrete(ctx.process)
+        half, other = ctx.select(slice(first.size)), ctx.select(slice(first.size, None))
+        draws = [draw_step(b, of, k=c.k, min_time=c.min_time) for b, of in ((first, half), (second, other))]
+        times, rng = (draws[0].t, draws[0].s), half.generators["sample"]
+        (masks,) = process.draw_masks(draws[0].z_t, times, generator=rng) if c.centred else (None,)
+        find_masks(process, [draw.z_t for draw in draws], [*(draw.masks for draw in draws), masks])
 
         # 1. Half the batch: the gradient of the teacher's loss on the student's samples, and the direction nu.
-        half = ctx.select(slice(middle))
-        step = student_step(first, half, k=c.k, min_time=c.min_time, grad=False)
-        gradient = ctx.ranks.mean(self._teacher_gradient(first, step, half))
+        step = student_step(first, half, draws[0], grad=False)
+        gradient = ctx.ranks.mean(self._teacher_gradient(first, step, half, masks))
         direction = self._precondition(gradient)
 
         # 2. The other half: the change of the teacher's log-probabilities along nu at the student's z_s.
-        step = student_step(second, ctx.select(slice(middle, None)), k=c.k, min_time=c.min_time, grad=True)
+        step = student_step(second, other, draws[1], grad=True)
         change = directional_derivative(ctx.denoiser("teacher"), direction, step.z_s, step.s, second.cond)
 
         # 3. The change of the teacher's loss, with the student's soft probabilities in the place of x.
@@ -102,11 +112,16 @@ class DMMDInstant(Objective):
             metrics["student_entropy"] = mean_entropy(step.prediction)
         return LossOutput(loss, metrics)
 
-    def _teacher_gradient(self, batch: Batch, step: StudentStep, ctx: StepContext) -> dict[str, Tensor]:
+    def _teacher_gradient(
+        self, batch: Batch, step: StudentStep, ctx: StepContext, masks: StepMasks | None
+    ) -> dict[str, Tensor]:
         """grad_theta L on the student's samples, minus that on real data if centred; by parameter.
 
         It is a direction, not a loss, so it averages over all tokens, also if a step supervises fewer. The real data
         also pass through z_t, so that both gradients share much of their noise.
+
+        Args:
+            masks: places of their step, if they are drawn already.
         """
         teacher, weight = ctx.denoiser("teacher"), per_token(loss_weight(self.config, step.s, ctx.process.schedule))
         with torch.enable_grad(), _differentiable(teacher) as parameters:
@@ -116,7 +131,7 @@ class DMMDInstant(Objective):
             loss = batch.mean(weight * value)
             if self.config.centred:
                 z_s = discrete(ctx.process).posterior_sample(
-                    batch.x0, step.z_t, step.t, step.s, generator=ctx.generators["sample"]
+                    batch.x0, step.z_t, step.t, step.s, generator=ctx.generators["sample"], masks=masks
                 )
                 loss = loss - batch.mean(weight * teacher(z_s, step.s, cond=batch.cond).nll(batch.x0))
             grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)

@@ -6,6 +6,7 @@ Shapes: B batch, L tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,7 +18,7 @@ from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Ph
 from fewstep.objectives.parts.divergence import Divergence, divergence
 from fewstep.objectives.parts.rounds import RoundsConfig, refresh_teacher
 from fewstep.predictions.base import Prediction
-from fewstep.processes.base import PROCESSES
+from fewstep.processes.base import PROCESSES, discrete, find_masks
 
 
 @OBJECTIVES.register("sdtt")
@@ -56,8 +57,9 @@ class SDTT(Objective):
         c = self.config
         t = c.min_time + (1 - c.min_time) * ctx.sample_time(batch.size, antithetic=True)
         z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+        targets = self.targets(z_t, t, batch, ctx)
         student = ctx.roles["student"](z_t, t, cond=batch.cond)
-        parts = [divergence(c.divergence, student, target, where) for where, target in self.targets(z_t, t, batch, ctx)]
+        parts = [divergence(c.divergence, student, target, where) for where, target in targets]
         values: Tensor = sum(parts[1:], parts[0])
         loss = ctx.mean(values, student.where)
         metrics: dict[str, Any] = {
@@ -69,19 +71,21 @@ class SDTT(Objective):
     @torch.no_grad()
     def targets(self, z_t: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> list[tuple[Tensor, Prediction]]:
         """The masks of z_t in disjoint parts (BoolTensor [B, L]), each with the prediction that is its target."""
-        c, process = self.config, ctx.process
-        length, z, now, targets = c.length(c.round(ctx)), z_t, t.double(), []
-        for number in range(c.teacher_steps):
-            then = (now - length).clamp_min(0.0)
-            masked = process.to_predict(z)
-            prediction = ctx.roles["teacher"](z, now.float(), cond=batch.cond)
-            if number == c.teacher_steps - 1:
-                targets.append((masked, prediction))
-                break
-            z = process.step_back(z, prediction, now, then, generator=ctx.generators["sample"])
-            targets.append((masked & ~process.to_predict(z), prediction))
-            now = then
-        return targets
+        c, process = self.config, discrete(ctx.process)
+        length, z, rng, targets = c.length(c.round(ctx)), z_t, ctx.generators["sample"], []
+        times = [t.double()]
+        for _ in range(c.teacher_steps - 1):
+            times.append((times[-1] - length).clamp_min(0.0))
+        clock = ctx.denoiser("teacher").has_clock  # its predictions decide where to go on
+        steps = [None] * (len(times) - 1) if clock else process.draw_masks(z, times, generator=rng)
+        find_masks(process, [z], steps)
+        for (now, then), masks in zip(pairwise(times), steps, strict=True):
+            masked, prediction = process.to_predict(z), ctx.roles["teacher"](z, now.float(), cond=batch.cond)
+            z = process.step_back(z, prediction, now, then, generator=rng, masks=masks)
+            revealed = masked & ~process.to_predict(z) if masks is None else masks.revealed
+            targets.append((revealed, prediction))
+        prediction = ctx.roles["teacher"](z, times[-1].float(), cond=batch.cond)
+        return [*targets, (process.to_predict(z), prediction)]
 
     def after_step(self, phase: Phase, ctx: StepContext) -> None:
         refresh_teacher(self.config, ctx)

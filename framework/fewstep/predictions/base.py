@@ -17,7 +17,7 @@ from torch import Tensor
 from fewstep.predictions.draws import pick
 from fewstep.predictions.evaluation import Evaluation
 from fewstep.predictions.lazy import LazyValues
-from fewstep.predictions.positions import positions
+from fewstep.predictions.positions import intersection, positions
 from fewstep.predictions.row_losses import CrossEntropy, Mean
 from fewstep.runtime.streams import Randomness, uniform
 
@@ -129,7 +129,7 @@ class Prediction(ABC):
 
     def sample_at(self, levels: Tensor, where: Tensor | None = None) -> Tensor:
         """`sample` by given uniform numbers [B, L]; a token depends on its own alone, wherever else is drawn."""
-        where = self.where if where is None else where & self.where
+        where = self.where if where is None else intersection(where, self.where)
         (ids,) = self._scan(self.unnormalised, lambda weights, u: (pick(weights, u),), where, levels)
         return self.known.masked_scatter(where, ids)
 

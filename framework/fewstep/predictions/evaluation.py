@@ -25,7 +25,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fewstep.predictions.positions import covers, positions
@@ -333,5 +332,5 @@ def _parameters(values: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 def carried_over(rows: Tensor, ids: Tensor) -> Tensor:
     """Rows [n, V] of log-probabilities; a row with an id in `ids` [n] (-1: none) gets all its mass on that id."""
-    certain = F.one_hot(ids.clamp_min(0), rows.shape[1]).to(rows.dtype).log()
+    certain = torch.full_like(rows, -torch.inf).scatter_(1, ids.clamp_min(0)[:, None], 0.0)
     return torch.where((ids < 0)[:, None], rows, certain)

@@ -8,7 +8,7 @@ Shapes: B batch, L tokens, N selected positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -71,24 +71,47 @@ def positions(where: Tensor, inside: Sequence[Tensor] = ()) -> Positions:
     Args:
         inside: masks of which `covers` will be asked; the answers come with the same wait.
     """
-    unknown = [mask for mask in inside if _covers(mask, where) is None]
-    known: Positions | None = _facts(where).get("positions")
-    if known is not None and not unknown:
-        return known
-    packed = where.sum()
-    for mask in unknown:
-        packed = packed * 2 + (where & ~mask).any()
-    share = _SHARE.get()
-    number = int(packed) if share is None else round(share * where.numel()) << len(unknown)
-    for mask in reversed(unknown):
-        answers = _facts(where).setdefault("inside", WeakTensorKeyDictionary())
-        answers[mask] = _version(mask), not number % 2
-        number //= 2
-    if known is None:
-        every = number == where.numel()
-        index = None if every else torch.nonzero_static(where.flatten(), size=number)[:, 0]
-        known = _facts(where)["positions"] = Positions(where.shape, index)
+    count_together([where], [(mask, where) for mask in inside])
+    known: Positions = _facts(where)["positions"]
     return known
+
+
+def count_together(masks: Sequence[Tensor], inside: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+    """Find the positions of several masks (BoolTensor [B, L] each). The host waits once for all that are not known yet.
+
+    Args:
+        inside: pairs of masks of which `covers` will be asked; the answers come with the same wait.
+    """
+    unknown = [mask for mask in masks if "positions" not in _facts(mask)]
+    asked = [(mask, where) for mask, where in inside if _covers(mask, where) is None]
+    if not unknown and not asked:
+        return
+    share = _SHARE.get()
+    if share is None:
+        sums = [mask.sum() for mask in unknown] + [(where & ~mask).any().long() for mask, where in asked]
+        numbers = torch.stack(sums).tolist() if len(sums) > 1 else [int(sums[0])]
+    else:
+        numbers = [round(share * mask.numel()) for mask in unknown] + [0] * len(asked)
+    for mask, count in zip(unknown, numbers, strict=False):
+        every = count == mask.numel()
+        index = None if every else torch.nonzero_static(mask.flatten(), size=count)[:, 0]
+        _facts(mask)["positions"] = Positions(mask.shape, index)
+    for (mask, where), outside in zip(asked, numbers[len(unknown) :], strict=True):
+        _answers(where)[mask] = _version(mask), not outside
+
+
+def split(where: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+    """The masks where & part and where & ~part; `covers` knows that `where` covers both, and all that covers it."""
+    pieces = where & part, where & ~part
+    for piece in pieces:
+        lies_within(piece, where)
+    return pieces
+
+
+def lies_within(part: Tensor, where: Tensor) -> None:
+    """Note that `where` covers a mask that was made from it, and so does every mask that is known to cover `where`."""
+    _answers(part).update(_answers(where))
+    _answers(part)[where] = _version(where), True
 
 
 @contextmanager
@@ -116,7 +139,7 @@ def _covers(mask: Tensor, where: Tensor) -> bool | None:
     whole: Positions | None = _facts(mask).get("positions")
     if mask is where or (whole is not None and whole.index is None):
         return True
-    version, answer = _facts(where).get("inside", {}).get(mask, (None, None))
+    version, answer = _answers(where).get(mask, (None, None))
     return answer if version == _version(mask) else None
 
 
@@ -146,8 +169,19 @@ def intersection(a: Tensor, b: Tensor) -> Tensor:
 
 
 def difference(a: Tensor, b: Tensor) -> Tensor:
-    """The mask a & ~b (BoolTensor [B, L]), known to be empty if b is known to cover a."""
-    return nowhere(a) if _covers(b, a) else a & ~b
+    """The mask a & ~b (BoolTensor [B, L]), known to be empty if b is known to cover a.
+
+    Where b is known to lie within a, and both are counted, the positions of the difference are known too.
+    """
+    if _covers(b, a):
+        return nowhere(a)
+    rest = a & ~b
+    lies_within(rest, a)
+    whole, part = (_facts(mask).get("positions") for mask in (a, b))
+    if whole and part and _covers(a, b) and _SHARE.get() is None:
+        index = torch.nonzero_static(rest.flatten(), size=whole.count - part.count)[:, 0]
+        _facts(rest)["positions"] = Positions(rest.shape, index)
+    return rest
 
 
 def known_mask(places: Positions, device: torch.device) -> Tensor:
@@ -171,6 +205,17 @@ def remembered(tensor: Tensor, key: Hashable, make: Callable[[], T]) -> T:
         facts[key] = make()
     value: T = facts[key]
     return value
+
+
+def remember(tensor: Tensor, key: Hashable, value: object) -> None:
+    """Give a tensor what `remembered` would make. The value must not refer to the tensor."""
+    _facts(tensor)[key] = value
+
+
+def _answers(where: Tensor) -> MutableMapping[Tensor, tuple[int, bool]]:
+    """Of each mask that was asked about: its version then, and whether it covers `where`."""
+    answers: MutableMapping[Tensor, tuple[int, bool]] = _facts(where).setdefault("inside", WeakTensorKeyDictionary())
+    return answers
 
 
 def _facts(tensor: Tensor) -> dict[Hashable, Any]:

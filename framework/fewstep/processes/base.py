@@ -7,8 +7,10 @@ vocabulary, S states (V, or V + 1 with [MASK]) or numbers of a vector.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from itertools import chain
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -21,6 +23,7 @@ from fewstep.core.registry import Registry
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.draws import sample_categorical
 from fewstep.predictions.evidence import LeaveOneOutPrediction, WithoutEvidence
+from fewstep.predictions.positions import count_together
 from fewstep.runtime.streams import Randomness, uniform
 from fewstep.schedules.base import SCHEDULES, NoiseSchedule
 
@@ -114,6 +117,13 @@ class Process(Component, ABC):
         """
 
 
+class StepMasks(NamedTuple):
+    """The masks that a step reveals, and those that it leaves: BoolTensor [B, L] each."""
+
+    revealed: Tensor
+    left: Tensor
+
+
 class DiscreteProcess(Process):
     """States are ids: z_t ~ Cat(alpha_t x + (1 - alpha_t) pi), independently per token (arXiv 2603.20155, sec. 2)."""
 
@@ -159,21 +169,69 @@ class DiscreteProcess(Process):
     def posterior_probs(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """q(z_s | z_t, x) as float64 [B, L, S]; `x0` is ids [B, L] or probabilities [B, L, V]."""
 
+    def keep_masks(self, x: Tensor, left: Tensor) -> Tensor:
+        """The state x, of which it is known where its masks are: `left` (BoolTensor [B, L])."""
+        return x
+
     @abstractmethod
-    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+    def posterior_sample(
+        self,
+        x0: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        *,
+        generator: Randomness,
+        masks: StepMasks | None = None,
+    ) -> Tensor:
         """Draw z_s ~ q(z_s | z_t, x) for hard x (`x0` ids [B, L]) without a row of probabilities."""
 
-    def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+    def draw_masks(self, x_t: Tensor, times: Sequence[Tensor], *, generator: Randomness) -> list[StepMasks | None]:
+        """Draw the places of a walk from x_t before any network is called, if they do not depend on its tokens.
+
+        `find_masks` then waits once for the walk, and no step does. Draws of z_s take each step's places as `masks`.
+
+        Args:
+            times: of x_t and of the states after it, n + 1 tensors [B] or [B, L].
+
+        Returns:
+            The places of the n steps; None for a process whose places depend on tokens, which draws nothing here.
+        """
+        return [None] * (len(times) - 1)
+
+    def step_back(
+        self,
+        x_t: Tensor,
+        prediction: Prediction,
+        t: Tensor,
+        s: Tensor,
+        *,
+        generator: Randomness,
+        masks: StepMasks | None = None,
+    ) -> Tensor:
         """Two-stage ancestral step: x ~ Cat(prediction), then z_s ~ q(z_s | z_t, x) (LongTensor [B, L])."""
         t, s = prediction.on_clock(t, s)
         levels = uniform(prediction.where.shape, generator, device=x_t.device)
-        return self.step_at(x_t, prediction, levels, t, s, generator=generator)
+        return self.step_at(x_t, prediction, levels, t, s, generator=generator, masks=masks)
 
     def step_at(
-        self, x_t: Tensor, prediction: Prediction, levels: Tensor, t: Tensor, s: Tensor, *, generator: Randomness
+        self,
+        x_t: Tensor,
+        prediction: Prediction,
+        levels: Tensor,
+        t: Tensor,
+        s: Tensor,
+        *,
+        generator: Randomness,
+        masks: StepMasks | None = None,
     ) -> Tensor:
         """`step_back` with x drawn by given uniform numbers [B, L] (`Prediction.sample_at`)."""
-        return self.posterior_sample(prediction.sample_at(levels), x_t, t, s, generator=generator)
+        return self.posterior_sample(prediction.sample_at(levels), x_t, t, s, generator=generator, masks=masks)
+
+
+def find_masks(process: Process, states: Sequence[Tensor], steps: Sequence[StepMasks | None] = ()) -> None:
+    """Find the masks of states [B, L] and of steps, with one wait for all of them (`predictions.positions`)."""
+    count_together([*map(process.to_predict, states), *chain.from_iterable(step for step in steps if step)])
 
 
 def discrete(process: Process) -> DiscreteProcess:

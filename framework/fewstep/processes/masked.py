@@ -5,6 +5,8 @@ Shapes: B batch, L tokens, V clean vocabulary; the state V is [MASK].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -12,13 +14,14 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.predictions.base import Prediction
-from fewstep.predictions.positions import remembered
+from fewstep.predictions.positions import remember, remembered, split
 from fewstep.processes.base import (
     PROCESSES,
     TINY,
     Corrupted,
     DiscreteProcess,
     ProcessConfig,
+    StepMasks,
     hard_ids,
     per_token,
     soft_rows,
@@ -76,20 +79,67 @@ class MaskedProcess(DiscreteProcess):
         masked = torch.cat([reveal * clean, (1 - reveal).expand(*clean.shape[:2], 1)], dim=-1)
         return torch.where(self.to_predict(x_t)[..., None], masked, one_hot(x_t, self.num_states).double())
 
-    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+    def posterior_sample(
+        self,
+        x0: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        *,
+        generator: Randomness,
+        masks: StepMasks | None = None,
+    ) -> Tensor:
+        if masks is not None:
+            return self.keep_masks(torch.where(masks.revealed, x0, x_t), masks.left)
         return torch.where(self.draw_reveals(x_t, t, s, generator=generator), x0, x_t)
 
-    def step_back(self, x_t: Tensor, prediction: Prediction, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
-        t, s = prediction.on_clock(t, s)
-        # The choice of places does not depend on the tokens there. Tokens are therefore drawn only at those places.
-        revealed = self.draw_reveals(x_t, t, s, generator=generator)
-        return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x_t)
+    def draw_masks(self, x_t: Tensor, times: Sequence[Tensor], *, generator: Randomness) -> list[StepMasks | None]:
+        masked = self.to_predict(x_t)
+        steps = list[StepMasks | None]()
+        for t, s in pairwise(times):
+            u = uniform(x_t.shape, generator, device=x_t.device)
+            revealed, masked = split(masked, u < per_token(self.unmask_prob(t, s)))
+            steps.append(StepMasks(revealed, masked))
+        return steps
+
+    def keep_masks(self, x: Tensor, left: Tensor) -> Tensor:
+        remember(x, ("masked", self.mask_id), left)
+        return x
+
+    def step_back(
+        self,
+        x_t: Tensor,
+        prediction: Prediction,
+        t: Tensor,
+        s: Tensor,
+        *,
+        generator: Randomness,
+        masks: StepMasks | None = None,
+    ) -> Tensor:
+        if masks is None:
+            t, s = prediction.on_clock(t, s)
+            # The choice of places does not depend on the tokens there. Tokens are therefore drawn only at those places.
+            revealed = self.draw_reveals(x_t, t, s, generator=generator)
+            return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x_t)
+        x = prediction.sample(generator=generator, where=masks.revealed)
+        return self.keep_masks(torch.where(masks.revealed, x, x_t), masks.left)
 
     def step_at(
-        self, x_t: Tensor, prediction: Prediction, levels: Tensor, t: Tensor, s: Tensor, *, generator: Randomness
+        self,
+        x_t: Tensor,
+        prediction: Prediction,
+        levels: Tensor,
+        t: Tensor,
+        s: Tensor,
+        *,
+        generator: Randomness,
+        masks: StepMasks | None = None,
     ) -> Tensor:
-        revealed = self.draw_reveals(x_t, t, s, generator=generator)
-        return torch.where(revealed, prediction.sample_at(levels, revealed), x_t)
+        if masks is None:
+            revealed = self.draw_reveals(x_t, t, s, generator=generator)
+            return torch.where(revealed, prediction.sample_at(levels, revealed), x_t)
+        x = prediction.sample_at(levels, masks.revealed)
+        return self.keep_masks(torch.where(masks.revealed, x, x_t), masks.left)
 
     def draw_reveals(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Draw the masks that a step reveals (BoolTensor [B, L]); the draw does not depend on the clean tokens."""

@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.predictions.positions import everywhere
-from fewstep.processes.base import PROCESSES, Corrupted, DiscreteProcess, ProcessConfig, hard_ids, per_token, soft_rows
+from fewstep.processes.base import (
+    PROCESSES,
+    Corrupted,
+    DiscreteProcess,
+    ProcessConfig,
+    StepMasks,
+    hard_ids,
+    per_token,
+    soft_rows,
+)
 from fewstep.runtime.streams import Randomness, integers, uniform
 
 
@@ -61,7 +70,16 @@ class UniformProcess(DiscreteProcess):
         )
         return weights / weights.sum(-1, keepdim=True)
 
-    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
+    def posterior_sample(
+        self,
+        x0: Tensor,
+        x_t: Tensor,
+        t: Tensor,
+        s: Tensor,
+        *,
+        generator: Randomness,
+        masks: StepMasks | None = None,
+    ) -> Tensor:
         """Draw z_s exactly as a mixture of three: stay at z_t, jump to x, or draw uniformly.
 
         For hard x the posterior weight of c is (a 1[c = z_t] + b)(d 1[c = x] + e); multiplied out, its terms are

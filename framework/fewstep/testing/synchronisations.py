@@ -33,11 +33,28 @@ class Synchronisations(TorchDispatchMode):
     """Within, counts the operators that would wait for a GPU, by name.
 
     It sees what a backward pass runs, too. Tensors that stay on the CPU beside a GPU count like all others.
+    `Tensor.tolist` is no operator on a CPU, so it is counted by itself.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
+        self._tolist = Tensor.tolist
+
+    def __enter__(self) -> Synchronisations:
+        plain = self._tolist = Tensor.tolist
+
+        def counted(tensor: Tensor) -> object:
+            self.counts["tolist"] += 1
+            return plain(tensor)
+
+        Tensor.tolist = counted  # type: ignore[method-assign, assignment]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        Tensor.tolist = self._tolist  # type: ignore[method-assign]
 
     @property
     def total(self) -> int:

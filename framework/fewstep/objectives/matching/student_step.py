@@ -19,7 +19,7 @@ from fewstep.objectives.matching.times import TimeLaw, draw_times
 from fewstep.objectives.parts.shares import rows_of_share
 from fewstep.predictions.base import Prediction
 from fewstep.predictions.condition import Condition
-from fewstep.processes.base import PROCESSES, Process, discrete
+from fewstep.processes.base import PROCESSES, Process, StepMasks, discrete, find_masks
 from fewstep.runtime.streams import uniform
 
 Renoise = Literal["posterior", "forward", "forward_soft"]
@@ -51,21 +51,30 @@ class StudentStep:
         return self.prediction.sample_at(self.levels)
 
 
-def student_step(
+@dataclass(frozen=True)
+class StepDraws:
+    """What a step draws before any network is called: z_t [B, L] at t, the times s and `end`, levels [B, L], places."""
+
+    z_t: Tensor
+    t: Tensor
+    s: Tensor
+    end: Tensor
+    levels: Tensor
+    masks: StepMasks | None
+
+
+def draw_step(
     batch: Batch,
     ctx: StepContext,
     *,
     k: int | tuple[int, int],
     min_time: float,
-    grad: bool,
     times: TimeLaw = "uniform",
     renoise: Renoise = "posterior",
     below_end: float = 0.0,
     backward: float = 0.0,
-) -> StudentStep:
-    """Noise data to t and let the student take one step to s (arXiv 2603.20155, Algorithm 1, lines 1 to 5).
-
-    Gradients reach the student through the prediction alone, and only if `grad`.
+) -> StepDraws:
+    """Noise data to t, and draw what the student's step from there is drawn by (arXiv 2603.20155, Algorithm 1).
 
     Args:
         times: distribution of the times, see `draw_times`. A student that is conditioned on its step gets the end of
@@ -82,12 +91,26 @@ def student_step(
         rows = rows_of_share(backward, batch.size, ctx)
         steps = k if isinstance(k, int) else k[1]
         z_t = z_t.index_copy(0, rows, walk(t[rows], steps, batch.cond.select(rows), ctx.select(rows)))
+    levels, masks = uniform(z_t.shape, ctx.generators["sample"], device=z_t.device), None
+    if renoise == "posterior":
+        (masks,) = discrete(ctx.process).draw_masks(z_t, (t, s), generator=ctx.generators["sample"])
+    return StepDraws(z_t, t, s, end, levels, masks)
+
+
+def student_step(
+    batch: Batch, ctx: StepContext, draws: StepDraws, *, grad: bool, renoise: Renoise = "posterior"
+) -> StudentStep:
+    """Let the student take its step from z_t to s (arXiv 2603.20155, Algorithm 1, lines 1 to 5).
+
+    Gradients reach the student through the prediction alone, and only if `grad`.
+    """
+    find_masks(ctx.process, [draws.z_t], [draws.masks])
+    z_t, t, s, end, levels = draws.z_t, draws.t, draws.s, draws.end, draws.levels
     with torch.set_grad_enabled(grad):
         prediction = ctx.roles["student"](z_t, t, end, cond=batch.cond, generator=ctx.generators["noise"])
     rng = ctx.generators["sample"]
-    levels = uniform(z_t.shape, rng, device=z_t.device)
     if renoise == "posterior":
-        z_s = discrete(ctx.process).step_at(z_t, prediction, levels, t, s, generator=rng)
+        z_s = discrete(ctx.process).step_at(z_t, prediction, levels, t, s, generator=rng, masks=draws.masks)
     else:
         if renoise == "forward_soft":
             # The target of other networks at z_s has to be this draw: where noise keeps a token, z_s shows it. With the

@@ -26,8 +26,9 @@ from fewstep.objectives.matching.diagnostics import mean_entropy
 from fewstep.objectives.parts.weighting import WeightingConfig, loss_weight
 from fewstep.predictions.base import Prediction, rowwise
 from fewstep.predictions.logit_noise import NoisyPrediction
+from fewstep.predictions.positions import split
 from fewstep.predictions.row_losses import CrossEntropy
-from fewstep.processes.base import PROCESSES, Process, per_token
+from fewstep.processes.base import PROCESSES, Process, StepMasks, discrete, find_masks, per_token
 from fewstep.runtime.streams import uniform
 
 Groups = int | tuple[int, int]
@@ -66,16 +67,21 @@ def trajectory_loss(
         teacher: at each turn it gets the time at which as many tokens are masked.
     """
     z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
+    process, left = discrete(ctx.process), ctx.process.to_predict(z_t)
+    steps = []
+    for places in turns:
+        steps.append(StepMasks(*split(left, places)))
+        left = steps[-1].left
+    find_masks(process, [z_t], steps)
     student = ctx.roles["student"](z_t, t, end, cond=batch.cond, generator=ctx.generators["noise"])
     assert isinstance(student, NoisyPrediction), "the student has no noise at its logits"
     levels = uniform(z_t.shape, ctx.generators["sample"], device=z_t.device)
     z, losses, count = z_t, list[Tensor](), len(turns)
-    for turn, places in enumerate(turns):
-        where = student.where & places
+    for turn, (where, left) in enumerate(steps):
         with torch.no_grad():
             prediction = teacher(z, t if turn == 0 else _time_left(ctx.process, t, 1 - turn / count))
             if turn < count - 1:
-                z = NoisyPrediction(prediction, student.noise).sample_at(levels, where)
+                z = process.keep_masks(NoisyPrediction(prediction, student.noise).sample_at(levels, where), left)
         losses.append(rowwise(_CROSS_ENTROPY, [student.plain, prediction], where=where))
     return student, sum(losses[1:], losses[0])
 
