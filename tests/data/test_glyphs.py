@@ -55,6 +55,15 @@ def test_settings_decide_the_pictures_and_classes_take_turns() -> None:
     assert longer.held_out is None
 
 
+def test_fonts_and_distortion_are_chosen() -> None:
+    plain = build(fonts=["DejaVuSans"], distortion=0)
+    assert len(torch.unique(plain.train[:], dim=0)) == 10, "one picture of each digit"
+    assert torch.equal(plain.train[:10], plain.train[10:20])
+    two = build(fonts=["DejaVuSans", "DejaVuSans-Bold"], distortion=0, size=200)
+    assert len(torch.unique(two.train[:], dim=0)) == 20
+    assert build(fonts=list(FONTS)).fingerprint == build().fingerprint
+
+
 def test_glyphs_lie_inside_and_differ_by_symbol() -> None:
     glyphs = build(size=400, held_out=0)
     pictures, labels = glyphs.pictures(glyphs.train[:].long()), glyphs.labels
@@ -85,6 +94,7 @@ def test_all_fonts_have_all_symbols() -> None:
     [
         ("data.symbols=01é", "data.symbols: has 'é'; take digits and letters without accents"),
         ('data.symbols="0110"', "data.symbols: names a symbol twice"),
+        ("data.fonts=[DejaVuSan]", "data.fonts[0]: unknown font 'DejaVuSan'; did you mean 'DejaVuSans'?"),
         ("data.side=15", "data.side: 15 pixels cannot be divided into tokens of 2; take an even number"),
         ("data.size=10000000", "data.size: 10,001,000 pictures are too much to make; take fewer"),
     ],

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fewstep.core.component import ComponentConfig
+from fewstep.core.names import did_you_mean
 from fewstep.core.recipe_view import RecipeView
 from fewstep.data.base import DATASETS, MAX_MADE, DataSpec
 from fewstep.data.images.base import ImageDataset
@@ -23,6 +24,7 @@ from fewstep.runtime.seeding import generator_for
 
 if TYPE_CHECKING:
     from matplotlib.path import Path as Outline
+    from matplotlib.transforms import Affine2D, Bbox
 
 FONTS = (
     *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique"),
@@ -53,6 +55,12 @@ class Glyphs(ImageDataset):
         symbols: str = Field(
             string.digits, min_length=2, max_length=62, description="the classes: digits and letters without accents"
         )
+        fonts: tuple[str, ...] = Field(
+            FONTS, min_length=1, description="fonts of matplotlib that are drawn, by the names of their files; all 20"
+        )
+        distortion: float = Field(
+            1.0, ge=0, le=2, description="how far glyphs are moved, slanted, turned and stretched; 0 for not at all"
+        )
         side: int = Field(16, ge=8, le=64, description="pixels per side (S)")
         patch: Literal[1, 2] = Field(2, description="pixels per side of a token (P); a token has 2^(P P) symbols")
         size: int = Field(8000, gt=1, description="training samples, as many of each class")
@@ -65,6 +73,9 @@ class Glyphs(ImageDataset):
                 yield "symbols", f"has {wrong[0]!r}; take digits and letters without accents"
             if len(set(self.symbols)) < len(self.symbols):
                 yield "symbols", "names a symbol twice"
+            for number, font in enumerate(self.fonts):
+                if font not in FONTS:
+                    yield f"fonts[{number}]", f"unknown font '{font}'{did_you_mean(font, FONTS)}"
             if self.side % self.patch:
                 yield "side", f"{self.side} pixels cannot be divided into tokens of {self.patch}; take an even number"
             if (self.size + self.held_out) * self.side**2 > MAX_MADE:
@@ -76,7 +87,7 @@ class Glyphs(ImageDataset):
         super().__init__(config)
         c = self.config
         self.spec = self.outline(c)
-        tokens = self._tokens(_pictures(c.symbols, c.side, c.size + c.held_out, c.seed))
+        tokens = self._tokens(_pictures(c))
         self.train, self.held_out = tokens[: c.size], tokens[c.size :] if c.held_out else None
         self.labels = torch.arange(c.size) % len(c.symbols)
 
@@ -114,31 +125,37 @@ def _gathered(pixels: Tensor, patch: int) -> Tensor:
     return (parts << torch.arange(patch * patch)).sum(-1)
 
 
-def _pictures(symbols: str, side: int, count: int, seed: int) -> Tensor:
+def _pictures(config: Glyphs.Config) -> Tensor:
     """Pictures of the symbols in turn (1 is ink), LongTensor [N, S, S]."""
     from matplotlib.backends.backend_agg import RendererAgg
-    from matplotlib.transforms import Affine2D
 
-    outlines = {(symbol, font): _outline(symbol, font) for symbol in symbols for font in FONTS}
+    symbols, side, count = config.symbols, config.side, config.size + config.held_out
+    outlines = {(symbol, font): _outline(symbol, font) for symbol in symbols for font in config.fonts}
     extents = {key: outline.get_extents() for key, outline in outlines.items()}
     scale = (side - 2 * _MARGIN) / max(extent.height for extent in extents.values())
-    generator = generator_for(seed, "glyphs")
-    fonts = torch.randint(len(FONTS), (count,), generator=generator).tolist()
-    draws = torch.rand(count, 6, generator=generator, dtype=torch.float64) * 2 - 1
+    generator = generator_for(config.seed, "glyphs")
+    fonts = torch.randint(len(config.fonts), (count,), generator=generator).tolist()
+    draws = (torch.rand(count, 6, generator=generator, dtype=torch.float64) * 2 - 1) * config.distortion
     renderer = RendererAgg(side, side, 72)
     context, pictures = renderer.new_gc(), np.empty((count, side, side), np.uint8)
     context.set_linewidth(0)
     for number, (font, draw) in enumerate(zip(fonts, draws.tolist(), strict=True)):
-        key = symbols[number % len(symbols)], FONTS[font]
-        wide, high, slant, turn, right, up = draw
-        box = extents[key]
-        change = Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2)
-        change.scale(scale * (0.95 + 0.15 * wide), scale * (0.95 + 0.05 * high)).skew(0.15 * slant, 0)
-        change.rotate_deg(5 * turn).translate(side / 2 + right, side / 2 + up)
+        key = symbols[number % len(symbols)], config.fonts[font]
+        change = _placed(extents[key], scale, side, draw)
         renderer.clear()
         renderer.draw_path(context, outlines[key], change, (0.0, 0.0, 0.0))
         pictures[number] = np.asarray(renderer.buffer_rgba())[..., 3] >= _INK
     return torch.from_numpy(pictures).long()
+
+
+def _placed(box: Bbox, scale: float, side: int, draw: list[float]) -> Affine2D:
+    """The map of a glyph in a box into its picture, by six numbers in [-1, 1]."""
+    from matplotlib.transforms import Affine2D
+
+    wide, high, slant, turn, right, up = draw
+    change = Affine2D().translate(-(box.x0 + box.x1) / 2, -(box.y0 + box.y1) / 2)
+    change.scale(scale * (0.95 + 0.15 * wide), scale * (0.95 + 0.05 * high)).skew(0.15 * slant, 0)
+    return change.rotate_deg(5 * turn).translate(side / 2 + right, side / 2 + up)
 
 
 def _outline(symbol: str, font: str) -> Outline:
