@@ -125,7 +125,7 @@ class Registry(Generic[T]):
         if name in self._entries or self._scanned or not name.isidentifier():
             return
         root = Path(import_module(self.package).__path__[0])
-        for file in root.rglob(f"{name}.py"):
+        for file in (file for file in root.rglob("*.py") if file.stem == name):  # a name may be too long for a path
             import_module(".".join([self.package, *file.relative_to(root).with_suffix("").parts]))
 
     def load_built_in(self) -> None:
