@@ -205,6 +205,8 @@ class DMMD(Objective):
         if self.config.teacher_training is not None:
             teacher = replace(self.roles["teacher"], refreshed=True)
             self.roles = {**self.roles, "teacher": teacher}  # type: ignore[misc]
+        if self.config.teacher_training is not None or self.config.adversarial is not None:
+            self.shardable = False  # type: ignore[misc]  # see `check_teacher` and `check_networks`
 
     @classmethod
     def output(cls, config: ComponentConfig) -> Output:

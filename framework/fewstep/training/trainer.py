@@ -270,7 +270,8 @@ class Trainer:
     def _set_up(self) -> None:
         """The objective's `setup`; the first rank's comes before that of the others, unless they divide its work."""
         together = self.objective.divides_setup
-        with nullcontext() if together or self.ctx.ranks.together else self.ranks.in_turn():
+        turn = nullcontext() if together or self.ctx.ranks.together else self.ranks.in_turn()
+        with turn, tf32(self.device):  # whatever the training computes in, this is in float32
             self.objective.setup(self.ctx)
         if not self.ranks.first and not together:  # all ranks have evaluated the same
             for role in self.roles.values():
