@@ -153,6 +153,10 @@ def test_weights_that_are_shared_count_once() -> None:
     assert low.options[0].parts["teacher"] == whole.options[0].parts["teacher"]
     assert low.options[0].parts["auxiliary"] < 0.1 * whole.options[0].parts["auxiliary"]
     assert low.options[0].parts["optimiser"] < 0.6 * whole.options[0].parts["optimiser"]
+    head = planned("text-dmmd", 1, "objective.auxiliary_rank=0")
+    assert head.options[0].parts["auxiliary"] == 4 * (D * V + V)
+    trunks = (whole.flops_per_token - head.flops_per_token) / (DEPTH * 24 * D * D)
+    assert 3 < trunks < 6, "the auxiliary's three passes, with attention and the time's embedding"
     half = planned("text-dmmd", 1, "teacher.dtype=bfloat16", "train.precision=bf16")
     assert 0.5 < half.options[0].parts["teacher"] / whole.options[0].parts["teacher"] < 0.8
 
