@@ -120,6 +120,22 @@ def test_a_block_model_is_the_same_by_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert made == [(28, 28)]
 
 
+@pytest.mark.medium
+def test_it_is_a_part_of_a_compiled_trunk() -> None:
+    """One graph, the tiles of the mask included; without inductor, which takes tens of seconds."""
+    x, context, t = torch.randint(6, (2, 16)), torch.randint(5, (2, 16)), torch.rand(2)
+    config = {"type": "block_transformer", "width": 32, "depth": 2, "heads": 2}
+    hidden = []
+    for name in ("sdpa", "flex"):
+        torch.manual_seed(0)
+        network = BACKBONES.build({**config, "attention": name}, tokens=TokenSpace(6, 5, 16))
+        network.settled("cpu")
+        traced = torch.compile(network._call_impl, backend="eager", fullgraph=True, isolate_recompiles=True)
+        with torch.no_grad():
+            hidden.append((network if name == "sdpa" else traced)(x, t, context=context))
+    torch.testing.assert_close(*hidden, rtol=1e-5, atol=1e-5)
+
+
 def test_gradients_on_a_cpu_are_refused_in_one_sentence() -> None:
     inputs = [x.requires_grad_() for x in qkv(4)]
     with pytest.raises(UserError, match="FlexAttention has no gradients on a CPU; use `attention: auto` or `sdpa`"):
