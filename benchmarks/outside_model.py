@@ -5,9 +5,9 @@
         --data shared/data --out outside-model.md
 
 writes a table and a sentence for each expected order. It needs the extras `hf` and `mauve`, no network, and for each
-text 10 minutes of a core. `--text kjv` reads kjv/kjv.txt below `--data`: the King James Bible, a verse a line after its
-place, as Debian's package bible-kjv-text has it. Of every 500 verses the last 50 are held out. `--text wikitext2` reads
-wikitext2/{valid,test}.txt, of which test.txt is held out.
+text a quarter of an hour of a core. `--text kjv` reads kjv/kjv.txt below `--data`: the King James Bible, a verse a line
+after its place, as Debian's package bible-kjv-text has it. Of every 500 verses the last 50 are held out. `--text
+wikitext2` reads wikitext2/{valid,test}.txt, of which test.txt is held out.
 
 A row is 128 characters. Every case has `--rows` rows. They are compared with as many held-out rows, which no case
 contains.

@@ -39,7 +39,13 @@ WORK = {
     "dmmd, alternating": ["text-dmmd", "objective.updates=alternating"],
     "dmmd, simultaneous": ["text-dmmd"],
     "sdtt": ["text-sdtt"],
+    "denoising, sparse supervision": ["text-teacher", "supervision={type: sparse}"],
+    "dmmd, warm-up": ["text-dmmd", "noise_input=stable", "objective.warmup={share: 0.5}", "train.steps=6"],
+    "dmmd, discriminator": ["text-dmmd", "objective.adversarial={trunk: true}"],
+    "dmmd, teacher training": ["text-dmmd", "objective.teacher_training={every: 1}"],
+    "rectified": ["text-uniform-rectified", "objective.pairs=512", "objective.teacher_steps=2"],
 }
+"""Recipe and settings of each training. Six steps are three of a warm-up and three of the game."""
 SIZES = {
     "V 256, L 256, B 8, D 256, 4 blocks": (256, 256, 8, 256, 4),
     "V 8,192, L 128, B 8, D 256, 4 blocks": (8192, 128, 8, 256, 4),
@@ -103,6 +109,7 @@ def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--only", nargs="+", choices=WORK, default=list(WORK), help="measure only these trainings")
     parser.add_argument("--measure", nargs=2, metavar=("WORK", "SIZE"), help="print only what this case takes, in MiB")
     arguments = parser.parse_args()
     if arguments.measure:
@@ -119,7 +126,7 @@ def main() -> None:
         "|---|---|---:|---:|---:|",
     ]
     for size in SIZES:
-        for work in WORK:
+        for work in arguments.only:
             plan, peak = planned(work, size), child(work, size)
             lines.append(f"| {work} | {size} | {plan:,.0f} | {peak:,.0f} | {plan / peak:.3f} |")
             print(lines[-1], flush=True)

@@ -1,4 +1,4 @@
-"""Implementations of attention by name: the product's, SDPA's kernels, and FlexAttention, which the product lacks.
+"""Implementations of attention by name: the product's, and SDPA's kernels one by one.
 
 Shapes: B batch, L tokens, K heads, Dh head dimension.
 """
@@ -35,7 +35,9 @@ def kernel(name: str, device: torch.device) -> Kernel:
         raise Missing("a kernel for GPUs")
     if name in SDPA:
         return partial(_one_of_sdpa, SDPA[name])
-    return _flex(device) if name == "flex" else partial(attention, backend=name)
+    if name == "flex" and device.type != "cuda":
+        raise Missing("FlexAttention has no gradients on a CPU")
+    return partial(attention, backend=name)
 
 
 def inputs(
@@ -58,17 +60,3 @@ def exact(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _one_of_sdpa(backend: SDPBackend, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     with sdpa_kernel(backend):
         return attention(q, k, v, backend="sdpa")
-
-
-def _flex(device: torch.device) -> Kernel:
-    """FlexAttention, compiled on a GPU for the sizes of its first call; on a CPU its plain form, without gradients."""
-    from torch.nn.attention.flex_attention import flex_attention
-
-    if device.type != "cuda":
-        raise Missing("FlexAttention has no gradients on a CPU")
-    compiled = torch.compile(flex_attention, dynamic=False)
-
-    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return compiled(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
-
-    return call

@@ -17,11 +17,11 @@ from fewstep.objectives.base import OBJECTIVES
 
 SIZES = (Size(256, 256, 8, 256, 4), Size(50_257, 256, 1, 512, 4))
 QUICK = (Size(256, 64, 4, 64, 2),)
-RANKS = (8, 64)
+RANKS = (0, 8, 64)
 
 
 class Cheap(Game):
-    """D-MMD whose auxiliary is the teacher and a difference of a rank."""
+    """D-MMD whose auxiliary is the teacher and a difference of a rank; of rank 0 the teacher's trunk and a head."""
 
     def __init__(self, size: Size, rank: int | None) -> None:
         super().__init__(OBJECTIVES.build({"type": "dmmd"}), "masked", size)

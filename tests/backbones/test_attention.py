@@ -23,7 +23,7 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers' atten
 @pytest.fixture(autouse=True)
 def _fresh_choices() -> None:
     module._CHOSEN.clear()
-    module._FASTER.clear()
+    module._FASTEST.clear()
 
 
 def qkv(length: int = 10, batch: int = 1, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -107,31 +107,51 @@ def test_xformers_gets_its_layout_and_its_bias(monkeypatch: pytest.MonkeyPatch) 
         torch.testing.assert_close(out, attention(*inputs, backend="math", **how))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("xformers", "taken"), [(0.5, "xformers"), (0.95, "sdpa"), (2.0, "sdpa")])
-def test_auto_takes_what_is_faster_and_measures_once(
-    xformers: float, taken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("xformers", "flex", "taken", "masked"),
+    [
+        (0.5, 0.6, "xformers", "xformers"),
+        (0.5, 0.4, "xformers", "flex"),
+        (0.95, 0.95, "sdpa", "sdpa"),
+        (2.0, 0.8, "sdpa", "flex"),
+    ],
+)
+def test_auto_takes_what_is_fastest_and_measures_once(
+    xformers: float,
+    flex: float,
+    taken: str,
+    masked: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A shape is measured once, and logged; another shape, dtype or mask, and a training, are measured anew."""
+    """A shape is measured once, and logged; another shape, dtype or mask, and a training, are measured anew.
+
+    FlexAttention is measured where there is a mask.
+    """
     calls: list[str] = []
 
     def kernel(name: str) -> Any:
         return lambda q, k, v, mask: calls.append(name) or module._math(q, k, v, mask)
 
-    monkeypatch.setattr(module, "_xformers", kernel("xformers"))
-    monkeypatch.setattr(module, "_sdpa", kernel("sdpa"))
-    slow = module._xformers
-    monkeypatch.setattr(module, "_milliseconds", lambda fn, *rest: xformers if fn is slow else 1.0)
+    for name in ("xformers", "flex", "sdpa"):
+        monkeypatch.setitem(module._KERNELS, name, kernel(name))
+    times = dict(zip(map(module._KERNELS.get, ("xformers", "flex", "sdpa")), (xformers, flex, 1.0), strict=True))
+    monkeypatch.setattr(module, "_milliseconds", lambda fn, *rest: times[fn])
+    monkeypatch.setattr(module, "_import_xformers", lambda: math)
     inputs = [x.detach() for x in qkv()]
     with caplog.at_level(logging.INFO, logger="fewstep"):
         for how in ({}, {}, {"mask": some_mask(10, 10)}):
-            out = attention(*inputs, backend="xformers_or_sdpa", **how)
+            out = attention(*inputs, backend="fastest", **how)
             torch.testing.assert_close(out, attention(*inputs, backend="math", **how))
-            assert calls[-1] == taken
-        attention(*qkv(), backend="xformers_or_sdpa")
+            assert calls[-1] == (masked if how else taken)
+        attention(*qkv(), backend="fastest")
     lines = [record.message for record in caplog.records]
     shape = "attention for 3 heads of 8, 10 queries, 10 keys, torch.float32"
+    plain = f"{shape}: xformers {xformers:.3f} ms, sdpa 1.000 ms"
     assert lines == [
-        f"{text}: xformers {xformers:.3f} ms, sdpa 1.000 ms" for text in (shape, f"{shape} with a mask", shape)
+        plain,
+        f"{shape} with a mask: xformers {xformers:.3f} ms, flex {flex:.3f} ms, sdpa 1.000 ms",
+        plain,
     ]
 
 
@@ -158,9 +178,10 @@ def test_auto_goes_on_with_sdpa_where_xformers_has_no_operator(
         pytest.skip("xformers is not installed, or has the operators")
     module._warn_once.cache_clear()
     monkeypatch.setattr(Tensor, "is_cuda", True)
+    monkeypatch.setattr(module, "has_flex", lambda device: False)
     for how in ({}, {"mask": some_mask(10, 10)}):
         inputs = [x.detach() for x in qkv()]
-        out = attention(*inputs, backend="xformers_or_sdpa", **how)  # type: ignore[arg-type]
+        out = attention(*inputs, backend="fastest", **how)  # type: ignore[arg-type]
         torch.testing.assert_close(out, attention(*inputs, backend="math", **how))  # type: ignore[arg-type]
     reason = "attention: xformers has no operator for head dimension 8 in float32"
     assert [record.message for record in caplog.records] == [
@@ -223,11 +244,15 @@ def test_what_a_cpu_gets(name: str, backend: str) -> None:
     assert resolve_backend(name, "cpu") == backend
 
 
-@pytest.mark.parametrize(("importable", "backend"), [(True, "xformers_or_sdpa"), (False, "sdpa")])
-def test_auto_takes_xformers_on_a_gpu_where_it_can(
-    importable: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("xformers", "triton", "backend"),
+    [(True, True, "fastest"), (True, False, "fastest"), (False, True, "fastest"), (False, False, "sdpa")],
+)
+def test_auto_measures_on_a_gpu_where_there_is_a_choice(
+    xformers: bool, triton: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_import_xformers", lambda: math if importable else None)
+    monkeypatch.setattr(module, "_import_xformers", lambda: math if xformers else None)
+    monkeypatch.setattr(module, "has_flex", lambda device: triton)
     assert resolve_backend("auto", "cuda") == backend
 
 

@@ -130,9 +130,12 @@ def test_a_role_that_cannot_start_from_a_case(write_suite: Write) -> None:
 
 
 def test_what_a_metric_refers_to_must_be_there(write_suite: Write) -> None:
-    metrics = ["ngram_distance", {"type": "gradient_moment", "reference": "techer"}]
+    places = ("techer", "hf:none.gguf", "hf:gpt2")
+    metrics = ["ngram_distance", *({"type": "gradient_moment", "reference": place} for place in places)]
     found = problems(write_suite(metrics=metrics, cases=[case("teacher")], claims=None))
     assert found["metrics[1].reference"] == "no case, run or file named 'techer'; did you mean 'teacher'?"
+    assert found["metrics[2].reference"] == "no case, run or file named 'hf:none.gguf'"
+    assert "metrics[3].reference" not in found, "the Hub is not asked before anything is measured"
 
 
 def test_what_a_recipe_starts_from_must_be_a_case(write_suite: Write) -> None:

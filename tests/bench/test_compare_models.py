@@ -164,3 +164,11 @@ def test_a_leaderboard_ranks_kept_evaluations_beside_results(train: Train, tmp_p
     ]
     assert {entry.results.suite.samples for entry in board.entries} == {20}
     assert {entry.results.suite.samples for entry in merge([first]).entries} == {30}
+
+
+def test_a_leaderboard_ranks_shipped_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits-teacher", "digits-dmmd"):
+        evaluate_run(name, [4], 20, metrics="nearest_neighbour,distinct_ngrams")
+    board = merge(["digits-teacher", "fewstep/digits-dmmd"])
+    assert {entry.results.suite.title for entry in board.entries} == {"digits-teacher", "digits-dmmd"}

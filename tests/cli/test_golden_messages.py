@@ -123,5 +123,30 @@ def test_wrong_names(capsys: pytest.CaptureFixture[str], args: list[str], start:
     assert line.startswith(start)
 
 
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (
+            ["train", "quickstart"],
+            "no shipped recipe named 'quickstart'; it is a suite: `fewstep benchmark quickstart`",
+        ),
+        (
+            ["benchmark", "digits-dmmd"],
+            "no shipped suite named 'digits-dmmd'; it is a recipe: `fewstep train digits-dmmd`",
+        ),
+        (["train", "suite.yaml"], "is a suite, not a recipe; `fewstep benchmark suite.yaml` runs it"),
+        (["benchmark", "recipe.yaml"], "is a recipe, not a suite; `fewstep train recipe.yaml` trains it"),
+    ],
+)
+def test_a_suite_for_a_recipe_is_one_line(capsys: pytest.CaptureFixture[str], args: list[str], line: str) -> None:
+    for kind, name in (("suite", "quickstart"), ("recipe", "digits-dmmd")):
+        with pytest.raises(SystemExit):
+            main(["cp", name, f"{kind}.yaml"])
+    capsys.readouterr()
+    first, count = complaints(capsys, *args)
+    assert first.endswith(line)
+    assert count == "1 problem"
+
+
 def test_a_verb_with_a_typo(capsys: pytest.CaptureFixture[str]) -> None:
     assert complaints(capsys, "trian", "x")[-1] == "Error: No such command 'trian'. Did you mean 'train'?"

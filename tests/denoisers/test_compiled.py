@@ -16,14 +16,14 @@ from short_runs import Train
 from torch import Tensor
 
 from fewstep.backbones.base import BACKBONES, Backbone, TokenSpace
-from fewstep.core.errors import OperationError
+from fewstep.core.errors import OperationError, UserError
 from fewstep.denoisers.compiled import compile_trunks
 from fewstep.predictions.condition import Prefix
 from fewstep.predictions.evaluation import with_gradient
 from fewstep.predictions.row_losses import CrossEntropy, Mean, RowLoss
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
-from fewstep.runtime.compiling import LIMIT, compile_calls, compiles
+from fewstep.runtime.compiling import LIMIT, Compiled, compile_calls, compiles, one_step
 from fewstep.training.trainer import Trainer
 
 needs_compiler = pytest.mark.skipif(
@@ -116,6 +116,86 @@ def test_every_backbone_is_one_graph(name: str) -> None:
     for one, other in zip(gradients(plain, x, t, **given), gradients(compiled, x, t, **given), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     assert len(lines) == 1, lines
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One number for each step of recorded graphs that begins."""
+    steps: list[int] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(len(steps)))
+    return steps
+
+
+def test_recorded_graphs_of_a_step_keep_their_results_and_others_are_copied(
+    begun: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU a result lies in memory of the graph, which its next step overwrites."""
+    place = torch.zeros(2)
+    options: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda fn, **given: options.append(given) or fn)
+    call = Compiled(lambda x: place.copy_(x), "a function", by_name=True, say=list[str]().append, graphs=True)
+    assert call(torch.ones(2)) is not place
+    assert begun == [0]
+    with one_step():
+        assert call(torch.ones(2)) is place
+        assert call(torch.ones(2)) is place
+    assert begun == [0, 1]
+    assert call(torch.ones(2)) is not place
+    assert begun == [0, 1, 2]
+    assert options[0]["mode"] == "reduce-overhead"
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_trunk_that_is_recorded_has_the_same_gradients() -> None:
+    """On a CPU the compiler records nothing; a step evaluates several networks, and then goes back through one."""
+    x, t = torch.randint(6, (3, 16), generator=torch.Generator().manual_seed(1)), torch.tensor([0.2, 0.5, 0.9])
+    plain, student, teacher = (build("transformer", time_conditioned=True) for _ in range(3))
+    for name, network in (("student", student), ("teacher", teacher)):
+        compile_calls(network, name, by_name=True, say=list[str]().append, graphs=True)
+    expected = gradients(plain, x, t)
+    for _ in range(3):
+        with one_step():
+            with torch.no_grad():
+                first = teacher(x, t)
+            results = gradients(student, x, t)
+            with torch.no_grad():
+                assert torch.equal(teacher(x, t), first)
+        for one, other in zip(expected, results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)  # sums over all tokens, up to 43
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.slow
+def test_recorded_steps_on_a_gpu_have_the_same_losses(train: Train, tmp_path: Path) -> None:
+    teacher = train("smoke-teacher", "teacher", "train.steps=3")
+    losses = []
+    for graphs in ("false", "true"):
+        changes = ("train.steps=20", "train.log_every=1", "train.compile=trunk", "train.device=cuda")
+        more = (f"train.cuda_graphs={graphs}", "train.precision=fp32", "train.accumulate=2")
+        trainer, _ = trained("smoke-dmmd", tmp_path / graphs, *changes, *more, teacher=str(teacher.path))
+        losses.append([[v for k, v in row.items() if k.endswith("loss")] for row in trainer.run.log_lines()])
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=2e-3, atol=2e-4)
+
+
+def test_steps_of_a_training_are_steps_of_its_graphs(
+    begun: list[int], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU says that it records none; looks at samples are outside of steps."""
+    changes = ("train.steps=4", "train.compile=auto", "train.cuda_graphs=true", "train.device=cpu")
+    _, lines = trained("smoke-teacher", tmp_path / "cpu", *changes)
+    assert "train.cuda_graphs: there is no GPU, so no graphs are recorded" in lines
+    assert begun == []
+    monkeypatch.setattr(Trainer, "_records_graphs", lambda self: True)
+    trained("smoke-teacher", tmp_path / "recorded", *changes)
+    assert begun == [0, 1, 2, 3]
+
+
+def test_graphs_of_uncompiled_trunks_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"train.cuda_graphs: graphs are recorded of compiled trunks; set train.compile"
+    ):
+        load_recipe("smoke-teacher", ["train.cuda_graphs=true"])
 
 
 @pytest.mark.slow

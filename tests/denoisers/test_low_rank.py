@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fewstep.adapters.step import StepInput, StepInputConfig
 from fewstep.backbones.base import BACKBONES, TokenSpace
 from fewstep.denoisers.low_rank import LowRankDenoiser, LowRankLinear, adapt
 from fewstep.denoisers.network import NetworkDenoiser
+from fewstep.predictions.evidence import Output
 from fewstep.processes.base import PROCESSES
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
@@ -101,7 +103,8 @@ def test_training_changes_the_difference_and_not_the_teacher(tmp_path: Path) -> 
 
 
 def test_the_objective_keeps_its_contract_with_it() -> None:
-    check_objective({"type": "dmmd", "auxiliary_rank": 2})
+    for rank in (0, 2):
+        check_objective({"type": "dmmd", "auxiliary_rank": rank})
 
 
 def test_the_rank_is_at_most_that_of_the_layer() -> None:
@@ -111,3 +114,76 @@ def test_the_rank_is_at_most_that_of_the_layer() -> None:
         for layer in ours.backbone.modules()
         if isinstance(layer, LowRankLinear)
     )
+
+
+def on_the_teachers_trunk(**options: object) -> tuple[NetworkDenoiser, LowRankDenoiser]:
+    """A teacher with random weights, and a head of its own on its trunk."""
+    process, tokens = PROCESSES.build("uniform", vocab_size=5), TokenSpace(5, 5, 8)
+    config = {"type": "dit", "width": 16, "depth": 2, "heads": 2, **options}
+    torch.manual_seed(0)
+    teacher, ours = (
+        kind(BACKBONES.build(config, tokens=tokens), process) for kind in (NetworkDenoiser, LowRankDenoiser)
+    )
+    with torch.no_grad():
+        for parameter in teacher.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    assert isinstance(ours, LowRankDenoiser)
+    adapt(ours, 0)
+    ours.start_from(teacher)
+    return teacher, ours
+
+
+@pytest.mark.parametrize("output", ["x_mean", "leave_one_out"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_on_the_teachers_trunk_reads_the_teachers_evaluation(output: Output, tied: bool) -> None:
+    """It begins as the teacher, and from then on one evaluation of the trunk says what two would say."""
+    teacher, ours = on_the_teachers_trunk(tie_weights=tied)
+    teacher.output = ours.output = output
+    x, t = torch.randint(5, (3, 8), generator=torch.Generator().manual_seed(1)), torch.tensor([0.2, 0.5, 0.9])
+    assert torch.equal(ours(x, t).dense_probs(), teacher(x, t).dense_probs())
+    ours.take_gradients(True)
+    trained = [parameter for parameter in ours.parameters() if parameter.requires_grad]
+    assert [parameter.shape for parameter in trained] == [(5, 16), (5,)]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.normal_()
+    before = ours.evaluated
+    assert ours.reads(teacher)
+    with torch.no_grad():
+        theirs = teacher(x, t)
+    read, alone = ours.on(theirs), ours(x, t)
+    assert ours.evaluated == before + 3, "samples of `alone`"
+    torch.testing.assert_close(read.dense_probs(), alone.dense_probs())
+    assert not torch.equal(read.dense_probs(), theirs.dense_probs())
+    target = torch.randint(5, (3, 8), generator=torch.Generator().manual_seed(2))
+    for one, other in zip(*(torch.autograd.grad(p.nll(target).mean(), trained) for p in (read, alone)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_head_on_the_teachers_trunk_takes_only_its_own_memory() -> None:
+    teacher, ours = on_the_teachers_trunk()
+    theirs = {id(parameter) for parameter in teacher.parameters()}
+    own = [name for name, parameter in ours.named_parameters() if id(parameter) not in theirs]
+    assert own == ["backbone.head.weight", "backbone.head.bias"]
+    assert not pair(2)[1].reads(teacher), "a difference in the trunk is another trunk"
+
+
+def test_a_head_with_an_input_of_its_own_evaluates_its_trunk_itself() -> None:
+    teacher, ours = on_the_teachers_trunk()
+    ours.step_input = StepInput(StepInputConfig(), 16)
+    assert not ours.reads(teacher)
+
+
+def test_dmmd_trains_a_head_and_evaluates_one_trunk_for_both(tmp_path: Path) -> None:
+    """Neither trunk nor teacher moves; the auxiliary evaluates nothing, so a step costs as many evaluations less."""
+    launch("smoke-teacher", run_dir=tmp_path / "teacher", sets=list(SMALL))
+    loaded = load_recipe("smoke-dmmd", [*SMALL, "objective.auxiliary_rank=0"], teacher=str(tmp_path / "teacher"))
+    trainer = Trainer.from_recipe(loaded.recipe, RunDir.create("run", tmp_path / "run"), echo=lambda line: None)
+    before = {name: weight.clone() for name, weight in trainer.roles["teacher"].state_dict().items()}
+    trainer.fit()
+    auxiliary, teacher = trainer.roles["auxiliary"], trainer.roles["teacher"]
+    assert all(torch.equal(before[name], weight) for name, weight in teacher.state_dict().items())
+    ours = auxiliary.state_dict()
+    moved = {name for name, weight in before.items() if not torch.equal(ours[name], weight)}
+    assert moved == {"backbone.head.weight", "backbone.head.bias"}
+    assert auxiliary.evaluated == 0 < teacher.evaluated

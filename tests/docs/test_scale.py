@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 from several_ranks import free_port
 
+from fewstep.core.version import __version__
 from fewstep.recipe import load_recipe
 from fewstep.runs.folder import RunDir
 
@@ -37,6 +40,18 @@ def test_the_image_has_what_the_wheel_needs() -> None:
     sources = {source for line in lines for source in line[1:-1]}
     assert all((ROOT / source).exists() for source in sources)
     assert {"framework", "recipes", "benchmarks/suites", "pyproject.toml", "README.md", "LICENSE"} <= sources
+
+
+def test_the_image_has_the_tested_versions_of_the_package() -> None:
+    text = (FILES / "Dockerfile").read_text()
+    (needed,) = re.findall(r'^requires-python = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert f"fewstep:{__version__} " in text
+    (python,) = re.findall(r"^FROM python:(3\.\d+)-slim$", text, re.M)
+    assert SpecifierSet(needed).contains(python)
+    (install,) = re.findall(r"^RUN pip install (.*?) &&", text, re.M)
+    assert "-c /src/constraints.txt /src" in install
+    assert "constraints.txt" in next(line for line in text.splitlines() if line.startswith("COPY pyproject.toml"))
+    assert f"fewstep:{__version__}" in (ROOT / "docs" / "scale.md").read_text()
 
 
 def test_the_manifest_starts_a_shipped_recipe_on_the_image() -> None:

@@ -99,6 +99,8 @@ def test_rows_depend_on_the_contents(file: Path, tmp_path: Path) -> None:
     assert contents_digest(f"hf:{copy}") == contents_digest(f"hf:{file}")
     copy.write_bytes(file.read_bytes()[:-1] + b"\x01")
     assert contents_digest(f"hf:{copy}") != contents_digest(f"hf:{file}")
+    with pytest.raises(UserError, match=r"^reference 'hf:.*none\.gguf': there is no such GGUF file; check how"):
+        contents_digest(f"hf:{tmp_path / 'none.gguf'}")
 
 
 def test_ids_need_no_tokenizer(llama: Any, tokenizer: Any, tmp_path: Path) -> None:

@@ -27,6 +27,15 @@ def test_the_peak_is_of_what_lives_at_once() -> None:
     assert view.shape == (10,)
 
 
+def test_a_copy_within_an_operator_counts() -> None:
+    mode, ledger = followed()
+    with mode, ledger:
+        rows = torch.empty(10, 100)
+        sums = rows.logsumexp(1)
+    assert sum(ledger.peak().values()) == 2 * 4000
+    assert sums.shape == (10,)
+
+
 def test_parts_and_shares() -> None:
     mode, ledger = followed()
     with mode, ledger:

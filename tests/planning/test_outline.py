@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fewstep.core.errors import UserError
 from fewstep.data.base import DATASETS, DataSpec
+from fewstep.objectives.base import Batch, LossOutput, Phase, StepContext
+from fewstep.objectives.denoising import Denoising
 from fewstep.planning.ledger import Ledger
 from fewstep.planning.outline import outline, outline_data
-from fewstep.planning.rehearsal import Line, Settings, rehearse
+from fewstep.planning.rehearsal import Line, Settings, rehearse, set_up
 from fewstep.recipe import load_recipe
 from fewstep.runs.models import build_component
 
@@ -56,6 +59,7 @@ def test_what_is_named_comes_first() -> None:
 FOLLOWED = (
     *("markov-sdtt", "markov-consistency", "markov-didi", "markov-dimo", "markov-dmmd-instant"),
     *("markov-block-dmmd", "markov-duo-teacher", "digits-vq", "digits-classifier"),
+    *("markov-uniform-rectified", "markov-shared-noise", "markov-sparse-dmmd"),
 )
 
 
@@ -68,10 +72,31 @@ def test_every_objective_can_be_followed(name: str) -> None:
         assert ledger.peak()["activations"] > 0
 
 
-def test_an_objective_with_a_store_cannot() -> None:
-    recipe = load_recipe("coins-uniform-rectified").recipe
-    with pytest.raises(UserError, match=r"objective: a step of 'rectified' cannot be followed by sizes alone"):
-        rehearse(outline(recipe, outline_data(recipe)), Settings(8))
+class ByValues(Denoising):
+    """An objective whose loss depends on values."""
+
+    def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:
+        out = super().loss(phase, batch, ctx)
+        return replace(out, loss=out.loss * float(out.loss.detach()))
+
+
+def test_a_step_that_depends_on_values_cannot() -> None:
+    recipe = load_recipe("coins-teacher").recipe
+    shapes = replace(outline(recipe, outline_data(recipe)), objective=ByValues(recipe.objective))
+    with pytest.raises(UserError, match=r"objective: a step of 'denoising' cannot be followed by sizes alone"):
+        rehearse(shapes, Settings(8))
+
+
+def test_a_store_is_drawn_by_sizes_alone() -> None:
+    """A file of pairs is on the device while the last ones are drawn, and no folder is made."""
+    recipe = load_recipe("coins-uniform-rectified", ["objective.pairs=512", "objective.teacher_steps=6"]).recipe
+    shapes = outline(recipe, outline_data(recipe))
+    setup, size = set_up(shapes), 512 * shapes.dataset.spec.length
+    assert setup.flops == 6 / 2 * setup.memory.flops > 0  # type: ignore[attr-defined]
+    assert setup.memory.peak()["loss"] >= 2 * 8 * size
+    assert "gradients" not in setup.memory.peak()
+    step = rehearse(shapes, Settings(8), prepared=True)["train"].peak()
+    assert step["loss"] >= 2 * 4 * size, "what was read of the store stays in memory"
 
 
 def test_following_leaves_no_trace() -> None:

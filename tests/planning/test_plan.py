@@ -75,6 +75,58 @@ def test_flops_of_a_simultaneous_step_of_dmmd() -> None:
     assert 7.9 < (planned("text-dmmd").flops_per_token - others) / (0.5 * head) < 11.1
 
 
+def test_flops_of_a_warmup() -> None:
+    """Three passes of the student and one of the teacher at each turn; a turn has its share of the heads' rows.
+
+    Heads: 3 + 1 passes, each forward pass once more by chunks, and 3/4 for draws; more if turns had all rows.
+    """
+    groups, warm = 4, {"objective.warmup={groups: 4, share: 0.25}", "noise_input=stable", "train.steps=4000"}
+    plan = planned("text-dmmd", 1, *sorted(warm))
+    trunk, attention, head, noise = DEPTH * 24 * D * D, DEPTH * 4 * L * D, 2 * D * V, 2 * 2 * V * D
+    parts = 256 * 128, 128 * 128, 128 * D * (6 * DEPTH + 2)
+    once_a_batch = 2 * sum((n + groups) * part for n, part in zip((2, 3, 3), parts, strict=True))
+    passes = (3 + groups) * trunk + (3.5 + groups) * attention + 2 * noise
+    rest = plan.flops["warmup"] - passes - once_a_batch / (4 * L)
+    assert 4.7 < rest / (0.5 * head) < 7.2
+    assert plan.flops_per_token == pytest.approx(0.25 * plan.flops["warmup"] + 0.75 * plan.flops["both"])
+
+
+def test_drawing_pairs_takes_time_before_the_first_step() -> None:
+    sets = ["sampler=flow", "evaluate.metrics=[]", "objective.pairs=8192"]
+    few, many = (planned("text-uniform-rectified", 2, *sets, f"objective.teacher_steps={n}") for n in (16, 64))
+    assert few.flops == many.flops
+    assert many.flops_before == 4 * few.flops_before > 8192 * 16 * L * DEPTH * 24 * D * D
+    assert many.options[0].step_seconds == few.options[0].step_seconds
+    launching = (many.options[0].hours - few.options[0].hours) * 3600
+    assert 0 < launching == pytest.approx(3 * (few.options[0].hours * 3600 - few.steps * few.options[0].step_seconds))
+    assert "after a set-up of" in summary(many)[-1]
+
+
+def test_pairs_may_need_most_memory() -> None:
+    """512 samples at once go through the teacher, before there are moments."""
+    sets = ["sampler=flow", "evaluate.metrics=[]", "objective.pairs=4096", "train.batch_size=1"]
+    parts = planned("text-uniform-rectified", 1, *sets).options[0].parts
+    assert parts["optimiser"] == parts["gradients"] == 0
+    assert parts["activations"] + parts["loss"] > 3 * 8 * 4096 * L
+
+
+def test_what_else_a_recipe_may_ask_for() -> None:
+    plain = planned("text-dmmd").options[0].parts
+    best = planned("text-dmmd", 1, "watch.early_best=nearest_neighbour").options[0].parts
+    assert best["ema"] == 2 * plain["ema"]
+    sparse = planned("text-teacher", 1, "supervision={type: sparse}").options[0].parts
+    assert sparse["loss"] >= planned("text-teacher").options[0].parts["loss"] + 16 * L
+
+
+def test_what_is_left_out_is_said_in_one_line() -> None:
+    *_, line = planned("text-dmmd", 1, "train.compile=trunk").remarks
+    for key in ("watch.samples", "evaluate.batch_size", "train.compile", "checkpoint"):
+        assert key in line
+    *_, line = planned("text-teacher").remarks
+    assert line.startswith("left out: data that are held in memory; ")
+    assert "watch" not in line
+
+
 def test_phases_alternate() -> None:
     plan = planned("text-dmmd", 1, "objective.updates=alternating", "objective.aux_steps=3", "train.steps=4001")
     assert plan.flops.keys() == {"student", "auxiliary"}
@@ -101,13 +153,18 @@ def test_weights_that_are_shared_count_once() -> None:
     assert low.options[0].parts["teacher"] == whole.options[0].parts["teacher"]
     assert low.options[0].parts["auxiliary"] < 0.1 * whole.options[0].parts["auxiliary"]
     assert low.options[0].parts["optimiser"] < 0.6 * whole.options[0].parts["optimiser"]
+    head = planned("text-dmmd", 1, "objective.auxiliary_rank=0")
+    assert head.options[0].parts["auxiliary"] == 4 * (D * V + V)
+    trunks = (whole.flops_per_token - head.flops_per_token) / (DEPTH * 24 * D * D)
+    assert 3 < trunks < 6, "the auxiliary's three passes, with attention and the time's embedding"
     half = planned("text-dmmd", 1, "teacher.dtype=bfloat16", "train.precision=bf16")
     assert 0.5 < half.options[0].parts["teacher"] / whole.options[0].parts["teacher"] < 0.8
 
 
-def test_objectives_that_need_whole_networks_are_not_sharded() -> None:
-    low = planned("text-dmmd", 2, "objective.auxiliary_rank=2")
-    assert [(o.strategy, o.available) for o in low.options if not o.checkpointing] == [("ddp", True), ("fsdp", False)]
+@pytest.mark.parametrize("setting", ["auxiliary_rank=2", "adversarial={}", "teacher_training={}"])
+def test_objectives_that_need_whole_networks_are_not_sharded(setting: str) -> None:
+    plan = planned("text-dmmd", 2, f"objective.{setting}")
+    assert [(o.strategy, o.available) for o in plan.options if not o.checkpointing] == [("ddp", True), ("fsdp", False)]
 
 
 def test_checkpointing_takes_less_memory_and_more_time() -> None:

@@ -11,6 +11,7 @@ from fewstep.predictions.positions import (
     covers,
     difference,
     everywhere,
+    expected_share,
     intersection,
     known_mask,
     nowhere,
@@ -123,6 +124,15 @@ def test_repeated_positions_are_those_of_the_repeated_mask() -> None:
     repeated = positions(where).repeated(3)
     assert torch.equal(known_mask(repeated, where.device), where.repeat(3, 1))
     assert Positions(where.shape, None).repeated(2).count == 12
+
+
+def test_pieces_have_their_shares_where_masks_have_no_values() -> None:
+    whole = torch.ones(10, 8, dtype=torch.bool)
+    with expected_share(0.5):
+        first, left = split(whole, whole, 0.25)
+        second, rest = split(left, whole, 1 / 3)
+        assert [positions(mask).count for mask in (whole & whole, first, left, second, rest)] == [40, 10, 30, 10, 20]
+        assert positions(split(whole, whole)[0]).count == 40
 
 
 def test_what_is_remembered_is_made_once_and_forgotten_with_its_tensor() -> None:

@@ -1,6 +1,6 @@
-"""Attention behind one function, with xformers, PyTorch's SDPA or plain operations underneath.
+"""Attention behind one function: xformers, PyTorch's SDPA and FlexAttention (`flex`), or plain operations.
 
-No other file imports xformers or knows the layout of an implementation.
+No other file imports xformers, and none but this and `flex` knows the layout of an implementation.
 
 Shapes: B batch, L tokens (Lq queries, Lk keys), K heads, Dh head dimension.
 """
@@ -22,9 +22,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from fewstep.backbones.flex import flex, has_flex
 from fewstep.core.errors import UserError
 
-AttentionName = Literal["auto", "xformers", "sdpa", "math"]
+AttentionName = Literal["auto", "xformers", "flex", "sdpa", "math"]
 
 log = logging.getLogger("fewstep")
 
@@ -44,7 +45,7 @@ def attention(
     Args:
         q: [B, Lq, K, Dh].
         k, v: [B, Lk, K, Dh], of q's dtype.
-        backend: a value of `resolve_backend`: "xformers", "xformers_or_sdpa", "sdpa" or "math".
+        backend: a value of `resolve_backend`: "fastest", "xformers", "flex", "sdpa" or "math".
         mask: BoolTensor [Lq, Lk], true where a query sees a key; each query must see at least one.
 
     Returns:
@@ -52,20 +53,16 @@ def attention(
 
     Raises:
         ValueError: the backend is unknown.
-        UserError: xformers has no operator for these tensors, and the backend is "xformers".
+        UserError: the backend is "xformers" or "flex", and has no code for these tensors.
     """
     if _PLAIN.get():
         return _math(q, k, v, mask)
-    if backend == "xformers_or_sdpa":
+    if backend == "fastest":
         # Compiled code takes SDPA: it is one operator to the compiler, where xformers' choice of a kernel is Python.
-        backend = "sdpa" if torch.compiler.is_compiling() else _faster(q, k, v, mask)
-    if backend == "xformers":
-        return _xformers(q, k, v, mask)
-    if backend == "sdpa":
-        return _sdpa(q, k, v, mask)
-    if backend == "math":
-        return _math(q, k, v, mask)
-    raise ValueError(f"unknown attention backend '{backend}'; use a value of resolve_backend()")
+        backend = "sdpa" if torch.compiler.is_compiling() else _fastest(q, k, v, mask)
+    if backend not in _KERNELS:
+        raise ValueError(f"unknown attention backend '{backend}'; use a value of resolve_backend()")
+    return _KERNELS[backend](q, k, v, mask)
 
 
 @contextmanager
@@ -78,7 +75,7 @@ def plain_attention() -> Iterator[None]:
         _PLAIN.reset(token)
 
 
-_FASTER: dict[tuple[object, ...], str] = {}
+_FASTEST: dict[tuple[object, ...], str] = {}
 """What `auto` takes on a GPU, by shapes and types."""
 
 _CHOSEN: dict[tuple[str, str], str] = {}
@@ -88,11 +85,11 @@ _CHOSEN: dict[tuple[str, str], str] = {}
 def resolve_backend(name: AttentionName, device: str) -> str:
     """The backend that `name` means on a type of device ("cpu", "cuda"); the first answer for each is logged.
 
-    On a GPU auto means "xformers_or_sdpa": what is faster there for tensors of these shapes (`_faster`), or SDPA where
-    xformers has no operator, for float64 for example.
+    On a GPU auto means "fastest": what takes least time there for tensors of these shapes (`_fastest`), and SDPA where
+    nothing else is installed. On a CPU it is SDPA: FlexAttention has no gradients there, and takes seconds to compile.
 
     Raises:
-        UserError: `name` is xformers, which is not importable or has no operator on this device.
+        UserError: `name` is xformers or flex, which cannot be imported or has no code for this device.
     """
     if (name, device) not in _CHOSEN:
         _CHOSEN[name, device] = _choose(name, device)
@@ -102,7 +99,10 @@ def resolve_backend(name: AttentionName, device: str) -> str:
 def _choose(name: AttentionName, device: str) -> str:
     backend: str = name
     if name == "auto":
-        backend = "xformers_or_sdpa" if device == "cuda" and _import_xformers() is not None else "sdpa"
+        others = device == "cuda" and (_import_xformers() is not None or has_flex(device))
+        backend = "fastest" if others else "sdpa"
+    elif name == "flex" and not has_flex(device):
+        raise UserError(f"attention: FlexAttention needs Triton on {device}; use `attention: auto` or `sdpa`")
     elif name == "xformers":
         if device != "cuda":
             raise UserError(f"attention: xformers has no {device} operator; use `attention: auto` or `sdpa`")
@@ -114,39 +114,52 @@ def _choose(name: AttentionName, device: str) -> str:
     return backend
 
 
-def _faster(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str:
-    """xformers or sdpa, whichever takes less time for tensors of these shapes, measured once for each.
+def _fastest(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> str:
+    """The implementation that takes least time for tensors of these shapes, measured once for each.
 
-    xformers must be a tenth faster, so that measurements that differ by little do not change what a resumed run takes.
+    Others than SDPA must be a tenth faster, so that measurements that differ by little do not change what a resumed run
+    takes. FlexAttention is measured where there is a mask: it gains by what a mask hides, and takes seconds to compile.
     """
     trained = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     key = (*q.shape[1:], k.shape[1], q.dtype, mask is not None, trained)
-    if key in _FASTER:
-        return _FASTER[key]
-    try:
-        with torch.no_grad():
-            _xformers(q, k, v, mask)
-    except UserError as error:
-        _warn_once(str(error).split(";")[0] + "; sdpa takes its place")
-        _FASTER[key] = "sdpa"
-        return "sdpa"
+    if key in _FASTEST:
+        return _FASTEST[key]
     if q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return "sdpa"  # a graph is being recorded, in which nothing can be measured
-    times = {
-        name: _milliseconds(fn, [q, k, v], mask, trained) for name, fn in (("xformers", _xformers), ("sdpa", _sdpa))
-    }
-    _FASTER[key] = "xformers" if times["xformers"] < 0.9 * times["sdpa"] else "sdpa"
-    shape = f"{q.shape[2]} heads of {q.shape[3]}, {q.shape[1]} queries, {k.shape[1]} keys, {q.dtype}"
-    what = ", ".join(f"{name} {time:.3f} ms" for name, time in times.items())
-    log.info("attention for %s%s: %s", shape, " with a mask" * (mask is not None), what)
-    return _FASTER[key]
+    inputs = [x.detach().clone().requires_grad_(trained) for x in (q, k, v)]
+    others = [name for name in ("xformers", "flex") if _runs(name, inputs, mask)]
+    _FASTEST[key] = "sdpa"
+    if others:
+        names = (*others, "sdpa")
+        times = {name: _milliseconds(_KERNELS[name], inputs, mask, trained) for name in names}
+        best = min(times, key=times.__getitem__)
+        _FASTEST[key] = best if times[best] < 0.9 * times["sdpa"] else "sdpa"
+        shape = f"{q.shape[2]} heads of {q.shape[3]}, {q.shape[1]} queries, {k.shape[1]} keys, {q.dtype}"
+        what = ", ".join(f"{name} {time:.3f} ms" for name, time in times.items())
+        log.info("attention for %s%s: %s", shape, " with a mask" * (mask is not None), what)
+    return _FASTEST[key]
+
+
+def _runs(name: str, inputs: list[Tensor], mask: Tensor | None) -> bool:
+    """Whether xformers or FlexAttention can take these tensors; if not, a warning says why, once for each reason."""
+    if name == "xformers" and _import_xformers() is None:
+        return False
+    if name == "flex" and (mask is None or not has_flex(inputs[0].device.type)):
+        return False
+    q, k, v = inputs
+    try:
+        _KERNELS[name](q, k, v, mask)
+    except UserError as error:
+        _warn_once(str(error).split(";")[0] + "; sdpa takes its place")
+        return False
+    return True
 
 
 def _milliseconds(
     fn: Callable[..., Tensor], inputs: list[Tensor], mask: Tensor | None, trained: bool, repeats: int = 5
 ) -> float:
     """Least time of a call on a GPU, with its backward pass if a training needs it."""
-    inputs, times = [x.detach().clone().requires_grad_(trained) for x in inputs], []
+    times = []
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     for _ in range(repeats + 1):  # the first one loads kernels
         with torch.set_grad_enabled(trained):
@@ -192,6 +205,14 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         reason = f"head dimension {q.shape[-1]} in {str(q.dtype).removeprefix('torch.')}{' with a mask' * masked}"
         raise UserError(f"attention: xformers has no operator for {reason}; use `attention: sdpa`") from error
     return out
+
+
+_KERNELS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]] = {
+    "xformers": _xformers,
+    "flex": flex,
+    "sdpa": _sdpa,
+    "math": _math,
+}
 
 
 def _mask_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -38,7 +38,9 @@ class TransformerConfig(NetworkConfig):
     mlp_ratio: float = Field(4.0, gt=0, description="hidden channels of the MLP, as a multiple of width")
     qk_norm: bool = Field(False, description="RMS-normalise queries and keys (steadier at high rates, slower on CPU)")
     attention: AttentionName = Field(
-        "auto", description="auto: on a GPU xformers or sdpa, whichever is faster there; else sdpa"
+        "auto",
+        description="auto: on a GPU xformers, sdpa, or with masks flex, whichever is fastest there; else sdpa. flex is "
+        "PyTorch's FlexAttention",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of each branch's channels dropped in training")
 
@@ -60,6 +62,11 @@ class TransformerConfig(NetworkConfig):
         """`attention` must work where the recipe trains."""
         if self.attention == "xformers" and recipe.train.device == "cpu":
             yield "attention", "xformers has no CPU operator; use auto or sdpa, or set train.device to cuda"
+        if self.attention == "flex" and recipe.train.device == "cpu":
+            yield (
+                "attention",
+                "FlexAttention has no gradients on a CPU; use auto or sdpa, or set train.device to cuda",
+            )
 
 
 class StreamConfig(TransformerConfig):

@@ -93,6 +93,7 @@ def _torch() -> list[Finding]:
 
 def _attention(device: str) -> list[Finding]:
     from fewstep.backbones.attention import resolve_backend
+    from fewstep.backbones.flex import has_flex
     from fewstep.core.errors import UserError
 
     installed = True
@@ -100,7 +101,8 @@ def _attention(device: str) -> list[Finding]:
         state = f"{version('xformers')} installed" + ("; GPUs only" if device == "cpu" else "")
     except PackageNotFoundError:
         state, installed = "not installed", False
-    usable, advice = ["sdpa", "math"], ""
+    flex = [] if not has_flex(device) else ["flex"] if device == "cuda" else ["flex (no gradients)"]
+    usable, advice = [*flex, "sdpa", "math"], ""
     try:
         usable.insert(0, resolve_backend("xformers", device))
     except UserError as error:

@@ -60,6 +60,7 @@ class SampleStore:
         self.count = self.shards * self.shard
         self.facts = json.loads(json.dumps({**facts, unit: self.count}))
         self._loaded: tuple[int, int] | None = None
+        self._held = False
         self._columns: dict[str, Tensor] = {}
 
     def fill(self, draw: Callable[[int, int], Rows], progress: Progress | None = None, *, ranks: Ranks = ALONE) -> int:
@@ -88,6 +89,10 @@ class SampleStore:
         ranks.wait()
         return sum(int(self._read(self._file(number))[_EVALUATIONS]) for number in range(self.shards))
 
+    def hold(self, rows: Rows) -> None:
+        """Hand out these rows, of one file, in the place of those of every file; nothing is read then."""
+        self._columns, self._held = {name: column.cpu().int() for name, column in rows.columns.items()}, True
+
     def take(self, position: int, size: int) -> dict[str, Tensor]:
         """`size` samples in the order of the reading, from `position` on: LongTensor [size, ...] by name."""
         parts: list[dict[str, Tensor]] = []
@@ -102,7 +107,7 @@ class SampleStore:
 
     def _turn(self, epoch: int, turn: int) -> dict[str, Tensor]:
         """Shuffled samples of the file at position `turn` of an epoch."""
-        if self._loaded != (epoch, turn):
+        if self._loaded != (epoch, turn) and not self._held:
             files = torch.randperm(self.shards, generator=generator_for(self.seed, f"epoch/{epoch}"))
             content = self._read(self._file(int(files[turn])))
             order = torch.randperm(self.shard, generator=generator_for(self.seed, f"epoch/{epoch}/turn/{turn}"))

@@ -27,7 +27,7 @@ def compile_trunks(
 
     Args:
         label: of the network, for messages.
-        graphs: record CUDA graphs on a GPU; for networks that are only sampled.
+        graphs: record CUDA graphs on a GPU, for networks that are only sampled, or trained within `one_step`.
         say: where one line for each compilation goes.
     """
     if not compiles(mode, device):

@@ -1,4 +1,4 @@
-"""A denoiser that differs from another one by matrices of low rank (LoRA, arXiv 2106.09685).
+"""A denoiser that differs from another one by matrices of low rank (LoRA, arXiv 2106.09685), or by its head alone.
 
 Shapes: D inputs, E outputs of a linear layer, R rank.
 """
@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fewstep.backbones.heads import TiedHead
 from fewstep.core.errors import UserError
 from fewstep.denoisers.base import Blueprint, Network
 from fewstep.denoisers.half import linear
 from fewstep.denoisers.network import BackboneNetwork, NetworkDenoiser
+from fewstep.predictions.base import Prediction
+from fewstep.predictions.evidence import LeaveOneOutPrediction
+from fewstep.predictions.network import HeadPrediction
 
 
 class LowRankLinear(nn.Linear):
@@ -41,6 +46,9 @@ class LowRankDenoiser(NetworkDenoiser):
     With one, the weights themselves are those of the other network, in the same memory, and have neither gradients nor
     moments. All linear layers of the trunk have a difference. The head has none: over a vocabulary its gradient would
     be the largest of all.
+
+    Rank 0 is the other way round: the trunk is the other network's, and a head of its own is trained. Nothing goes back
+    through the trunk, and one evaluation of it serves both (`on`).
     """
 
     rank: int | None = None
@@ -50,7 +58,7 @@ class LowRankDenoiser(NetworkDenoiser):
         """As `Network.build`.
 
         Raises:
-            UserError: the backbone has no linear layer but its head.
+            UserError: the backbone has no linear layer but its head, or no head for symbols of its own (rank 0).
         """
         network = super().build(blueprint)
         rank = getattr(blueprint.objective, "auxiliary_rank", None)
@@ -65,11 +73,38 @@ class LowRankDenoiser(NetworkDenoiser):
             return
         assert isinstance(other, BackboneNetwork)
         theirs = dict(other.backbone.named_parameters())
+        own = set[nn.Module]()
+        if self.rank == 0:
+            own = set(self.backbone.head.modules())
+            self._copy_head(other)
         for path, module in self.backbone.named_modules():
+            if module in own:
+                continue
             for name in list(module._parameters):
                 key = f"{path}.{name}" if path else name
                 if key in theirs:
                     setattr(module, name, theirs[key])
+
+    def _copy_head(self, other: BackboneNetwork) -> None:
+        """Begin with the head of another network, also where that is tied to its embedding."""
+        ours, theirs = self.backbone.head, other.backbone.head
+        with torch.no_grad():
+            for name in ("weight", "bias"):
+                getattr(ours, name).copy_(getattr(theirs, name))
+
+    def reads(self, other: Network) -> bool:
+        """Whether this network is a head on the other one's trunk, of which one evaluation serves both."""
+        if self.rank != 0 or not isinstance(other, NetworkDenoiser):
+            return False
+        adapters = ("noise_input", "step_input", "label_input")
+        return all(getattr(network, name) is None for network in (self, other) for name in adapters)
+
+    def on(self, prediction: Prediction) -> Prediction:
+        """Its prediction from that of a network that it `reads`, whose hidden states are its own."""
+        theirs = prediction.output
+        assert isinstance(theirs, HeadPrediction)
+        ours = HeadPrediction(theirs.hidden, self.backbone.head, theirs.vocab_size, theirs.known, theirs.where)
+        return prediction.around(ours) if isinstance(prediction, LeaveOneOutPrediction) else ours
 
     def _initial_weights(self, other: BackboneNetwork) -> dict[str, Tensor]:
         """The other network's weights, and the differences, which are 0."""
@@ -80,6 +115,8 @@ class LowRankDenoiser(NetworkDenoiser):
             super().take_gradients(trained)
             return
         self.backbone.requires_grad_(False)
+        if self.rank == 0:
+            self.backbone.head.requires_grad_(trained)
         for module in self.modules():
             if isinstance(module, LowRankLinear):
                 module.down.requires_grad_(trained)
@@ -90,12 +127,16 @@ class LowRankDenoiser(NetworkDenoiser):
 
 
 def adapt(network: LowRankDenoiser, rank: int) -> None:
-    """Give each linear layer of the trunk a difference of a rank.
+    """Give each linear layer of the trunk a difference of a rank, or, of rank 0, the trunk a head of its own.
 
     Raises:
-        UserError: the backbone has no linear layer but its head.
+        UserError: the backbone has no linear layer but its head, or its head is no linear layer (rank 0).
     """
     head = getattr(network.backbone, "head", None)
+    if rank == 0:
+        _untie(network)
+        network.rank = 0
+        return
     layers = [
         (parent, name, child)
         for parent in network.backbone.modules()
@@ -108,3 +149,20 @@ def adapt(network: LowRankDenoiser, rank: int) -> None:
     for parent, name, layer in layers:
         setattr(parent, name, LowRankLinear(layer, min(rank, layer.in_features, layer.out_features)))
     network.rank = rank
+
+
+def _untie(network: LowRankDenoiser) -> None:
+    """Give a network a head with a weight of its own, if its head has the embedding's.
+
+    Raises:
+        UserError: the head is no linear layer over symbols.
+    """
+    head = network.backbone.head
+    if isinstance(head, TiedHead):
+        weight, bias = head.affine()
+        network.backbone.head = nn.Linear(weight.shape[1], len(bias), device=weight.device, dtype=weight.dtype)
+    elif type(head) is not nn.Linear:
+        kind = network.backbone.config.type
+        raise UserError(
+            f"objective.auxiliary_rank: is 0, and the head of backbone '{kind}' is no linear layer; set it to null"
+        )

@@ -302,6 +302,14 @@ class Objective(Component, ABC):
     def setup(self, ctx: StepContext) -> None:
         """Called once, after the roles are built and before the first step."""
 
+    def rehearse(self, ctx: StepContext) -> float:
+        """`setup` for a plan: tensors are only shapes, and no file is read or written.
+
+        Returns how many times as much a training computes; an objective may do only a part that is like the rest.
+        """
+        self.setup(ctx)
+        return 1.0
+
     def phases(self) -> Sequence[Phase]:
         """The cycle of optimiser steps; by default one phase that trains every trained role."""
         return [Phase("train", tuple(name for name, role in self.roles.items() if role.trained))]

@@ -19,11 +19,13 @@ from fewstep.core.component import ComponentConfig, Strict
 from fewstep.core.recipe_view import RecipeView
 from fewstep.denoisers.critic import CriticDenoiser
 from fewstep.denoisers.guidance import guided
+from fewstep.denoisers.low_rank import LowRankDenoiser
 from fewstep.objectives.base import OBJECTIVES, Batch, LossOutput, Objective, Phase, RoleSpec, StepContext
 from fewstep.objectives.matching.diagnostics import diagnose
 from fewstep.objectives.matching.losses import LossName, matching_loss
 from fewstep.objectives.matching.student_step import (
     Renoise,
+    StudentStep,
     Target,
     check_target,
     draw_step,
@@ -113,9 +115,9 @@ class DMMD(Objective):
         )
         auxiliary_rank: int | None = Field(
             None,
-            ge=1,
+            ge=0,
             description="rank of what the auxiliary learns beside the teacher's weights, which take no memory then; "
-            "null: it has weights of its own",
+            "0: a head of its own on the teacher's trunk; null: it has weights of its own",
         )
         teacher_temperature: float = Field(1.0, gt=0, description="below 1 sharpens the teacher that is distilled")
         teacher_top_p: float = Field(1.0, gt=0, le=1, description="below 1 lowers the teacher's symbols outside top-p")
@@ -188,6 +190,8 @@ class DMMD(Objective):
                 yield from check_adversarial(self.renoise, shaped, recipe)
             if self.teacher_training is not None and self.auxiliary_rank is not None:
                 yield "auxiliary_rank", "shares the teacher's weights, which teacher_training moves; set one to null"
+            if self.adversarial is not None and self.adversarial.trunk and self.auxiliary_rank == 0:
+                yield "auxiliary_rank", "0 leaves the trunk as it is, and adversarial.trunk trains it; set one of them"
             if self.backward and BACKBONES.get(recipe.backbone.type).cls.uses_context:
                 yield (
                     "backward",
@@ -205,6 +209,8 @@ class DMMD(Objective):
         if self.config.teacher_training is not None:
             teacher = replace(self.roles["teacher"], refreshed=True)
             self.roles = {**self.roles, "teacher": teacher}  # type: ignore[misc]
+        if self.config.teacher_training is not None or self.config.adversarial is not None:
+            self.shardable = False  # type: ignore[misc]  # see `check_teacher` and `check_networks`
 
     @classmethod
     def output(cls, config: ComponentConfig) -> Output:
@@ -265,11 +271,12 @@ class DMMD(Objective):
 
         # 2. Predictions of teacher and auxiliary from z_s.
         with torch.no_grad():
-            teacher = self._teacher(step.z_s, s, batch, ctx)
+            unshaped = self._guided(step.z_s, s, batch, ctx)
+            teacher = self._shaped(unshaped)
         log_ratio = None
         with torch.set_grad_enabled("auxiliary" in phase.train):
             if c.adversarial is None:
-                auxiliary = ctx.roles["auxiliary"](step.z_s, s, step.next_time, cond=batch.cond)
+                auxiliary = self._auxiliary(step, unshaped, batch, ctx)
             else:
                 auxiliary, log_ratio = judged(c.adversarial, step, batch, ctx)
 
@@ -304,10 +311,24 @@ class DMMD(Objective):
         t, _, end = draw_times(c.times, batch.size, k, c.min_time, ctx.sample_time_of_blocks)
         return follow_trajectories(c, batch, ctx, t, end, self._turns, partial(self._teacher, batch=batch, ctx=ctx))
 
+    def _auxiliary(self, step: StudentStep, teacher: Prediction, batch: Batch, ctx: StepContext) -> Prediction:
+        """The auxiliary's prediction at z_s; from the teacher's there, if it is a head on the teacher's trunk."""
+        network = ctx.roles["auxiliary"]
+        alone = self.config.teacher_guidance == 1
+        if alone and isinstance(network, LowRankDenoiser) and network.reads(ctx.roles["teacher"]):
+            return network.on(teacher)
+        return network(step.z_s, step.s, step.next_time, cond=batch.cond)
+
     def _teacher(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
         """The prediction that is distilled, guided and shaped, in every loss (arXiv 2603.20155, section 3.3)."""
+        return self._shaped(self._guided(z, t, batch, ctx))
+
+    def _guided(self, z: Tensor, t: Tensor, batch: Batch, ctx: StepContext) -> Prediction:
         c, denoiser, noise = self.config, ctx.denoiser("teacher"), ctx.generators["noise"]
-        teacher = guided(denoiser, z, t, cond=batch.cond, weight=c.teacher_guidance, generator=noise)
+        return guided(denoiser, z, t, cond=batch.cond, weight=c.teacher_guidance, generator=noise)
+
+    def _shaped(self, teacher: Prediction) -> Prediction:
+        c = self.config
         return shape(teacher, temperature_=c.teacher_temperature, top_p_=c.teacher_top_p, delta=c.top_p_delta)
 
 

@@ -28,6 +28,8 @@ from fewstep.samplers.walk import Walk
 
 _BATCH = 512
 """Pairs drawn at once."""
+_REHEARSED = 2
+"""Steps of a teacher that a plan follows; all others are like the first."""
 
 
 @OBJECTIVES.register("rectified")
@@ -79,11 +81,22 @@ class Rectified(Objective):
         self.store = SampleStore(folder, c.pairs, facts, source.initial_seed(), unit="pairs")
         self.position, self._taken = 0, 0
         progress = Narrator("teacher", unit="pairs") if ctx.ranks.first else None
-        evaluations = self.store.fill(lambda count, seed: self._draw(count, seed, ctx), progress, ranks=ctx.ranks)
+
+        def draw(count: int, seed: int) -> Rows:
+            return self._draw(count, seed, c.teacher_steps, ctx)
+
+        evaluations = self.store.fill(draw, progress, ranks=ctx.ranks)
         teacher.evaluated = evaluations if ctx.ranks.first else 0  # the log has the sum of all ranks
 
+    def rehearse(self, ctx: StepContext) -> float:
+        """The first file of pairs, by fewer steps of the teacher; it stays in memory as if it had been read."""
+        c = self.config
+        self.store, self.position = SampleStore(Path(), c.pairs, {}, 0, unit="pairs"), 0
+        self.store.hold(self._draw(self.store.shard, 0, _REHEARSED, ctx))
+        return self.store.shards * c.teacher_steps / _REHEARSED
+
     @torch.no_grad()
-    def _draw(self, count: int, seed: int, ctx: StepContext) -> Rows:
+    def _draw(self, count: int, seed: int, steps: int, ctx: StepContext) -> Rows:
         """Noise, and the teacher's samples from it."""
         teacher, before = ctx.denoiser("teacher"), ctx.roles["teacher"].evaluated
         sampler = FlowSampler(FlowSampler.Config())
@@ -92,7 +105,7 @@ class Rectified(Objective):
             numbers = range(first, min(first + _BATCH, count))
             walk = Walk(teacher, sampler.config, NOTHING, SampleStreams(seed, numbers, device=ctx.device))
             starts.append(walk.start(len(numbers), teacher.length))
-            data.append(sampler.run(walk, starts[-1], self.config.teacher_steps))
+            data.append(sampler.run(walk, starts[-1], steps))
         return Rows({"start": torch.cat(starts), "data": torch.cat(data)}, teacher.evaluated - before)
 
     def loss(self, phase: Phase, batch: Batch, ctx: StepContext) -> LossOutput:

@@ -36,6 +36,9 @@ _FORMULAS: dict[object, Callable[..., int]] = {
 _OUT_OF_PLACE = {aten.addmm_: aten.addmm, aten.baddbmm_: aten.baddbmm}
 """Products that PyTorch counts under another name."""
 
+_COPIES = (aten.logsumexp,)
+"""Operators that make a tensor as large as their first argument within, which no dispatcher sees."""
+
 
 @dataclass
 class _Block:
@@ -76,6 +79,8 @@ class Ledger(TorchDispatchMode):
         if not isinstance(out, Tensor | list | tuple):
             return out
         self._count(func, args, kwargs or {}, out)
+        if func._overloadpacket in _COPIES and isinstance(args[0], Tensor):
+            self._passes(args[0].nbytes)
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._follow(leaf.untyped_storage())
@@ -96,6 +101,11 @@ class Ledger(TorchDispatchMode):
         self._clock += 1
         self._blocks[key] = _Block(storage.nbytes(), self.part, self.part, self._clock)
         weakref.finalize(storage, self._close, key).atexit = False
+
+    def _passes(self, size: int) -> None:
+        """Count bytes that are taken and given back."""
+        self._clock += 2
+        self._closed.append(_Block(size, self.part, self.part, self._clock - 1, self._clock))
 
     def _close(self, key: int) -> None:
         self._clock += 1

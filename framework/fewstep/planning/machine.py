@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fewstep.planning.hardware import NODE_LINK, Gpu
 from fewstep.planning.memory import Parallel, Sharing, bytes_of, trained_bytes
 from fewstep.planning.outline import Shapes
+from fewstep.planning.rehearsal import SetUp
 from fewstep.recipe.models import Recipe
 from fewstep.runtime.precision import Precision
 
@@ -64,6 +65,7 @@ class Machine:
         self.mfu = request.mfu or MFU[recipe.train.compile != "off"]
         self.launch = request.launch or LAUNCH[recipe.train.compile != "off"]
         self.peak = request.peak or (gpu.bf16 if self.precision == "bf16" else gpu.tf32)
+        self.peak_before = request.peak or gpu.tf32
         self.bandwidth = request.bandwidth or (gpu.link if request.gpus <= request.node else NODE_LINK)
         self.memory = request.memory or gpu.memory
         self.price = gpu.price if request.price is None else request.price
@@ -96,6 +98,15 @@ class Machine:
         computing = max(flops / (self.peak * self.mfu), launching)
         sending = self._sent(weights, gradients, sharing) / self.bandwidth
         return computing + sending if sharing.strategy == "ddp" else max(computing, sending)
+
+    def seconds_before(self, setup: SetUp, divided: bool) -> float:
+        """Time of the objective's set-up, which computes in float32.
+
+        Args:
+            divided: whether each rank has its share.
+        """
+        seconds = max(setup.flops / (self.peak_before * self.mfu), self.launch * setup.operators)
+        return seconds / self.gpus if divided else seconds
 
     def _sent(self, weights: int, gradients: int, sharing: Sharing) -> float:
         """Bytes that a rank sends in a step."""

@@ -16,7 +16,7 @@ from torch import nn
 from fewstep.denoisers.base import Network
 from fewstep.denoisers.network import BackboneNetwork
 from fewstep.planning.outline import Shapes
-from fewstep.planning.rehearsal import Peak
+from fewstep.planning.rehearsal import Peak, SetUp
 
 Strategy = Literal["one GPU", "ddp", "fsdp", "hybrid"]
 PARTS = ("weights", "gradients", "optimiser", "ema", "teacher", "auxiliary", "gathered", "activations", "loss")
@@ -69,14 +69,16 @@ def shardable(shapes: Shapes) -> bool:
     return shapes.objective.shardable and all(own[name] == bytes_of(role) for name, role in shapes.roles.items())
 
 
-def footprint(shapes: Shapes, peaks: Mapping[str, Peak], sharing: Sharing, parallel: Parallel) -> dict[str, int]:
-    """Bytes of each part at the peak of the phase that takes most."""
+def footprint(
+    shapes: Shapes, peaks: Mapping[str, Peak], setup: SetUp, sharing: Sharing, parallel: Parallel
+) -> dict[str, int]:
+    """Bytes of each part at the peak of the phase that takes most, or of the objective's set-up if that takes more."""
     roles, specs = shapes.roles, shapes.objective.roles
     trained = [name for name, spec in specs.items() if spec.trained]
     own = _own_bytes(roles)
     resident = {
         "weights": own["student"],
-        "ema": bytes_of(roles["student"]),
+        "ema": shapes.averages * bytes_of(roles["student"]),
         "optimiser": _MOMENTS * sum(trained_bytes(roles[name]) for name in trained),
         "teacher": sum(own[name] for name in roles if name not in trained),
         "auxiliary": sum(own[name] for name in trained if name != "student"),
@@ -86,6 +88,9 @@ def footprint(shapes: Shapes, peaks: Mapping[str, Peak], sharing: Sharing, paral
     share = 1.0 if parallel.accumulate > 1 else 1 / sharing.shards
     phases = [phase.peak({"gradients": share}) for phase in peaks.values()]
     peak = max(phases, key=lambda parts: sum(parts.values()))
+    before = setup.memory.peak()
+    if sum(before.values()) > sum(peak.values()) + parts["optimiser"]:  # which has no moments yet
+        peak, parts["optimiser"] = before, 0
     parts |= {name: peak.get(name, 0) for name in ("gradients", "activations", "loss")}
     parts["weights"] += sum(buffer.nbytes for network in roles.values() for buffer in network.buffers())
     parts["gathered"] = round(_gathered(shapes) * parallel.width) if sharing.shards > 1 else 0

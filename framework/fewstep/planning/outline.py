@@ -20,6 +20,7 @@ from fewstep.recipe.models import Recipe
 from fewstep.runs.build import build_network, build_process
 from fewstep.runs.models import build_component, build_dataset, find_model
 from fewstep.runtime.philox import is_native
+from fewstep.supervision.base import SUPERVISIONS, Supervision
 
 
 class Outline(Dataset):
@@ -42,6 +43,8 @@ class Shapes:
         mode: what makes tensors without data; whatever is computed with the networks is computed within.
         dataset: the data, or their sizes.
         roles: the network of each role.
+        supervision: draws the tokens that a step's losses count; None for all.
+        averages: averages of the student's weights: the training's own, and that of the best look.
         assumed: sentences on what was assumed of models that are not here.
     """
 
@@ -50,6 +53,8 @@ class Shapes:
     process: Process
     objective: Objective
     roles: Mapping[str, Network]
+    supervision: Supervision | None = None
+    averages: int = 1
     assumed: tuple[str, ...] = ()
 
 
@@ -91,7 +96,18 @@ def outline(recipe: Recipe, dataset: Dataset) -> Shapes:
     with mode:
         process = build_process(recipe, dataset)
         objective = build_component(OBJECTIVES, recipe.objective)
-        return Shapes(mode, dataset, process, objective, build(recipe, objective, dataset, process, teacher), assumed)
+        roles = build(recipe, objective, dataset, process, teacher)
+        section, watch = recipe.supervision, recipe.watch
+        return Shapes(
+            mode,
+            dataset,
+            process,
+            objective,
+            roles,
+            supervision=None if section is None else build_component(SUPERVISIONS, section),
+            averages=2 if watch.times and watch.early_best is not None else 1,
+            assumed=assumed,
+        )
 
 
 def build(

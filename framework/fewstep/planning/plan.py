@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 
 from fewstep.core.errors import UserError
 from fewstep.planning.hardware import GIB
+from fewstep.planning.left_out import left_out
 from fewstep.planning.machine import Machine, Request
 from fewstep.planning.memory import Sharing, Strategy, footprint, shardable, sharings
 from fewstep.planning.outline import Shapes, outline, outline_data
-from fewstep.planning.rehearsal import Peak, Settings, peaks, rehearse
+from fewstep.planning.rehearsal import Peak, Settings, SetUp, peaks, rehearse, set_up
 from fewstep.recipe.models import Recipe
 from fewstep.training.turns import Turns
 
@@ -48,9 +49,10 @@ class Plan:
         micro_batch: samples of a rank's micro-batch.
         parameters: by role.
         flops: model FLOPs a token by phase; `flops_per_token` is their mean over a training.
+        flops_before: FLOPs of the objective's set-up, such as samples that a teacher draws; hours and cost have it.
         options: strategies, with and without activation checkpointing.
         assumed: what was assumed, by the option of the command that changes it.
-        remarks: sentences on what else was assumed.
+        remarks: sentences on what else was assumed, and on what is left out.
     """
 
     recipe: str
@@ -65,6 +67,7 @@ class Plan:
     parameters: Mapping[str, int]
     flops: Mapping[str, float]
     flops_per_token: float
+    flops_before: float
     options: tuple[Option, ...]
     assumed: Mapping[str, str]
     remarks: tuple[str, ...]
@@ -92,11 +95,13 @@ class Followed:
     """A variant of a recipe, with or without checkpointing, and what a step of each of its phases takes.
 
     Args:
+        setup: what the objective computes before the first step.
         flops: of a token.
         memory: of a micro-batch.
     """
 
     shapes: Shapes
+    setup: SetUp
     flops: Mapping[str, float]
     memory: Mapping[str, Peak]
 
@@ -133,9 +138,11 @@ def follow(recipe: Recipe, request: Request, checkpointing: Sequence[bool] = (Fa
     variants = dict[bool, Followed]()
     for flag, variant in _variants(recipe, checkpointing).items():
         shapes = outline(variant, dataset)
+        setup = set_up(shapes)
         tokens = counted.batch * dataset.spec.length
-        flops = {phase: ledger.flops / tokens for phase, ledger in rehearse(shapes, counted).items()}
-        variants[flag] = Followed(shapes, flops, peaks(shapes, followed))
+        ledgers = rehearse(shapes, counted, prepared=True)
+        flops = {phase: ledger.flops / tokens for phase, ledger in ledgers.items()}
+        variants[flag] = Followed(shapes, setup, flops, peaks(shapes, followed))
     return variants
 
 
@@ -160,10 +167,11 @@ def priced(recipe: Recipe, request: Request, variants: Mapping[bool, Followed]) 
         steps=recipe.train.steps,
         parameters={name: sum(p.numel() for p in role.parameters()) for name, role in plain.shapes.roles.items()},
         flops=plain.flops,
+        flops_before=plain.setup.flops,
         flops_per_token=sum(plain.flops[phase] * n for phase, n in steps.items()) / recipe.train.steps,
         options=tuple(options),
         assumed=machine.assumed,
-        remarks=plain.shapes.assumed,
+        remarks=(*plain.shapes.assumed, left_out(recipe)),
     )
 
 
@@ -176,9 +184,9 @@ def _option(
         tokens: of a rank's share of a batch.
         steps: of each phase in the whole training.
     """
-    parts = footprint(variant.shapes, variant.memory, sharing, machine.parallel)
+    parts = footprint(variant.shapes, variant.memory, variant.setup, sharing, machine.parallel)
     total, count = sum(parts.values()), sum(steps.values())
-    seconds = 0.0
+    seconds, before = 0.0, machine.seconds_before(variant.setup, variant.shapes.objective.divides_setup)
     for phase, n in steps.items():
         operators = variant.memory[phase].operators
         seconds += n * machine.seconds(variant.shapes, phase, variant.flops[phase] * tokens, operators, sharing)
@@ -190,8 +198,8 @@ def _option(
         total,
         fits=total <= (machine.memory - machine.reserve) * GIB,
         step_seconds=seconds / count,
-        hours=seconds / 3600,
-        cost=seconds / 3600 * machine.gpus * machine.price,
+        hours=(seconds + before) / 3600,
+        cost=(seconds + before) / 3600 * machine.gpus * machine.price,
     )
 
 

@@ -5,7 +5,7 @@ Shapes: B batch, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -25,6 +25,8 @@ from fewstep.runtime.precision import Precision
 from fewstep.runtime.streams import SampleStreams
 
 _PURPOSES = ("time", "noise", "sample")
+_SHARE = 0.5
+"""Tokens that are masked on average."""
 _CHUNKS = 16
 """Chunks of rows that are followed; a step with more of them would take long to follow, and is like one of fewer."""
 _MICRO_BATCHES = 2
@@ -46,7 +48,7 @@ class Settings:
     batch: int
     accumulate: int = 1
     precision: Precision = "fp32"
-    share: float = 0.5
+    share: float = _SHARE
     diagnose: bool = False
 
 
@@ -59,6 +61,20 @@ class Peak(Protocol):
 
     def peak(self, shares: Mapping[str, float] | None = None) -> dict[str, int]:
         """Bytes by part, as `Ledger.peak`."""
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """What an objective computes before the first step.
+
+    Args:
+        flops: of all ranks together, as `operators`.
+        memory: of one rank.
+    """
+
+    flops: float
+    operators: float
+    memory: Peak
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,7 @@ class Line:
 
 
 def peaks(shapes: Shapes, settings: Settings) -> dict[str, Peak]:
-    """The memory of a step of each phase.
+    """The memory of a step of each phase, after `set_up`.
 
     A loss over a large vocabulary goes through its rows in chunks, all alike: from a few chunks on its memory stays and
     all other memory grows in proportion to the batch. Two batches then say what a larger one takes.
@@ -107,51 +123,79 @@ def peaks(shapes: Shapes, settings: Settings) -> dict[str, Peak]:
     chunks = settings.share * spec.length * spec.vocab_size / CHUNK_ELEMENTS  # of a sample
     larger = max(8, int(_CHUNKS / chunks) // 8 * 8)
     if settings.batch <= 2 * larger:  # as cheap as two smaller ones
-        return dict(rehearse(shapes, settings))
+        return dict(rehearse(shapes, settings, prepared=True))
     smaller = larger // 2
-    both = [rehearse(shapes, replace(settings, batch=batch)) for batch in (smaller, larger)]
+    both = [rehearse(shapes, replace(settings, batch=batch), prepared=True) for batch in (smaller, larger)]
     distance = (settings.batch - smaller) / (larger - smaller)
     return {name: Line(ledger, both[1][name], distance) for name, ledger in both[0].items()}
 
 
-def rehearse(shapes: Shapes, settings: Settings) -> dict[str, Ledger]:
+def rehearse(shapes: Shapes, settings: Settings, *, prepared: bool = False) -> dict[str, Ledger]:
     """What a step of each phase makes, by name of the phase.
+
+    Args:
+        prepared: whether the objective's set-up was followed before.
 
     Raises:
         UserError: a step of the objective depends on values of tensors, or on files.
     """
-    kind = shapes.objective.config.type
-    with shapes.mode:
-        phases = shapes.objective.phases()
-        try:
-            shapes.objective.setup(_context(shapes, settings))
-            return {phase.name: _step(shapes, phase, settings) for phase in phases}
-        except FewstepError:
-            raise
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(
-                f"objective: a step of '{kind}' cannot be followed by sizes alone ({reason}); plan a recipe with the "
-                "same networks and objective denoising, and see the peak that a short training logs"
-            ) from error
+    if not prepared:
+        set_up(shapes)
+    with shapes.mode, _followed(shapes):
+        return {phase.name: _step(shapes, phase, settings) for phase in shapes.objective.phases()}
+
+
+def set_up(shapes: Shapes) -> SetUp:
+    """Follow the objective's set-up, after which its steps can be followed.
+
+    Raises:
+        UserError: it depends on values of tensors, or on files.
+    """
+    with shapes.mode, _followed(shapes), ExitStack() as stack:
+        ledger = _ledger(shapes, (), stack)
+        stack.enter_context(expected_share(_SHARE))
+        times = shapes.objective.rehearse(_context(shapes, Settings(1)))
+    return SetUp(times * ledger.flops, times * ledger.operators, ledger)
+
+
+@contextmanager
+def _followed(shapes: Shapes) -> Iterator[None]:
+    """Within, an error says what cannot be followed."""
+    try:
+        yield
+    except FewstepError:
+        raise
+    except Exception as error:
+        kind, reason = shapes.objective.config.type, " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(
+            f"objective: a step of '{kind}' cannot be followed by sizes alone ({reason}); plan a recipe with the "
+            "same networks and objective denoising, and see the peak that a short training logs"
+        ) from error
+
+
+def _ledger(shapes: Shapes, trained: Collection[str], stack: ExitStack) -> Ledger:
+    """A ledger that follows what is computed until the stack closes, with gradients of the roles in `trained`."""
+    ledger = Ledger()
+    for name, network in shapes.roles.items():
+        ledger.known([*network.parameters(), *network.buffers()])
+        network.take_gradients(name in trained)
+        network.train(name in trained)
+        stack.enter_context(_as_activations(network, ledger))
+    for context in (ledger, refusals()):
+        stack.enter_context(context)
+    return ledger
 
 
 def _step(shapes: Shapes, phase: Phase, settings: Settings) -> Ledger:
-    ledger = Ledger()
-    for network in shapes.roles.values():
-        ledger.known([*network.parameters(), *network.buffers()])
     ctx, length = _context(shapes, settings), shapes.dataset.spec.length
     labels, blocks = _labels(shapes, settings.batch), shapes.roles["student"].block_size is not None
     bf16 = settings.precision == "bf16"
     with ExitStack() as stack:
-        for name, network in shapes.roles.items():
-            network.take_gradients(name in phase.train)
-            network.train(name in phase.train)
-            stack.enter_context(_as_activations(network, ledger))
-        for context in (ledger, refusals(), expected_share(settings.share)):
-            stack.enter_context(context)
+        ledger = _ledger(shapes, phase.train, stack)
+        stack.enter_context(expected_share(settings.share))
         for _ in range(min(settings.accumulate, _MICRO_BATCHES)):
             x0 = torch.zeros(settings.batch, length, dtype=torch.long)
+            ctx.supervised = _supervised(shapes, settings.batch)
             ctx.batch = ctx.as_batch(x0, Condition(labels, x0 if blocks else None))
             with torch.autocast(ctx.device.type, torch.bfloat16, enabled=bf16):
                 loss = shapes.objective.loss(phase, ctx.batch, ctx).loss
@@ -175,6 +219,15 @@ def _context(shapes: Shapes, settings: Settings) -> StepContext:
         end=shapes.dataset.end,
         diagnose=settings.diagnose,
     )
+
+
+def _supervised(shapes: Shapes, batch: int) -> Tensor | None:
+    """Tokens that the losses of a step count."""
+    if shapes.supervision is None:
+        return None
+    streams = SampleStreams(0, range(batch), purpose="supervision")
+    shape = (batch, shapes.dataset.spec.length)
+    return shapes.supervision.mask(shape, device=torch.device("cpu"), generator=streams)
 
 
 def _labels(shapes: Shapes, batch: int) -> Tensor | None:

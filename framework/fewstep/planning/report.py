@@ -12,13 +12,14 @@ def summary(plan: Plan) -> list[str]:
     parameters = ", ".join(f"{name} {number / 1e6:,.1f} M" for name, number in plan.parameters.items())
     by_phase = ", ".join(f"{phase} {value / 1e9:,.3f} G" for phase, value in plan.flops.items())
     micro = f" x {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""
+    before = f", after a set-up of {plan.flops_before / 1e18:,.3g} EFLOP" if plan.flops_before else ""
     return [
         f"parameters: {parameters}",
         f"FLOPs a token of a step: {by_phase}",
         f"data: {plan.vocab:,} symbols, {plan.length:,} tokens a sample",
         f"batch: {plan.batch:,} samples = {plan.gpus} {plan.gpu}{micro} x {plan.micro_batch:,} samples",
         f"training: {plan.steps:,} steps, {plan.tokens / 1e9:,.1f} G tokens, "
-        f"{plan.tokens * plan.flops_per_token / 1e18:,.2f} EFLOP",
+        f"{plan.tokens * plan.flops_per_token / 1e18:,.2f} EFLOP{before}",
     ]
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import checkpoint
 
-from fewstep.predictions.positions import covers, positions
+from fewstep.predictions.positions import covers, expects_share, positions
 from fewstep.predictions.row_losses import RowLoss
 from fewstep.predictions.sides import Head, Opaque, RowSource, at_least_float32, differentiable
 
@@ -97,6 +97,8 @@ class Evaluation:
         rows, size = self.positions.count, min(p.chunk_rows() for p in self.predictions)
         count = max(1, math.ceil(rows / size))
         ends = [rows * number // count for number in range(count + 1)]
+        if expects_share():  # a batch of fewer rows may fill a chunk, and a plan is of what is largest
+            ends = [*range(0, max(rows, 1), size), rows]
         return [slice(begin, end) for begin, end in pairwise(ends)]
 
     def _rowwise(self, call: Callable[..., Tensor]) -> Tensor:

@@ -91,7 +91,8 @@ def count_together(masks: Sequence[Tensor], inside: Sequence[tuple[Tensor, Tenso
         sums = [mask.sum() for mask in unknown] + [(where & ~mask).any().long() for mask, where in asked]
         numbers = torch.stack(sums).tolist() if len(sums) > 1 else [int(sums[0])]
     else:
-        numbers = [round(share * mask.numel()) for mask in unknown] + [0] * len(asked)
+        counts = [round(share * _facts(mask).get("part", 1.0) * mask.numel()) for mask in unknown]
+        numbers = counts + [0] * len(asked)
     for mask, count in zip(unknown, numbers, strict=False):
         every = count == mask.numel()
         index = None if every else torch.nonzero_static(mask.flatten(), size=count)[:, 0]
@@ -100,11 +101,19 @@ def count_together(masks: Sequence[Tensor], inside: Sequence[tuple[Tensor, Tenso
         _answers(where)[mask] = _version(mask), not outside
 
 
-def split(where: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
-    """The masks where & part and where & ~part; `covers` knows that `where` covers both, and all that covers it."""
+def split(where: Tensor, part: Tensor, share: float | None = None) -> tuple[Tensor, Tensor]:
+    """The masks where & part and where & ~part; `covers` knows that `where` covers both, and all that covers it.
+
+    Args:
+        share: of the true tokens of `where` that the first one has, if masks have no values (`expected_share`).
+    """
     pieces = where & part, where & ~part
     for piece in pieces:
         lies_within(piece, where)
+    if share is not None and expects_share():
+        whole = _facts(where).get("part", 1.0)
+        for piece, own in zip(pieces, (share, 1 - share), strict=True):
+            _facts(piece)["part"] = own * whole
     return pieces
 
 
@@ -125,6 +134,11 @@ def expected_share(share: float) -> Iterator[None]:
         yield
     finally:
         _SHARE.reset(token)
+
+
+def expects_share() -> bool:
+    """Whether `expected_share` says how many positions masks have."""
+    return _SHARE.get() is not None
 
 
 def covers(mask: Tensor, where: Tensor) -> bool:

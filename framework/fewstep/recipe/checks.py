@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 Complaints = Iterator[tuple[str, str]]
 
 
+def check_graphs(recipe: Recipe) -> Complaints:
+    """CUDA graphs are recorded of compiled code."""
+    if recipe.train.cuda_graphs and recipe.train.compile == "off":
+        yield (
+            "train.cuda_graphs",
+            "graphs are recorded of compiled trunks; set train.compile to trunk, or this to false",
+        )
+
+
 def check_supervision(recipe: Recipe) -> Complaints:
     """Fewer tokens can be supervised where the loss is a sum over tokens."""
     if recipe.supervision is not None and not _objective(recipe).per_token:
@@ -263,6 +272,7 @@ def check_components(recipe: Recipe) -> Complaints:
 
 CHECKS: tuple[Callable[[Recipe], Complaints], ...] = (
     check_teacher,
+    check_graphs,
     check_supervision,
     check_spaces,
     check_sampler,

@@ -69,6 +69,8 @@ def load_recipe(
     else:
         path, name = locate("recipe", source)
         root, text = compose(path, name, sets, teacher=teacher), read_text(path, name)
+        if {"cases", "metrics"} <= root.value.keys():
+            raise _error([root.problem(f"is a suite, not a recipe; `fewstep benchmark {name}` runs it")])
     recipe = _validate_recipe(root, trusted=trust_plugins)
     if complaints := list(also(recipe) if also else ()):
         raise _error(_located(root, undotted(key), message) for key, message in complaints)

@@ -96,6 +96,11 @@ class TrainSection(Strict):
         description="trunk compiles the trunk of each network (torch.compile), step also losses over rows; auto: "
         "trunks on a GPU, and none if that fails",
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="record CUDA graphs of compiled trunks on a GPU, so that small networks do not wait for the host; "
+        "takes memory, and no sharded networks",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="auto takes a GPU if there is one; cpu applies to sampling too"
     )

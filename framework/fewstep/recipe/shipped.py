@@ -48,8 +48,10 @@ def find_shipped(kind: Literal["recipe", "base", "suite"], name: str) -> Path:
     if kind == "base":
         known = {**shipped_bases(), **known}
     if name not in known:
-        label = "suite" if kind == "suite" else "recipe"
+        label, other, verb = ("suite", "recipe", "train") if kind == "suite" else ("recipe", "suite", "benchmark")
         hint = did_you_mean(name, known) or f"; `fewstep list {label}s` shows them, and a path ends in .yaml"
+        if name in (shipped_recipes() if other == "recipe" else shipped_suites()):
+            hint = f"; it is a {other}: `fewstep {verb} {name}`"
         raise UserError(f"no shipped {label} named '{shown(name)}'{hint}")
     return known[name]
 

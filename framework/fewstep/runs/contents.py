@@ -34,11 +34,13 @@ def contents_digest(reference: str) -> str | None:
         None for `hf:NAME@COMMIT`, whose name identifies the weights.
 
     Raises:
-        UserError: a run without a checkpoint, or a folder without weights.
+        UserError: a run without a checkpoint, a folder without weights, or a GGUF file that is not there.
     """
     if reference.startswith(PREFIX):
         path = Path(reference.removeprefix(PREFIX))
-        if path.suffix == ".gguf" and path.is_file():
+        if path.suffix == ".gguf":
+            if not path.is_file():
+                raise UserError(f"reference '{reference}': there is no such GGUF file; check how it is spelled")
             return _digest([path], path.parent)
         return _folder(reference, path) if path.is_dir() else None
     path = model_path(reference)

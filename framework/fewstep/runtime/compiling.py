@@ -6,7 +6,9 @@ What is compiled is a function as a single graph, such as the forward and backwa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
 from typing import Generic, Literal, ParamSpec, TypeVar, cast
 
@@ -26,6 +28,21 @@ TrainCompileMode = Literal["off", "auto", "trunk", "step"]
 
 LIMIT = 8
 """Graphs of one function: one for each shape of its inputs, with and without gradients. Beyond it, calls are plain."""
+
+
+_IN_STEP: ContextVar[bool] = ContextVar("within a step of recorded graphs", default=False)
+
+
+@contextmanager
+def one_step() -> Iterator[None]:
+    """Within, recorded graphs run as parts of one step, such as one of a training: what each returns stands until the
+    next step begins, and gradients can go back through it."""
+    torch.compiler.cudagraph_mark_step_begin()
+    token = _IN_STEP.set(True)
+    try:
+        yield
+    finally:
+        _IN_STEP.reset(token)
 
 
 def compiles(mode: TrainCompileMode, device: torch.device) -> bool:
@@ -68,8 +85,8 @@ class Compiled(Generic[P, R]):
         label: name of the function in messages.
         by_name: whether the user asked for compiled code; a failure is then an error, and else a warning.
         say: where messages go.
-        graphs: record CUDA graphs, for calls without gradients that return one tensor. It is copied, as the next call
-            overwrites it.
+        graphs: record CUDA graphs. What they return is overwritten by the next `one_step`. Outside of one each call is
+            a step: of a function that returns one tensor without gradients, which is copied.
         dynamic: compile for any size at once; None does so when a second size comes.
         unless: called with the arguments; true for calls that are plain.
     """
@@ -103,7 +120,7 @@ class Compiled(Generic[P, R]):
         compiled = self._compiled = self._compiled or self._compile()
         before, start = counters["stats"]["unique_graphs"], time.monotonic()
         try:
-            if self._graphs:
+            if self._graphs and not _IN_STEP.get():
                 torch.compiler.cudagraph_mark_step_begin()
             out = compiled(*args, **kwargs)
         except torch._dynamo.exc.FailOnRecompileLimitHit:
@@ -112,7 +129,7 @@ class Compiled(Generic[P, R]):
             self._full = True
             return self._plain(*args, **kwargs)
         except (torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
-            if not _from_compiler(error):
+            if not from_compiler(error):
                 raise
             self._failed(error)
             return self._plain(*args, **kwargs)
@@ -121,7 +138,8 @@ class Compiled(Generic[P, R]):
             self.count += graphs
             again = "" if self.count == graphs else f" again, for other inputs (graph {self.count} of at most {LIMIT}),"
             self._say(f"compiled {self._label}{again} in {time.monotonic() - start:.0f} s")
-        return cast(R, out.clone()) if self._graphs and isinstance(out, Tensor) else out
+        copied = self._graphs and not _IN_STEP.get() and isinstance(out, Tensor)
+        return cast(R, cast(Tensor, out).clone()) if copied else out
 
     def _compile(self) -> Callable[P, R]:
         import torch._functorch.config
@@ -153,7 +171,7 @@ class Compiled(Generic[P, R]):
         self._say(f"warning: {self._label} cannot be compiled here ({reason}); uncompiled code takes its place")
 
 
-def _from_compiler(error: Exception) -> bool:
+def from_compiler(error: Exception) -> bool:
     """Whether an error comes from compiling and not from the computation."""
     modules = {kind.__module__ for kind in type(error).__mro__}
     return any(name.startswith(("torch._dynamo", "torch._inductor", "torch._functorch")) for name in modules)

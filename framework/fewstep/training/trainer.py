@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewstep.core.errors import OperationError, is_out_of_memory
+from fewstep.core.errors import OperationError, UserError, is_out_of_memory
 from fewstep.data.base import Dataset
 from fewstep.denoisers.compiled import compile_trunks
 from fewstep.objectives.base import Batch, Phase, StepContext
@@ -26,7 +26,7 @@ from fewstep.recipe.models import Recipe, TrainerSettings
 from fewstep.runs.checkpoint import EXPORT_FORMAT, checkpoint_name, export_weights
 from fewstep.runs.environment import installed_plugins
 from fewstep.runs.folder import RunDir
-from fewstep.runtime.compiling import Compiled
+from fewstep.runtime.compiling import Compiled, one_step
 from fewstep.runtime.console import say
 from fewstep.runtime.device import resolve_device
 from fewstep.runtime.digest import weights_digest
@@ -112,8 +112,9 @@ class Trainer:
         self.roles = {name: network.to(self.device).eval() for name, network in parts.roles.items()}
         held_by = copies(settings.parallel, ranks)
         self.shards = {name: Shards(network, ranks, held_by) for name, network in self.roles.items()}
+        self._graphs = self._records_graphs()
         for name, network in self.roles.items():
-            compile_trunks(network, settings.train.compile, self.device, f"'{name}'", echo)
+            compile_trunks(network, settings.train.compile, self.device, f"'{name}'", echo, graphs=self._graphs)
         self._row_step: RowStep = with_gradient
         if settings.train.compile == "step":
             self._row_step = Compiled(with_gradient, "a loss over rows", by_name=True, say=echo, dynamic=True)
@@ -270,7 +271,8 @@ class Trainer:
     def _set_up(self) -> None:
         """The objective's `setup`; the first rank's comes before that of the others, unless they divide its work."""
         together = self.objective.divides_setup
-        with nullcontext() if together or self.ctx.ranks.together else self.ranks.in_turn():
+        turn = nullcontext() if together or self.ctx.ranks.together else self.ranks.in_turn()
+        with turn, tf32(self.device):  # whatever the training computes in, this is in float32
             self.objective.setup(self.ctx)
         if not self.ranks.first and not together:  # all ranks have evaluated the same
             for role in self.roles.values():
@@ -327,8 +329,29 @@ class Trainer:
             advice = explain(self.roles, self.trained, peak, train.batch_size, train.accumulate)
         raise OperationError(f"out of memory at step {self.ctx.step + 1}: {advice}")
 
+    def _records_graphs(self) -> bool:
+        """Whether trunks are recorded as CUDA graphs.
+
+        Raises:
+            UserError: networks are sharded.
+        """
+        if not self.settings.train.cuda_graphs:
+            return False
+        if any(shards.sharded for shards in self.shards.values()):
+            raise UserError(
+                "train.cuda_graphs: a graph has all of a network's weights in place, and these are sharded; set it to "
+                "false, or parallel.strategy to ddp"
+            )
+        if self.device.type != "cuda":
+            self.echo("train.cuda_graphs: there is no GPU, so no graphs are recorded")
+        return self.device.type == "cuda"
+
     def _step(self) -> bool:
         """One optimiser step of the current phase; False if the training went back to its last checkpoint."""
+        with one_step() if self._graphs else nullcontext():
+            return self._update()
+
+    def _update(self) -> bool:
         phase = self.turns.at(self.ctx.step)
         self._take_turns(phase)
         self.ctx.diagnose = self._diagnoses()

@@ -19,6 +19,7 @@ from fewstep.core.errors import UserError
 from fewstep.core.names import did_you_mean
 from fewstep.data.base import DATASETS
 from fewstep.runs.exported import is_exported
+from fewstep.runs.shipped import model_path
 from fewstep.runtime.hashing import digest_of
 
 
@@ -161,7 +162,7 @@ def _loaded(sources: Sequence[str]) -> list[tuple[str, Results]]:
 
 
 def _is_model(source: str) -> bool:
-    path = Path(source)
+    path = model_path(source)
     run = path.name == "latest" or (path / "recipe.resolved.yaml").is_file()
     return run or path.suffix == ".safetensors" or (path.is_dir() and is_exported(path))
 

@@ -310,7 +310,8 @@ class _Planner:
         for index, config in enumerate(self.loaded.suite.metrics):
             for entry in references(config):
                 reference, key = entry.value, undotted(f"metrics[{index}].{entry.key}")
-                external = reference.startswith("hf:") or Path(reference).exists()
+                hub, file = reference.startswith("hf:"), Path(reference.removeprefix("hf:"))
+                external = (hub and file.suffix != ".gguf") or file.exists()
                 if reference not in names and not external:
                     message = f"no case, run or file named '{reference}'{did_you_mean(reference, names) or ''}"
                     self.problems.append(self.loaded.problem(key, message))

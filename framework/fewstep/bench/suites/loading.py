@@ -92,7 +92,10 @@ def load_suite(source: str, *, quick: bool = False, sets: Sequence[str] = ()) ->
         UserError: `sets` has a seed, and the suite has seeds of training.
     """
     path, name = locate("suite", source)
-    suite, root = validate_file(name, Suite), compose(Path(name), name)
+    root = compose(Path(name), name)
+    if "cases" not in root.value and {"objective", "backbone", "data", "train"} & root.value.keys():
+        raise RecipeError([root.problem(f"is a recipe, not a suite; `fewstep train {name}` trains it")])
+    suite = validate_file(name, Suite)
     if quick and suite.quick is None:
         raise RecipeError([root.problem("--quick needs a section `quick:` with the reduced values")])
     if suite.train_seeds and any(sets_seed(change) for change in sets):

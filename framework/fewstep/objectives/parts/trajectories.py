@@ -10,6 +10,7 @@ Shapes: B batch, L tokens, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -69,8 +70,8 @@ def trajectory_loss(
     z_t = ctx.process.corrupt(batch.x0, t, generator=ctx.generators["noise"]).x_t
     process, left = discrete(ctx.process), ctx.process.to_predict(z_t)
     steps = []
-    for places in turns:
-        steps.append(StepMasks(*split(left, places)))
+    for turn, places in enumerate(turns):
+        steps.append(StepMasks(*split(left, places, 1 / (len(turns) - turn))))
         left = steps[-1].left
     find_masks(process, [z_t], steps)
     student = ctx.roles["student"](z_t, t, end, cond=batch.cond, generator=ctx.generators["noise"])
@@ -108,11 +109,13 @@ def places_in_turns(network: Network, groups: Groups) -> Turns:
     for size, places in zip(sizes, shape, strict=True):
         if places % size:
             raise UserError(f"objective: {size} groups do not divide {places} places; give a number that does")
-    axes = [torch.arange(places) % size for places, size in zip(shape, sizes, strict=True)]
-    key = _reversed_bits(torch.meshgrid(*axes, indexing="ij"), max(sizes).bit_length())
-    turn = torch.unique(key, return_inverse=True)[1].flatten()
-    turn = turn.repeat_interleave(tokens.length // len(turn)).to(network.device)
-    return [turn == number for number in range(math.prod(sizes))]
+    bits = max(sizes).bit_length()
+    axes = [[place % size for place in range(places)] for places, size in zip(shape, sizes, strict=True)]
+    keys = [_reversed_bits(groups, bits) for groups in itertools.product(*axes)]
+    number = {key: turn for turn, key in enumerate(sorted(set(keys)))}
+    turns = torch.tensor([number[key] for key in keys], device=network.device)
+    turns = turns.repeat_interleave(tokens.length // len(keys))
+    return [turns == turn for turn in range(math.prod(sizes))]
 
 
 def check_trajectories(key: str, groups: Groups, recipe: RecipeView) -> Iterator[tuple[str, str]]:
@@ -137,10 +140,10 @@ def _time_left(process: Process, t: Tensor, share: float) -> Tensor:
     return process.schedule.time_of(1 - share * process.schedule.noise(t))
 
 
-def _reversed_bits(axes: tuple[Tensor, ...], bits: int) -> Tensor:
-    """Numbers with their bits in reverse; of several axes the bits of a place follow one another."""
-    key = torch.zeros_like(axes[0])
+def _reversed_bits(numbers: Sequence[int], bits: int) -> int:
+    """A number of their bits in reverse: the lowest of each come first."""
+    key = 0
     for bit in range(bits):
-        for numbers in axes:
-            key = 2 * key + (numbers >> bit & 1)
+        for number in numbers:
+            key = 2 * key + (number >> bit & 1)
     return key
