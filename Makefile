@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e '.[test]'
 	@touch $@
 
-quickstart: install  ## teacher and D-MMD student on handwritten digits, with a report (under 10 minutes on two cores)
+quickstart: install  ## teacher and D-MMD student on printed digits, with a report (under 10 minutes on two cores)
 	$(BIN)/fewstep benchmark quickstart --out results/quickstart
 
 # pytest fails if it ran no test.

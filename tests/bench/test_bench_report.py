@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fewstep.bench.report.outputs import write_outputs
+from fewstep.bench.report.tables import budgets
 from fewstep.bench.results.results import Results
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,15 @@ def text(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "hostile":
         return committed("quickstart", tmp_path, lambda label: f"{HOSTILE} {label}")
     return committed(request.param, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks" / "results").glob("*/*.json")), ids=lambda p: p.parent.name
+)
+def test_budgets_of_all_kept_results_are_told(path: Path) -> None:
+    """Logs of the first ones do not count evaluations."""
+    text = budgets(Results.load(path))
+    assert not text or text.startswith("Budgets differ: ")
 
 
 def test_the_page_is_well_formed(text: str) -> None:

@@ -112,7 +112,11 @@ def test_panels_of_curves() -> None:
     ("request_", "value", "message"),
     [
         (ASKED, "ngram_t", r"--value: no value of samples .* named 'ngram_t'; did you mean 'ngram_tv'\?"),
-        (EvaluationRequest(metrics="exact_nll"), None, "neither high nor low is better .* add a metric with --metrics"),
+        (
+            EvaluationRequest(metrics="exact_nll"),
+            None,
+            "neither high nor low is better .* add a metric that has a better direction",
+        ),
     ],
 )
 def test_values_that_do_not_compare_are_refused_before_any_sampling(

@@ -212,8 +212,8 @@ def budget(case: CaseResult) -> str:
 
 def budgets(results: Results) -> str:
     """One sentence about the largest and smallest budget of trainings with a teacher; empty for equal budgets."""
-    spent = {c.id: c.logged["evaluations"] for c in results.cases if c.teacher and c.model is None and c.logged}
-    spent = {name: count for name, count in spent.items() if count}
+    distilled = [case for case in results.cases if case.teacher and case.model is None]
+    spent = {case.id: count for case in distilled if (count := case.logged.get("evaluations"))}
     if not spent:
         return ""
     least, most = min(spent, key=spent.__getitem__), max(spent, key=spent.__getitem__)

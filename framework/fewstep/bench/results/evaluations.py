@@ -146,7 +146,9 @@ def check_value(value: str | None, metrics: Sequence[type[Metric]]) -> str:
     judged = [name for name, way in ways.items() if way != "info"]
     if not judged:
         known = ", ".join(ways) or "none"
-        raise UserError(f"neither high nor low is better for any of the values ({known}); add a metric with --metrics")
+        raise UserError(
+            f"neither high nor low is better for any of the values ({known}); add a metric that has a better direction"
+        )
     if value is None:
         return judged[0]
     if value not in judged:
