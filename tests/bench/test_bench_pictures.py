@@ -204,12 +204,12 @@ def test_the_script_says_what_it_cannot_read(tmp_path: Path) -> None:
     assert ran.stderr == f"cannot read '{tmp_path / 'absent.json'}': No such file or directory\n"
 
 
-def quickstart() -> Results:
-    return Results.load(next(path for path in COMMITTED if path.parent.name == "quickstart"))
+def kept() -> Results:
+    return Results.load(next(path for path in COMMITTED if path.parent.name == "digits"))
 
 
 def test_the_title_is_the_first_expectation_as_it_came_out() -> None:
-    results = quickstart()
+    results = kept()
     first = results.claims[0]
     assert (first.case, first.steps, first.against, first.at) == ("student", 8, "teacher", 32)
     for verdict, words in (("better", "better than"), ("level", "level with"), ("worse", "worse than")):
@@ -223,7 +223,7 @@ def test_the_title_is_the_first_expectation_as_it_came_out() -> None:
 
 
 def test_what_was_not_measured_is_no_title() -> None:
-    results = quickstart()
+    results = kept()
     missing = results.claims[0].model_copy(update={"verdict": None, "holds": None})
     other = results.claims[1].model_copy(update={"value": "class_entropy"})
     figure = quality_figure(results.model_copy(update={"claims": (missing, other)}))
@@ -233,7 +233,7 @@ def test_what_was_not_measured_is_no_title() -> None:
 
 
 def test_the_bar_lies_at_the_height_of_the_point_that_it_reaches() -> None:
-    results = quickstart()
+    results = kept()
     found = finding(results)
     assert found is not None
     value = found.theirs.values[results.headline]

@@ -69,7 +69,7 @@ def committed(name: str, tmp_path: Path, change: Callable[[str], str] = lambda l
         sheet = None if row.sheet is None else f"samples/{index}.{'txt' if index % 2 else 'png'}"
         if sheet:
             (tmp_path / "samples").mkdir(exist_ok=True)
-            picture = (ROOT / "docs" / "images" / "quickstart-samples.png").read_bytes()
+            picture = (ROOT / "docs" / "images" / "digits-samples.png").read_bytes()
             (tmp_path / sheet).write_bytes(change("a sample " * 30).encode() if index % 2 else picture)
         rows.append(row.model_copy(update={"sheet": sheet}))
     cases = tuple(case.model_copy(update={"label": change(case.label)}) for case in results.cases)
@@ -78,14 +78,14 @@ def committed(name: str, tmp_path: Path, change: Callable[[str], str] = lambda l
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.fixture(params=["finished", "distillers", "quickstart", "hostile"])
+@pytest.fixture(params=["finished", "distillers", "digits", "hostile"])
 def text(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A page: of a suite that ran, of kept results with many and few cases, and with labels that are code."""
     if request.param == "finished":
         folder: Path = request.getfixturevalue("finished")
         return (folder / "report.html").read_text(encoding="utf-8")
     if request.param == "hostile":
-        return committed("quickstart", tmp_path, lambda label: f"{HOSTILE} {label}")
+        return committed("digits", tmp_path, lambda label: f"{HOSTILE} {label}")
     return committed(request.param, tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_a_narrow_screen_has_wide_things_in_boxes_of_their_own(text: str) -> Non
 
 
 def test_what_people_wrote_is_shown_and_not_run(tmp_path: Path) -> None:
-    page = Page(committed("quickstart", tmp_path, lambda label: f"{HOSTILE} {label}"))
+    page = Page(committed("digits", tmp_path, lambda label: f"{HOSTILE} {label}"))
     assert page.errors == []
     shown = {tag for tag, data in page.text if HOSTILE in data}
     assert {"title", "h1", "pre", "figcaption", "td"} <= shown
@@ -184,7 +184,7 @@ def test_a_browser_lays_nothing_out_beside_the_screen(tmp_path: Path, width: int
 
 
 def test_sheets_are_rows_of_one_number_of_evaluations(tmp_path: Path) -> None:
-    text = committed("quickstart", tmp_path)
+    text = committed("digits", tmp_path)
     samples = text[text.index("<h2>Samples</h2>") :]
     samples = samples[: samples.index("<h2>Models</h2>")]
     heads = re.findall(r"<h3>(.*?)</h3>", samples)

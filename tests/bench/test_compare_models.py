@@ -115,7 +115,7 @@ def test_panels_of_curves() -> None:
         (
             EvaluationRequest(metrics="exact_nll"),
             None,
-            "neither high nor low is better .* add a metric that has a better direction",
+            "neither high nor low is better .* add one that judges samples",
         ),
     ],
 )
