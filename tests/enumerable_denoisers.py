@@ -154,10 +154,15 @@ def make(process_name: str, length: int = L) -> tuple[StepContext, dict[str, Tab
 def drawn_by(ctx: StepContext) -> list[Tensor]:
     """Collects what z_s is drawn for: the student's x, or real data."""
     drawn, sample, step = list[Tensor](), ctx.process.posterior_sample, ctx.process.step_at
+    reveal = ctx.process.reveal
 
     def of_ids(x0: Tensor, *args: Tensor, **how: Any) -> Tensor:
         drawn.append(x0)
         return sample(x0, *args, **how)
+
+    def of_places(x: Tensor, *args: Any) -> Tensor:
+        drawn.append(x)
+        return reveal(x, *args)
 
     def of_prediction(x_t: Tensor, prediction: Prediction, levels: Tensor, *times: Tensor, **how: Any) -> Tensor:
         before = len(drawn)
@@ -167,6 +172,7 @@ def drawn_by(ctx: StepContext) -> list[Tensor]:
 
     ctx.process.posterior_sample = of_ids  # type: ignore[method-assign]
     ctx.process.step_at = of_prediction  # type: ignore[method-assign]
+    ctx.process.reveal = of_places  # type: ignore[method-assign]
     return drawn
 
 

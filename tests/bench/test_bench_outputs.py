@@ -57,7 +57,7 @@ def test_the_report_is_one_page_without_scripts_or_network(finished: Path) -> No
 
 
 def test_the_report_says_what_was_measured(finished: Path, results: Results) -> None:
-    page = (finished / "report.html").read_text()
+    page = re.sub(r"(</t[dh]>)\s+<", r"\1<", (finished / "report.html").read_text())
     title = "D-MMD on a tiny &lt;Markov&gt; source"
     assert f"<title>{title}</title>" in page
     assert f"<h1>{title}</h1>" in page

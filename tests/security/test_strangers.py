@@ -31,7 +31,7 @@ def test_datasets_of_the_hub_run_no_script(monkeypatch: pytest.MonkeyPatch) -> N
     """Versions of the library before 4 run a script of the repository if they are allowed to."""
     stand_in = types.SimpleNamespace(config=types.SimpleNamespace(), disable_progress_bars=lambda: None)
     monkeypatch.setitem(sys.modules, "datasets", stand_in)  # type: ignore[arg-type]
-    assert library().config.HF_DATASETS_TRUST_REMOTE_CODE is False
+    assert library("this test").config.HF_DATASETS_TRUST_REMOTE_CODE is False
 
 
 @pytest.mark.parametrize("trusted", [False, True])

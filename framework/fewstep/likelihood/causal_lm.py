@@ -6,7 +6,7 @@ Shapes: B samples, T tokens of the model, D its width.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from fewstep.data.base import Dataset
 from fewstep.data.text.text import TextDataset
 from fewstep.likelihood.references import Encoded, Reference
 from fewstep.runtime.hub import PREFIX
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PINNED = {
     "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
@@ -46,7 +49,9 @@ class CausalLM(Reference):
 
     scores_first: ClassVar[bool] = False
 
-    def __init__(self, model: Any, tokenizer: Any, dataset: Dataset, label: str) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, label: str
+    ) -> None:
         self.network = model.requires_grad_(False).eval().float()
         self.tokenizer = tokenizer
         self.dataset = dataset
@@ -125,7 +130,7 @@ def load_causal_lm(name: str, dataset: Dataset, *, reads: Literal["text", "ids"]
     return CausalLM(model.to(resolve_device(device)), tokenizer, dataset, f"reference '{name}'")
 
 
-def read_gguf(path: Path, *, with_tokenizer: bool = True) -> tuple[Any, Any]:
+def read_gguf(path: Path, *, with_tokenizer: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Network and tokenizer of a GGUF file; None for a tokenizer that is not asked for.
 
     Raises:
@@ -148,7 +153,7 @@ def read_gguf(path: Path, *, with_tokenizer: bool = True) -> tuple[Any, Any]:
     return build_llama(file), tokenizer
 
 
-def _from_safetensors(name: str, *, with_tokenizer: bool) -> tuple[Any, Any]:
+def _from_safetensors(name: str, *, with_tokenizer: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Network and tokenizer of a folder, or of a commit on the Hub."""
     import transformers
 

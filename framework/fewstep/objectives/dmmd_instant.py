@@ -130,9 +130,11 @@ class DMMDInstant(Objective):
             value = prediction.cross_entropy(step.prediction.shaped(Tensor.detach)) if soft else prediction.nll(step.x)
             loss = batch.mean(weight * value)
             if self.config.centred:
-                z_s = discrete(ctx.process).posterior_sample(
-                    batch.x0, step.z_t, step.t, step.s, generator=ctx.generators["sample"], masks=masks
-                )
+                process, rng = discrete(ctx.process), ctx.generators["sample"]
+                if masks is None:
+                    z_s = process.posterior_sample(batch.x0, step.z_t, step.t, step.s, generator=rng)
+                else:
+                    z_s = process.reveal(batch.x0, step.z_t, masks)
                 loss = loss - batch.mean(weight * teacher(z_s, step.s, cond=batch.cond).nll(batch.x0))
             grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), grads, strict=True)}

@@ -173,23 +173,18 @@ class DiscreteProcess(Process):
         """The state x, of which it is known where its masks are: `left` (BoolTensor [B, L])."""
         return x
 
+    def reveal(self, x: Tensor, x_t: Tensor, masks: StepMasks) -> Tensor:
+        """The state after a step from x_t that shows x at the masks that it reveals; ids [B, L]."""
+        return self.keep_masks(torch.where(masks.revealed, x, x_t), masks.left)
+
     @abstractmethod
-    def posterior_sample(
-        self,
-        x0: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
-        *,
-        generator: Randomness,
-        masks: StepMasks | None = None,
-    ) -> Tensor:
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Draw z_s ~ q(z_s | z_t, x) for hard x (`x0` ids [B, L]) without a row of probabilities."""
 
     def draw_masks(self, x_t: Tensor, times: Sequence[Tensor], *, generator: Randomness) -> list[StepMasks | None]:
         """Draw the places of a walk from x_t before any network is called, if they do not depend on its tokens.
 
-        `find_masks` then waits once for the walk, and no step does. Draws of z_s take each step's places as `masks`.
+        `find_masks` then waits once for the walk, and no step does. Steps take their places as `masks`.
 
         Args:
             times: of x_t and of the states after it, n + 1 tensors [B] or [B, L].
@@ -226,7 +221,7 @@ class DiscreteProcess(Process):
         masks: StepMasks | None = None,
     ) -> Tensor:
         """`step_back` with x drawn by given uniform numbers [B, L] (`Prediction.sample_at`)."""
-        return self.posterior_sample(prediction.sample_at(levels), x_t, t, s, generator=generator, masks=masks)
+        return self.posterior_sample(prediction.sample_at(levels), x_t, t, s, generator=generator)
 
 
 def find_masks(process: Process, states: Sequence[Tensor], steps: Sequence[StepMasks | None] = ()) -> None:

@@ -79,18 +79,7 @@ class MaskedProcess(DiscreteProcess):
         masked = torch.cat([reveal * clean, (1 - reveal).expand(*clean.shape[:2], 1)], dim=-1)
         return torch.where(self.to_predict(x_t)[..., None], masked, one_hot(x_t, self.num_states).double())
 
-    def posterior_sample(
-        self,
-        x0: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
-        *,
-        generator: Randomness,
-        masks: StepMasks | None = None,
-    ) -> Tensor:
-        if masks is not None:
-            return self.keep_masks(torch.where(masks.revealed, x0, x_t), masks.left)
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         return torch.where(self.draw_reveals(x_t, t, s, generator=generator), x0, x_t)
 
     def draw_masks(self, x_t: Tensor, times: Sequence[Tensor], *, generator: Randomness) -> list[StepMasks | None]:
@@ -121,8 +110,7 @@ class MaskedProcess(DiscreteProcess):
             # The choice of places does not depend on the tokens there. Tokens are therefore drawn only at those places.
             revealed = self.draw_reveals(x_t, t, s, generator=generator)
             return torch.where(revealed, prediction.sample(generator=generator, where=revealed), x_t)
-        x = prediction.sample(generator=generator, where=masks.revealed)
-        return self.keep_masks(torch.where(masks.revealed, x, x_t), masks.left)
+        return self.reveal(prediction.sample(generator=generator, where=masks.revealed), x_t, masks)
 
     def step_at(
         self,
@@ -138,8 +126,7 @@ class MaskedProcess(DiscreteProcess):
         if masks is None:
             revealed = self.draw_reveals(x_t, t, s, generator=generator)
             return torch.where(revealed, prediction.sample_at(levels, revealed), x_t)
-        x = prediction.sample_at(levels, masks.revealed)
-        return self.keep_masks(torch.where(masks.revealed, x, x_t), masks.left)
+        return self.reveal(prediction.sample_at(levels, masks.revealed), x_t, masks)
 
     def draw_reveals(self, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Draw the masks that a step reveals (BoolTensor [B, L]); the draw does not depend on the clean tokens."""

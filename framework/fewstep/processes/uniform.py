@@ -17,7 +17,6 @@ from fewstep.processes.base import (
     Corrupted,
     DiscreteProcess,
     ProcessConfig,
-    StepMasks,
     hard_ids,
     per_token,
     soft_rows,
@@ -70,16 +69,7 @@ class UniformProcess(DiscreteProcess):
         )
         return weights / weights.sum(-1, keepdim=True)
 
-    def posterior_sample(
-        self,
-        x0: Tensor,
-        x_t: Tensor,
-        t: Tensor,
-        s: Tensor,
-        *,
-        generator: Randomness,
-        masks: StepMasks | None = None,
-    ) -> Tensor:
+    def posterior_sample(self, x0: Tensor, x_t: Tensor, t: Tensor, s: Tensor, *, generator: Randomness) -> Tensor:
         """Draw z_s exactly as a mixture of three: stay at z_t, jump to x, or draw uniformly.
 
         For hard x the posterior weight of c is (a 1[c = z_t] + b)(d 1[c = x] + e); multiplied out, its terms are

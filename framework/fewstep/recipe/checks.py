@@ -139,9 +139,9 @@ def _fitting_samplers(recipe: Recipe) -> list[str]:
     return fitting
 
 
-def _refused(sampler: Any, recipe: Recipe) -> bool:
+def _refused(sampler: type[object], recipe: Recipe) -> bool:
     """Whether a sampler with its usual settings refuses the recipe as such, and not the value of a setting."""
-    config = sampler.Config()
+    config = sampler.Config()  # type: ignore[attr-defined]
     other = recipe.model_copy(update={"sampler": config})
     return any(key in ("", "type") for key, _ in config.check_recipe(other))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -21,6 +21,9 @@ from fewstep.training.shards import Shards
 from fewstep.training.sums import Sums
 from fewstep.training.updates import Updates
 from fewstep.training.watch import Best
+
+State: TypeAlias = Mapping[str, Any]
+"""What `state_of` returns, read back from a checkpoint."""
 
 
 class Stateful(Protocol):
@@ -74,7 +77,7 @@ def state_of(trainer: Stateful) -> dict[str, object]:
     }
 
 
-def restore(trainer: Stateful, state: Mapping[str, Any]) -> None:
+def restore(trainer: Stateful, state: State) -> None:
     """Restore what `state_of` returned. Checkpoints of earlier versions lack some of its parts.
 
     Raises:
@@ -100,7 +103,7 @@ def restore(trainer: Stateful, state: Mapping[str, Any]) -> None:
     trainer.sums.load_state_dict(state["sums"] if trainer.ranks.first else {})
 
 
-def _check_origin(trainer: Stateful, state: Mapping[str, Any]) -> None:
+def _check_origin(trainer: Stateful, state: State) -> None:
     if state["data"] != trainer.dataset.fingerprint:
         raise OperationError(f"run '{trainer.run.path}' was trained on other data than this recipe gives now")
     for key, digest in state.get("models", {}).items():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ from fewstep.training.saver import Saver, StorageError, advice
 from fewstep.training.sentinel import Sentinel
 from fewstep.training.shards import Shards, rest
 from fewstep.training.shares import check_shares
-from fewstep.training.state import restore, state_of
+from fewstep.training.state import State, restore, state_of
 from fewstep.training.sums import Sums
 from fewstep.training.turns import Turns
 from fewstep.training.updates import Updates
@@ -540,7 +539,7 @@ class Trainer:
         """The complete state of the training; all ranks ask for it together."""
         return state_of(self)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Restore what `state_dict` returned.
 
         Raises:

@@ -146,9 +146,7 @@ def check_value(value: str | None, metrics: Sequence[type[Metric]]) -> str:
     judged = [name for name, way in ways.items() if way != "info"]
     if not judged:
         known = ", ".join(ways) or "none"
-        raise UserError(
-            f"neither high nor low is better for any of the values ({known}); add a metric that has a better direction"
-        )
+        raise UserError(f"neither high nor low is better for any of the values ({known}); add one that judges samples")
     if value is None:
         return judged[0]
     if value not in judged:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from torch import Tensor
 
 from fewstep.core.echo import shown
 from fewstep.likelihood.gguf.header import BrokenGGUFError, GGUFHeader, TensorPlace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _INSTEAD = "convert the model to a folder of safetensors, and name that as hf:FOLDER"
 _PREFIX = "llama."
@@ -78,7 +81,7 @@ class LlamaShape:
                 yield f"blk.{index}.{ours}.weight", f"model.layers.{index}.{theirs}.weight", shape
 
 
-def build_llama(file: GGUFHeader) -> Any:
+def build_llama(file: GGUFHeader) -> PreTrainedModel:
     """transformers' LlamaForCausalLM with the weights of a file, on the CPU.
 
     transformers' own `gguf_file=` is not used: it needs accelerate from version 5.24 on, and it chooses the class of

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fewstep.core.echo import shown
 from fewstep.likelihood.gguf.header import BrokenGGUFError, GGUFHeader
+
+if TYPE_CHECKING:
+    from tokenizers.pre_tokenizers import PreTokenizer
+    from transformers import PreTrainedTokenizerBase
 
 _INSTEAD = "convert the model to a folder of safetensors with its tokenizer.json, and name that as hf:FOLDER"
 _CONTROL = 3
@@ -29,7 +33,7 @@ PROBE = (
 """Text that must come back from a tokenizer unchanged."""
 
 
-def build_tokenizer(file: GGUFHeader) -> Any:
+def build_tokenizer(file: GGUFHeader) -> PreTrainedTokenizerBase:
     """transformers' PreTrainedTokenizerFast with the tokens and merges of a file.
 
     transformers does not know all divisions, such as that of SmolLM, and takes GPT-2's for them without a word.
@@ -97,7 +101,7 @@ def pairs(file: GGUFHeader) -> list[tuple[str, str]]:
     return split  # type: ignore[return-value]
 
 
-def division(file: GGUFHeader) -> Any:
+def division(file: GGUFHeader) -> PreTokenizer:
     """The pre-tokenizer that a file names.
 
     Raises:
@@ -124,7 +128,7 @@ def division(file: GGUFHeader) -> Any:
     )
 
 
-def check_unchanged(file: GGUFHeader, tokenizer: Any) -> None:
+def check_unchanged(file: GGUFHeader, tokenizer: PreTrainedTokenizerBase) -> None:
     """Encode and decode a text.
 
     Raises:
@@ -137,7 +141,7 @@ def check_unchanged(file: GGUFHeader, tokenizer: Any) -> None:
         raise _broken(file, f"its tokenizer changes texts: '{shown(PROBE[same : same + 12])}' is lost")
 
 
-def _list(file: GGUFHeader, name: str, kind: type, default: list[Any] | None = None) -> list[Any]:
+def _list(file: GGUFHeader, name: str, kind: type, default: list[int] | list[str] | None = None) -> list[Any]:
     values = file.settings.get(f"tokenizer.ggml.{name}", default)
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
         raise _broken(file, f"its setting 'tokenizer.ggml.{name}' is missing or no list")
