@@ -12,15 +12,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fewstep.predictions.positions import everywhere
-from fewstep.processes.base import (
-    PROCESSES,
-    Corrupted,
-    DiscreteProcess,
-    ProcessConfig,
-    hard_ids,
-    per_token,
-    soft_rows,
-)
+from fewstep.processes.base import PROCESSES, Corrupted, DiscreteProcess, ProcessConfig, hard_ids, per_token, soft_rows
 from fewstep.runtime.streams import Randomness, integers, uniform
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,17 +20,25 @@ class Earlier:
     cases: dict[tuple[str, str], CaseResult] = field(default_factory=dict)
 
 
-def load_earlier(paths: Sequence[str], suite: Suite, quick: bool) -> Earlier:
-    """Read the results that a run of a suite may reuse.
+def read_results(paths: Sequence[str]) -> dict[str, Results]:
+    """The results of files or folders, by the path that was given.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    return {path: Results.load(results_file(path)) for path in paths}
+
+
+def earlier_rows(found: Mapping[str, Results], suite: Suite, quick: bool) -> Earlier:
+    """What a run of a suite may reuse of results by path.
 
     Sheets of samples stay where they are, so rows come without.
 
     Raises:
-        UserError: a file is missing, damaged, or of another suite.
+        UserError: a file is of another suite.
     """
     earlier = Earlier()
-    for path in paths:
-        results = Results.load(results_file(path))
+    for path, results in found.items():
         check_same_suite(results, suite, quick, f"'{path}' holds {{run}}, which --reuse cannot take for this one")
         for row in results.rows:
             earlier.rows.setdefault(row.key, row.model_copy(update={"sheet": None}))
@@ -54,14 +62,14 @@ def check_same_suite(results: Results, suite: Suite, quick: bool, message: str) 
         raise UserError(message.format(run=run))
 
 
-def code_of(folder: Path, reuse: Sequence[str], keep_code: bool) -> str | None:
+def code_of(folder: Path, found: Mapping[str, Results], keep_code: bool) -> str | None:
     """Digest of the code that rows are kept under: the present code's, or with `keep_code` that of earlier results.
 
     Raises:
         UserError: a file to reuse was measured with other code, or two files with different code.
     """
     own = [str(folder / "results.json")] * (keep_code and (folder / "results.json").exists())
-    codes = {path: Results.load(results_file(path)).suite.code for path in (*own, *reuse)}
+    codes = {path: results.suite.code for path, results in {**read_results(own), **found}.items()}
     if not keep_code:
         present = code_digest()
         other = next((path for path, code in codes.items() if code != present), None)

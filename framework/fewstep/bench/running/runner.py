@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from fewstep.bench.report.compare import check_comparable, compare_results
 from fewstep.bench.report.outputs import announce, write_outputs
 from fewstep.bench.results.results import Results, results_file
 from fewstep.bench.running.plan import Plan, make_plan
-from fewstep.bench.running.reuse import code_of, load_earlier
+from fewstep.bench.running.reuse import code_of, earlier_rows, read_results
 from fewstep.bench.running.session import Session
 from fewstep.bench.suites.loading import load_suite
 from fewstep.cluster.settings import ClusterSettings, load_cluster
@@ -98,10 +98,11 @@ def measure_suite(call: SuiteCall) -> tuple[Path, Results | None]:
         raise UserError("--jobs and --cluster exclude each other; the number of workers stands in the cluster file")
     settings = load_cluster(call.cluster) if call.cluster else None
     base = Results.load(results_file(call.base)) if call.base else None
-    plan = _plan(call)
+    reused = read_results(call.reuse)
+    plan = _plan(call, reused)
     if base:
         check_comparable(base, plan.suite, plan.dataset.fingerprint, call.quick)
-    earlier = load_earlier(call.reuse, plan.suite, call.quick)
+    earlier = earlier_rows(reused, plan.suite, call.quick)
     with held(plan.folder, "results"):
         with _opened(settings, plan.folder) as workers:
             session = Session(plan, call.command(), say, _setup(call.jobs, workers), earlier)
@@ -126,11 +127,11 @@ def _opened(settings: ClusterSettings | None, folder: Path) -> Iterator[Cluster 
         yield cluster
 
 
-def _plan(call: SuiteCall) -> Plan:
+def _plan(call: SuiteCall, reused: Mapping[str, Results]) -> Plan:
     """The plan of the suite in its folder."""
     loaded = load_suite(call.source, quick=call.quick, sets=call.sets)
     folder = Path(call.out) if call.out else Path("results") / f"{loaded.suite.name}{'-quick' if loaded.quick else ''}"
-    return make_plan(loaded, folder, code_of(folder, call.reuse, call.keep_code))
+    return make_plan(loaded, folder, code_of(folder, reused, call.keep_code))
 
 
 def _conclude(session: Session, earlier: Results | None, base: str) -> Results:

@@ -198,8 +198,9 @@ class Session:
             assert case
             if trained_steps(case.run) == case.recipe.train.steps and case.run.status["state"] == "finished":
                 return False
-            needed = any(task in self.needs(other) and self.is_open(other) for other in self.stages)
-            return needed or case.id not in self._elsewhere
+            if case.id not in self._elsewhere:
+                return True
+            return any(task in self.needs(other) and self.is_open(other) for other in self.stages)
         known = self.cases.get(task.model)
         unsized = case is not None and case.trained and (known is None or known.parameters is None)
         return unsized or bool(self.missing(task))
